@@ -1,0 +1,3 @@
+//! The aryavarth command.
+
+fn main() {}

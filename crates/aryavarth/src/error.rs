@@ -1,0 +1,188 @@
+//! What can go wrong, in words that a user can act on.
+//!
+//! Few cases, one per thing that the caller would do differently; each keeps its source. Every
+//! message says what happened, what is safe and what to do next, because the store's errors are
+//! printed as they are by the server and by the command line.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::fs::IoError;
+use crate::sync::Arc;
+
+/// The result of everything that the engine does.
+pub type Result<T, E = KvsError> = std::result::Result<T, E>;
+
+/// Why an operation failed. Each case says what the caller should do.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum KvsError {
+    /// The key to remove does not exist. Nothing was changed; often no error at all.
+    KeyNotFound,
+    /// A key, value or batch is over its limit. Nothing was changed; send less.
+    TooLarge {
+        /// What is too large: "key", "value" or "batch".
+        what: &'static str,
+        /// Its size in bytes.
+        size: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The value is not UTF-8, so the `String` methods cannot return it; use the byte methods.
+    NotUtf8,
+    /// The disk is full. Reads go on, nothing acknowledged is lost; writes resume by themselves
+    /// when there is space again.
+    Full {
+        /// The call that found no space.
+        source: Arc<IoError>,
+    },
+    /// A sync failed, so what was written after the last good sync may or may not be on disk.
+    /// Reads of older data go on; reopen the store to learn the outcome of the rest.
+    Poisoned {
+        /// What failed first.
+        reason: Arc<str>,
+    },
+    /// A file does not contain what the store wrote there. Nothing was changed.
+    Corrupt {
+        /// The damaged file.
+        path: PathBuf,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// Another process (or another handle of this one) has the directory open.
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// The holder's process id, where it could be read.
+        pid: Option<u32>,
+    },
+    /// The directory is not an Aryavarth store, or holds files of somebody else. Left untouched.
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// The directory was written by a format that this version does not know. Left untouched.
+    UnknownFormat {
+        /// The file that says so.
+        path: PathBuf,
+        /// The version found.
+        found: u32,
+        /// The newest version known here.
+        known: u32,
+    },
+    /// The directory belongs to another engine. Left untouched.
+    WrongEngine {
+        /// The directory.
+        path: PathBuf,
+        /// The engine that made it.
+        found: String,
+        /// The engine that was asked for.
+        asked: String,
+    },
+    /// The file system refused a call for another reason.
+    Io(Arc<IoError>),
+    /// An option has a value that makes no sense.
+    InvalidOption(String),
+    /// The store was closed.
+    Closed,
+    /// A closure read a key that was not at hand. Pass the error on with `?`: the engine fetches
+    /// the key and runs the closure again.
+    Again,
+    /// Another engine's own error.
+    Engine(Arc<dyn std::error::Error + Send + Sync>),
+}
+
+impl KvsError {
+    /// Damage in `path` at `offset`.
+    pub(crate) fn corrupt(path: &Path, offset: u64, reason: impl Into<String>) -> Self {
+        KvsError::Corrupt { path: path.to_owned(), offset, reason: reason.into() }
+    }
+
+    /// Whether the disk is full.
+    pub fn is_full(&self) -> bool {
+        match self {
+            KvsError::Full { .. } => true,
+            KvsError::Io(error) => error.is_no_space(),
+            _ => false,
+        }
+    }
+}
+
+impl From<IoError> for KvsError {
+    fn from(error: IoError) -> Self {
+        KvsError::Io(Arc::new(error))
+    }
+}
+
+impl fmt::Display for KvsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KvsError::KeyNotFound => f.write_str("Key not found"),
+            KvsError::TooLarge { what, size, limit } => {
+                write!(f, "the {what} is too large: {size} bytes, the limit is {limit}")
+            }
+            KvsError::NotUtf8 => f.write_str("the value is not UTF-8 text; read it as bytes"),
+            KvsError::Full { source } => write!(
+                f,
+                "no space on the disk: {source}. Nothing acknowledged is lost and reads go on; \
+                 free some space and writes resume by themselves"
+            ),
+            KvsError::Poisoned { reason } => write!(
+                f,
+                "{reason}. The outcome of the last writes is unknown until the store is reopened; \
+                 reads of older data go on"
+            ),
+            KvsError::Corrupt { path, offset, reason } => write!(
+                f,
+                "{} is damaged at byte {offset}: {reason}. Nothing was changed; copy the \
+                 directory, then run `aryavarth verify` on it to see what is affected, and restore \
+                 the file from a backup",
+                path.display()
+            ),
+            KvsError::Locked { path, pid } => {
+                write!(f, "{} is in use", path.display())?;
+                if let Some(pid) = pid {
+                    write!(f, " by process {pid}")?;
+                }
+                f.write_str("; nothing was changed. Stop that process or choose another directory")
+            }
+            KvsError::NotOurs { path, reason } => write!(
+                f,
+                "{} is not an Aryavarth store: {reason}; nothing was changed. Choose an empty \
+                 directory or one that a store made",
+                path.display()
+            ),
+            KvsError::UnknownFormat { path, found, known } => write!(
+                f,
+                "{} has format version {found}, this program knows up to {known}; nothing was \
+                 changed. Open it with a newer version",
+                path.display()
+            ),
+            KvsError::WrongEngine { path, found, asked } => write!(
+                f,
+                "{} was made by the engine {found}, not by {asked}; nothing was changed. Use \
+                 `--engine {found}`, or export from it and import here",
+                path.display()
+            ),
+            KvsError::Io(error) => write!(f, "{error}"),
+            KvsError::InvalidOption(what) => write!(f, "invalid option: {what}"),
+            KvsError::Closed => f.write_str("the store is closed"),
+            KvsError::Again => f.write_str("the closure read a key that must be fetched first"),
+            KvsError::Engine(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for KvsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            KvsError::Io(error) | KvsError::Full { source: error } => Some(error.as_ref()),
+            KvsError::Engine(error) => Some(error.as_ref()),
+            _ => None,
+        }
+    }
+}

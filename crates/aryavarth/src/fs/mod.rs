@@ -1,0 +1,219 @@
+//! The seam to the file system: the only floor that touches it.
+//!
+//! Everything the engine asks of a disk goes through [`Fs`] and [`FsFile`], in two forms:
+//! [`RealFs`] is the operating system, [`SimFs`] keeps a live and a durable image of every file
+//! and directory in memory, so that a test can pull the plug at any call. Every call names its
+//! [`Site`], which serves twice: an error says what the store was doing, and a crash sweep can
+//! list the sites that it never crossed.
+//!
+//! Invariants:
+//! - Nothing else in the engine names `std::fs` (checked by clippy and by the tidy test).
+//! - A call that returned is visible to later calls; it survives a crash only after
+//!   [`FsFile::sync`] (contents and length) or [`Fs::sync_dir`] (names).
+
+mod real;
+mod sim;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::sync::Arc;
+
+pub use real::RealFs;
+pub use sim::{Crash, SimFs};
+
+macro_rules! sites {
+    ($($(#[doc = $doc:literal])* $name:ident = $text:literal,)*) => {
+        /// What the engine was doing when it called the file system: one per call in the source.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        #[expect(missing_docs, reason = "each site's text is its documentation")]
+        pub enum Site { $($name,)* }
+
+        impl Site {
+            /// Every site, in the order of the source.
+            pub const ALL: &'static [Site] = &[$(Site::$name,)*];
+
+            /// The site in words, fit to follow "could not".
+            pub fn text(self) -> &'static str {
+                match self { $(Site::$name => $text,)* }
+            }
+        }
+    };
+}
+
+sites! {
+    DirCreate = "create the data directory",
+    DirParentSync = "sync the data directory's parent",
+    DirList = "list the data directory",
+    LockTake = "lock the data directory",
+    LockRead = "read the lock file",
+    LockWrite = "write the lock file",
+    LockTruncate = "clear the lock file",
+    CurrentOpen = "open CURRENT",
+    CurrentRead = "read CURRENT",
+    CurrentLength = "measure CURRENT",
+    CurrentCreate = "create CURRENT",
+    CurrentWrite = "write CURRENT",
+    CurrentSync = "sync CURRENT",
+    CurrentRename = "put CURRENT in place",
+    CurrentDirSync = "sync the data directory for CURRENT",
+    ManifestOpen = "open the manifest",
+    ManifestLength = "measure the manifest",
+    ManifestRead = "read the manifest",
+    ManifestCreate = "create a manifest",
+    ManifestAllocate = "allocate the manifest",
+    ManifestWrite = "append to the manifest",
+    ManifestSync = "sync the manifest",
+    ManifestRemove = "remove an old manifest",
+    SegmentCreate = "create a segment",
+    SegmentAllocate = "allocate a segment",
+    SegmentCreateSync = "sync a new segment",
+    SegmentDirSync = "sync the data directory for a new segment",
+    SegmentExtend = "extend the active segment",
+    SegmentOpen = "open a segment",
+    SegmentLength = "measure a segment",
+    SegmentHeaderRead = "read a segment's header",
+    SegmentScan = "scan a segment",
+    SegmentTruncate = "cut a segment to its end",
+    SegmentRemove = "remove a segment",
+    FrameWrite = "append to the log",
+    LogSync = "sync the log",
+    RecordRead = "read a record",
+    TailWrite = "copy the tail of the log",
+    TailSync = "sync the copied tail of the log",
+    CompactionWrite = "write a compacted segment",
+    CompactionSync = "sync a compacted segment",
+    HintCreate = "create a hint file",
+    HintWrite = "write a hint file",
+    HintOpen = "open a hint file",
+    HintLength = "measure a hint file",
+    HintRead = "read a hint file",
+    HintRemove = "remove a hint file",
+    StrayRemove = "remove a file that the manifest does not name",
+    ReserveCreate = "create the reserve",
+    ReserveAllocate = "allocate the reserve",
+    ReserveRemove = "give up the reserve",
+    SpaceMeasure = "measure a file's blocks",
+}
+
+/// A file-system call that failed: what the store was doing, to which path, and why.
+#[derive(Debug)]
+pub struct IoError {
+    /// What the engine was doing.
+    pub site: Site,
+    /// The file or directory concerned.
+    pub path: PathBuf,
+    /// The system's error.
+    pub source: io::Error,
+}
+
+impl IoError {
+    /// Whether the disk (or a quota) is full.
+    pub fn is_no_space(&self) -> bool {
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+        )
+    }
+}
+
+impl fmt::Display for IoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "could not {} ({}): {}", self.site.text(), self.path.display(), self.source)
+    }
+}
+
+impl std::error::Error for IoError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenHow {
+    /// An existing file, for reading only.
+    Read,
+    /// An existing file, for reading and writing.
+    Write,
+    /// A file that must not exist yet, mode 0600, for reading and writing.
+    CreateNew,
+}
+
+/// A file system, real or simulated. One call is one system call.
+pub trait Fs: fmt::Debug + Send + Sync + 'static {
+    /// Creates a directory (mode 0700) and its missing parents; an existing one is fine.
+    /// Returns whether it was created.
+    fn create_dir(&self, site: Site, dir: &Path) -> Result<bool, IoError>;
+    /// The names in a directory, in no order.
+    fn list(&self, site: Site, dir: &Path) -> Result<Vec<String>, IoError>;
+    /// Opens a file.
+    fn open(&self, site: Site, path: &Path, how: OpenHow) -> Result<Arc<dyn FsFile>, IoError>;
+    /// Renames a file over another.
+    fn rename(&self, site: Site, from: &Path, to: &Path) -> Result<(), IoError>;
+    /// Removes a file's name; open handles go on reading it.
+    fn remove(&self, site: Site, path: &Path) -> Result<(), IoError>;
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, site: Site, dir: &Path) -> Result<(), IoError>;
+    /// Takes the advisory lock of a file, creating the file (mode 0600) if need be.
+    /// `None` if somebody else holds it; the lock lasts as long as the file handle.
+    fn try_lock(&self, site: Site, path: &Path) -> Result<Option<Arc<dyn FsFile>>, IoError>;
+}
+
+/// An open file with positioned calls only: no cursor, so any thread may use it.
+pub trait FsFile: fmt::Debug + Send + Sync + 'static {
+    /// The path under which the file was opened.
+    fn path(&self) -> &Path;
+    /// Reads up to `buf.len()` bytes; 0 at the end of the file. May read fewer.
+    fn read_at(&self, site: Site, buf: &mut [u8], offset: u64) -> Result<usize, IoError>;
+    /// Writes up to `buf.len()` bytes. May write fewer.
+    fn write_at(&self, site: Site, buf: &[u8], offset: u64) -> Result<usize, IoError>;
+    /// Grows the file to `len` bytes with blocks behind them that read as zeros.
+    fn allocate(&self, site: Site, len: u64) -> Result<(), IoError>;
+    /// Cuts the file to `len` bytes and frees the blocks behind it.
+    fn truncate(&self, site: Site, len: u64) -> Result<(), IoError>;
+    /// Makes contents and length durable.
+    fn sync(&self, site: Site) -> Result<(), IoError>;
+    /// The length in bytes.
+    fn len(&self, site: Site) -> Result<u64, IoError>;
+    /// The bytes that the file takes on the disk.
+    fn allocated(&self, site: Site) -> Result<u64, IoError>;
+}
+
+/// Fills `buf` from `offset`; returns how much was there before the file ended.
+pub fn read_full(
+    file: &dyn FsFile,
+    site: Site,
+    buf: &mut [u8],
+    offset: u64,
+) -> Result<usize, IoError> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(site, &mut buf[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.source.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all of `buf` at `offset`.
+pub fn write_full(file: &dyn FsFile, site: Site, buf: &[u8], offset: u64) -> Result<(), IoError> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.write_at(site, &buf[done..], offset + done as u64) {
+            Ok(0) => {
+                let source = io::Error::from(io::ErrorKind::WriteZero);
+                return Err(IoError { site, path: file.path().to_owned(), source });
+            }
+            Ok(n) => done += n,
+            Err(error) if error.source.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,404 @@
+//! Records: the bytes of the log, and the batches that they are made from.
+//!
+//! A record is one write (or a mark) with its sequence number; a *frame* is one or more records
+//! appended in one call, the last one flagged, all of them or none. Layout (all integers
+//! little-endian; the contract is docs/format.md):
+//!
+//! ```text
+//! 0   header CRC32C of bytes 4..24, seeded with the segment's salt and the record's offset
+//! 4   payload CRC32C
+//! 8   kind in the low byte, sequence number in the upper seven
+//! 16  value length     20  key length     22  flags
+//! 24  payload: key, value; zeros up to a multiple of eight
+//! ```
+//!
+//! Invariants:
+//! - The seeded header makes a record valid at one place of one segment only, so stale bytes of
+//!   another file or place never pass for a record.
+//! - The header vouches for the payload: its CRC covers the payload's.
+//! - Nothing is believed before its checksum: lengths come from a verified header.
+
+use crate::error::{KvsError, Result};
+use crate::options::KEY_BYTES_MAX;
+
+/// Bytes of a record's header.
+pub(crate) const HEADER_BYTES: usize = 24;
+/// Records begin at multiples of this.
+pub(crate) const ALIGN: usize = 8;
+/// Bytes of a whole mark record.
+pub(crate) const MARK_BYTES: usize = HEADER_BYTES + 40;
+/// Flag of the last record of a frame.
+pub(crate) const FLAG_LAST: u16 = 1;
+/// Sequence numbers take 56 bits.
+pub(crate) const SEQ_MAX: u64 = (1 << 56) - 1;
+
+/// What a record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The key has this value.
+    Put = 1,
+    /// The key is gone.
+    Tombstone = 2,
+    /// Everything before a position is on disk.
+    Mark = 3,
+}
+
+/// A record's header, verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    payload_crc: u32,
+    /// The record's sequence number, which is its key's version.
+    pub(crate) seq: u64,
+    pub(crate) kind: Kind,
+    pub(crate) key_bytes: usize,
+    pub(crate) value_bytes: usize,
+    /// Whether the record ends its frame.
+    pub(crate) last: bool,
+}
+
+impl Header {
+    /// Decodes a header that lies at `offset` of the segment with `salt`; `None` if it is not one.
+    pub(crate) fn decode(bytes: &[u8; HEADER_BYTES], salt: u64, offset: u64) -> Option<Header> {
+        if u32_at(bytes, 0) != crc32c::crc32c_append(seed(salt, offset), &bytes[4..]) {
+            return None;
+        }
+        let kind = match bytes[8] {
+            1 => Kind::Put,
+            2 => Kind::Tombstone,
+            3 => Kind::Mark,
+            _ => return None,
+        };
+        let flags = u16_at(bytes, 22);
+        if flags & !FLAG_LAST != 0 {
+            return None;
+        }
+        Some(Header {
+            payload_crc: u32_at(bytes, 4),
+            seq: u64_at(bytes, 8) >> 8,
+            kind,
+            key_bytes: usize::from(u16_at(bytes, 20)),
+            value_bytes: u32_at(bytes, 16) as usize,
+            last: flags & FLAG_LAST != 0,
+        })
+    }
+
+    /// Bytes of key and value.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        self.key_bytes + self.value_bytes
+    }
+
+    /// Bytes of the whole record, padding included.
+    pub(crate) fn record_bytes(&self) -> usize {
+        padded(HEADER_BYTES + self.payload_bytes())
+    }
+
+    /// Whether `payload` is what was written.
+    pub(crate) fn vouches_for(&self, payload: &[u8]) -> bool {
+        payload.len() == self.payload_bytes() && crc32c::crc32c(payload) == self.payload_crc
+    }
+
+    fn encode(&self, salt: u64, offset: u64) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[4..8].copy_from_slice(&self.payload_crc.to_le_bytes());
+        bytes[8..16].copy_from_slice(&(self.seq << 8 | self.kind as u64).to_le_bytes());
+        bytes[16..20].copy_from_slice(&(self.value_bytes as u32).to_le_bytes());
+        bytes[20..22].copy_from_slice(&(self.key_bytes as u16).to_le_bytes());
+        bytes[22..24].copy_from_slice(&u16::from(self.last).to_le_bytes());
+        let crc = crc32c::crc32c_append(seed(salt, offset), &bytes[4..]);
+        bytes[..4].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+}
+
+/// What a mark says: up to where the log was on disk when the mark was written, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// Everything before this position was synced.
+    pub(crate) durable: u64,
+    /// The wall clock, in milliseconds since 1970.
+    pub(crate) time_ms: u64,
+    /// The store's clock, which never goes back, in milliseconds since 1970.
+    pub(crate) clock_ms: u64,
+    /// Reserved for replication.
+    pub(crate) term: u64,
+    /// Reserved for replication.
+    pub(crate) index: u64,
+}
+
+impl Mark {
+    /// Decodes a mark's payload, which its header vouched for.
+    pub(crate) fn decode(payload: &[u8]) -> Option<Mark> {
+        let bytes: &[u8; 40] = payload.try_into().ok()?;
+        Some(Mark {
+            durable: u64_at(bytes, 0),
+            time_ms: u64_at(bytes, 8),
+            clock_ms: u64_at(bytes, 16),
+            term: u64_at(bytes, 24),
+            index: u64_at(bytes, 32),
+        })
+    }
+
+    /// Writes the mark's whole record into `out`, which has [`MARK_BYTES`].
+    pub(crate) fn encode(&self, out: &mut [u8], seq: u64, salt: u64, offset: u64) {
+        let fields = [self.durable, self.time_ms, self.clock_ms, self.term, self.index];
+        for (slot, field) in out[HEADER_BYTES..].chunks_exact_mut(8).zip(fields) {
+            slot.copy_from_slice(&field.to_le_bytes());
+        }
+        let header = Header {
+            payload_crc: crc32c::crc32c(&out[HEADER_BYTES..]),
+            seq,
+            kind: Kind::Mark,
+            key_bytes: 0,
+            value_bytes: MARK_BYTES - HEADER_BYTES,
+            last: true,
+        };
+        out[..HEADER_BYTES].copy_from_slice(&header.encode(salt, offset));
+    }
+}
+
+/// One record inside a [`Frame`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FrameRecord {
+    /// Where it begins in the frame's buffer.
+    pub(crate) at: usize,
+    header: Header,
+}
+
+impl FrameRecord {
+    pub(crate) fn kind(&self) -> Kind {
+        self.header.kind
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.header.record_bytes()
+    }
+}
+
+/// Records that are appended together, encoded before the writer's lock is taken: only sequence
+/// numbers and header CRCs, which depend on the place, are filled in under it.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    /// Room for whatever the log writes in front, then the records.
+    buf: Vec<u8>,
+    room: usize,
+    records: Vec<FrameRecord>,
+}
+
+impl Frame {
+    /// An empty frame with `room` bytes in front and space for `bytes` of records.
+    pub(crate) fn new(room: usize, bytes: usize) -> Frame {
+        let mut buf = Vec::with_capacity(room + bytes);
+        buf.resize(room, 0);
+        Frame { buf, room, records: Vec::with_capacity(1) }
+    }
+
+    /// Adds a record that sets `key`, or removes it where there is no value.
+    pub(crate) fn push(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let at = self.buf.len();
+        self.buf.resize(at + HEADER_BYTES, 0);
+        self.buf.extend_from_slice(key);
+        self.buf.extend_from_slice(value.unwrap_or_default());
+        let header = Header {
+            payload_crc: crc32c::crc32c(&self.buf[at + HEADER_BYTES..]),
+            seq: 0,
+            kind: if value.is_some() { Kind::Put } else { Kind::Tombstone },
+            key_bytes: key.len(),
+            value_bytes: value.map_or(0, <[u8]>::len),
+            last: false,
+        };
+        self.buf.resize(padded(self.buf.len() - self.room) + self.room, 0);
+        self.records.push(FrameRecord { at, header });
+    }
+
+    /// The frame of a batch.
+    pub(crate) fn of_batch(room: usize, batch: &Batch) -> Frame {
+        let mut frame = Frame::new(room, batch.record_bytes());
+        for write in batch.writes() {
+            frame.push(write.key(), write.value());
+        }
+        frame
+    }
+
+    /// Fills in the headers: the first record gets sequence number `seq` and lies at `offset` of
+    /// the segment with `salt`.
+    pub(crate) fn place(&mut self, seq: u64, salt: u64, offset: u64) {
+        let count = self.records.len();
+        let numbers = seq..;
+        for ((i, record), seq) in self.records.iter_mut().enumerate().zip(numbers) {
+            record.header.seq = seq;
+            record.header.last = i + 1 == count;
+            let place = offset + (record.at - self.room) as u64;
+            let bytes = record.header.encode(salt, place);
+            self.buf[record.at..record.at + HEADER_BYTES].copy_from_slice(&bytes);
+        }
+    }
+
+    /// The records, in order.
+    pub(crate) fn records(&self) -> &[FrameRecord] {
+        &self.records
+    }
+
+    /// The key of one of the frame's records.
+    pub(crate) fn key(&self, record: &FrameRecord) -> &[u8] {
+        let at = record.at + HEADER_BYTES;
+        &self.buf[at..at + record.header.key_bytes]
+    }
+
+    /// Bytes of the records.
+    pub(crate) fn bytes(&self) -> usize {
+        self.buf.len() - self.room
+    }
+
+    /// Where a record lies, counted from the frame's first byte.
+    pub(crate) fn offset_of(&self, record: &FrameRecord) -> u64 {
+        (record.at - self.room) as u64
+    }
+
+    /// The records with the last `front` bytes of the room before them, to write those.
+    pub(crate) fn with_front(&mut self, front: usize) -> &mut [u8] {
+        &mut self.buf[self.room - front..]
+    }
+
+    /// The records' bytes.
+    pub(crate) fn record_slice(&self) -> &[u8] {
+        &self.buf[self.room..]
+    }
+}
+
+/// One write of a [`Batch`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Set a key.
+    Set {
+        /// The key.
+        key: Vec<u8>,
+        /// Its value.
+        value: Vec<u8>,
+    },
+    /// Remove a key, if it exists.
+    Remove {
+        /// The key.
+        key: Vec<u8>,
+    },
+}
+
+impl Write {
+    /// The key concerned.
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Write::Set { key, .. } | Write::Remove { key } => key,
+        }
+    }
+
+    /// The value to set, if it is not a removal.
+    pub fn value(&self) -> Option<&[u8]> {
+        match self {
+            Write::Set { value, .. } => Some(value),
+            Write::Remove { .. } => None,
+        }
+    }
+}
+
+/// Writes that happen together, in order, or not at all.
+///
+/// ```
+/// use aryavarth::Batch;
+///
+/// let batch = Batch::new().set("from", "90").set("to", "110").remove("pending");
+/// assert_eq!(batch.writes().len(), 3);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    writes: Vec<Write>,
+}
+
+impl Batch {
+    /// A batch without writes.
+    pub fn new() -> Self {
+        Batch::default()
+    }
+
+    /// Adds: set `key` to `value`.
+    #[must_use]
+    pub fn set(mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
+        self.writes.push(Write::Set { key: key.into(), value: value.into() });
+        self
+    }
+
+    /// Adds: remove `key`, if it exists by then.
+    #[must_use]
+    pub fn remove(mut self, key: impl Into<Vec<u8>>) -> Self {
+        self.writes.push(Write::Remove { key: key.into() });
+        self
+    }
+
+    /// Adds a write.
+    pub fn push(&mut self, write: Write) {
+        self.writes.push(write);
+    }
+
+    /// The writes, in order.
+    pub fn writes(&self) -> &[Write] {
+        &self.writes
+    }
+
+    /// The writes, in order.
+    pub fn into_writes(self) -> Vec<Write> {
+        self.writes
+    }
+
+    /// Bytes of the batch's records in the log.
+    pub(crate) fn record_bytes(&self) -> usize {
+        let record = |w: &Write| record_bytes(w.key().len(), w.value().map_or(0, <[u8]>::len));
+        self.writes.iter().map(record).sum()
+    }
+}
+
+/// Bytes of a record in the log, header and padding included.
+pub fn record_bytes(key_bytes: usize, value_bytes: usize) -> usize {
+    padded(HEADER_BYTES + key_bytes + value_bytes)
+}
+
+/// Refuses a key over the limit.
+pub(crate) fn check_key(key: &[u8]) -> Result<()> {
+    check_size("key", key.len(), KEY_BYTES_MAX)
+}
+
+/// Refuses a value over `limit`.
+pub(crate) fn check_value(value: &[u8], limit: usize) -> Result<()> {
+    check_size("value", value.len(), limit)
+}
+
+/// Refuses what is over its limit.
+pub(crate) fn check_size(what: &'static str, size: usize, limit: usize) -> Result<()> {
+    if size > limit {
+        return Err(KvsError::TooLarge { what, size: size as u64, limit: limit as u64 });
+    }
+    Ok(())
+}
+
+/// Rounds up to the alignment of records.
+pub(crate) const fn padded(bytes: usize) -> usize {
+    bytes.next_multiple_of(ALIGN)
+}
+
+fn seed(salt: u64, offset: u64) -> u32 {
+    let mixed = salt ^ offset;
+    (mixed >> 32) as u32 ^ mixed as u32
+}
+
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(word)
+}
+
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}

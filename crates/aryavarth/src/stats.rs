@@ -1,0 +1,31 @@
+//! Figures of a store, for people and for metrics.
+
+/// What a store holds and has done since it was opened. Reading it costs no system call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Keys that exist.
+    pub keys: u64,
+    /// Bytes of the encoded records of existing keys, headers included.
+    pub live_bytes: u64,
+    /// Bytes that the store's files take on the disk.
+    pub disk_bytes: u64,
+    /// Log files, the active one included.
+    pub segments: u64,
+    /// Bytes appended to the log.
+    pub appended_bytes: u64,
+    /// Syncs of the log.
+    pub syncs: u64,
+    /// Compactions finished.
+    pub compactions: u64,
+    /// Bytes of the last run's torn tail that the open cut off.
+    pub torn_bytes: u64,
+    /// Records that the open found beyond the last durable position and kept.
+    pub recovered_records: u64,
+    /// Position up to which the log is durable.
+    pub durable_position: u64,
+    /// Position up to which the log is written.
+    pub written_position: u64,
+    /// Whether writes are refused because the disk is full.
+    pub full: bool,
+}
