@@ -10,7 +10,6 @@
 //!   cut and grows again reads as zeros.
 //! - An image has exactly the blocks that its length needs.
 
-use super::Crash;
 use super::random::Random;
 use crate::sync::Arc;
 
@@ -136,11 +135,12 @@ fn pieces(offset: u64, bytes: usize) -> impl Iterator<Item = Piece> {
 }
 
 /// A change of a file that no sync has covered yet.
+#[derive(Clone)]
 enum Change {
     /// `extends` says that the write itself made the file longer.
     Write {
         offset: u64,
-        bytes: Vec<u8>,
+        bytes: Arc<[u8]>,
         extends: bool,
     },
     Allocate {
@@ -211,8 +211,8 @@ impl Tear {
     }
 }
 
-/// A file, whatever its names.
-#[derive(Default)]
+/// A file, whatever its name.
+#[derive(Clone, Default)]
 pub(super) struct Inode {
     live: Image,
     durable: Image,
@@ -238,7 +238,7 @@ impl Inode {
 
     pub(super) fn write(&mut self, bytes: &[u8], offset: u64) {
         let extends = offset + bytes.len() as u64 > self.live.len;
-        self.change(Change::Write { offset, bytes: bytes.to_vec(), extends });
+        self.change(Change::Write { offset, bytes: bytes.into(), extends });
     }
 
     pub(super) fn allocate(&mut self, len: u64) {
@@ -267,18 +267,19 @@ impl Inode {
         self.unsynced.clear();
     }
 
-    /// What is left of the file after a crash.
-    pub(super) fn after(&self, crash: Crash, random: &mut Random) -> Image {
-        match crash {
-            Crash::Nothing => self.durable.clone(),
-            Crash::Everything => self.live.clone(),
-            Crash::Some { .. } => {
-                let mut image = self.durable.clone();
-                for change in &self.unsynced {
-                    change.apply_some(&mut image, random);
-                }
-                image
+    /// What is left of the file after a power cut: what was synced, and with luck some more.
+    pub(super) fn after_power_cut(&self, luck: Option<&mut Random>) -> Image {
+        let mut image = self.durable.clone();
+        if let Some(luck) = luck {
+            for change in &self.unsynced {
+                change.apply_some(&mut image, luck);
             }
         }
+        image
+    }
+
+    /// The same file after its process died: no handles, no lock, nothing more synced.
+    pub(super) fn orphan(&self) -> Inode {
+        Inode { handles: 0, locked: false, ..self.clone() }
     }
 }

@@ -45,7 +45,8 @@ use crate::sync::{Arc, Mutex, lock};
 pub enum Crash {
     /// Nothing: the cruellest power cut.
     Nothing,
-    /// Everything: the process died, the machine lives.
+    /// Everything: the process died, the machine lives. What was not synced is still there, and
+    /// still not synced: a later power cut may take it.
     Everything,
     /// Some operations of each file and directory, writes torn at sectors; the seed says which.
     Some {
@@ -172,32 +173,14 @@ impl SimFs {
     #[must_use]
     pub fn crash(&self, crash: Crash) -> SimFs {
         let state = lock(&self.state);
-        let mut random = Random::new(match crash {
-            Crash::Some { seed } => seed,
-            Crash::Nothing | Crash::Everything => 0,
-        });
-        let mut dirs = BTreeMap::new();
-        let mut inodes = BTreeMap::new();
-        // Parents sort before their children, so a directory is looked at only after it is known
-        // whether its own name survived.
-        for (path, dir) in &state.dirs {
-            let named = path.parent().zip(file_name(path));
-            let survived = named.is_none_or(|(parent, name)| {
-                dirs.get(parent).is_some_and(|dir: &Dir| dir.live().contains_key(&name))
-            });
-            if !survived {
-                continue;
+        match crash {
+            Crash::Nothing => state.after_power_cut(None),
+            Crash::Some { seed } => state.after_power_cut(Some(Random::new(seed))),
+            Crash::Everything => {
+                let inodes = state.inodes.iter().map(|(number, inode)| (*number, inode.orphan()));
+                SimFs::with(state.dirs.clone(), inodes.collect())
             }
-            let names: Names = dir.after(crash, &mut random);
-            for node in names.values() {
-                if let Node::File(number) = node {
-                    let image = state.inodes[number].after(crash, &mut random);
-                    inodes.insert(*number, Inode::named(image));
-                }
-            }
-            dirs.insert(path.clone(), Dir::survivor(names));
         }
-        SimFs::with(dirs, inodes)
     }
 }
 
@@ -314,6 +297,32 @@ impl State {
         if let Some(inode) = self.inodes.get_mut(&number) {
             inode.named = false;
         }
+    }
+
+    /// What a power cut leaves: what was synced, and of the rest what `luck` decides.
+    fn after_power_cut(&self, mut luck: Option<Random>) -> SimFs {
+        let mut dirs = BTreeMap::new();
+        let mut inodes = BTreeMap::new();
+        // Parents sort before their children, so a directory is looked at only after it is known
+        // whether its own name survived.
+        for (path, dir) in &self.dirs {
+            let named = path.parent().zip(file_name(path));
+            let survived = named.is_none_or(|(parent, name)| {
+                dirs.get(parent).is_some_and(|dir: &Dir| dir.live().contains_key(&name))
+            });
+            if !survived {
+                continue;
+            }
+            let names: Names = dir.after_power_cut(luck.as_mut());
+            for node in names.values() {
+                if let Node::File(number) = node {
+                    let image = self.inodes[number].after_power_cut(luck.as_mut());
+                    inodes.insert(*number, Inode::named(image));
+                }
+            }
+            dirs.insert(path.clone(), Dir::survivor(names));
+        }
+        SimFs::with(dirs, inodes)
     }
 
     /// Drops the contents that nobody can reach, not even after a crash.

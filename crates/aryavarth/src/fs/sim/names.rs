@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 
-use super::Crash;
 use super::random::Random;
 
 /// What a name stands for.
@@ -23,6 +22,7 @@ pub(super) enum Node {
 /// Names and what they stand for, in order.
 pub(super) type Names = BTreeMap<String, Node>;
 
+#[derive(Clone)]
 enum Change {
     Add { name: String, node: Node },
     Move { from: String, to: String, node: Node },
@@ -52,7 +52,7 @@ fn put(names: &mut Names, name: &str, node: Node) {
 }
 
 /// A directory.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Dir {
     live: Names,
     durable: Names,
@@ -111,20 +111,15 @@ impl Dir {
         self.durable.values().any(|other| *other == node) || self.unsynced.iter().any(added)
     }
 
-    /// The names that are left after a crash.
-    pub(super) fn after(&self, crash: Crash, random: &mut Random) -> Names {
-        match crash {
-            Crash::Nothing => self.durable.clone(),
-            Crash::Everything => self.live.clone(),
-            Crash::Some { .. } => {
-                let mut names = self.durable.clone();
-                for change in &self.unsynced {
-                    if random.coin() {
-                        change.apply(&mut names);
-                    }
-                }
-                names
-            }
+    /// The names that are left after a power cut: those synced, and with luck some changes more.
+    pub(super) fn after_power_cut(&self, luck: Option<&mut Random>) -> Names {
+        let mut names = self.durable.clone();
+        if let Some(luck) = luck {
+            self.unsynced
+                .iter()
+                .filter(|_| luck.coin())
+                .for_each(|change| change.apply(&mut names));
         }
+        names
     }
 }

@@ -52,6 +52,24 @@ fn what_was_not_synced_is_gone_and_the_rest_is_not() {
 }
 
 #[test]
+fn the_death_of_a_process_syncs_nothing() {
+    let fs = SimFs::new();
+    let file = durable(&fs, "/a", b"kept");
+    file.write_at(SITE, b"more", 4).unwrap();
+    create(&fs, "/b");
+    fs.remove(SITE, Path::new("/a")).unwrap();
+    let after = fs.crash(Crash::Everything);
+    assert_eq!(names(&after), ["b"]);
+    let back = after.crash(Crash::Nothing);
+    assert_eq!(names(&back), ["a"]);
+    assert_eq!(contents(&back, "/a").unwrap(), b"kept");
+    after.sync_dir(SITE, Path::new(ROOT)).unwrap();
+    assert_eq!(names(&after.crash(Crash::Nothing)), ["b"]);
+    file.write_at(SITE, b"!", 0).unwrap();
+    assert_eq!(names(&fs.crash(Crash::Nothing)), ["a"], "the other one goes on undisturbed");
+}
+
+#[test]
 fn allocation_and_truncation_are_lost_too() {
     let fs = SimFs::new();
     let file = durable(&fs, "/a", b"abcdef");
