@@ -125,6 +125,9 @@ impl FsFile for SimFile {
             if len == 0 {
                 return Err(Errno::INVAL.into());
             }
+            if !state.allocates {
+                return Ok(());
+            }
             let blocks_free = state.blocks_free();
             let inode = self.inode(state)?;
             // A whole range either fits or is refused.

@@ -112,6 +112,7 @@ struct State {
     power_cut_at: u64,
     faults: BTreeMap<u64, Fault>,
     space_bytes_max: u64,
+    allocates: bool,
 }
 
 impl SimFs {
@@ -131,6 +132,7 @@ impl SimFs {
             power_cut_at: u64::MAX,
             faults: BTreeMap::new(),
             space_bytes_max: u64::MAX,
+            allocates: true,
         };
         SimFs { state: Arc::new(Mutex::new(state)) }
     }
@@ -163,13 +165,18 @@ impl SimFs {
         lock(&self.state).space_bytes_max = bytes;
     }
 
+    /// From now on, allocating does nothing, as on file systems that do not know it.
+    pub fn never_allocate(&self) {
+        lock(&self.state).allocates = false;
+    }
+
     /// The bytes on the disk, in whole blocks, of files that have a name or an open handle.
     pub fn space_used(&self) -> u64 {
         lock(&self.state).space_used()
     }
 
     /// The file system that is there after a crash at this moment: all locks free, no calls made,
-    /// no faults, no limit. This one stays as it is.
+    /// no faults, no limit, allocation as new. This one stays as it is.
     #[must_use]
     pub fn crash(&self, crash: Crash) -> SimFs {
         let state = lock(&self.state);

@@ -287,6 +287,17 @@ fn a_full_disk_takes_what_fits_and_space_comes_back() {
 }
 
 #[test]
+fn some_file_systems_never_allocate() {
+    let fs = SimFs::new();
+    fs.never_allocate();
+    let file = create(&fs, "/a");
+    file.allocate(SITE, 4096).unwrap();
+    assert_eq!((file.len(SITE).unwrap(), fs.space_used()), (0, 0));
+    file.write_at(SITE, b"abc", 5).unwrap();
+    assert_eq!(contents(&fs, "/a").unwrap(), b"\0\0\0\0\0abc");
+}
+
+#[test]
 fn a_lock_lasts_as_long_as_its_handle_and_no_longer_than_a_crash() {
     let fs = SimFs::new();
     let path = Path::new("/LOCK");
