@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use crate::sync::Arc;
 
 pub use real::RealFs;
-pub use sim::{Crash, SimFs};
+pub use sim::{Crash, Fault, SimFs};
 
 macro_rules! sites {
     ($($(#[doc = $doc:literal])* $name:ident = $text:literal,)*) => {
