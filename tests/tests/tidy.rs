@@ -57,6 +57,21 @@ fn engine_sources() -> Vec<TextFile> {
     rust_sources().into_iter().filter(|file| file.path.starts_with(ENGINE_SRC)).collect()
 }
 
+/// The names in a manifest's `[dependencies]`, be it as lines or as tables of their own.
+fn dependencies(manifest: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut is_list = false;
+    for line in manifest.lines().map(str::trim) {
+        if let Some(header) = line.strip_prefix('[') {
+            is_list = header == "dependencies]" || header.ends_with(".dependencies]");
+            names.extend(header.strip_prefix("dependencies.").map(|name| name.trim_matches(']')));
+        } else if is_list && !line.starts_with('#') && !line.is_empty() {
+            names.extend(line.split([' ', '.', '=']).next());
+        }
+    }
+    names
+}
+
 /// Lines of code, without comments.
 fn statements(file: &TextFile) -> impl Iterator<Item = (usize, &str)> {
     file.code_lines().filter(|(_, line)| !line.trim_start().starts_with("//"))
@@ -161,6 +176,24 @@ fn architecture_names_every_source() {
 }
 
 #[test]
+fn links_between_documents_lead_somewhere() {
+    let mut offenders = Vec::new();
+    for file in text_files().iter().filter(|file| file.extension() == "md") {
+        let folder = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        for (number, line) in (1..).zip(file.text.lines()) {
+            let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+            for target in targets.filter(|target| !target.contains("://")) {
+                let path = target.split('#').next().unwrap_or_default();
+                if !root().join(folder).join(path).exists() {
+                    offenders.push(format!("{}:{number}: {target}", file.path));
+                }
+            }
+        }
+    }
+    assert_none(&offenders, "a link in a document names a file of this repository");
+}
+
+#[test]
 fn text_is_clean() {
     // In pieces, so that this file does not contain what it forbids.
     let notes = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
@@ -245,16 +278,7 @@ fn dependencies_point_down() {
     for (package, allowed) in FLOORS {
         let path = format!("crates/{package}/Cargo.toml");
         let manifest = fs::read_to_string(root().join(&path)).expect("a crate has a manifest");
-        let mut section = "";
-        for line in manifest.lines() {
-            if line.starts_with('[') {
-                section = line.trim_matches(['[', ']']);
-            }
-            let is_normal = section == "dependencies" || section.ends_with(".dependencies");
-            let name = line.split([' ', '.', '=']).next().unwrap_or_default();
-            if !is_normal || line.starts_with(['[', '#']) || name.is_empty() {
-                continue;
-            }
+        for name in dependencies(&manifest) {
             let heavy = ["tokio", "serde", "clap"].iter().any(|heavy| name.starts_with(heavy));
             let is_upward = name.starts_with("aryavarth") && !allowed.contains(&name);
             if is_upward || (*package == "aryavarth" && heavy) {
