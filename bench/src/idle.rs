@@ -128,3 +128,39 @@ fn raise_open_files() -> io::Result<()> {
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A server that gives the same reply to every line, until the test ends.
+    fn server_that_says(reply: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                thread::spawn(move || {
+                    let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+                    lines.map(|_| writeln!(&stream, "{reply}")).all(|written| written.is_ok())
+                });
+            }
+        });
+        addr
+    }
+
+    #[test]
+    fn busy_connections_are_counted_beside_idle_ones() {
+        let addr = server_that_says("{\"Ok\":\"v\"}");
+        let rate = rate(&addr, 20, 2, Duration::from_millis(50)).unwrap();
+        assert!(rate > 0.0);
+    }
+
+    #[test]
+    fn an_error_of_the_server_ends_the_run() {
+        let addr = server_that_says("{\"Err\":\"busy\"}");
+        let error = rate(&addr, 1, 1, Duration::from_millis(50)).unwrap_err();
+        assert!(error.to_string().contains("busy"), "{error}");
+    }
+}
