@@ -290,6 +290,16 @@ fn dependencies_point_down() {
 }
 
 #[test]
+fn there_is_one_program_to_run() {
+    // A second binary in the default members would leave `cargo run` without an answer.
+    let is_program = |path: &str| path.ends_with("/src/main.rs") || path.contains("/src/bin/");
+    let sources = rust_sources().into_iter().map(|file| file.path);
+    let programs: Vec<String> =
+        sources.filter(|path| is_program(path) && !path.starts_with("bench/")).collect();
+    assert_eq!(programs, ["crates/aryavarth-cli/src/main.rs"]);
+}
+
+#[test]
 fn crates_keep_their_absences() {
     let mut offenders = Vec::new();
     for file in rust_sources() {
