@@ -1,3 +1,37 @@
-//! The aryavarth command.
+//! The `aryavarth` command: the server, its clients, and tools for a store's directory.
+//!
+//! Data goes to standard output, everything else to standard error. The exit code is 0 when the
+//! thing was done, 1 when a key was not found, 2 for any other error. An error is one line that
+//! says what happened, what is safe and what to do.
 
-fn main() {}
+mod args;
+mod client;
+mod output;
+mod server;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+use crate::output::{Failure, Output};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let output = Output::new(args.json);
+    let done = match args.command {
+        Command::Server(options) => server::run(&options),
+        Command::Get { key, to } => client::get(&to, &key, &output),
+        Command::Set { key, value, to } => client::set(&to, key, value),
+        Command::Rm { key, to } => client::remove(&to, key),
+        Command::Scan { prefix, limit, to } => client::scan(&to, &prefix, limit, &output),
+        Command::Compact { to } => client::compact(&to),
+    };
+    match done {
+        Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.error(&failure.to_string());
+            failure.exit_code()
+        }
+    }
+}

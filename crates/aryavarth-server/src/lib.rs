@@ -1,1 +1,35 @@
-//! Aryavarth server.
+//! The Aryavarth server: an engine behind a socket.
+//!
+//! [`KvServer`] is generic over the engine and the thread pool. Sockets are tokio's; engine calls
+//! run on the pool, because they may wait for a disk. What a reply shows is durable before the
+//! reply leaves, and a pipeline does not wait between its requests for that.
+//!
+//! ```
+//! use aryavarth::MemoryEngine;
+//! use aryavarth_server::{KvServer, SharedQueueThreadPool, ThreadPool};
+//!
+//! let pool = SharedQueueThreadPool::new(4)?;
+//! let server = KvServer::new("127.0.0.1:0", MemoryEngine::new(), pool)?;
+//! println!("listening on {}", server.local_addr());
+//!
+//! let handle = server.handle();
+//! let thread = std::thread::spawn(move || server.run());
+//! handle.shutdown();
+//! thread.join().expect("the server does not panic")?;
+//! # Ok::<(), aryavarth_server::ServerError>(())
+//! ```
+
+mod budget;
+mod connection;
+mod counters;
+mod error;
+mod execute;
+mod limits;
+mod server;
+pub mod thread_pool;
+
+pub use counters::Counters;
+pub use error::{Result, ServerError};
+pub use limits::Limits;
+pub use server::{Config, KvServer, Listener, ServerHandle};
+pub use thread_pool::{SharedQueueThreadPool, ThreadPool};

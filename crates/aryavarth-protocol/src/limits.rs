@@ -1,0 +1,36 @@
+//! What a session accepts from a stranger.
+//!
+//! Everything that a client can make grow has a limit here; the error that a client sees names it.
+
+/// The limits of one session. All sizes are bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest key. Default: 65,535.
+    pub key_bytes_max: usize,
+    /// The largest value. Default: 64 MiB.
+    pub value_bytes_max: usize,
+    /// The longest request as it stands on the wire, escapes included. Default: 256 MiB.
+    pub request_bytes_max: usize,
+    /// The most entries that one scan may ask for. Default: 10,000.
+    pub scan_entries_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            key_bytes_max: 65_535,
+            value_bytes_max: 64 << 20,
+            request_bytes_max: 256 << 20,
+            scan_entries_max: 10_000,
+        }
+    }
+}
+
+impl Limits {
+    /// The longest request that can be within the limits of key and value: JSON spends at most six
+    /// bytes on a byte of text. What is longer is refused before it has arrived.
+    pub(crate) fn wire_bytes_max(&self) -> usize {
+        let payload = self.value_bytes_max.saturating_add(self.key_bytes_max.saturating_mul(2));
+        payload.saturating_mul(6).saturating_add(4096).min(self.request_bytes_max)
+    }
+}

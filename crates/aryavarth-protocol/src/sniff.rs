@@ -1,0 +1,92 @@
+//! Which protocol a connection speaks, decided once by its first bytes.
+//!
+//! The first byte that is not white space decides: `{` begins JSON, everything else is left to the
+//! protocols that are not JSON. Of those, HTTP is recognised by its whole first line, because a
+//! browser that was made to connect here must not get anything after that line interpreted.
+
+use memchr::memchr;
+
+/// A first line longer than this is no HTTP that we would recognise.
+const LINE_BYTES_MAX: usize = 8192;
+
+const HTTP_METHODS: [&[u8]; 10] = [
+    b"GET ",
+    b"POST ",
+    b"HEAD ",
+    b"PUT ",
+    b"OPTIONS ",
+    b"DELETE ",
+    b"CONNECT ",
+    b"PATCH ",
+    b"TRACE ",
+    b"PRI ",
+];
+
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Json,
+    Http,
+    /// Nothing that is spoken here.
+    Unknown,
+}
+
+/// The protocol of a connection whose first bytes, white space aside, are `start`; `None` if that
+/// takes more of them. Where there are bytes, the end of input always brings a decision.
+pub(crate) fn sniff(start: &[u8], ended: bool) -> Option<Protocol> {
+    match start.first() {
+        None => return None,
+        Some(b'{') => return Some(Protocol::Json),
+        Some(_) => {}
+    }
+    let line = match memchr(b'\n', start) {
+        Some(end) => &start[..end],
+        None if ended || start.len() > LINE_BYTES_MAX => start,
+        None if may_become_http(start) => return None,
+        None => return Some(Protocol::Unknown),
+    };
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let is_http = HTTP_METHODS.iter().any(|method| line.starts_with(method))
+        && [&b" HTTP/1.0"[..], b" HTTP/1.1", b" HTTP/2.0"].iter().any(|end| line.ends_with(end));
+    Some(if is_http { Protocol::Http } else { Protocol::Unknown })
+}
+
+fn may_become_http(start: &[u8]) -> bool {
+    HTTP_METHODS.iter().any(|method| method.starts_with(start) || start.starts_with(method))
+}
+
+/// What HTTP clients get: where they are, and how to talk to this port instead.
+pub(crate) fn http_refusal() -> Vec<u8> {
+    let body = "This is the data port of an Aryavarth server. It speaks JSON over TCP, not HTTP.\n\
+                Try: aryavarth get KEY\n";
+    let head = format!(
+        "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body.as_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_byte_tells_json() {
+        assert_eq!(sniff(b"", false), None);
+        assert_eq!(sniff(b"{", false), Some(Protocol::Json));
+        assert_eq!(sniff(b"[1]", false), Some(Protocol::Unknown));
+        assert_eq!(sniff(b"*1\r\n", false), Some(Protocol::Unknown));
+    }
+
+    #[test]
+    fn http_is_told_by_its_whole_first_line() {
+        assert_eq!(sniff(b"GE", false), None);
+        assert_eq!(sniff(b"GET / HTTP/1.1\r", false), None);
+        assert_eq!(sniff(b"GET / HTTP/1.1\r\n", false), Some(Protocol::Http));
+        assert_eq!(sniff(b"POST /x HTTP/1.0\n{}", false), Some(Protocol::Http));
+        assert_eq!(sniff(b"GET k\r\n", false), Some(Protocol::Unknown));
+        assert_eq!(sniff(b"hello", false), Some(Protocol::Unknown));
+        assert_eq!(sniff(b"GET / HTTP/1.1", true), Some(Protocol::Http));
+    }
+}

@@ -1,0 +1,454 @@
+//! One client's connection: bytes in, jobs to the pool, replies out.
+//!
+//! A single task drives it, and waits for whatever comes first: the job that runs, the durability
+//! of an answer, room to send, input, a deadline, the server's stop.
+//!
+//! Invariants:
+//! - One job at a time, so the requests of a connection run one after another.
+//! - The next job runs while earlier answers wait for durability: a pipeline waits once, not once
+//!   per request. It does not run, and nothing is read, while too many replies are unsent.
+//! - A deadline runs only while the client is the one to move.
+//! - After the last reply the connection is closed so that the reply is not lost: the write side
+//!   first, then what still arrives is thrown away for a while.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use aryavarth::{KvsEngine, Position};
+use aryavarth_protocol::{Event, Request, Response, Session};
+use tokio::net::TcpStream;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::budget::Share;
+use crate::counters::count;
+use crate::execute::{self, Call, Done};
+use crate::server::Shared;
+use crate::thread_pool::ThreadPool;
+
+/// The most calls of one job. More gain nothing, and fewer let others have their turn.
+const BATCH_CALLS_MAX: usize = 256;
+/// The text of one job's requests at which no further one is added, in bytes.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// How much is read at once, at least, in bytes.
+const READ_BYTES_MIN: usize = 16 << 10;
+/// How much is read at once, at most, in bytes.
+const READ_BYTES_MAX: usize = 1 << 20;
+/// Input that a connection may have waiting without taking it from the common budget, in bytes.
+const FREE_BYTES: usize = 16 << 10;
+
+type Job = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// Whose move it is, and so which deadline runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Ours.
+    Working,
+    /// The client has to take bytes.
+    Sending,
+    /// The client has begun a request and has to end it.
+    Arriving,
+    /// The client may begin a request.
+    Idle,
+}
+
+pub(crate) struct Connection<E: KvsEngine, P: ThreadPool> {
+    shared: Arc<Shared<E, P>>,
+    stream: TcpStream,
+    stop: watch::Receiver<bool>,
+    session: Session,
+    /// Calls that were decoded and not run.
+    calls: VecDeque<Call>,
+    job: Option<Job>,
+    /// What input and the running job take from the common budget.
+    input_share: Share,
+    job_bytes: usize,
+    /// The last bytes to send; the input after them is not looked at.
+    last_words: Option<Vec<u8>>,
+    /// Nothing more will be read.
+    input_over: bool,
+    /// The client may still be sending what nobody will read.
+    linger: bool,
+    phase: Phase,
+    deadline: Option<Instant>,
+}
+
+/// What a connection's task was woken by.
+enum Woken {
+    Job(Done),
+    Released,
+    CanSend,
+    CanRead,
+    Late,
+    Stop,
+}
+
+impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
+    pub(crate) fn new(
+        shared: Arc<Shared<E, P>>,
+        stream: TcpStream,
+        stop: watch::Receiver<bool>,
+        input_share: Share,
+    ) -> Self {
+        let session = Session::new(shared.limits.session);
+        Connection {
+            shared,
+            stream,
+            stop,
+            session,
+            calls: VecDeque::new(),
+            job: None,
+            input_share,
+            job_bytes: 0,
+            last_words: None,
+            input_over: false,
+            linger: false,
+            phase: Phase::Working,
+            deadline: None,
+        }
+    }
+
+    /// Serves the client until one of the two is done. An error means that the client is gone.
+    pub(crate) async fn run(mut self) -> io::Result<()> {
+        loop {
+            self.advance();
+            self.send()?;
+            if self.is_done() {
+                break;
+            }
+            self.set_deadline();
+            match self.wait().await {
+                Woken::Job(done) => self.finish_job(done),
+                Woken::Released | Woken::CanSend => {}
+                Woken::CanRead => self.read()?,
+                Woken::Late => {
+                    if self.late().is_break() {
+                        return Ok(());
+                    }
+                }
+                Woken::Stop => self.stop()?,
+            }
+        }
+        self.close().await
+    }
+
+    async fn wait(&mut self) -> Woken {
+        let Connection { shared, stream, stop, session, job, .. } = self;
+        let can_read = !self.input_over
+            && job.is_none()
+            && self.calls.is_empty()
+            && session.output_bytes() < shared.limits.output_bytes_max;
+        let must_send = !session.output().is_empty();
+        let must_release = session.awaited_position().is_some();
+        let deadline = self.deadline;
+        tokio::select! {
+            biased;
+            done = poll_fn(|context| poll_job(job, context)), if job.is_some() => Woken::Job(done),
+            () = poll_fn(|context| poll_release(&shared.engine, session, context)), if must_release
+                => Woken::Released,
+            _ = stream.writable(), if must_send => Woken::CanSend,
+            _ = stream.readable(), if can_read => Woken::CanRead,
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some()
+                => Woken::Late,
+            () = stopped(stop), if !self.input_over => Woken::Stop,
+        }
+    }
+
+    /// Takes what the session has understood, and starts the next job if none runs.
+    fn advance(&mut self) {
+        let limits = &self.shared.limits;
+        if self.job.is_some() || self.session.output_bytes() >= limits.output_bytes_max {
+            return;
+        }
+        self.collect_calls();
+        // Errors alone need no pool.
+        while let Some(Call::Refused(_)) = self.calls.front() {
+            if let Some(Call::Refused(message)) = self.calls.pop_front() {
+                self.session.reply(&Response::Err(message), 0);
+            }
+        }
+        if !self.calls.is_empty() {
+            self.start_job();
+        } else if let Some(bytes) = self.last_words.take() {
+            self.session.reply_raw(bytes);
+        }
+    }
+
+    /// Decodes requests until there are enough for a job.
+    fn collect_calls(&mut self) {
+        if !self.calls.is_empty() || self.last_words.is_some() {
+            return;
+        }
+        let counters = &self.shared.counters;
+        let before = self.session.input_bytes();
+        while self.calls.len() < BATCH_CALLS_MAX
+            && before - self.session.input_bytes() < BATCH_BYTES_MAX
+        {
+            match self.session.next_event() {
+                Some(Event::Request(request)) => {
+                    let alone = matches!(request, Request::Compact {});
+                    self.calls.push_back(Call::Request(request));
+                    if alone {
+                        break;
+                    }
+                }
+                Some(Event::Invalid(message)) => {
+                    count(&counters.requests_invalid, 1);
+                    self.calls.push_back(Call::Refused(message));
+                }
+                Some(Event::Broken(bytes)) => {
+                    count(&counters.sessions_broken, 1);
+                    self.break_off(bytes);
+                    break;
+                }
+                Some(Event::End) => {
+                    self.input_over = true;
+                    break;
+                }
+                None => break,
+            }
+        }
+        self.job_bytes = before - self.session.input_bytes();
+        if self.session.input_bytes() == 0 {
+            self.session.trim();
+        }
+    }
+
+    fn start_job(&mut self) {
+        let Some(permit) = self.shared.jobs.take(1) else {
+            self.refuse_calls();
+            return;
+        };
+        let calls = std::mem::take(&mut self.calls);
+        let owed = calls.len();
+        let shared = Arc::clone(&self.shared);
+        // A compaction takes long. One at a time keeps the pool free for everybody else.
+        let compacts = matches!(calls.back(), Some(Call::Request(Request::Compact {})));
+        self.job = Some(Box::pin(async move {
+            let turn = if compacts { Some(shared.compaction.lock().await) } else { None };
+            let (sender, receiver) = oneshot::channel();
+            let pool_side = Arc::clone(&shared);
+            shared.pool.spawn(move || {
+                let Shared { engine, limits, counters, .. } = &*pool_side;
+                let done = execute::run(engine, calls, limits, counters);
+                drop(permit);
+                // A client that has gone does not want its answers.
+                drop(sender.send(done));
+            });
+            let done = receiver.await.unwrap_or_else(|_lost| lost(owed));
+            drop(turn);
+            done
+        }));
+    }
+
+    /// Answers every call that was to run with the error that there are too many.
+    fn refuse_calls(&mut self) {
+        let jobs = self.shared.limits.jobs_max;
+        for call in self.calls.drain(..) {
+            let message = match call {
+                Call::Refused(message) => message,
+                Call::Request(_) => {
+                    count(&self.shared.counters.requests_busy, 1);
+                    format!("busy: {jobs} jobs are waiting already; nothing was done, try again")
+                }
+            };
+            self.session.reply(&Response::Err(message), 0);
+        }
+        self.job_bytes = 0;
+    }
+
+    fn finish_job(&mut self, done: Done) {
+        self.job = None;
+        for (response, position) in &done.answers {
+            self.session.reply(response, position.0);
+        }
+        self.calls = done.rest;
+        if self.calls.is_empty() {
+            self.job_bytes = 0;
+        }
+        self.input_share.resize(self.counted_bytes().min(self.input_share.amount()));
+    }
+
+    /// Sends what may be sent, as far as the socket takes it.
+    fn send(&mut self) -> io::Result<()> {
+        while !self.session.output().is_empty() {
+            match self.stream.try_write(self.session.output()) {
+                Ok(bytes) => {
+                    self.session.sent(bytes);
+                    self.phase = Phase::Working;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> io::Result<()> {
+        let room = self.session.input_bytes().clamp(READ_BYTES_MIN, READ_BYTES_MAX);
+        let buffer = self.session.input_buffer();
+        buffer.reserve(room);
+        match self.stream.try_read_buf(buffer) {
+            Ok(0) => self.session.end_of_input(),
+            Ok(_) => {
+                let bytes = self.counted_bytes();
+                if !self.input_share.resize(bytes) {
+                    count(&self.shared.counters.input_refused, 1);
+                    let limit = self.shared.limits.input_bytes_max;
+                    self.give_up(&format!(
+                        "busy: more than {limit} bytes of requests are waiting; try again"
+                    ));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Bytes of input to take from the common budget.
+    fn counted_bytes(&self) -> usize {
+        (self.session.input_bytes() + self.job_bytes).saturating_sub(FREE_BYTES)
+    }
+
+    fn give_up(&mut self, message: &str) {
+        let bytes = self.session.give_up(message);
+        self.break_off(bytes);
+    }
+
+    fn break_off(&mut self, last_words: Vec<u8>) {
+        self.last_words = Some(last_words);
+        self.input_over = true;
+        self.linger = true;
+    }
+
+    /// Takes note of a passed deadline; breaks if the connection is to be closed at once.
+    fn late(&mut self) -> ControlFlow<()> {
+        let Shared { limits, counters, .. } = &*self.shared;
+        match self.phase {
+            Phase::Working => ControlFlow::Continue(()),
+            Phase::Sending => {
+                count(&counters.sends_timed_out, 1);
+                ControlFlow::Break(())
+            }
+            // Said to a client between two requests, an error would pass for the next reply.
+            Phase::Idle => {
+                count(&counters.idle_timed_out, 1);
+                ControlFlow::Break(())
+            }
+            Phase::Arriving => {
+                count(&counters.arrivals_timed_out, 1);
+                let seconds = limits.request_arrival.as_secs_f32();
+                self.give_up(&format!("the request did not arrive within {seconds} s"));
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    /// The server stops: what has arrived is still answered, nothing more is read.
+    fn stop(&mut self) -> io::Result<()> {
+        if self.job.is_none() && self.calls.is_empty() {
+            self.read()?;
+        }
+        self.input_over = true;
+        self.linger = true;
+        Ok(())
+    }
+
+    /// Whether all that was understood is answered and sent, and nothing more will be.
+    fn is_done(&self) -> bool {
+        self.input_over
+            && self.job.is_none()
+            && self.calls.is_empty()
+            && self.last_words.is_none()
+            && self.session.output_bytes() == 0
+    }
+
+    fn set_deadline(&mut self) {
+        let limits = &self.shared.limits;
+        let (phase, allowed) = if !self.session.output().is_empty() {
+            (Phase::Sending, Some(limits.send_stall))
+        } else if self.job.is_some() || self.input_over || self.session.output_bytes() > 0 {
+            (Phase::Working, None)
+        } else if self.session.is_partial() {
+            (Phase::Arriving, Some(limits.request_arrival))
+        } else {
+            (Phase::Idle, limits.idle)
+        };
+        if phase != self.phase {
+            self.phase = phase;
+            self.deadline = allowed.map(|allowed| Instant::now() + allowed);
+        }
+    }
+
+    async fn close(self) -> io::Result<()> {
+        let Connection { shared, stream, linger, .. } = self;
+        close(stream, linger.then_some(shared.limits.linger)).await
+    }
+}
+
+/// Shuts the write side and throws away what arrives until the client closes, for as long as
+/// `linger` says: a socket closed with unread input is reset, which can destroy the last reply.
+pub(crate) async fn close(stream: TcpStream, linger: Option<Duration>) -> io::Result<()> {
+    let stream = stream.into_std()?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let Some(linger) = linger else { return Ok(()) };
+    let stream = TcpStream::from_std(stream)?;
+    let drain = async {
+        let mut scratch = vec![0; READ_BYTES_MIN];
+        loop {
+            stream.readable().await?;
+            match stream.try_read(&mut scratch) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    timeout(linger, drain).await.unwrap_or(Ok(()))
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // A server that is gone has stopped, too.
+    drop(stop.wait_for(|stopped| *stopped).await);
+}
+
+fn poll_job(job: &mut Option<Job>, context: &mut Context<'_>) -> Poll<Done> {
+    match job {
+        Some(job) => job.as_mut().poll(context),
+        None => Poll::Pending,
+    }
+}
+
+/// Lets replies go as far as the log is durable; ready when at least one went.
+fn poll_release<E: KvsEngine>(
+    engine: &E,
+    session: &mut Session,
+    context: &mut Context<'_>,
+) -> Poll<()> {
+    let level = engine.durability();
+    let mut released = Poll::Pending;
+    while let Some(position) = session.awaited_position() {
+        match engine.on_reached(Position(position), level, context.waker()) {
+            Poll::Ready(Ok(())) => session.release(position),
+            Poll::Ready(Err(error)) => session.fail_awaited(&error.to_string()),
+            Poll::Pending => return released,
+        }
+        released = Poll::Ready(());
+    }
+    released
+}
+
+/// The answers of a job that the pool lost.
+fn lost(owed: usize) -> Done {
+    let message = "internal error: the thread pool lost the request; its outcome is unknown";
+    let answer = || (Response::Err(message.to_owned()), Position::ZERO);
+    Done { answers: std::iter::repeat_with(answer).take(owed).collect(), rest: VecDeque::new() }
+}

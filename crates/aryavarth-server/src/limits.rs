@@ -1,0 +1,54 @@
+//! What strangers may cost the server. Everything that a client can make grow or last is here.
+
+use std::time::Duration;
+
+/// The limits of a server. Every refusal is an error in the client's own protocol and is counted
+/// in [`Counters`](crate::Counters).
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// What one session accepts: keys, values, requests, scans.
+    pub session: aryavarth_protocol::Limits,
+    /// Connections at a time; one more gets an error and is closed. Default: 10,000.
+    pub connections_max: usize,
+    /// How long a request may take from its first byte to its last. Default: 30 s.
+    pub request_arrival: Duration,
+    /// How long a connection may say nothing between requests. Default: for ever.
+    pub idle: Option<Duration>,
+    /// How long a client may take none of the bytes that are sent to it. Default: 30 s.
+    pub send_stall: Duration,
+    /// Bytes of input that all connections together may have waiting, beyond the first 16 KiB of
+    /// each (which are free, so that small requests always get through). Default: 256 MiB.
+    pub input_bytes_max: usize,
+    /// Bytes of replies that one client may have waiting before no more of its requests are run;
+    /// what is run already may exceed it by one reply. Default: 1 MiB.
+    pub output_bytes_max: usize,
+    /// Bytes of keys and values that the page of a scan may have; a larger one is an error, unless
+    /// it is a single entry. Default: 16 MiB.
+    pub scan_bytes_max: usize,
+    /// Jobs that may wait or run in the pool; a request beyond gets a `busy` error and is not run.
+    /// A connection has one at a time. Default: 8,192.
+    pub jobs_max: usize,
+    /// How long a connection is drained after its last reply, when the client may still be
+    /// sending: closed earlier, the reply could be lost. Default: 1 s.
+    pub linger: Duration,
+    /// How long the connections may take to finish when the server stops. Default: 4 s.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            session: aryavarth_protocol::Limits::default(),
+            connections_max: 10_000,
+            request_arrival: Duration::from_secs(30),
+            idle: None,
+            send_stall: Duration::from_secs(30),
+            input_bytes_max: 256 << 20,
+            output_bytes_max: 1 << 20,
+            scan_bytes_max: 16 << 20,
+            jobs_max: 8192,
+            linger: Duration::from_secs(1),
+            drain: Duration::from_secs(4),
+        }
+    }
+}

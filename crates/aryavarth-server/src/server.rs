@@ -1,0 +1,288 @@
+//! The server: accepts connections, bounds them, and drains them when it stops.
+//!
+//! Invariants:
+//! - A stopped server has answered every request that it read, as far as the drain limit allows.
+//! - One connection's trouble (too many, gone, broken) never ends the accept loop.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use aryavarth::KvsEngine;
+use aryavarth_protocol::Session;
+use tokio::net::TcpStream;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::budget::Budget;
+use crate::connection::{Connection, close};
+use crate::counters::{Counters, LiveCounters, count};
+use crate::error::{Result, ServerError};
+use crate::limits::Limits;
+use crate::thread_pool::ThreadPool;
+
+/// Threads that drive the sockets. Two serve more than one engine's log takes.
+const SOCKET_THREADS: usize = 2;
+/// Refusals that are being said at a time; above it, connections are closed without a word.
+const REFUSALS_MAX: usize = 256;
+/// The pause after the system could not hand over a connection, for want of descriptors mostly.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How a server runs.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// What strangers may cost.
+    pub limits: Limits,
+    /// Whether SIGTERM and SIGINT [shut the server down](ServerHandle::shutdown). Default: no.
+    pub stop_on_signals: bool,
+}
+
+/// What the connections of a server share.
+pub(crate) struct Shared<E, P> {
+    pub(crate) engine: E,
+    pub(crate) pool: P,
+    pub(crate) limits: Limits,
+    pub(crate) counters: Arc<LiveCounters>,
+    pub(crate) jobs: Budget,
+    pub(crate) input: Budget,
+    pub(crate) compaction: Mutex<()>,
+}
+
+/// A server of an engine `E` that runs engine calls on a pool `P`.
+///
+/// # Swapping the engine
+/// The server knows an engine only by its trait, so another one takes no other server code:
+///
+/// ```
+/// use aryavarth::{KvsEngine, MemoryEngine};
+/// use aryavarth_server::{KvServer, Result, SharedQueueThreadPool, ThreadPool};
+///
+/// fn server_of<E: KvsEngine>(engine: E) -> Result<KvServer<E, SharedQueueThreadPool>> {
+///     KvServer::new("127.0.0.1:0", engine, SharedQueueThreadPool::new(2)?)
+/// }
+///
+/// let server = server_of(MemoryEngine::new())?;
+/// # let _ = server;
+/// # Ok::<(), aryavarth_server::ServerError>(())
+/// ```
+pub struct KvServer<E, P> {
+    shared: Arc<Shared<E, P>>,
+    /// Taken by the run, so that a server that has stopped listens no more.
+    socket: std::sync::Mutex<Option<TcpListener>>,
+    local_addr: SocketAddr,
+    config: Config,
+    stop: Arc<watch::Sender<bool>>,
+}
+
+impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
+    /// A server that listens on `addr`; port 0 lets the system choose one. Clients can connect at
+    /// once and are served by [`run`](KvServer::run).
+    ///
+    /// # Errors
+    /// [`ServerError::Listen`] if the address is not to be had, [`ServerError::Exposed`] if it can
+    /// be reached from other machines.
+    pub fn new(addr: impl ToSocketAddrs + fmt::Debug, engine: E, pool: P) -> Result<Self> {
+        let listener = Listener::bind(addr, false)?;
+        Ok(KvServer::with_config(listener, engine, pool, Config::default()))
+    }
+
+    /// A server on a socket that listens already, with limits of its own.
+    pub fn with_config(listener: Listener, engine: E, pool: P, config: Config) -> Self {
+        let limits = config.limits;
+        let shared = Shared {
+            engine,
+            pool,
+            limits,
+            counters: Arc::default(),
+            jobs: Budget::new(limits.jobs_max),
+            input: Budget::new(limits.input_bytes_max),
+            compaction: Mutex::new(()),
+        };
+        let Listener { socket, local_addr } = listener;
+        let stop = Arc::new(watch::Sender::new(false));
+        let socket = std::sync::Mutex::new(Some(socket));
+        KvServer { shared: Arc::new(shared), socket, local_addr, config, stop }
+    }
+
+    /// The address that clients connect to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// A handle to stop and watch the server with, from anywhere.
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle { stop: Arc::clone(&self.stop), counters: Arc::clone(&self.shared.counters) }
+    }
+
+    /// Serves until the server is [shut down](ServerHandle::shutdown) and drained; a server runs
+    /// once. Blocks; it has an async runtime of its own and must not be called within another one.
+    ///
+    /// # Errors
+    /// [`ServerError::Runtime`] if the system refuses threads, sockets or signals.
+    pub fn run(&self) -> Result<()> {
+        self.run_with(|| {})
+    }
+
+    /// The same; calls `ready` once connections are served and signals are heard.
+    pub fn run_with(&self, ready: impl FnOnce()) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(SOCKET_THREADS)
+            .thread_name("sockets")
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|source| ServerError::Runtime { what: "start the runtime", source })?;
+        let served = runtime.block_on(self.serve(ready));
+        runtime.shutdown_background();
+        served
+    }
+
+    async fn serve(&self, ready: impl FnOnce()) -> Result<()> {
+        let refused = |source| ServerError::Runtime { what: "use the listening socket", source };
+        let taken = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let listener = taken.ok_or_else(|| refused(io::ErrorKind::NotConnected.into()))?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
+        if self.config.stop_on_signals {
+            stop_on_signals(self.handle())
+                .map_err(|source| ServerError::Runtime { what: "listen for signals", source })?;
+        }
+        ready();
+        let mut stop = self.stop.subscribe();
+        let mut tasks = JoinSet::new();
+        let mut refusals = JoinSet::new();
+        while !*stop.borrow() {
+            tokio::select! {
+                _ = stop.changed() => {}
+                Some(_) = tasks.join_next() => {}
+                Some(_) = refusals.join_next() => {}
+                accepted = listener.accept() => {
+                    if let Ok((stream, _)) = accepted {
+                        self.admit(stream, &mut tasks, &mut refusals);
+                    } else {
+                        count(&self.shared.counters.accept_errors, 1);
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        }
+        drop(listener);
+        let drained = async { while tasks.join_next().await.is_some() {} };
+        // What is not finished by then is cut off: unanswered, so nothing was promised.
+        drop(timeout(self.config.limits.drain, drained).await);
+        Ok(())
+    }
+
+    fn admit(&self, stream: TcpStream, tasks: &mut JoinSet<()>, refusals: &mut JoinSet<()>) {
+        let Shared { limits, counters, input, .. } = &*self.shared;
+        if tasks.len() >= limits.connections_max {
+            count(&counters.connections_refused, 1);
+            if refusals.len() < REFUSALS_MAX {
+                refusals.spawn(refuse(stream, *limits));
+            }
+            return;
+        }
+        count(&counters.connections_accepted, 1);
+        // Replies are small and awaited; nothing is gained by waiting for more to send.
+        drop(stream.set_nodelay(true));
+        let Some(share) = input.take(0) else { return };
+        let shared = Arc::clone(&self.shared);
+        let stop = self.stop.subscribe();
+        tasks.spawn(async move {
+            let counters = Arc::clone(&shared.counters);
+            counters.connections.fetch_add(1, Ordering::Relaxed);
+            // An error here means that the client went away, which is its right.
+            drop(Connection::new(shared, stream, stop, share).run().await);
+            counters.connections.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+impl<E, P> fmt::Debug for KvServer<E, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KvServer({})", self.local_addr)
+    }
+}
+
+/// Stops and watches a server. Clones are handles of the same server.
+#[derive(Clone, Debug)]
+pub struct ServerHandle {
+    stop: Arc<watch::Sender<bool>>,
+    counters: Arc<LiveCounters>,
+}
+
+impl ServerHandle {
+    /// Tells the server to stop: no new connections, requests that have arrived are answered, and
+    /// [`KvServer::run`] returns. Returns at once itself.
+    pub fn shutdown(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// What the server has done and refused so far.
+    pub fn counters(&self) -> Counters {
+        self.counters.read()
+    }
+}
+
+/// A socket that listens, before there is a server: a wrong address is known before a store is
+/// opened, which changes its directory.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    local_addr: SocketAddr,
+}
+
+impl Listener {
+    /// Listens on the first of the addresses that can be had; on one that other machines can
+    /// reach only if `insecure`, since there is no authentication.
+    ///
+    /// # Errors
+    /// As [`KvServer::new`].
+    pub fn bind(addr: impl ToSocketAddrs + fmt::Debug, insecure: bool) -> Result<Listener> {
+        let failed = |source| {
+            let addr = format!("{addr:?}").trim_matches('"').to_owned();
+            ServerError::Listen { addr, source }
+        };
+        let addrs: Vec<SocketAddr> = addr.to_socket_addrs().map_err(failed)?.collect();
+        if !insecure && let Some(addr) = addrs.iter().find(|addr| !is_loopback(addr)) {
+            return Err(ServerError::Exposed { addr: *addr });
+        }
+        let socket = TcpListener::bind(addrs.as_slice()).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        let local_addr = socket.local_addr().map_err(failed)?;
+        Ok(Listener { socket, local_addr })
+    }
+}
+
+fn is_loopback(addr: &SocketAddr) -> bool {
+    addr.ip().to_canonical().is_loopback()
+}
+
+/// Tells a client that there are too many.
+async fn refuse(stream: TcpStream, limits: Limits) {
+    let max = limits.connections_max;
+    let message = format!("busy: {max} clients are connected already; try again later");
+    let line = Session::new(limits.session).give_up(&message);
+    // One line fits the buffer of a new connection; if not, closing it says enough.
+    drop(stream.writable().await);
+    drop(stream.try_write(&line));
+    drop(close(stream, Some(limits.linger)).await);
+}
+
+fn stop_on_signals(handle: ServerHandle) -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        handle.shutdown();
+    });
+    Ok(())
+}
