@@ -22,6 +22,9 @@ use crate::sniff::{Protocol, http_refusal, sniff};
 /// Bytes of input that an idle session may keep allocated.
 const IDLE_BYTES_MAX: usize = 16 << 10;
 
+/// The most that is shown of an error that quotes its request.
+const MESSAGE_CHARS_MAX: usize = 200;
+
 const EXAMPLE: &str = r#"a request looks like {"Get":{"key":"k"}}"#;
 
 /// What arrived.
@@ -250,8 +253,16 @@ fn decode(json: &[u8], limits: &Limits) -> Event {
         return broken(&format!("not JSON: byte {at} of the request is not UTF-8"));
     }
     match serde_json::from_slice::<IgnoredAny>(json) {
-        Err(syntax) => broken(&format!("not JSON: {syntax}; {EXAMPLE}")),
-        Ok(_) if error.is_data() => Event::Invalid(format!("not a valid request: {error}")),
-        Ok(_) => Event::Invalid(format!("not a valid request: {error}; {EXAMPLE}")),
+        Err(syntax) => broken(&format!("not JSON: {}; {EXAMPLE}", shortened(&syntax))),
+        Ok(_) => Event::Invalid(format!("not a valid request: {}; {EXAMPLE}", shortened(&error))),
+    }
+}
+
+/// An error's message, which may quote the whole of a request, in no more than a few lines.
+fn shortened(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    match message.char_indices().nth(MESSAGE_CHARS_MAX) {
+        Some((end, _)) => format!("{}...", &message[..end]),
+        None => message,
     }
 }

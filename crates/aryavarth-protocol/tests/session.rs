@@ -1,0 +1,211 @@
+//! The session's behaviour, told by the scripts beside this file.
+//!
+//! Each command prints the events that came of it, then what was sent. After a change that is
+//! meant, `UPDATE_GOLDENFILES=1 cargo test -p aryavarth-protocol` rewrites the scripts; read the
+//! difference.
+
+use std::error::Error;
+use std::fmt::{self, Write as _};
+
+use aryavarth_protocol::{Event, Limits, Response, Session};
+
+#[derive(goldenscript::Command)]
+enum Command {
+    /// A new session, with limits.
+    New {
+        #[arg(key)]
+        key: Option<usize>,
+        #[arg(key)]
+        value: Option<usize>,
+        #[arg(key)]
+        request: Option<usize>,
+        #[arg(key)]
+        scan: Option<usize>,
+    },
+    /// Bytes arrive, as often as said.
+    Feed {
+        text: String,
+        #[arg(key)]
+        times: Option<usize>,
+    },
+    /// Bytes arrive one by one.
+    Bytewise { text: String },
+    /// Bytes arrive that are no text.
+    FeedHex { hex: String },
+    /// The client ends its input.
+    End,
+    /// The oldest request is answered.
+    Ok {
+        value: Option<String>,
+        #[arg(key, optional)]
+        at: u64,
+    },
+    /// The oldest request is answered with an error.
+    Err {
+        message: String,
+        #[arg(key, optional)]
+        at: u64,
+    },
+    /// A page of one entry is the answer.
+    Entry { key: String, value: String },
+    /// A position has been reached.
+    Release { position: u64 },
+    /// The position that is awaited will not be reached.
+    Fail { message: String },
+    /// How many bytes of input are kept, and whether a request is incomplete.
+    State,
+}
+
+struct Runner {
+    session: Session,
+    /// Requests and errors that are not answered yet.
+    owed: usize,
+    /// What is sent when all are.
+    last_words: Option<Vec<u8>>,
+}
+
+impl Runner {
+    fn feed(&mut self, bytes: &[u8], output: &mut String) -> fmt::Result {
+        self.session.feed(bytes);
+        self.events(output)
+    }
+
+    fn events(&mut self, output: &mut String) -> fmt::Result {
+        while let Some(event) = self.session.next_event() {
+            match event {
+                Event::Request(request) => {
+                    writeln!(output, "{request:?}")?;
+                    self.owed += 1;
+                }
+                Event::Invalid(message) => writeln!(output, "invalid: {message}")?,
+                Event::Broken(bytes) => {
+                    writeln!(output, "broken")?;
+                    self.last_words = Some(bytes);
+                }
+                Event::End => writeln!(output, "end")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl goldenscript::Runner for Runner {
+    type Command = Command;
+
+    fn run(
+        &mut self,
+        command: &Command,
+        _context: &goldenscript::Context,
+    ) -> Result<String, Box<dyn Error>> {
+        let mut output = String::new();
+        let session = &mut self.session;
+        match command {
+            Command::New { key, value, request, scan } => {
+                let limits = Limits::default();
+                (self.owed, self.last_words) = (0, None);
+                self.session = Session::new(Limits {
+                    key_bytes_max: key.unwrap_or(limits.key_bytes_max),
+                    value_bytes_max: value.unwrap_or(limits.value_bytes_max),
+                    request_bytes_max: request.unwrap_or(limits.request_bytes_max),
+                    scan_entries_max: scan.unwrap_or(limits.scan_entries_max),
+                });
+            }
+            Command::Feed { text, times } => {
+                for _ in 0..times.unwrap_or(1) {
+                    self.feed(text.as_bytes(), &mut output)?;
+                }
+            }
+            Command::Bytewise { text } => {
+                for byte in text.bytes() {
+                    self.feed(&[byte], &mut output)?;
+                }
+            }
+            Command::FeedHex { hex } => {
+                for at in (0..hex.len()).step_by(2) {
+                    self.feed(&[u8::from_str_radix(&hex[at..at + 2], 16)?], &mut output)?;
+                }
+            }
+            Command::End => {
+                session.end_of_input();
+                self.events(&mut output)?;
+            }
+            Command::Ok { value, at } => session.reply(&Response::Ok(value.clone()), *at),
+            Command::Err { message, at } => session.reply(&Response::Err(message.clone()), *at),
+            Command::Entry { key, value } => {
+                session.reply(&Response::Entries(vec![(key.clone(), value.clone())]), 0);
+            }
+            Command::Release { position } => session.release(*position),
+            Command::Fail { message } => session.fail_awaited(message),
+            Command::State => {
+                let (bytes, partial) = (session.input_bytes(), session.is_partial());
+                writeln!(output, "keeps {bytes} bytes, partial: {partial}")?;
+            }
+        }
+        if matches!(command, Command::Ok { .. } | Command::Err { .. } | Command::Entry { .. }) {
+            self.owed -= 1;
+        }
+        if self.owed == 0
+            && let Some(bytes) = self.last_words.take()
+        {
+            self.session.reply_raw(bytes);
+        }
+        let sent = self.session.output().to_vec();
+        for line in sent.split_inclusive(|byte| *byte == b'\n') {
+            let line = String::from_utf8_lossy(line).replace('\r', "\\r").replace('\n', "\\n");
+            writeln!(output, "sends {line}")?;
+        }
+        self.session.sent(sent.len());
+        Ok(output)
+    }
+}
+
+#[test]
+fn scripts() {
+    let mut paths: Vec<_> = std::fs::read_dir("tests/scripts")
+        .expect("the scripts are beside this file")
+        .map(|entry| entry.expect("the folder can be read").path())
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty());
+    for path in paths {
+        let session = Session::new(Limits::default());
+        let mut runner = Runner { session, owed: 0, last_words: None };
+        goldenscript::run(&mut runner, &path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    }
+}
+
+#[test]
+fn a_value_that_arrives_byte_by_byte_is_looked_at_once() {
+    // Rescanned at every byte this would be 10^13 steps, and the test would not end.
+    let mut session = Session::new(Limits::default());
+    session.feed(br#"{"Set":{"key":"k","value":""#);
+    for _ in 0..4 << 20 {
+        session.feed(b"x");
+        assert_eq!(session.next_event(), None);
+    }
+    session.feed(br#""}}"#);
+    assert!(matches!(session.next_event(), Some(Event::Request(_))));
+    assert_eq!(session.input_bytes(), 0);
+}
+
+#[test]
+fn cut_anywhere_a_request_is_an_error_and_in_two_pieces_it_is_the_same() {
+    let text = r#" {"Set":{"key":"k\u00e9\"","value":"{\\"}} "#.as_bytes();
+    let mut whole = Session::new(Limits::default());
+    whole.feed(text);
+    let expected = whole.next_event();
+    assert!(matches!(expected, Some(Event::Request(_))));
+    for cut in 2..text.len() - 1 {
+        let mut session = Session::new(Limits::default());
+        session.feed(&text[..cut]);
+        assert_eq!(session.next_event(), None, "cut at {cut}");
+        session.feed(&text[cut..]);
+        assert_eq!(session.next_event(), expected, "cut at {cut}");
+
+        let mut session = Session::new(Limits::default());
+        session.feed(&text[..cut]);
+        session.end_of_input();
+        assert!(matches!(session.next_event(), Some(Event::Broken(_))), "cut at {cut}");
+        assert_eq!(session.next_event(), None);
+    }
+}
