@@ -14,11 +14,12 @@
 mod tail;
 
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, FsFile, IoError, OpenHow, Site, read_full, write_full};
 use crate::hint::{self, Places};
-use crate::index::{Index, IndexWriter};
+use crate::index::{Index, IndexWriter, Slot};
 use crate::log::{Copied, CopyWriter, Log, Recovered};
 use crate::manifest::{self, Manifest, Seal, SegmentFacts, State, manifest_path};
 use crate::options::Options;
@@ -66,7 +67,7 @@ pub(crate) struct DirLock {
 }
 
 /// Opens a directory, creating it if it does not exist.
-pub(crate) fn open(dir: &Path, options: Options) -> Result<(Log, DirLock, Recovery)> {
+pub(crate) fn open(dir: &Path, options: &Options) -> Result<(Log, DirLock, Recovery)> {
     options.check()?;
     let fs = Arc::clone(&options.fs);
     if fs.create_dir(Site::DirCreate, dir)?
@@ -92,7 +93,7 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<(Log, DirLock, Recove
         };
         (0, state)
     };
-    let mut opening = Opening::new(dir, &options, state);
+    let mut opening = Opening::new(dir, options, state);
     opening.open_segments()?;
     opening.load_sealed()?;
     let tail = find_tail(dir, &opening.state, &opening.unsealed)?;
@@ -285,7 +286,7 @@ impl<'a> Opening<'a> {
             }
             work();
         });
-        for (segment, loaded) in results.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        for (segment, loaded) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
             let (places, from_hint) = loaded?;
             self.report.hints_used += u64::from(from_hint);
             self.loaded.push((segment, places));
@@ -353,7 +354,7 @@ impl<'a> Opening<'a> {
         self.cut(&tail);
         self.report.torn_bytes = tail.torn_bytes;
         self.report.torn_at = tail.torn_at;
-        let recovered = build(self.table, self.loaded, manifest);
+        let recovered = build(self.table, &self.loaded, manifest);
         self.report.keys = recovered.keys as u64;
         let log = Log::new(self.dir.to_owned(), self.options.clone(), recovered);
         Ok((log, self.report))
@@ -468,20 +469,16 @@ pub(crate) fn bad_at(path: &Path, stop: ScanStop) -> KvsError {
 }
 
 /// The index of everything loaded: per key the record with the highest sequence number.
-fn build(
-    table: SegmentTable,
-    loaded: Vec<(Arc<Segment>, Places)>,
-    manifest: Manifest,
-) -> Recovered {
-    let mut all: Vec<(&[u8], u64, crate::index::Slot)> = Vec::new();
-    for (segment, places) in &loaded {
+fn build(table: SegmentTable, loaded: &[(Arc<Segment>, Places)], manifest: Manifest) -> Recovered {
+    let mut all: Vec<(&[u8], u64, Slot)> = Vec::new();
+    for (segment, places) in loaded {
         table.insert(Arc::clone(segment));
         let mut tombstone_bytes = 0;
         for (key, place) in places.iter() {
-            if place.slot.is_tombstone() {
-                tombstone_bytes += place.bytes;
-            }
-            all.push((key, place.seq, place.slot));
+            let tombstone = place.kind == Kind::Tombstone;
+            tombstone_bytes += if tombstone { place.bytes } else { 0 };
+            let slot = Slot::new(segment.table_index, place.offset, place.bytes, tombstone);
+            all.push((key, place.seq, slot));
         }
         segment.tombstone_bytes.store(tombstone_bytes, Ordering::Relaxed);
     }
