@@ -108,6 +108,9 @@ sites! {
     ReserveAllocate = "allocate the reserve",
     ReserveRemove = "give up the reserve",
     SpareRemove = "remove a segment that was never used",
+    VerifyList = "look into the directory to verify",
+    VerifyOpen = "open a segment to verify",
+    VerifyLength = "measure a segment to verify",
     SpaceMeasure = "measure a file's blocks",
 }
 

@@ -63,7 +63,7 @@ pub struct Recovery {
 /// The lock of a directory, held as long as this lives.
 #[derive(Debug)]
 pub(crate) struct DirLock {
-    _file: Arc<dyn FsFile>,
+    file: Arc<dyn FsFile>,
 }
 
 /// Opens a directory, creating it if it does not exist.
@@ -112,9 +112,21 @@ fn load_manifest(fs: &dyn Fs, dir: &Path) -> Result<(u64, State)> {
     Ok((number, state))
 }
 
-/// Takes the directory's lock, or says who has it. A directory that is not ours is not touched.
-pub(crate) fn take_lock(fs: &dyn Fs, dir: &Path) -> Result<DirLock> {
+/// Takes the directory's lock and leaves the process id in it. A directory that is not ours is
+/// not touched.
+fn take_lock(fs: &dyn Fs, dir: &Path) -> Result<DirLock> {
     refuse_foreign(fs, dir)?;
+    let lock = hold_lock(fs, dir)?;
+    let pid = format!("{}\n", std::process::id());
+    // The pid is a courtesy to whoever is refused; the lock itself does not depend on it.
+    if lock.file.truncate(Site::LockTruncate, 0).is_ok() {
+        drop(write_full(&*lock.file, Site::LockWrite, pid.as_bytes(), 0));
+    }
+    Ok(lock)
+}
+
+/// Takes the directory's lock, or says who has it.
+pub(crate) fn hold_lock(fs: &dyn Fs, dir: &Path) -> Result<DirLock> {
     let path = dir.join("LOCK");
     let Some(file) = fs.try_lock(Site::LockTake, &path)? else {
         let pid = fs.open(Site::LockOpen, &path, OpenHow::Read).ok().and_then(|file| {
@@ -124,12 +136,7 @@ pub(crate) fn take_lock(fs: &dyn Fs, dir: &Path) -> Result<DirLock> {
         });
         return Err(KvsError::Locked { path: dir.to_owned(), pid });
     };
-    let pid = format!("{}\n", std::process::id());
-    // The pid is a courtesy to whoever is refused; the lock itself does not depend on it.
-    if file.truncate(Site::LockTruncate, 0).is_ok() {
-        drop(write_full(&*file, Site::LockWrite, pid.as_bytes(), 0));
-    }
-    Ok(DirLock { _file: file })
+    Ok(DirLock { file })
 }
 
 /// Refuses a directory with files in it that no store made.
@@ -423,7 +430,10 @@ impl<'a> Opening<'a> {
     }
 }
 
-fn read_header(file: &dyn FsFile, length: u64) -> Result<Option<SegmentHeader>, IoError> {
+pub(crate) fn read_header(
+    file: &dyn FsFile,
+    length: u64,
+) -> Result<Option<SegmentHeader>, IoError> {
     let mut bytes = [0; SEGMENT_HEADER_BYTES];
     if length < bytes.len() as u64 {
         return Ok(None);
@@ -433,7 +443,7 @@ fn read_header(file: &dyn FsFile, length: u64) -> Result<Option<SegmentHeader>, 
 }
 
 /// An unsealed file grows in steps; any other length means that somebody cut it.
-fn refuse_cut(path: &Path, length: u64, step: u64) -> Result<()> {
+pub(crate) fn refuse_cut(path: &Path, length: u64, step: u64) -> Result<()> {
     if length == 0 || !length.is_multiple_of(step.max(1)) {
         let reason = "the file was cut here, or the manifest's last edit is damaged";
         return Err(KvsError::corrupt(path, length, reason));
