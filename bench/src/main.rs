@@ -1,3 +1,56 @@
-//! Benchmarks.
+//! Measurements of Aryavarth beside bare loops that do only the unavoidable.
+//!
+//! A disk that is twice as fast in one minute as in the next makes absolute figures worthless, so
+//! everything here is a ratio: both sides run in alternating slices of one run, each round gives
+//! one ratio, and the median of the rounds counts. One JSON object per line goes to standard
+//! output, progress to standard error.
 
-fn main() {}
+mod args;
+mod durable;
+mod figure;
+mod idle;
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use args::Args;
+
+const USAGE: &str = "\
+usage: aryavarth-bench COMMAND [OPTIONS]
+
+  durable [--seconds N] [--rounds N] [--dir DIR]
+      a bare loop of append and sync
+  idle --addr ADDR [--connections N] [--busy N] [--seconds N] [--rounds N]
+      the rate of busy connections to a running server, with and without idle ones beside them
+
+DIR is where temporary directories are made (default: here); it must be on the disk to measure.
+";
+
+/// The outcome of a command: whether every bound that it checks was kept.
+type Outcome = Result<bool, Box<dyn Error>>;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run() -> Outcome {
+    let mut args = Args::parse(std::env::args().skip(1))?;
+    match args.command.as_str() {
+        "durable" => durable::run(&mut args),
+        "idle" => idle::run(&mut args),
+        _ => Err(USAGE.into()),
+    }
+}
+
+/// Tells a person how far the run is.
+fn progress(what: &str) {
+    let _ = writeln!(io::stderr(), "{what}");
+}

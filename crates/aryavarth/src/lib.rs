@@ -1,12 +1,27 @@
 //! Aryavarth's engine: the key-value store that does not say OK until the write is on disk.
-#![allow(clippy::cast_possible_truncation, reason = "lengths are bounded where they enter")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "lengths are bounded where they enter, and sums of them stay far below 2^63"
+)]
+
+mod commit;
+mod compaction;
 mod engine;
 mod error;
 pub mod fs;
+mod hint;
+mod index;
+mod log;
+mod manifest;
 mod memory;
 mod options;
 mod record;
+mod recovery;
+mod segment;
 mod stats;
+mod store;
 mod sync;
 
 pub use engine::{Entry, KeyRange, KvsEngine, Newest, Page, Position, Transaction};
@@ -14,4 +29,6 @@ pub use error::{KvsError, Result};
 pub use memory::MemoryEngine;
 pub use options::{Clock, Durability, KEY_BYTES_MAX, Options, SystemClock, VALUE_BYTES_MAX};
 pub use record::{Batch, Write, record_bytes};
+pub use recovery::Recovery;
 pub use stats::Stats;
+pub use store::{KvStore, Scan};

@@ -4,7 +4,6 @@
 //! holds, so a test that passes here and fails on another engine has found a difference.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::task::{Poll, Waker};
 
 use crate::engine::{KeyRange, KvsEngine, Newest, Page, Position, Transaction};
@@ -113,8 +112,7 @@ impl KvsEngine for MemoryEngine {
             return Ok(page);
         }
         let map = lock(&self.map);
-        let bounds = (as_slice(&range.start), as_slice(&range.end));
-        let mut ascending = map.range::<[u8], _>(bounds);
+        let mut ascending = map.range::<[u8], _>(range.bounds());
         while let Some((key, value)) =
             if range.reverse { ascending.next_back() } else { ascending.next() }
         {
@@ -146,13 +144,5 @@ impl KvsEngine for MemoryEngine {
 
     fn stats(&self) -> Stats {
         Stats { keys: lock(&self.map).len() as u64, ..Stats::default() }
-    }
-}
-
-fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
-    match bound {
-        Bound::Included(key) => Bound::Included(key),
-        Bound::Excluded(key) => Bound::Excluded(key),
-        Bound::Unbounded => Bound::Unbounded,
     }
 }

@@ -97,6 +97,11 @@ impl Header {
         payload.len() == self.payload_bytes() && crc32c::crc32c(payload) == self.payload_crc
     }
 
+    /// The header of a copy of this record, a frame of its own, at another place.
+    pub(crate) fn copied_to(&self, salt: u64, offset: u64) -> [u8; HEADER_BYTES] {
+        Header { last: true, ..*self }.encode(salt, offset)
+    }
+
     fn encode(&self, salt: u64, offset: u64) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[4..8].copy_from_slice(&self.payload_crc.to_le_bytes());
@@ -244,6 +249,15 @@ impl Frame {
         &self.buf[at..at + record.header.key_bytes]
     }
 
+    /// The value of the record that begins `offset` bytes into the frame.
+    pub(crate) fn value_at(&self, offset: u64) -> Option<&[u8]> {
+        let at = self.room + usize::try_from(offset).ok()?;
+        let i = self.records.binary_search_by_key(&at, |record| record.at).ok()?;
+        let header = &self.records[i].header;
+        let from = at + HEADER_BYTES + header.key_bytes;
+        self.buf.get(from..from + header.value_bytes)
+    }
+
     /// Bytes of the records.
     pub(crate) fn bytes(&self) -> usize {
         self.buf.len() - self.room
@@ -257,11 +271,6 @@ impl Frame {
     /// The records with the last `front` bytes of the room before them, to write those.
     pub(crate) fn with_front(&mut self, front: usize) -> &mut [u8] {
         &mut self.buf[self.room - front..]
-    }
-
-    /// The records' bytes.
-    pub(crate) fn record_slice(&self) -> &[u8] {
-        &self.buf[self.room..]
     }
 }
 

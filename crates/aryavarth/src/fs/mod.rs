@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use crate::sync::Arc;
 
 pub use real::RealFs;
-pub use sim::{Crash, SimFs};
+pub use sim::{Crash, Fault, SimFs};
 
 macro_rules! sites {
     ($($(#[doc = $doc:literal])* $name:ident = $text:literal,)*) => {
@@ -46,8 +46,10 @@ macro_rules! sites {
 sites! {
     DirCreate = "create the data directory",
     DirParentSync = "sync the data directory's parent",
+    DirListFirst = "look into the data directory",
     DirList = "list the data directory",
     LockTake = "lock the data directory",
+    LockOpen = "open the lock file",
     LockRead = "read the lock file",
     LockWrite = "write the lock file",
     LockTruncate = "clear the lock file",
@@ -66,7 +68,12 @@ sites! {
     ManifestAllocate = "allocate the manifest",
     ManifestWrite = "append to the manifest",
     ManifestSync = "sync the manifest",
+    ManifestDirSync = "sync the data directory for a manifest",
     ManifestRemove = "remove an old manifest",
+    ManifestRemoveOld = "remove the manifest of the last run",
+    TailOpen = "open a segment to cut its tail",
+    TailTruncate = "cut the torn tail",
+    TailRemove = "remove a segment of which nothing stayed",
     SegmentCreate = "create a segment",
     SegmentAllocate = "allocate a segment",
     SegmentCreateSync = "sync a new segment",
@@ -74,6 +81,8 @@ sites! {
     SegmentExtend = "extend the active segment",
     SegmentOpen = "open a segment",
     SegmentLength = "measure a segment",
+    SegmentCreateLength = "measure a new segment",
+    SegmentFill = "extend a new segment",
     SegmentHeaderRead = "read a segment's header",
     SegmentScan = "scan a segment",
     SegmentTruncate = "cut a segment to its end",
@@ -81,16 +90,20 @@ sites! {
     FrameWrite = "append to the log",
     LogSync = "sync the log",
     RecordRead = "read a record",
-    TailWrite = "copy the tail of the log",
-    TailSync = "sync the copied tail of the log",
-    CompactionWrite = "write a compacted segment",
-    CompactionSync = "sync a compacted segment",
+    CopyCreate = "create a copy of records",
+    CopyWrite = "write a copy of records",
+    CopySync = "sync a copy of records",
+    CopyDirSync = "sync the data directory for a copy of records",
+    CopyDiscard = "remove a copy of records that is not needed",
+    CopyRemove = "remove an unfinished copy of records",
     HintCreate = "create a hint file",
     HintWrite = "write a hint file",
     HintOpen = "open a hint file",
     HintLength = "measure a hint file",
     HintRead = "read a hint file",
     HintRemove = "remove a hint file",
+    StrayOpen = "open a segment that the manifest does not name",
+    StrayLength = "measure a segment that the manifest does not name",
     StrayRemove = "remove a file that the manifest does not name",
     ReserveCreate = "create the reserve",
     ReserveAllocate = "allocate the reserve",

@@ -1,0 +1,349 @@
+//! Watermarks: what is written, what is durable, and who waits for it.
+//!
+//! A write is published first and synced afterwards; this file makes sure that nothing leaves
+//! before the sync that covers it. One sync runs at a time and covers everything that was written
+//! before it began, so any number of waiting callers share it (group commit). A blocking caller
+//! that no running sync covers runs the next one itself; async callers are served by the store's
+//! committer thread.
+//!
+//! Invariants:
+//! - `written >= durable >= released`, each only grows. A sync advances `durable` to the position
+//!   read *before* the call.
+//! - After a failed sync nothing advances any more: what lies above `durable` may or may not be on
+//!   disk, and nobody is ever told otherwise.
+//! - Waiting takes no lock that a writer holds across a system call.
+
+use std::fmt;
+use std::task::{Poll, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use crate::engine::Position;
+use crate::error::{KvsError, Result};
+use crate::fs::Site;
+use crate::options::Durability;
+use crate::segment::Segment;
+use crate::sync::{
+    Arc, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, Ordering, lock, wait,
+    wait_timeout,
+};
+
+/// A sync starts when this much waits for one, whatever the level.
+const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
+/// Writers wait for the disk when this much waits for a sync.
+const BACKLOG_BYTES_MAX: u64 = 64 << 20;
+const NEVER: u64 = u64::MAX;
+
+/// A blocking caller that waits for a sync somebody else runs.
+struct Sleeper {
+    position: u64,
+    thread: Thread,
+    awake: Arc<AtomicBool>,
+}
+
+#[derive(Default)]
+struct Waiters {
+    /// Whether somebody is syncing; whoever sets it also serves the waiters afterwards.
+    syncing: bool,
+    sleepers: Vec<Sleeper>,
+    wakers: Vec<(u64, Waker)>,
+    /// Ends the committer.
+    stopped: bool,
+}
+
+/// The watermarks of one log.
+pub(crate) struct Commit {
+    written: AtomicU64,
+    durable: AtomicU64,
+    /// With replication the lesser of durable and committed; without, the same as durable.
+    released: AtomicU64,
+    poison: OnceLock<Arc<str>>,
+    /// The segments written since the last sync, the active one last.
+    unsynced: Mutex<Vec<Arc<Segment>>>,
+    waiters: Mutex<Waiters>,
+    /// Wakes the committer.
+    call: Condvar,
+    /// The shortest delay in milliseconds that somebody asked a sync to start within.
+    delay_ms: AtomicU64,
+    syncs: AtomicU64,
+}
+
+impl fmt::Debug for Commit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Commit written {} durable {}", self.written(), self.durable())
+    }
+}
+
+impl Commit {
+    /// Watermarks of a log that begins at `position`, everything before it durable.
+    pub(crate) fn new(position: u64) -> Commit {
+        Commit {
+            written: AtomicU64::new(position),
+            durable: AtomicU64::new(position),
+            released: AtomicU64::new(position),
+            poison: OnceLock::new(),
+            unsynced: Mutex::default(),
+            waiters: Mutex::default(),
+            call: Condvar::new(),
+            delay_ms: AtomicU64::new(NEVER),
+            syncs: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn released(&self) -> u64 {
+        self.released.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the log is written up to `position`, before what lies there is published.
+    /// For the writer only.
+    pub(crate) fn set_written(&self, position: u64) {
+        self.written.store(position, Ordering::Release);
+        if position - self.durable.load(Ordering::Relaxed) > UNSYNCED_BYTES_MAX {
+            self.sync_within(0);
+        }
+    }
+
+    /// Notes that appends now go to `segment`, which the next sync has to cover.
+    pub(crate) fn begin_segment(&self, segment: Arc<Segment>) {
+        lock(&self.unsynced).push(segment);
+    }
+
+    /// Whether the disk is so far behind that writers should wait for it.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.written() - self.durable() > BACKLOG_BYTES_MAX
+    }
+
+    /// Refuses further work after a failed sync.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.poison.get() {
+            Some(reason) => Err(KvsError::Poisoned { reason: Arc::clone(reason) }),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives up on the log: a write or sync failed in a way that leaves its outcome unknown.
+    pub(crate) fn poison(&self, error: &KvsError) -> KvsError {
+        let reason = self.poison.get_or_init(|| error.to_string().into());
+        let mut waiters = lock(&self.waiters);
+        waiters.sleepers.drain(..).for_each(Sleeper::wake);
+        let wakers = std::mem::take(&mut waiters.wakers);
+        drop(waiters);
+        wakers.into_iter().for_each(|(_, waker)| waker.wake());
+        self.call.notify_all();
+        KvsError::Poisoned { reason: Arc::clone(reason) }
+    }
+
+    /// Whether `position` is as durable as `level` asks; `None` while it is not known.
+    fn reached(&self, position: Position, level: Durability) -> Option<Result<()>> {
+        let released = position.0 <= self.released();
+        if released {
+            return Some(Ok(()));
+        }
+        if let Err(poisoned) = self.check() {
+            // The sync that covers the position may have been the last good one.
+            return Some(if position.0 <= self.released() { Ok(()) } else { Err(poisoned) });
+        }
+        if level == Durability::Always {
+            return None;
+        }
+        debug_assert!(position.0 <= self.written(), "published before it was written");
+        self.sync_within(level.delay_ms());
+        Some(Ok(()))
+    }
+
+    /// Sees to it that a sync starts within `delay_ms`.
+    fn sync_within(&self, delay_ms: u64) {
+        if self.delay_ms.load(Ordering::Relaxed) > delay_ms
+            && self.delay_ms.fetch_min(delay_ms, Ordering::Relaxed) > delay_ms
+        {
+            // The committer may be about to sleep; the lock makes sure that it looks again.
+            drop(lock(&self.waiters));
+            self.call.notify_one();
+        }
+    }
+
+    /// Blocks until `position` is as durable as `level` asks, syncing if nobody else does.
+    pub(crate) fn wait(&self, position: Position, level: Durability) -> Result<()> {
+        loop {
+            if let Some(reached) = self.reached(position, level) {
+                return reached;
+            }
+            let mut waiters = lock(&self.waiters);
+            if self.reached(position, level).is_some() {
+                continue;
+            }
+            if waiters.syncing {
+                let awake = Arc::new(AtomicBool::new(false));
+                let thread = thread::current();
+                let sleeper = Sleeper { position: position.0, thread, awake: Arc::clone(&awake) };
+                waiters.sleepers.push(sleeper);
+                drop(waiters);
+                while !awake.load(Ordering::Acquire) {
+                    thread::park();
+                }
+            } else {
+                self.sync_as_leader(waiters);
+            }
+        }
+    }
+
+    /// The same for a task: pending means that `waker` is called when it is worth asking again.
+    pub(crate) fn on_reached(
+        &self,
+        position: Position,
+        level: Durability,
+        waker: &Waker,
+    ) -> Poll<Result<()>> {
+        if let Some(reached) = self.reached(position, level) {
+            return Poll::Ready(reached);
+        }
+        let mut waiters = lock(&self.waiters);
+        if let Some(reached) = self.reached(position, level) {
+            return Poll::Ready(reached);
+        }
+        waiters.wakers.push((position.0, waker.clone()));
+        if !waiters.syncing {
+            self.call.notify_one();
+        }
+        Poll::Pending
+    }
+
+    /// Syncs what is written now, whoever waits.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.wait(Position(self.written()), Durability::Always)
+    }
+
+    /// Runs one sync and serves who waited for it. Takes the waiters locked, nobody syncing.
+    fn sync_as_leader(&self, mut waiters: MutexGuard<'_, Waiters>) {
+        waiters.syncing = true;
+        drop(waiters);
+        let result = self.sync_files();
+        let mut waiters = lock(&self.waiters);
+        waiters.syncing = false;
+        let released = self.released();
+        let mut next = None;
+        waiters.sleepers.retain_mut(|sleeper| {
+            let asleep = sleeper.position > released;
+            if !asleep {
+                sleeper.wake_by_ref();
+            } else if next.is_none() {
+                next = Some(());
+                sleeper.wake_by_ref();
+                return false;
+            }
+            asleep
+        });
+        if !waiters.wakers.is_empty() {
+            self.call.notify_one();
+        }
+        drop(waiters);
+        if let Err(error) = result {
+            self.poison(&error);
+        }
+    }
+
+    /// Syncs every segment written since the last sync and moves the watermarks.
+    fn sync_files(&self) -> Result<()> {
+        self.check()?;
+        // The order matters: what is written by now lies in the segments listed afterwards.
+        self.delay_ms.store(NEVER, Ordering::Relaxed);
+        let target = self.written();
+        let segments = lock(&self.unsynced).clone();
+        for segment in &segments {
+            segment.file.sync(Site::LogSync)?;
+        }
+        // All but the last were sealed before the list was read: they never change again.
+        let sealed = segments.len().saturating_sub(1);
+        lock(&self.unsynced).drain(..sealed);
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        self.durable.fetch_max(target, Ordering::AcqRel);
+        self.released.fetch_max(target, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// The committer's life: serve wakers, and sync when a delay or the backlog says so.
+    pub(crate) fn run(&self) {
+        let mut due: Option<(u64, Instant)> = None;
+        let mut waiters = lock(&self.waiters);
+        while !waiters.stopped {
+            waiters = self.wake_ready(waiters);
+            let poisoned = self.check().is_err();
+            let uncovered = !waiters.wakers.is_empty();
+            let delay = self.delay_ms.load(Ordering::Relaxed);
+            due = match due {
+                _ if delay == NEVER => None,
+                Some((asked, at)) if asked <= delay => Some((asked, at)),
+                _ => Some((delay, Instant::now() + Duration::from_millis(delay))),
+            };
+            let left = due.map(|(_, at)| at.saturating_duration_since(Instant::now()));
+            let now = !poisoned && (uncovered || left == Some(Duration::ZERO));
+            if now && !waiters.syncing {
+                due = None;
+                self.sync_as_leader(waiters);
+                waiters = lock(&self.waiters);
+            } else if let (Some(left), false) = (left, poisoned) {
+                // While somebody else syncs, their end of it wakes the committer or this does.
+                let least = Duration::from_millis(1);
+                waiters = wait_timeout(&self.call, waiters, left.max(least));
+            } else {
+                waiters = wait(&self.call, waiters);
+            }
+        }
+    }
+
+    /// Wakes the tasks whose position is reached.
+    fn wake_ready<'a>(&'a self, mut waiters: MutexGuard<'a, Waiters>) -> MutexGuard<'a, Waiters> {
+        let released = self.released();
+        let poisoned = self.check().is_err();
+        let is_ready = |position: u64| poisoned || position <= released;
+        if !waiters.wakers.iter().any(|&(position, _)| is_ready(position)) {
+            return waiters;
+        }
+        let all = std::mem::take(&mut waiters.wakers);
+        let (ready, later): (Vec<_>, Vec<_>) = all.into_iter().partition(|&(p, _)| is_ready(p));
+        waiters.wakers = later;
+        drop(waiters);
+        ready.into_iter().for_each(|(_, waker)| waker.wake());
+        lock(&self.waiters)
+    }
+
+    /// One step of the committer for stores without threads; returns whether it did anything.
+    pub(crate) fn step(&self) -> Result<bool> {
+        self.check()?;
+        let due = self.durable() < self.written();
+        if due {
+            self.sync()?;
+        }
+        drop(self.wake_ready(lock(&self.waiters)));
+        Ok(due)
+    }
+
+    /// Ends the committer.
+    pub(crate) fn stop(&self) {
+        lock(&self.waiters).stopped = true;
+        self.call.notify_all();
+    }
+}
+
+impl Sleeper {
+    fn wake(self) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(&self) {
+        self.awake.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}

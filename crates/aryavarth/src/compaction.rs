@@ -1,0 +1,362 @@
+//! Compaction: giving dead bytes back without disturbing readers or writers.
+//!
+//! One round takes some sealed segments (the *inputs*), copies what is live in them into new ones,
+//! and drops them. The order is the proof:
+//!
+//! 1. Pass over the inputs: a record is live if the index points at it. A tombstone is needed as
+//!    long as an older segment may hold its key. (A copy made after the tombstone cannot: its pass
+//!    found the key removed. Hence every copy is sealed with the sequence number below which it is
+//!    *purged*.)
+//! 2. Write and sync the copies.
+//! 3. Wait until everything written before now is released: only a *durable* newer record makes an
+//!    older one garbage.
+//! 4. One manifest edit adds the copies and drops the inputs: the commit point.
+//! 5. Point the slots at the copies, each by compare-and-swap, so that a newer write always wins.
+//! 6. Wait again until what was written is released: an unreleased write still knows the place
+//!    that it replaced.
+//! 7. Take the inputs out of the table and unlink them. Readers that hold one read on; its table
+//!    index is reused after an epoch, its file is closed here when the last reader let go.
+//!
+//! A damaged input is never dropped: its round fails and names the damage.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use crossbeam_epoch as epoch;
+
+use crate::engine::Position;
+use crate::error::{KvsError, Result};
+use crate::fs::Site;
+use crate::hint;
+use crate::index::{EntryId, Slot};
+use crate::log::{Copied, CopyWriter, Log};
+use crate::manifest::Edit;
+use crate::options::Durability;
+use crate::record::Kind;
+use crate::recovery::bad_at;
+use crate::segment::{
+    SEGMENT_HEADER_BYTES, ScanStop, Scanned, Scanner, Segment, SegmentHeader, SegmentKind, blocks,
+    hint_path, log_path,
+};
+use crate::sync::{Arc, Ordering, lock};
+
+/// Dead space that is left alone, beside the share of the live data.
+const SLACK_BYTES: u64 = 6 << 20;
+/// One round takes inputs of about this size, and at least one.
+const ROUND_BYTES_MAX: u64 = 256 << 20;
+/// A copy ends at this size.
+const COPY_BYTES_MAX: u64 = 256 << 20;
+/// A segment pays if a round would give back at least this share of it.
+const GAIN_PERCENT_MIN: u64 = 10;
+/// The background round rests after reading this much.
+const PACE_BYTES: u64 = 4 << 20;
+const PACE_REST: Duration = Duration::from_millis(1);
+
+/// A sealed segment and what a round over it would give back.
+#[derive(Clone, Debug)]
+struct Candidate {
+    segment: Arc<Segment>,
+    disk_bytes: u64,
+    gain_bytes: u64,
+}
+
+/// A record that was copied: whose, from where, to where.
+struct Moved {
+    entry: EntryId,
+    from: Slot,
+    to: Slot,
+}
+
+/// Whether the directory takes more than the promise allows, or, at rest, more than it should.
+pub(crate) fn is_due(log: &Log, at_rest: bool) -> bool {
+    let live = log.live_bytes.load(Ordering::Relaxed).max(0) as u64;
+    let allowed = if at_rest { live + live / 10 * 3 } else { live * 2 };
+    log.disk_bytes() > allowed + SLACK_BYTES
+}
+
+/// One background round over the segments that pay best; returns whether it gave anything back.
+pub(crate) fn run(log: &Log) -> Result<bool> {
+    let _only_one = lock(&log.compacting);
+    let before = log.disk_bytes();
+    run_round(log, choose(candidates(log)))?;
+    Ok(log.disk_bytes() < before)
+}
+
+/// Rewrites every sealed segment, oldest first, so that only live records are left.
+pub(crate) fn run_all(log: &Log) -> Result<()> {
+    let _only_one = lock(&log.compacting);
+    let mut left = candidates(log);
+    left.sort_by_key(|candidate| candidate.segment.seq_min.load(Ordering::Relaxed));
+    while !left.is_empty() {
+        let mut bytes = 0;
+        let fits = left.partition_point(|candidate| {
+            bytes += candidate.disk_bytes;
+            bytes <= ROUND_BYTES_MAX
+        });
+        let later = left.split_off(fits.max(1));
+        run_round(log, std::mem::replace(&mut left, later))?;
+    }
+    Ok(())
+}
+
+/// One round over some inputs. The caller holds the lock of compaction.
+fn run_round(log: &Log, inputs: Vec<Candidate>) -> Result<()> {
+    if inputs.is_empty() {
+        return Ok(());
+    }
+    log.commit.check()?;
+    // After this no slot holds a tombstone that lies in an input.
+    log.unlink_all_released();
+    let inputs: Vec<Arc<Segment>> = inputs.into_iter().map(|input| input.segment).collect();
+    let mut round = Round::new(log, &inputs);
+    let copied = round.copy().and_then(|()| round.finish_copy());
+    if let Err(error) = copied.and_then(|()| round.commit()) {
+        // A manifest whose outcome is unknown may name the copies: then they stay.
+        if log.commit.check().is_ok() {
+            round.discard();
+        }
+        return Err(error);
+    }
+    round.publish();
+    round.sweep()?;
+    round.retire();
+    log.compactions.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+/// The sealed and undamaged segments of which all is released, each with its gain.
+fn candidates(log: &Log) -> Vec<Candidate> {
+    let sealed: HashSet<u64> = {
+        let manifest = lock(&log.manifest);
+        let facts = manifest.state().segments.iter();
+        facts.filter(|(_, facts)| facts.seal.is_some()).map(|(&id, _)| id).collect()
+    };
+    let released = log.commit.released();
+    let segments = log.table.all();
+    let of = |segment: &Arc<Segment>| {
+        let disk_bytes = segment.disk_bytes.load(Ordering::Relaxed);
+        let mut needed = segment.live_bytes.load(Ordering::Relaxed).max(0) as u64;
+        let mut others = segments.iter().filter(|other| other.id != segment.id);
+        let seq_max = segment.seq_max.load(Ordering::Relaxed);
+        if others.any(|other| other.may_hold_older(seq_max)) {
+            needed += segment.tombstone_bytes.load(Ordering::Relaxed);
+        }
+        let gain_bytes = disk_bytes.saturating_sub(needed);
+        Candidate { segment: Arc::clone(segment), disk_bytes, gain_bytes }
+    };
+    let is_candidate = |segment: &&Arc<Segment>| {
+        let end = segment.end.load(Ordering::Acquire);
+        sealed.contains(&segment.id)
+            && !segment.damaged.load(Ordering::Relaxed)
+            && segment.position_of(end) <= released + crate::record::ALIGN as u64
+    };
+    segments.iter().filter(is_candidate).map(of).collect()
+}
+
+/// The inputs of a round: those that pay best; or, if none does, the oldest ones, whose
+/// tombstones can go because nothing older is left.
+fn choose(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    let pays = |c: &Candidate| c.gain_bytes * 100 >= c.disk_bytes * GAIN_PERCENT_MIN;
+    let paying = candidates.iter().any(pays);
+    if paying {
+        candidates.retain(pays);
+        candidates.sort_by_key(|c| {
+            c.disk_bytes.saturating_sub(c.gain_bytes) * 1000 / c.disk_bytes.max(1)
+        });
+    } else {
+        candidates.sort_by_key(|c| c.segment.seq_min.load(Ordering::Relaxed));
+    }
+    let mut taken = 0;
+    candidates.retain(|candidate| {
+        let take = taken == 0 || taken + candidate.disk_bytes <= ROUND_BYTES_MAX;
+        taken += if take { candidate.disk_bytes } else { 0 };
+        take
+    });
+    candidates
+}
+
+struct Round<'a> {
+    log: &'a Log,
+    inputs: &'a [Arc<Segment>],
+    /// The segments that are not inputs: where something older than a tombstone may lie.
+    outside: Vec<Arc<Segment>>,
+    /// Everything numbered below this was published before the pass began.
+    purged_seq: u64,
+    writer: Option<CopyWriter>,
+    copies: Vec<Copied>,
+    moved: Vec<Moved>,
+}
+
+impl<'a> Round<'a> {
+    fn new(log: &'a Log, inputs: &'a [Arc<Segment>]) -> Round<'a> {
+        let is_input = |segment: &Arc<Segment>| inputs.iter().any(|input| input.id == segment.id);
+        let mut outside = log.table.all();
+        outside.retain(|segment| !is_input(segment));
+        let purged_seq = log.next_seq();
+        let (writer, copies, moved) = (None, Vec::new(), Vec::new());
+        Round { log, inputs, outside, purged_seq, writer, copies, moved }
+    }
+
+    /// Steps 1 and 2, up to the last copy.
+    fn copy(&mut self) -> Result<()> {
+        let mut read_bytes = 0;
+        for input in self.inputs {
+            let end = input.end.load(Ordering::Acquire);
+            let from = SEGMENT_HEADER_BYTES as u64;
+            let mut scanner = Scanner::new(&*input.file, input.salt, from, end);
+            let damage = |stop| {
+                input.damaged.store(matches!(stop, ScanStop::Bad { .. }), Ordering::Relaxed);
+                bad_at(input.file.path(), stop)
+            };
+            while let Some(record) = scanner.next().map_err(damage)? {
+                read_bytes += record.header.record_bytes() as u64;
+                if let Some(entry) = self.is_needed(input, &record) {
+                    self.push(input, &record, entry)?;
+                }
+                if read_bytes >= PACE_BYTES && self.log.options.background {
+                    read_bytes = 0;
+                    if !self.log.pause(PACE_REST) {
+                        return Err(KvsError::Closed);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a record has to be copied; if so, the entry that points at it, if any does.
+    #[expect(clippy::option_option, reason = "needed or not; and then with an entry or without")]
+    fn is_needed(&self, input: &Segment, record: &Scanned<'_>) -> Option<Option<EntryId>> {
+        if record.header.kind == Kind::Mark {
+            return None;
+        }
+        let pin = epoch::pin();
+        let found = self.log.index.find(record.key, &pin);
+        let tombstone = record.header.kind == Kind::Tombstone;
+        let bytes = record.header.record_bytes() as u64;
+        let here = Slot::new(input.table_index, record.offset, bytes, tombstone);
+        if !tombstone {
+            return found.filter(|found| found.slot() == here).map(|found| Some(found.id()));
+        }
+        // An entry means that a newer record follows (durable by step 3), or that this very
+        // tombstone is not unlinked yet.
+        let newer = found.is_some_and(|found| found.slot() != here);
+        let older = || self.outside.iter().any(|other| other.may_hold_older(record.header.seq));
+        (!newer && older()).then_some(None)
+    }
+
+    fn push(
+        &mut self,
+        input: &Segment,
+        record: &Scanned<'_>,
+        entry: Option<EntryId>,
+    ) -> Result<()> {
+        if self.writer.as_ref().is_some_and(|writer| writer.bytes() >= COPY_BYTES_MAX) {
+            self.finish_copy()?;
+        }
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(new_copy(self.log)?),
+        };
+        let offset = writer.push(record)?;
+        if let Some(entry) = entry {
+            let bytes = record.header.record_bytes() as u64;
+            let from = Slot::new(input.table_index, record.offset, bytes, false);
+            let to = Slot::new(writer.table_index(), offset, bytes, false);
+            self.moved.push(Moved { entry, from, to });
+        }
+        Ok(())
+    }
+
+    fn finish_copy(&mut self) -> Result<()> {
+        let Some(writer) = self.writer.take() else {
+            return Ok(());
+        };
+        let fs = &*self.log.options.fs;
+        self.copies.push(writer.finish(fs, &self.log.dir, self.purged_seq)?);
+        Ok(())
+    }
+
+    /// Steps 3 and 4.
+    fn commit(&mut self) -> Result<()> {
+        let log = self.log;
+        log.commit.wait(Position(log.last_position()), Durability::Always)?;
+        let mut edits = Vec::new();
+        for copy in &self.copies {
+            edits.extend(copy.edits());
+        }
+        edits.extend(self.inputs.iter().map(|input| Edit::Drop { id: input.id }));
+        log.edit_manifest(&edits)
+    }
+
+    /// Puts the copies where readers find them, and their hints beside them.
+    fn publish(&self) {
+        let log = self.log;
+        for copy in &self.copies {
+            let segment = &copy.segment;
+            let hint = hint::write(&*log.options.fs, &log.dir, segment, &copy.places).unwrap_or(0);
+            segment.disk_bytes.fetch_add(blocks(hint), Ordering::Relaxed);
+            log.table.insert(Arc::clone(segment));
+        }
+    }
+
+    /// Steps 5 and 6.
+    fn sweep(&mut self) -> Result<()> {
+        let log = self.log;
+        for moved in self.moved.drain(..) {
+            if log.index.replace(moved.entry, moved.from, moved.to) {
+                log.account(moved.from, -1);
+                log.account(moved.to, 1);
+            }
+        }
+        log.commit.wait(Position(log.last_position()), Durability::Always)
+    }
+
+    /// Step 7.
+    fn retire(&mut self) {
+        let log = self.log;
+        for input in self.inputs {
+            log.table.remove(input.table_index);
+            let fs = &*log.options.fs;
+            // What cannot be removed is a stray, which the next open removes.
+            drop(fs.remove(Site::SegmentRemove, &log_path(&log.dir, input.id)));
+            drop(fs.remove(Site::HintRemove, &hint_path(&log.dir, input.id)));
+            let (table, index) = (Arc::clone(&log.table), input.table_index);
+            let pin = epoch::pin();
+            pin.defer(move || table.release(index));
+            log.retired(input);
+        }
+        log.reap();
+    }
+
+    /// Gives up what was written; the inputs stay.
+    fn discard(&mut self) {
+        let fs = &*self.log.options.fs;
+        if let Some(writer) = self.writer.take() {
+            self.log.table.release(writer.table_index());
+            writer.discard(fs, &self.log.dir);
+        }
+        for copy in self.copies.drain(..) {
+            self.log.table.release(copy.segment.table_index);
+            drop(fs.remove(Site::CopyDiscard, &log_path(&self.log.dir, copy.segment.id)));
+        }
+    }
+}
+
+fn new_copy(log: &Log) -> Result<CopyWriter> {
+    let header = SegmentHeader {
+        kind: SegmentKind::Copy,
+        id: log.new_file_id(),
+        salt: log.new_salt(),
+        base: 0,
+        created_ms: log.options.clock.now_ms(),
+        store_id: log.store_id,
+    };
+    let Some(index) = log.table.reserve() else {
+        return Err(KvsError::corrupt(&log.dir, 0, "it has more than 65,536 segments"));
+    };
+    CopyWriter::create(&*log.options.fs, &log.dir, header, index).map_err(|error| {
+        log.table.release(index);
+        error.into()
+    })
+}

@@ -1,0 +1,431 @@
+//! A simulated file system that forgets at a crash what was not synced.
+//!
+//! Everything is in memory, and every call is numbered, so a test can cut the power at any call,
+//! let one call fail, take a crash and look at what is left. The simulation is crueler than any
+//! disk, within what a journaling file system promises:
+//!
+//! - **Contents** survive only through [`FsFile::sync`](super::FsFile::sync). Of what came after
+//!   it, a crash leaves nothing, everything, or some: any subset of the operations, writes torn at
+//!   sectors of 512 bytes. Sectors that were lost read as before, or as zeros where the file is
+//!   new: never as somebody else's old data.
+//! - **Lengths** are file-system metadata: a length change survives or not, whatever happens to
+//!   the data behind it. Data that survives beyond the surviving length is clipped, because no
+//!   reader could reach it.
+//! - **Names** survive only through [`Fs::sync_dir`] of their directory. A file that was synced
+//!   under a name that was not is lost; a removed name that was not is back.
+//!
+//! Invariants:
+//! - No threads, no clock, no order that depends on hashing: the same calls and the same seeds
+//!   give the same bytes.
+//! - A call that fails has no effect, except [`Fault::LostSync`], whose effect is its point.
+
+mod file;
+mod image;
+mod names;
+mod random;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::io::Errno;
+
+use self::file::SimFile;
+use self::image::{BLOCK_BYTES, Image, Inode};
+use self::names::{Dir, Names, Node};
+use self::random::Random;
+use super::{Fs, FsFile, IoError, OpenHow, Site};
+use crate::sync::{Arc, Mutex, lock};
+
+/// What a crash leaves of everything that was not synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// Nothing: the cruellest power cut.
+    Nothing,
+    /// Everything: the process died, the machine lives. What was not synced is still there, and
+    /// still not synced: a later power cut may take it.
+    Everything,
+    /// Some operations of each file and directory, writes torn at sectors; the seed says which.
+    Some {
+        /// Equal seeds leave equal images.
+        seed: u64,
+    },
+}
+
+/// How a single call goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The disk refuses it (`EIO`).
+    Io,
+    /// The disk is full (`ENOSPC`).
+    NoSpace,
+    /// A signal interrupts it (`EINTR`).
+    Interrupted,
+    /// A read or write moves half of its bytes, one at least. Other calls are untouched.
+    Short,
+    /// A sync fails with `EIO` and forgets what it should have written: readers still see it,
+    /// later syncs succeed, but no sync saves it any more. Other calls just fail with `EIO`.
+    LostSync,
+}
+
+/// A file system in memory, for tests. Clones are handles of the same one.
+///
+/// ```
+/// use aryavarth::fs::{Crash, Fs, OpenHow, SimFs, Site};
+/// use std::path::Path;
+///
+/// let fs = SimFs::new();
+/// let file = fs.open(Site::SegmentCreate, Path::new("/a"), OpenHow::CreateNew)?;
+/// file.write_at(Site::FrameWrite, b"abc", 0)?;
+/// file.sync(Site::LogSync)?;
+/// assert!(fs.crash(Crash::Nothing).list(Site::DirList, Path::new("/"))?.is_empty());
+/// fs.sync_dir(Site::SegmentDirSync, Path::new("/"))?;
+/// assert_eq!(fs.crash(Crash::Nothing).list(Site::DirList, Path::new("/"))?, ["a"]);
+/// # Ok::<(), aryavarth::fs::IoError>(())
+/// ```
+#[derive(Clone)]
+pub struct SimFs {
+    state: Arc<Mutex<State>>,
+}
+
+impl fmt::Debug for SimFs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimFs").field("calls", &self.calls()).finish_non_exhaustive()
+    }
+}
+
+impl Default for SimFs {
+    fn default() -> Self {
+        SimFs::new()
+    }
+}
+
+/// The whole disk and the fate of its calls.
+struct State {
+    dirs: BTreeMap<PathBuf, Dir>,
+    inodes: BTreeMap<u64, Inode>,
+    inode_next: u64,
+    trace: Vec<Site>,
+    power_cut_at: u64,
+    faults: BTreeMap<u64, Fault>,
+    space_bytes_max: u64,
+    allocates: bool,
+}
+
+impl SimFs {
+    /// A file system with the directory `/` (and the current one), empty.
+    pub fn new() -> SimFs {
+        let roots = [PathBuf::new(), PathBuf::from("/")];
+        SimFs::with(roots.map(|root| (root, Dir::default())).into(), BTreeMap::new())
+    }
+
+    fn with(dirs: BTreeMap<PathBuf, Dir>, inodes: BTreeMap<u64, Inode>) -> SimFs {
+        let inode_next = inodes.keys().next_back().map_or(0, |last| last + 1);
+        let state = State {
+            dirs,
+            inodes,
+            inode_next,
+            trace: Vec::new(),
+            power_cut_at: u64::MAX,
+            faults: BTreeMap::new(),
+            space_bytes_max: u64::MAX,
+            allocates: true,
+        };
+        SimFs { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// How many calls were made, failed ones included. The next call has this number.
+    pub fn calls(&self) -> u64 {
+        lock(&self.state).trace.len() as u64
+    }
+
+    /// What each call was for, in order.
+    pub fn trace(&self) -> Vec<Site> {
+        lock(&self.state).trace.clone()
+    }
+
+    /// Cuts the power before the call with number `call`: it and every later one, through any
+    /// handle, fails without effect. `u64::MAX` brings the power back.
+    pub fn fail_from(&self, call: u64) {
+        lock(&self.state).power_cut_at = call;
+    }
+
+    /// Lets the call with number `call` go wrong, and only that one.
+    pub fn fail_call(&self, call: u64, fault: Fault) {
+        lock(&self.state).faults.insert(call, fault);
+    }
+
+    /// Limits the space to `bytes`, counted in blocks of 4 KiB. What is there already stays;
+    /// writes stop short at the limit, allocations and writes without any room fail.
+    /// `u64::MAX` is no limit.
+    pub fn limit_space(&self, bytes: u64) {
+        lock(&self.state).space_bytes_max = bytes;
+    }
+
+    /// From now on, allocating does nothing, as on file systems that do not know it.
+    pub fn never_allocate(&self) {
+        lock(&self.state).allocates = false;
+    }
+
+    /// The bytes on the disk, in whole blocks, of files that have a name or an open handle.
+    pub fn space_used(&self) -> u64 {
+        lock(&self.state).space_used()
+    }
+
+    /// The file system that is there after a crash at this moment: all locks free, no calls made,
+    /// no faults, no limit, allocation as new. This one stays as it is.
+    #[must_use]
+    pub fn crash(&self, crash: Crash) -> SimFs {
+        let state = lock(&self.state);
+        match crash {
+            Crash::Nothing => state.after_power_cut(None),
+            Crash::Some { seed } => state.after_power_cut(Some(Random::new(seed))),
+            Crash::Everything => {
+                let inodes = state.inodes.iter().map(|(number, inode)| (*number, inode.orphan()));
+                SimFs::with(state.dirs.clone(), inodes.collect())
+            }
+        }
+    }
+}
+
+impl State {
+    /// Numbers a call and says how it goes: on, on but [`Fault::Short`], or not at all.
+    fn call(&mut self, site: Site) -> io::Result<Option<Fault>> {
+        match self.sync_call(site)? {
+            Some(Fault::LostSync) => Err(Errno::IO.into()),
+            fault => Ok(fault),
+        }
+    }
+
+    /// The same for a sync, which may have to mind [`Fault::LostSync`] too.
+    fn sync_call(&mut self, site: Site) -> io::Result<Option<Fault>> {
+        let number = self.trace.len() as u64;
+        self.trace.push(site);
+        if number >= self.power_cut_at {
+            return Err(io::Error::other("simulated power cut"));
+        }
+        match self.faults.get(&number).copied() {
+            Some(Fault::Io) => Err(Errno::IO.into()),
+            Some(Fault::NoSpace) => Err(Errno::NOSPC.into()),
+            Some(Fault::Interrupted) => Err(Errno::INTR.into()),
+            fault => Ok(fault),
+        }
+    }
+
+    fn space_used(&self) -> u64 {
+        let kept = self.inodes.values().filter(|inode| inode.named || inode.handles > 0);
+        kept.map(|inode| inode.live().allocated()).sum()
+    }
+
+    fn blocks_free(&self) -> u64 {
+        if self.space_bytes_max == u64::MAX {
+            return u64::MAX;
+        }
+        self.space_bytes_max.saturating_sub(self.space_used()) / BLOCK_BYTES as u64
+    }
+
+    fn dir(&mut self, path: &Path) -> io::Result<&mut Dir> {
+        self.dirs.get_mut(path).ok_or(Errno::NOENT.into())
+    }
+
+    /// The directory of `path` and the name in it.
+    fn place(&mut self, path: &Path) -> io::Result<(&mut Dir, String)> {
+        let path = normal(path);
+        let name = file_name(&path).ok_or(Errno::ISDIR)?;
+        Ok((self.dir(path.parent().unwrap_or(Path::new("")))?, name))
+    }
+
+    fn file(&mut self, path: &Path) -> io::Result<u64> {
+        let (dir, name) = self.place(path)?;
+        match dir.live().get(&name) {
+            Some(Node::File(number)) => Ok(*number),
+            Some(Node::Dir) => Err(Errno::ISDIR.into()),
+            None => Err(Errno::NOENT.into()),
+        }
+    }
+
+    fn create_file(&mut self, path: &Path) -> io::Result<u64> {
+        let number = self.inode_next;
+        let (dir, name) = self.place(path)?;
+        if dir.live().contains_key(&name) {
+            return Err(Errno::EXIST.into());
+        }
+        dir.add(name, Node::File(number));
+        self.inodes.insert(number, Inode::named(Image::default()));
+        self.inode_next += 1;
+        Ok(number)
+    }
+
+    fn create_dir(&mut self, path: &Path) -> io::Result<bool> {
+        if self.dirs.contains_key(path) {
+            return Ok(false);
+        }
+        self.create_dir(path.parent().unwrap_or(Path::new("")))?;
+        let (parent, name) = self.place(path)?;
+        if parent.live().contains_key(&name) {
+            return Err(Errno::NOTDIR.into());
+        }
+        parent.add(name, Node::Dir);
+        self.dirs.insert(path.to_owned(), Dir::default());
+        Ok(true)
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        if normal(from).parent() != normal(to).parent() {
+            return Err(Errno::XDEV.into());
+        }
+        let number = self.file(from)?;
+        let (_, name_from) = self.place(from)?;
+        let (dir, name_to) = self.place(to)?;
+        if name_from == name_to {
+            return Ok(());
+        }
+        if dir.live().get(&name_to) == Some(&Node::Dir) {
+            return Err(Errno::ISDIR.into());
+        }
+        if let Some(Node::File(replaced)) = dir.rename(name_from, name_to, Node::File(number)) {
+            self.unname(replaced);
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, path: &Path) -> io::Result<()> {
+        let number = self.file(path)?;
+        let (dir, name) = self.place(path)?;
+        dir.remove(name);
+        self.unname(number);
+        Ok(())
+    }
+
+    fn unname(&mut self, number: u64) {
+        if let Some(inode) = self.inodes.get_mut(&number) {
+            inode.named = false;
+        }
+    }
+
+    /// What a power cut leaves: what was synced, and of the rest what `luck` decides.
+    fn after_power_cut(&self, mut luck: Option<Random>) -> SimFs {
+        let mut dirs = BTreeMap::new();
+        let mut inodes = BTreeMap::new();
+        // Parents sort before their children, so a directory is looked at only after it is known
+        // whether its own name survived.
+        for (path, dir) in &self.dirs {
+            let named = path.parent().zip(file_name(path));
+            let survived = named.is_none_or(|(parent, name)| {
+                dirs.get(parent).is_some_and(|dir: &Dir| dir.live().contains_key(&name))
+            });
+            if !survived {
+                continue;
+            }
+            let names: Names = dir.after_power_cut(luck.as_mut());
+            for node in names.values() {
+                if let Node::File(number) = node {
+                    let image = self.inodes[number].after_power_cut(luck.as_mut());
+                    inodes.insert(*number, Inode::named(image));
+                }
+            }
+            dirs.insert(path.clone(), Dir::survivor(names));
+        }
+        SimFs::with(dirs, inodes)
+    }
+
+    /// Drops the contents that nobody can reach, not even after a crash.
+    fn forget_unreachable(&mut self) {
+        let dirs = &self.dirs;
+        self.inodes.retain(|number, inode| {
+            let node = Node::File(*number);
+            inode.named || inode.handles > 0 || dirs.values().any(|dir| dir.may_name(node))
+        });
+    }
+}
+
+impl SimFs {
+    fn handle(&self, state: &mut State, number: u64, path: &Path, how: OpenHow) -> Arc<SimFile> {
+        if let Some(inode) = state.inodes.get_mut(&number) {
+            inode.handles += 1;
+        }
+        let writable = how != OpenHow::Read;
+        Arc::new(SimFile::new(self.state.clone(), number, path.to_owned(), writable))
+    }
+}
+
+impl Fs for SimFs {
+    fn create_dir(&self, site: Site, dir: &Path) -> Result<bool, IoError> {
+        let mut state = lock(&self.state);
+        let done = state.call(site).and_then(|_| state.create_dir(&normal(dir)));
+        done.map_err(at(site, dir))
+    }
+
+    fn list(&self, site: Site, dir: &Path) -> Result<Vec<String>, IoError> {
+        let mut state = lock(&self.state);
+        state.call(site).map_err(at(site, dir))?;
+        let names = state.dir(&normal(dir)).map_err(at(site, dir))?;
+        Ok(names.live().keys().cloned().collect())
+    }
+
+    fn open(&self, site: Site, path: &Path, how: OpenHow) -> Result<Arc<dyn FsFile>, IoError> {
+        let mut state = lock(&self.state);
+        let number = state.call(site).and_then(|_| match how {
+            OpenHow::Read | OpenHow::Write => state.file(path),
+            OpenHow::CreateNew => state.create_file(path),
+        });
+        let number = number.map_err(at(site, path))?;
+        Ok(self.handle(&mut state, number, path, how))
+    }
+
+    fn rename(&self, site: Site, from: &Path, to: &Path) -> Result<(), IoError> {
+        let mut state = lock(&self.state);
+        state.call(site).and_then(|_| state.rename(from, to)).map_err(at(site, from))
+    }
+
+    fn remove(&self, site: Site, path: &Path) -> Result<(), IoError> {
+        let mut state = lock(&self.state);
+        state.call(site).and_then(|_| state.remove(path)).map_err(at(site, path))
+    }
+
+    fn sync_dir(&self, site: Site, dir: &Path) -> Result<(), IoError> {
+        let mut state = lock(&self.state);
+        let fault = state.sync_call(site).map_err(at(site, dir))?;
+        let names = state.dir(&normal(dir)).map_err(at(site, dir))?;
+        if fault == Some(Fault::LostSync) {
+            names.lose();
+            return Err(at(site, dir)(Errno::IO.into()));
+        }
+        names.sync();
+        state.forget_unreachable();
+        Ok(())
+    }
+
+    fn try_lock(&self, site: Site, path: &Path) -> Result<Option<Arc<dyn FsFile>>, IoError> {
+        let mut state = lock(&self.state);
+        state.call(site).map_err(at(site, path))?;
+        let number = match state.file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => state.create_file(path),
+            found => found,
+        };
+        let number = number.map_err(at(site, path))?;
+        match state.inodes.get_mut(&number) {
+            Some(inode) if !inode.locked => inode.locked = true,
+            _ => return Ok(None),
+        }
+        let file = self.handle(&mut state, number, path, OpenHow::Write);
+        file.hold_lock();
+        Ok(Some(file))
+    }
+}
+
+fn at(site: Site, path: &Path) -> impl FnOnce(io::Error) -> IoError + '_ {
+    move |source| IoError { site, path: path.to_owned(), source }
+}
+
+/// The path without its `.` components, so that one directory has one path.
+fn normal(path: &Path) -> PathBuf {
+    path.components().filter(|part| *part != Component::CurDir).collect()
+}
+
+fn file_name(path: &Path) -> Option<String> {
+    path.file_name().map(|name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,177 @@
+//! Hint files: a sealed segment's keys and places, without its values, for a fast open.
+//!
+//! A hint is a convenience. It is bound to its segment by id, salt and exact length, ends in a
+//! checksum of itself, and is ignored when anything differs; then the segment itself is read. It
+//! is never synced: a crash that tears it costs time at the next open, nothing else.
+//!
+//! ```text
+//! header: magic "ARYH", version u16, reserved u16, segment id, salt, end, count   (40 bytes)
+//! entry:  kind and sequence number u64, offset / 8 u32, record length u32, key length u16, key
+//! footer: CRC32C of everything before it
+//! ```
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::fs::{Fs, OpenHow, Site, read_full, write_full};
+use crate::index::Slot;
+use crate::record::{Kind, record_bytes, u16_at, u32_at, u64_at};
+use crate::segment::{FORMAT_VERSION, SEGMENT_HEADER_BYTES, ScanStop, Scanner, Segment, hint_path};
+use crate::sync::Ordering;
+
+const HINT_MAGIC: &[u8; 4] = b"ARYH";
+const HEADER_BYTES: usize = 40;
+const ENTRY_BYTES: usize = 18;
+const FOOTER_BYTES: usize = 4;
+
+/// A record's key, number and place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    key_at: usize,
+    key_bytes: u16,
+    pub(crate) seq: u64,
+    pub(crate) slot: Slot,
+    /// Bytes of the record in the log.
+    pub(crate) bytes: u64,
+}
+
+/// The records of one segment, without values.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    /// Where the keys are: the hint file itself, or the keys of a scan one after another.
+    bytes: Vec<u8>,
+    places: Vec<Place>,
+}
+
+impl Places {
+    /// The places, each with its key.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &Place)> {
+        self.places.iter().map(|place| {
+            let key = &self.bytes[place.key_at..place.key_at + usize::from(place.key_bytes)];
+            (key, place)
+        })
+    }
+
+    /// Bytes of the hint file that these came from.
+    pub(crate) fn hint_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Adds a record; `table_index` names its segment.
+    pub(crate) fn push(
+        &mut self,
+        table_index: u16,
+        offset: u64,
+        kind: Kind,
+        seq: u64,
+        key: &[u8],
+        value_bytes: usize,
+    ) {
+        let bytes = record_bytes(key.len(), value_bytes) as u64;
+        self.places.push(Place {
+            key_at: self.bytes.len(),
+            key_bytes: key.len() as u16,
+            seq,
+            slot: Slot::new(table_index, offset, bytes, kind == Kind::Tombstone),
+            bytes,
+        });
+        self.bytes.extend_from_slice(key);
+    }
+}
+
+/// Collects the places of a segment by reading all of it, verifying every record.
+pub(crate) fn scan(segment: &Segment, end: u64) -> Result<Places, ScanStop> {
+    let from = SEGMENT_HEADER_BYTES as u64;
+    let mut scanner = Scanner::new(&*segment.file, segment.salt, from, end);
+    let mut places = Places::default();
+    while let Some(record) = scanner.next()? {
+        let header = record.header;
+        if header.kind != Kind::Mark {
+            let (key, value_bytes) = (record.key, record.value.len());
+            let index = segment.table_index;
+            places.push(index, record.offset, header.kind, header.seq, key, value_bytes);
+        }
+    }
+    Ok(places)
+}
+
+/// Writes a sealed segment's hint file; returns its size in bytes. Not synced.
+pub(crate) fn write(fs: &dyn Fs, dir: &Path, segment: &Segment, places: &Places) -> Result<u64> {
+    let end = segment.end.load(Ordering::Acquire);
+    let mut out = Vec::with_capacity(HEADER_BYTES + places.bytes.len() + 24 * places.len());
+    out.extend_from_slice(HINT_MAGIC);
+    out.extend_from_slice(&(FORMAT_VERSION as u16).to_le_bytes());
+    out.extend_from_slice(&[0; 2]);
+    for word in [segment.id, segment.salt, end, places.len() as u64] {
+        out.extend_from_slice(&word.to_le_bytes());
+    }
+    for (key, place) in places.iter() {
+        let pointer = place.slot.pointer();
+        let kind = if pointer.tombstone { Kind::Tombstone } else { Kind::Put };
+        let record = place.bytes as u32;
+        out.extend_from_slice(&(place.seq << 8 | kind as u64).to_le_bytes());
+        out.extend_from_slice(&((pointer.offset / 8) as u32).to_le_bytes());
+        out.extend_from_slice(&record.to_le_bytes());
+        out.extend_from_slice(&(key.len() as u16).to_le_bytes());
+        out.extend_from_slice(key);
+    }
+    out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
+    let path = hint_path(dir, segment.id);
+    let file = fs.open(Site::HintCreate, &path, OpenHow::CreateNew)?;
+    write_full(&*file, Site::HintWrite, &out, 0)?;
+    Ok(out.len() as u64)
+}
+
+/// Reads a sealed segment's hint file; `None` if there is none that fits.
+pub(crate) fn read(fs: &dyn Fs, dir: &Path, segment: &Segment) -> Option<Places> {
+    let end = segment.end.load(Ordering::Acquire);
+    let path = hint_path(dir, segment.id);
+    let file = fs.open(Site::HintOpen, &path, OpenHow::Read).ok()?;
+    let length = file.len(Site::HintLength).ok()?;
+    // An entry is smaller than its record, so a longer file is not this segment's hint.
+    if length < (HEADER_BYTES + FOOTER_BYTES) as u64 || length > end + HEADER_BYTES as u64 {
+        return None;
+    }
+    let mut bytes = vec![0; length as usize];
+    if read_full(&*file, Site::HintRead, &mut bytes, 0).ok()? != bytes.len() {
+        return None;
+    }
+    let footer = bytes.len() - FOOTER_BYTES;
+    let count = u64_at(&bytes, 32);
+    let fits = u32_at(&bytes, footer) == crc32c::crc32c(&bytes[..footer])
+        && &bytes[..4] == HINT_MAGIC
+        && u32::from(u16_at(&bytes, 4)) == FORMAT_VERSION
+        && u64_at(&bytes, 8) == segment.id
+        && u64_at(&bytes, 16) == segment.salt
+        && u64_at(&bytes, 24) == end
+        && count <= length / ENTRY_BYTES as u64;
+    if !fits {
+        return None;
+    }
+    let mut places = Vec::with_capacity(count as usize);
+    let mut at = HEADER_BYTES;
+    for _ in 0..count {
+        let entry = bytes.get(at..at + ENTRY_BYTES)?;
+        let word = u64_at(entry, 0);
+        let tombstone = match word & 0xff {
+            1 => false,
+            2 => true,
+            _ => return None,
+        };
+        let offset = u64::from(u32_at(entry, 8)) * 8;
+        let record = u64::from(u32_at(entry, 12));
+        let key_bytes = u16_at(entry, 16);
+        let key_at = at + ENTRY_BYTES;
+        at = key_at + usize::from(key_bytes);
+        if at > footer || offset + record > end {
+            return None;
+        }
+        let slot = Slot::new(segment.table_index, offset, record, tombstone);
+        places.push(Place { key_at, key_bytes, seq: word >> 8, slot, bytes: record });
+    }
+    (at == footer).then_some(Places { bytes, places })
+}

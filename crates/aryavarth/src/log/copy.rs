@@ -1,0 +1,155 @@
+//! Copies: a new segment with records that lie elsewhere, for compaction and recovery.
+//!
+//! Copies keep their sequence numbers and payload checksums; only the header's seed changes with
+//! the place. A copy is not part of the store until the manifest says so, and is durable by then.
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::fs::{Fs, FsFile, IoError, OpenHow, Site, write_full};
+use crate::hint::Places;
+use crate::manifest::{Edit, Seal};
+use crate::record::{Kind, padded};
+use crate::segment::{
+    SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentKind, blocks, log_path,
+};
+use crate::sync::{Arc, Ordering};
+
+/// Copies are written in pieces of this size.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// A copy that is being written.
+#[derive(Debug)]
+pub(crate) struct CopyWriter {
+    header: SegmentHeader,
+    table_index: u16,
+    file: Arc<dyn FsFile>,
+    /// Bytes already in the file, and those that follow.
+    written: u64,
+    buf: Vec<u8>,
+    places: Places,
+    seq_min: u64,
+    seq_max: u64,
+    tombstone_bytes: u64,
+}
+
+/// A copy that is on disk.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) places: Places,
+    pub(crate) seal: Seal,
+}
+
+impl CopyWriter {
+    /// Creates the copy's file. `header` gives id, salt and store.
+    pub(crate) fn create(
+        fs: &dyn Fs,
+        dir: &Path,
+        header: SegmentHeader,
+        table_index: u16,
+    ) -> Result<CopyWriter, IoError> {
+        let path = log_path(dir, header.id);
+        let file = fs.open(Site::CopyCreate, &path, OpenHow::CreateNew)?;
+        Ok(CopyWriter {
+            header,
+            table_index,
+            file,
+            written: 0,
+            buf: header.encode().to_vec(),
+            places: Places::default(),
+            seq_min: u64::MAX,
+            seq_max: 0,
+            tombstone_bytes: 0,
+        })
+    }
+
+    /// The table index under which the copy will be found.
+    pub(crate) fn table_index(&self) -> u16 {
+        self.table_index
+    }
+
+    /// Bytes of the copy so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.written + self.buf.len() as u64
+    }
+
+    /// Whether nothing was copied yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes() == SEGMENT_HEADER_BYTES as u64
+    }
+
+    /// Copies a record; returns where the copy lies.
+    pub(crate) fn push(&mut self, record: &Scanned<'_>) -> Result<u64, IoError> {
+        let offset = self.bytes();
+        let header = record.header;
+        self.buf.extend_from_slice(&header.copied_to(self.header.salt, offset));
+        self.buf.extend_from_slice(record.key);
+        self.buf.extend_from_slice(record.value);
+        self.buf.resize(padded(self.buf.len()), 0);
+        self.seq_min = self.seq_min.min(header.seq);
+        self.seq_max = self.seq_max.max(header.seq);
+        if header.kind == Kind::Tombstone {
+            self.tombstone_bytes += header.record_bytes() as u64;
+        }
+        let (key, value_bytes) = (record.key, record.value.len());
+        self.places.push(self.table_index, offset, header.kind, header.seq, key, value_bytes);
+        if self.buf.len() >= WRITE_BYTES {
+            self.write_buf()?;
+        }
+        Ok(offset)
+    }
+
+    fn write_buf(&mut self) -> Result<(), IoError> {
+        write_full(&*self.file, Site::CopyWrite, &self.buf, self.written)?;
+        self.written += self.buf.len() as u64;
+        self.buf.clear();
+        Ok(())
+    }
+
+    /// Writes the rest and syncs file and name. The manifest does not know of it yet.
+    /// Nothing in it is superseded by a record numbered below `purged_seq`.
+    pub(crate) fn finish(
+        mut self,
+        fs: &dyn Fs,
+        dir: &Path,
+        purged_seq: u64,
+    ) -> Result<Copied, IoError> {
+        self.write_buf()?;
+        self.file.sync(Site::CopySync)?;
+        fs.sync_dir(Site::CopyDirSync, dir)?;
+        let segment = Segment::new(self.table_index, &self.header, true, self.file);
+        segment.end.store(self.written, Ordering::Relaxed);
+        segment.disk_bytes.store(blocks(self.written), Ordering::Relaxed);
+        segment.tombstone_bytes.store(self.tombstone_bytes, Ordering::Relaxed);
+        segment.seq_min.store(self.seq_min, Ordering::Relaxed);
+        segment.seq_max.store(self.seq_max, Ordering::Relaxed);
+        segment.purged_seq.store(purged_seq, Ordering::Relaxed);
+        let seal = Seal {
+            base: 0,
+            end: self.written,
+            seq_min: self.seq_min,
+            seq_max: self.seq_max,
+            records: self.places.len() as u64,
+            purged_seq,
+        };
+        Ok(Copied { segment: Arc::new(segment), places: self.places, seal })
+    }
+
+    /// Gives the copy up.
+    pub(crate) fn discard(self, fs: &dyn Fs, dir: &Path) {
+        // What stays behind is a stray, which the next open removes.
+        drop(fs.remove(Site::CopyRemove, &log_path(dir, self.header.id)));
+    }
+}
+
+impl Copied {
+    /// The edits that make the copy part of the store.
+    pub(crate) fn edits(&self) -> [Edit; 2] {
+        let (id, salt) = (self.segment.id, self.segment.salt);
+        [
+            Edit::Add { id, kind: SegmentKind::Copy, salt, step: 1 },
+            Edit::Seal { id, seal: self.seal },
+        ]
+    }
+}

@@ -1,0 +1,487 @@
+//! The log: what is appended where, and how it becomes visible.
+//!
+//! One writer at a time, behind one lock that is held for a single `write` call and a few stores:
+//! assign sequence numbers and a place, write the frame, publish its pointers, release the lock.
+//! Syncing comes afterwards (commit), so many writes share one sync, and the index always shows
+//! the newest write.
+//!
+//! Invariants:
+//! - A pointer is published only after the write call returned.
+//! - Under the writer's lock nobody reads a file, waits for a sync, or creates or allocates a file.
+//! - A frame that could not be written publishes nothing; its sequence numbers are not used again,
+//!   so what it left behind on the file can never pass for records of a later frame.
+//! - Before the first frame after a completed sync stands a mark that says how far it went.
+
+mod copy;
+mod read;
+mod rotate;
+mod transact;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+
+use crossbeam_epoch as epoch;
+
+use crate::commit::Commit;
+use crate::error::{KvsError, Result};
+use crate::fs::{Site, write_full};
+use crate::index::{EntryId, Found, Index, IndexWriter, Slot};
+use crate::manifest::Manifest;
+use crate::options::Options;
+use crate::record::{Batch, Frame, Kind, MARK_BYTES, Mark, check_key, check_size, check_value};
+use crate::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentKind, SegmentTable};
+use crate::sync::{
+    Arc, AtomicBool, AtomicI64, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock,
+};
+
+pub(crate) use copy::{Copied, CopyWriter};
+use rotate::Spare;
+
+/// Room in front of every frame for a segment's header and a mark, so that all three are one
+/// write.
+const ROOM_BYTES: usize = SEGMENT_HEADER_BYTES + MARK_BYTES;
+/// Newest frames that the writer keeps in memory for closures.
+const RECENT_BYTES_MAX: usize = 1 << 20;
+/// Removed keys that one write takes out of the index on its way.
+const UNLINKS_PER_WRITE: usize = 16;
+
+/// Everything that readers, writers and background work share.
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) dir: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) store_id: u64,
+    pub(crate) index: Index,
+    pub(crate) table: Arc<SegmentTable>,
+    pub(crate) commit: Commit,
+    pub(crate) manifest: Mutex<Manifest>,
+    /// Segments out of the table whose files are still open.
+    retired: Mutex<Vec<Arc<Segment>>>,
+    /// Held by the one compaction that may run.
+    pub(crate) compacting: Mutex<()>,
+    writer: Mutex<Writer>,
+    growth: Mutex<rotate::Growth>,
+    /// Held by the one thread that seals segments.
+    sealing: Mutex<()>,
+    /// Odd while a frame with several records is being published.
+    multi: AtomicU64,
+    next_file_id: AtomicU64,
+    next_salt: AtomicU64,
+    /// Bytes of the records that slots point at, and keys that exist.
+    pub(crate) live_bytes: AtomicI64,
+    pub(crate) keys: AtomicI64,
+    pub(crate) appended_bytes: AtomicU64,
+    pub(crate) compactions: AtomicU64,
+    full: AtomicBool,
+    /// Wakes the background threads.
+    chores: Mutex<Chores>,
+    call: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Chores {
+    stopped: bool,
+    /// Whether somebody called since the keeper last looked.
+    called: bool,
+}
+
+/// What a recovery hands over: the log as it was found, about to go on.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) manifest: Manifest,
+    pub(crate) index: Index,
+    pub(crate) index_writer: IndexWriter,
+    pub(crate) table: SegmentTable,
+    pub(crate) live_bytes: i64,
+    pub(crate) keys: i64,
+}
+
+/// What only the writer touches.
+#[derive(Debug)]
+struct Writer {
+    active: Option<Arc<Segment>>,
+    /// Where the next frame goes in the active segment; 0 while even its header is unwritten.
+    offset: u64,
+    /// Allocated bytes of the active segment.
+    capacity: u64,
+    /// At which size the active segment is sealed.
+    limit: u64,
+    /// The position of `offset`.
+    position: u64,
+    next_seq: u64,
+    /// The durable position that the last mark told.
+    marked: u64,
+    clock_ms: u64,
+    index: IndexWriter,
+    /// Removed keys that are still in the index, oldest first.
+    unlinks: VecDeque<(u64, EntryId, Slot)>,
+    recent: Recent,
+    spare: Option<Spare>,
+    /// Segments that take no more appends and wait for their seal.
+    sealing: Vec<Arc<Segment>>,
+}
+
+/// The active segment's newest frames in memory, so that a closure need not read them from a file.
+#[derive(Debug, Default)]
+struct Recent {
+    segment: u16,
+    /// Each with its offset, ascending.
+    frames: VecDeque<(u64, Frame)>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn begin_segment(&mut self, segment: u16) {
+        *self = Recent { segment, ..Recent::default() };
+    }
+
+    fn push(&mut self, offset: u64, frame: Frame) {
+        self.bytes += frame.bytes();
+        self.frames.push_back((offset, frame));
+        while self.bytes > RECENT_BYTES_MAX
+            && let Some((_, oldest)) = self.frames.pop_front()
+        {
+            self.bytes -= oldest.bytes();
+        }
+    }
+
+    /// The value of the record that `slot` points at, if it is among these.
+    fn value(&self, slot: Slot) -> Option<&[u8]> {
+        let pointer = slot.pointer();
+        let after = self.frames.partition_point(|&(offset, _)| offset <= pointer.offset);
+        let (offset, frame) = self.frames.get(after.checked_sub(1)?)?;
+        if pointer.segment != self.segment {
+            return None;
+        }
+        frame.value_at(pointer.offset - offset)
+    }
+}
+
+/// A frame that was written: what it found and where it ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Appended {
+    /// Removals that found their key.
+    pub(crate) removed: u64,
+    pub(crate) position: u64,
+}
+
+impl Log {
+    /// A log that goes on where recovery left off.
+    pub(crate) fn new(dir: PathBuf, options: Options, found: Recovered) -> Log {
+        let state = found.manifest.state();
+        let writer = Writer {
+            active: None,
+            offset: 0,
+            capacity: 0,
+            limit: 0,
+            position: state.position,
+            next_seq: state.seq,
+            marked: state.position,
+            clock_ms: state.clock_ms,
+            index: found.index_writer,
+            unlinks: VecDeque::new(),
+            recent: Recent::default(),
+            spare: None,
+            sealing: Vec::new(),
+        };
+        Log {
+            dir,
+            store_id: state.store_id,
+            index: found.index,
+            table: Arc::new(found.table),
+            commit: Commit::new(state.position),
+            retired: Mutex::default(),
+            compacting: Mutex::new(()),
+            writer: Mutex::new(writer),
+            growth: Mutex::default(),
+            sealing: Mutex::default(),
+            multi: AtomicU64::new(0),
+            next_file_id: AtomicU64::new(state.file_id),
+            next_salt: AtomicU64::new(options.seed ^ state.file_id.rotate_left(32)),
+            live_bytes: AtomicI64::new(found.live_bytes),
+            keys: AtomicI64::new(found.keys),
+            appended_bytes: AtomicU64::new(0),
+            compactions: AtomicU64::new(0),
+            full: AtomicBool::new(false),
+            chores: Mutex::default(),
+            call: Condvar::new(),
+            manifest: Mutex::new(found.manifest),
+            options,
+        }
+    }
+
+    /// Refuses a batch that breaks a limit, before anything is copied.
+    fn check_batch(&self, batch: &Batch) -> Result<()> {
+        for write in batch.writes() {
+            check_key(write.key())?;
+            if let Some(value) = write.value() {
+                check_value(value, self.options.value_bytes_max)?;
+            }
+        }
+        check_size("batch", batch.record_bytes(), self.options.batch_bytes_max)
+    }
+
+    /// Appends a batch as one frame. One system call; the encoding happens outside the lock.
+    pub(crate) fn write(&self, batch: &Batch) -> Result<Appended> {
+        self.check_batch(batch)?;
+        let only_removes = batch.writes().iter().all(|write| write.value().is_none());
+        if batch.writes().is_empty() {
+            return Ok(Appended { removed: 0, position: 0 });
+        }
+        let mut frame = Frame::of_batch(ROOM_BYTES, batch);
+        loop {
+            self.check_full(only_removes)?;
+            self.wait_for_disk()?;
+            // Found outside the lock, so that the walk through the list does not hold others up.
+            let pin = epoch::pin();
+            let known = match batch.writes() {
+                [write] => self.index.find(write.key(), &pin),
+                _ => None,
+            };
+            let mut writer = lock(&self.writer);
+            if only_removes && let Some(absent) = self.absent(&writer, batch, known) {
+                return Ok(absent);
+            }
+            frame = match self.append(&mut writer, frame, known)? {
+                Ok(appended) => return Ok(appended),
+                Err(frame) => frame,
+            };
+            drop(writer);
+            drop(pin);
+            self.make_room(frame.bytes(), only_removes)?;
+        }
+    }
+
+    /// What a batch of removals has to say if none of its keys exists: nothing to write, but what
+    /// it saw (an absence that may be young) has a position.
+    fn absent(&self, writer: &Writer, batch: &Batch, known: Option<Found<'_>>) -> Option<Appended> {
+        let pin = epoch::pin();
+        let mut position = 0;
+        for write in batch.writes() {
+            let found = known.filter(|found| is_linked(found));
+            match found.or_else(|| self.index.find(write.key(), &pin)) {
+                Some(found) if !found.slot().is_tombstone() => return None,
+                Some(found) => position = position.max(self.position_of(found.slot())),
+                None => {}
+            }
+        }
+        debug_assert!(position <= writer.position, "published before it was written");
+        Some(Appended { removed: 0, position })
+    }
+
+    /// Appends a frame and publishes it; gives it back if there is no room.
+    fn append(
+        &self,
+        writer: &mut Writer,
+        mut frame: Frame,
+        known: Option<Found<'_>>,
+    ) -> Result<Result<Appended, Frame>> {
+        self.commit.check()?;
+        self.unlink_released(writer, UNLINKS_PER_WRITE);
+        let durable = self.commit.durable();
+        let mark_bytes = if durable > writer.marked { MARK_BYTES } else { 0 };
+        let need = (mark_bytes + frame.bytes()) as u64;
+        let Some(segment) = self.room_for(writer, need) else {
+            return Ok(Err(frame));
+        };
+        let header_bytes = if writer.offset == 0 { SEGMENT_HEADER_BYTES } else { 0 };
+        let mark_at = writer.offset + header_bytes as u64;
+        let frame_at = mark_at + mark_bytes as u64;
+        let first_seq = writer.next_seq + u64::from(mark_bytes > 0);
+        frame.place(first_seq, segment.salt, frame_at);
+        let count = frame.records().len() as u64;
+        let bytes = frame.with_front(header_bytes + mark_bytes);
+        if header_bytes > 0 {
+            bytes[..SEGMENT_HEADER_BYTES].copy_from_slice(&self.header_of(&segment).encode());
+        }
+        let time_ms = self.options.clock.now_ms();
+        writer.clock_ms = writer.clock_ms.max(time_ms);
+        if mark_bytes > 0 {
+            let clock_ms = writer.clock_ms;
+            let mark = Mark { durable, time_ms, clock_ms, term: 0, index: 0 };
+            let out = &mut bytes[header_bytes..header_bytes + MARK_BYTES];
+            mark.encode(out, writer.next_seq, segment.salt, mark_at);
+        }
+        let written = bytes.len() as u64;
+        // Used up whatever happens: see the invariant above.
+        writer.next_seq = first_seq + count;
+        write_full(&*segment.file, Site::FrameWrite, bytes, writer.offset)
+            .map_err(|error| self.failed_write(error))?;
+        writer.marked = durable;
+        writer.offset += written;
+        writer.position += written;
+        segment.note_seq(first_seq);
+        segment.note_seq(writer.next_seq - 1);
+        segment.end.store(writer.offset, Ordering::Release);
+        self.appended_bytes.fetch_add(written, Ordering::Relaxed);
+        self.commit.set_written(writer.position);
+        let removed = self.publish(writer, &segment, &frame, frame_at, known);
+        writer.recent.push(frame_at, frame);
+        self.look_ahead(writer);
+        Ok(Ok(Appended { removed, position: writer.position }))
+    }
+
+    fn header_of(&self, segment: &Segment) -> SegmentHeader {
+        SegmentHeader {
+            kind: SegmentKind::Log,
+            id: segment.id,
+            salt: segment.salt,
+            base: segment.base(),
+            created_ms: self.options.clock.now_ms(),
+            store_id: self.store_id,
+        }
+    }
+
+    /// Points the slots of a frame's keys at its records; returns how many removals found a key.
+    fn publish(
+        &self,
+        writer: &mut Writer,
+        segment: &Segment,
+        frame: &Frame,
+        frame_at: u64,
+        known: Option<Found<'_>>,
+    ) -> u64 {
+        let pin = epoch::pin();
+        let many = frame.records().len() > 1;
+        if many {
+            self.multi.fetch_add(1, Ordering::AcqRel);
+        }
+        let mut removed = 0;
+        for record in frame.records() {
+            let key = frame.key(record);
+            let bytes = record.bytes() as u64;
+            let offset = frame_at + frame.offset_of(record);
+            let tombstone = record.kind() == Kind::Tombstone;
+            let slot = Slot::new(segment.table_index, offset, bytes, tombstone);
+            let found = known.filter(|found| is_linked(found));
+            let found = found.or_else(|| self.index.find(key, &pin));
+            let existed = found.is_some_and(|found| !found.slot().is_tombstone());
+            if tombstone {
+                segment.tombstone_bytes.fetch_add(bytes, Ordering::Relaxed);
+                removed += u64::from(existed);
+            } else {
+                self.account(slot, 1);
+            }
+            match found {
+                Some(found) => {
+                    let old = found.publish(slot);
+                    if !old.is_tombstone() {
+                        self.account(old, -1);
+                    }
+                    if tombstone {
+                        writer.unlinks.push_back((writer.position, found.id(), slot));
+                    }
+                }
+                None if tombstone => {}
+                None => {
+                    self.index.insert(&mut writer.index, key, slot);
+                }
+            }
+        }
+        if many {
+            self.multi.fetch_add(1, Ordering::AcqRel);
+        }
+        removed
+    }
+
+    /// Counts a value's record as live (1) or dead (-1).
+    pub(crate) fn account(&self, slot: Slot, sign: i64) {
+        let pointer = slot.pointer();
+        let bytes = sign * pointer.length as i64;
+        self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.keys.fetch_add(sign, Ordering::Relaxed);
+        if let Some(segment) = self.table.get(pointer.segment)
+            && let Some(segment) = segment.as_ref()
+        {
+            segment.live_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes removed keys out of the index, once their absence is durable.
+    fn unlink_released(&self, writer: &mut Writer, max: usize) -> usize {
+        let released = self.commit.released();
+        let mut done = 0;
+        while done < max
+            && let Some(&(position, id, slot)) = writer.unlinks.front()
+            && position <= released
+        {
+            writer.unlinks.pop_front();
+            self.index.unlink(id, slot);
+            done += 1;
+        }
+        done
+    }
+
+    /// Takes every removed key out of the index whose absence is durable, a few at a time.
+    pub(crate) fn unlink_all_released(&self) -> bool {
+        let mut any = false;
+        loop {
+            let done = self.unlink_released(&mut self.lock_writer(), 256);
+            any |= done > 0;
+            if done < 256 {
+                return any;
+            }
+        }
+    }
+
+    /// What a failed append means for the store.
+    fn failed_write(&self, error: crate::fs::IoError) -> KvsError {
+        if error.is_no_space() {
+            self.set_full(true);
+            return KvsError::Full { source: Arc::new(error) };
+        }
+        self.commit.poison(&error.into())
+    }
+
+    fn lock_writer(&self) -> MutexGuard<'_, Writer> {
+        lock(&self.writer)
+    }
+
+    /// The last published position: what a result computed from anything depends on at most.
+    pub(crate) fn last_position(&self) -> u64 {
+        self.commit.written()
+    }
+
+    /// Makes writers wait when the disk is far behind, so that memory and recovery stay bounded.
+    fn wait_for_disk(&self) -> Result<()> {
+        if self.commit.is_behind() { self.commit.sync() } else { Ok(()) }
+    }
+
+    /// Everything numbered below this is published.
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.lock_writer().next_seq
+    }
+
+    /// Takes over a segment that no slot names any more, to close its file.
+    pub(crate) fn retired(&self, segment: &Arc<Segment>) {
+        lock(&self.retired).push(Arc::clone(segment));
+    }
+
+    /// Closes the files of retired segments that no reader holds any more, so that no reader has
+    /// to, and helps the epoch along. Returns whether some are left.
+    pub(crate) fn reap(&self) -> bool {
+        epoch::pin().flush();
+        let mut retired = lock(&self.retired);
+        retired.retain(|segment| Arc::strong_count(segment) > 1);
+        !retired.is_empty()
+    }
+
+    /// A fresh file id.
+    pub(crate) fn new_file_id(&self) -> u64 {
+        self.next_file_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A fresh salt: the numbers of splitmix64 (Steele, Lea and Flood, 2014) from the seed.
+    pub(crate) fn new_salt(&self) -> u64 {
+        let mut z = self.next_salt.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// Whether an entry found earlier under the same pin is certainly still in the index: only a
+/// tombstone can have been taken out.
+fn is_linked(found: &Found<'_>) -> bool {
+    !found.slot().is_tombstone()
+}

@@ -1,0 +1,468 @@
+//! Room for the log: segments prepared ahead, sealed behind, and what happens on a full disk.
+//!
+//! The writer never creates or allocates a file under its lock. A *spare* segment is prepared
+//! before it is needed; the active one's allocation grows ahead of the writer in doubling steps.
+//! When either is not ready in time, the writer lets go of its lock and does the work itself.
+//!
+//! A full disk stops writes and nothing else. Removals (and compaction) may use the space of the
+//! `reserve` file, which is given up for them; once there is space again the reserve is made anew
+//! and writes resume.
+//!
+//! Invariants:
+//! - A segment is in the manifest, and its name on disk, before its first record is written.
+//! - An unsealed file's length is always a multiple of the allocation step, so a cut shows.
+//! - The seal is in the manifest before the file is cut to its end.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::{Log, Writer};
+use crate::error::{KvsError, Result};
+use crate::fs::{FsFile, OpenHow, Site};
+use crate::hint;
+use crate::manifest::{AppendError, Edit, Seal};
+use crate::record::MARK_BYTES;
+use crate::segment::{
+    SEGMENT_HEADER_BYTES, ScanStop, Segment, SegmentHeader, SegmentKind, blocks, log_path,
+};
+use crate::sync::{Arc, Ordering, lock, wait_timeout};
+
+/// The first allocation of a segment, and the unit of all later ones.
+const STEP_BYTES_MAX: u64 = 128 << 10;
+/// Files are no longer than a slot's offset can name.
+const SEGMENT_FILE_BYTES_MAX: u64 = 4 << 30;
+const RESERVE_BYTES_MIN: u64 = 128 << 10;
+const RESERVE_BYTES_MAX: u64 = 64 << 20;
+/// How often a full disk is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A segment that is ready to take appends.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    id: u64,
+    salt: u64,
+    file: Arc<dyn FsFile>,
+    capacity: u64,
+}
+
+/// What whoever makes room knows.
+#[derive(Debug, Default)]
+pub(super) struct Growth {
+    /// Bytes of the reserve file; 0 when there is none.
+    reserve_bytes: u64,
+    tried: Option<Instant>,
+}
+
+impl Log {
+    /// The unit of allocation: the file system's blocks for tests with tiny segments.
+    fn step_bytes(&self) -> u64 {
+        STEP_BYTES_MAX.min(self.options.segment_bytes_min)
+    }
+
+    /// At which size a segment is sealed: a sixteenth of the live data, within the options' limits.
+    fn segment_limit(&self) -> u64 {
+        let live = self.live_bytes.load(Ordering::Relaxed).max(0) as u64;
+        (live / 16).clamp(self.options.segment_bytes_min, self.options.segment_bytes_max)
+    }
+
+    /// The segment that takes `need` more bytes, after switching to the spare if it must; `None`
+    /// if there is no room yet.
+    pub(super) fn room_for(&self, writer: &mut Writer, need: u64) -> Option<Arc<Segment>> {
+        if let Some(active) = &writer.active {
+            if writer.offset + need <= writer.capacity {
+                return Some(Arc::clone(active));
+            }
+            if writer.offset + need <= writer.limit {
+                return None;
+            }
+        }
+        self.switch_to_spare(writer, need)
+    }
+
+    fn switch_to_spare(&self, writer: &mut Writer, need: u64) -> Option<Arc<Segment>> {
+        let need = SEGMENT_HEADER_BYTES as u64 + need;
+        let spare = writer.spare.take_if(|spare| spare.capacity >= need)?;
+        let Some(table_index) = self.table.reserve() else {
+            writer.spare = Some(spare);
+            return None;
+        };
+        let header = SegmentHeader {
+            kind: SegmentKind::Log,
+            id: spare.id,
+            salt: spare.salt,
+            base: writer.position,
+            created_ms: 0,
+            store_id: self.store_id,
+        };
+        let segment = Arc::new(Segment::new(table_index, &header, false, spare.file));
+        segment.disk_bytes.store(spare.capacity, Ordering::Relaxed);
+        self.table.insert(Arc::clone(&segment));
+        self.commit.begin_segment(Arc::clone(&segment));
+        self.retire_active(writer);
+        writer.recent.begin_segment(table_index);
+        writer.active = Some(Arc::clone(&segment));
+        writer.offset = 0;
+        writer.capacity = spare.capacity;
+        writer.limit = self.segment_limit().max(need);
+        Some(segment)
+    }
+
+    /// Ends the active segment; its seal follows in the background.
+    fn retire_active(&self, writer: &mut Writer) {
+        if let Some(active) = writer.active.take() {
+            writer.sealing.push(active);
+            self.call_background();
+        }
+    }
+
+    /// Asks for the next room before the writer needs it.
+    pub(super) fn look_ahead(&self, writer: &Writer) {
+        let grows = writer.capacity < writer.limit && writer.offset > writer.capacity / 2;
+        let ends = writer.spare.is_none() && writer.offset > writer.limit / 2;
+        if grows || ends {
+            self.call_background();
+        }
+    }
+
+    /// Makes room for a frame of `bytes`, for a writer that found none. `may_use_reserve` is for
+    /// what frees space in the end.
+    pub(super) fn make_room(&self, bytes: usize, may_use_reserve: bool) -> Result<()> {
+        let need = (bytes + MARK_BYTES + SEGMENT_HEADER_BYTES) as u64;
+        let mut growth = lock(&self.growth);
+        let mut result = self.grow(need);
+        if may_use_reserve
+            && result.as_ref().is_err_and(KvsError::is_full)
+            && self.give_up_reserve(&mut growth)?
+        {
+            result = self.grow(need);
+        }
+        match result {
+            Err(KvsError::Io(source)) if source.is_no_space() => {
+                self.set_full(true);
+                Err(KvsError::Full { source })
+            }
+            result => result,
+        }
+    }
+
+    /// Extends the active segment, or prepares a spare that holds `need` bytes. The caller holds
+    /// the lock of growth, so that only one thread at a time does either.
+    fn grow(&self, need: u64) -> Result<()> {
+        let writer = self.lock_writer();
+        let fits_active = writer.offset + need <= writer.limit;
+        if let Some(active) = writer.active.clone()
+            && fits_active
+        {
+            if writer.offset + need <= writer.capacity {
+                return Ok(());
+            }
+            let limit = writer.limit.next_multiple_of(self.step_bytes());
+            let wanted = (writer.capacity * 2).min(limit).max(writer.offset + need);
+            let capacity = wanted.next_multiple_of(self.step_bytes());
+            drop(writer);
+            active.file.allocate(Site::SegmentExtend, capacity)?;
+            active.disk_bytes.store(capacity, Ordering::Relaxed);
+            let mut writer = self.lock_writer();
+            if writer.active.as_ref().is_some_and(|now| now.id == active.id) {
+                writer.capacity = capacity;
+            }
+            return Ok(());
+        }
+        if writer.spare.as_ref().is_some_and(|spare| spare.capacity >= need) {
+            return Ok(());
+        }
+        drop(writer);
+        self.prepare_spare(need)
+    }
+
+    /// Creates the next segment's file and enters it in the manifest. Four syncs.
+    fn prepare_spare(&self, need: u64) -> Result<()> {
+        let step = self.step_bytes();
+        let capacity = need.next_multiple_of(step);
+        if capacity > SEGMENT_FILE_BYTES_MAX {
+            let (size, limit) = (capacity, SEGMENT_FILE_BYTES_MAX);
+            return Err(KvsError::TooLarge { what: "batch", size, limit });
+        }
+        let (id, salt) = (self.new_file_id(), self.new_salt());
+        let path = log_path(&self.dir, id);
+        let fs = &*self.options.fs;
+        let file = fs.open(Site::SegmentCreate, &path, OpenHow::CreateNew)?;
+        let prepared = (|| {
+            file.allocate(Site::SegmentAllocate, capacity)?;
+            // A file system that cannot allocate leaves the file empty; the length counts too.
+            if file.len(Site::SegmentCreateLength)? < capacity {
+                file.truncate(Site::SegmentFill, capacity)?;
+            }
+            file.sync(Site::SegmentCreateSync)
+        })();
+        if let Err(error) = prepared {
+            drop(fs.remove(Site::StrayRemove, &path));
+            return Err(error.into());
+        }
+        fs.sync_dir(Site::SegmentDirSync, &self.dir)
+            .map_err(|error| self.commit.poison(&error.into()))?;
+        let mut edits = vec![Edit::Add { id, kind: SegmentKind::Log, salt, step }];
+        let small = self.lock_writer().spare.take();
+        edits.extend(small.as_ref().map(|spare| Edit::Drop { id: spare.id }));
+        if let Err(error) = self.edit_manifest(&edits) {
+            drop(fs.remove(Site::StrayRemove, &path));
+            return Err(error);
+        }
+        if let Some(small) = small {
+            drop(fs.remove(Site::StrayRemove, &log_path(&self.dir, small.id)));
+        }
+        self.lock_writer().spare = Some(Spare { id, salt, file, capacity });
+        Ok(())
+    }
+
+    /// Makes manifest edits durable; poisons the store if their outcome is unknown.
+    pub(crate) fn edit_manifest(&self, edits: &[Edit]) -> Result<()> {
+        self.commit.check()?;
+        let mut manifest = lock(&self.manifest);
+        manifest.append(&*self.options.fs, edits).map_err(|error| match error {
+            AppendError::Refused(error) => error,
+            AppendError::Unknown(error) => self.commit.poison(&error),
+        })
+    }
+
+    /// One round of the keeper: seals what was rotated, makes room ahead, takes removed keys out
+    /// of the index, tries a full disk again. Returns whether there was anything to do.
+    pub(crate) fn tend(&self) -> Result<bool> {
+        self.commit.check()?;
+        let sealed = self.seal_rotated()?;
+        let unlinked = self.unlink_all_released();
+        let grown = self.grow_ahead()?;
+        Ok(sealed || unlinked || grown)
+    }
+
+    fn grow_ahead(&self) -> Result<bool> {
+        let mut growth = lock(&self.growth);
+        let was_full = self.is_full();
+        if was_full {
+            let soon = growth.tried.is_some_and(|tried| tried.elapsed() < RETRY);
+            if soon && self.options.background {
+                return Ok(false);
+            }
+            growth.tried = Some(Instant::now());
+        }
+        // Writes resume when everything below finds space, the reserve first.
+        self.set_full(false);
+        let mut done = self.hold_reserve(&mut growth)?;
+        let (extend_bytes, spare) = {
+            let writer = self.lock_writer();
+            let active = writer.active.is_some();
+            let grows = writer.capacity < writer.limit && writer.offset > writer.capacity / 2;
+            let ends = !active || writer.offset > writer.limit / 2;
+            let left = writer.capacity.saturating_sub(writer.offset);
+            ((active && grows).then_some(left + 1), writer.spare.is_none() && ends)
+        };
+        if let Some(bytes) = extend_bytes
+            && !self.is_full()
+        {
+            done |= self.or_full(self.grow(bytes))?;
+        }
+        if spare && !self.is_full() {
+            done |= self.or_full(self.prepare_spare(self.step_bytes()))?;
+        }
+        Ok(done || (was_full && !self.is_full()))
+    }
+
+    /// No space while working ahead is not the caller's error: it makes the store read-only.
+    fn or_full(&self, result: Result<()>) -> Result<bool> {
+        match result {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_full() => {
+                self.set_full(true);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the disk was full when it was last asked.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_full(&self, full: bool) {
+        if self.full.swap(full, Ordering::Relaxed) != full {
+            self.call_background();
+        }
+    }
+
+    /// Refuses a write while the disk is full, unless it frees space in the end.
+    pub(super) fn check_full(&self, only_removes: bool) -> Result<()> {
+        if only_removes || !self.is_full() {
+            return Ok(());
+        }
+        let path = self.reserve_path();
+        let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = crate::fs::IoError { site: Site::ReserveAllocate, path, source };
+        Err(KvsError::Full { source: Arc::new(error) })
+    }
+
+    fn reserve_path(&self) -> PathBuf {
+        self.dir.join("reserve")
+    }
+
+    /// Sees to it that the reserve exists and is large enough.
+    fn hold_reserve(&self, growth: &mut Growth) -> Result<bool> {
+        let live = self.live_bytes.load(Ordering::Relaxed).max(0) as u64;
+        let bytes = blocks((live / 64).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX));
+        if growth.reserve_bytes >= bytes / 2 {
+            return Ok(false);
+        }
+        self.give_up_reserve(growth)?;
+        let fs = &*self.options.fs;
+        let path = self.reserve_path();
+        let made = fs
+            .open(Site::ReserveCreate, &path, OpenHow::CreateNew)
+            .and_then(|file| file.allocate(Site::ReserveAllocate, bytes));
+        match made {
+            Ok(()) => {
+                growth.reserve_bytes = bytes;
+                Ok(true)
+            }
+            Err(error) if error.is_no_space() => {
+                self.set_full(true);
+                drop(fs.remove(Site::ReserveRemove, &path));
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Frees the reserve's space; returns whether there was any.
+    fn give_up_reserve(&self, growth: &mut Growth) -> Result<bool> {
+        if growth.reserve_bytes == 0 {
+            return Ok(false);
+        }
+        growth.reserve_bytes = 0;
+        self.options.fs.remove(Site::ReserveRemove, &self.reserve_path())?;
+        Ok(true)
+    }
+
+    /// Frees the reserve for a compaction that found no space; returns whether there was any.
+    pub(crate) fn free_reserve(&self) -> Result<bool> {
+        self.give_up_reserve(&mut lock(&self.growth))
+    }
+
+    /// Ends the active segment, whatever its size, and seals it.
+    pub(crate) fn seal_active(&self) -> Result<()> {
+        self.retire_active(&mut self.lock_writer());
+        self.seal_rotated()?;
+        Ok(())
+    }
+
+    /// Seals the segments that take no more appends: sync, hint, manifest, cut.
+    fn seal_rotated(&self) -> Result<bool> {
+        // One at a time, in order, and only one thread of them.
+        let _one = lock(&self.sealing);
+        let rotated = std::mem::take(&mut self.lock_writer().sealing);
+        let any = !rotated.is_empty();
+        for (i, segment) in rotated.iter().enumerate() {
+            if let Err(error) = self.seal(segment) {
+                let mut writer = self.lock_writer();
+                writer.sealing.splice(0..0, rotated[i..].iter().cloned());
+                return Err(error);
+            }
+        }
+        Ok(any)
+    }
+
+    fn seal(&self, segment: &Arc<Segment>) -> Result<()> {
+        let end = segment.end.load(Ordering::Acquire);
+        let position = crate::engine::Position(segment.base() + end);
+        self.commit.wait(position, crate::options::Durability::Always)?;
+        let places = hint::scan(segment, end).map_err(|stop| match stop {
+            ScanStop::Bad { offset, reason } => {
+                KvsError::corrupt(segment.file.path(), offset, reason)
+            }
+            ScanStop::Io(error) => error.into(),
+        })?;
+        // A hint that cannot be written costs time at the next open, nothing else.
+        let hint = hint::write(&*self.options.fs, &self.dir, segment, &places).unwrap_or(0);
+        let seal = Seal {
+            base: segment.base(),
+            end,
+            seq_min: segment.seq_min.load(Ordering::Relaxed),
+            seq_max: segment.seq_max.load(Ordering::Relaxed),
+            records: places.len() as u64,
+            purged_seq: 0,
+        };
+        self.edit_manifest(&[Edit::Seal { id: segment.id, seal }])?;
+        segment.file.truncate(Site::SegmentTruncate, end)?;
+        segment.disk_bytes.store(blocks(end) + blocks(hint), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Closes the log: everything synced and sealed, and the manifest says so.
+    pub(crate) fn close(&self) -> Result<()> {
+        self.commit.sync()?;
+        self.seal_active()?;
+        let writer = self.lock_writer();
+        let (position, seq, clock_ms) = (writer.position, writer.next_seq, writer.clock_ms);
+        let spare = writer.spare.as_ref().map(|spare| spare.id);
+        drop(writer);
+        let file_id = self.new_file_id();
+        let mut edits = Vec::from_iter(spare.map(|id| Edit::Drop { id }));
+        edits.push(Edit::Next { position, seq, file_id, clock_ms });
+        edits.push(Edit::Clean);
+        self.edit_manifest(&edits)?;
+        self.lock_writer().spare = None;
+        if let Some(id) = spare {
+            drop(self.options.fs.remove(Site::StrayRemove, &log_path(&self.dir, id)));
+        }
+        Ok(())
+    }
+
+    /// Bytes that the store's files take.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        let segments: u64 =
+            self.table.all().iter().map(|s| s.disk_bytes.load(Ordering::Relaxed)).sum();
+        let spare = self.lock_writer().spare.as_ref().map_or(0, |spare| spare.capacity);
+        let reserve = lock(&self.growth).reserve_bytes;
+        segments + spare + reserve + lock(&self.manifest).disk_bytes() + 8192
+    }
+
+    /// Wakes the background threads.
+    pub(crate) fn call_background(&self) {
+        if !self.options.background {
+            return;
+        }
+        lock(&self.chores).called = true;
+        self.call.notify_all();
+    }
+
+    /// Waits until there may be work for a background thread, at most `timeout`; returns false
+    /// when the store is closing.
+    pub(crate) fn rest(&self, timeout: Duration) -> bool {
+        let mut chores = lock(&self.chores);
+        if !chores.stopped && !chores.called {
+            chores = wait_timeout(&self.call, chores, timeout);
+        }
+        chores.called = false;
+        !chores.stopped
+    }
+
+    /// Waits for `timeout`, or until the store is closing: then returns false.
+    pub(crate) fn pause(&self, timeout: Duration) -> bool {
+        let chores = lock(&self.chores);
+        if chores.stopped {
+            return false;
+        }
+        !wait_timeout(&self.call, chores, timeout).stopped
+    }
+
+    /// Whether the store is closing.
+    pub(crate) fn is_stopping(&self) -> bool {
+        lock(&self.chores).stopped
+    }
+
+    /// Ends the background threads.
+    pub(crate) fn stop(&self) {
+        lock(&self.chores).stopped = true;
+        self.call.notify_all();
+        self.commit.stop();
+    }
+}

@@ -1,0 +1,402 @@
+//! The manifest: which files the store consists of.
+//!
+//! An append-only file of checksummed edits. An edit is the only way in which the set of files
+//! changes: it is synced before anything depends on it, and a file that no edit names does not
+//! belong to the store. `CURRENT` names the manifest in use; a new one is written whole and put in
+//! place by renaming `CURRENT`, at every open and when the old one has grown.
+//!
+//! ```text
+//! edit: 0 CRC32C of the rest, seeded with the manifest's number and the edit's offset
+//!       4 length of the payload     8 payload: one or more operations; zeros up to eight
+//! ```
+//!
+//! Invariants:
+//! - A segment is named here before its first record is written, a copy before it is pointed at.
+//! - A bad edit at the end was never acknowledged; a bad one with a good one after it is rot.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::error::{KvsError, Result};
+use crate::fs::{Fs, FsFile, OpenHow, Site, read_full, write_full};
+use crate::record::{padded, u32_at, u64_at};
+use crate::segment::{FORMAT_VERSION, SegmentKind};
+use crate::sync::Arc;
+
+const EDIT_HEADER_BYTES: usize = 8;
+/// Allocated ahead, so that edits still fit when the disk is full.
+const SLACK_BYTES: u64 = 64 << 10;
+/// No manifest is larger: 65,536 segments take less.
+const MANIFEST_BYTES_MAX: u64 = 64 << 20;
+
+/// What is known of a sealed segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seal {
+    /// Position of the file's first byte.
+    pub(crate) base: u64,
+    /// Bytes of the file, exactly.
+    pub(crate) end: u64,
+    pub(crate) seq_min: u64,
+    pub(crate) seq_max: u64,
+    /// Records in the file, marks not counted.
+    pub(crate) records: u64,
+    /// No record in the file is superseded by one numbered below this.
+    pub(crate) purged_seq: u64,
+}
+
+/// What is known of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentFacts {
+    pub(crate) kind: SegmentKind,
+    pub(crate) salt: u64,
+    /// Unless sealed, the file's length is a multiple of this, or somebody has cut it.
+    pub(crate) step: u64,
+    pub(crate) seal: Option<Seal>,
+}
+
+/// A change of what the manifest says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Edit {
+    /// The store's identity; the first operation of every manifest.
+    Store { format: u32, id: u64, engine: String },
+    /// A segment is about to be used.
+    Add { id: u64, kind: SegmentKind, salt: u64, step: u64 },
+    /// A segment takes no more appends.
+    Seal { id: u64, seal: Seal },
+    /// A segment's file is no longer needed.
+    Drop { id: u64 },
+    /// Where the log goes on: no position, sequence number or file id below these is used again.
+    Next { position: u64, seq: u64, file_id: u64, clock_ms: u64 },
+    /// The store was closed with everything synced and sealed.
+    Clean,
+}
+
+/// What all edits so far add up to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) format: u32,
+    pub(crate) store_id: u64,
+    pub(crate) engine: String,
+    pub(crate) segments: BTreeMap<u64, SegmentFacts>,
+    pub(crate) position: u64,
+    pub(crate) seq: u64,
+    /// Higher than every file id named so far.
+    pub(crate) file_id: u64,
+    pub(crate) clock_ms: u64,
+    /// Whether the last edit said so.
+    pub(crate) clean: bool,
+}
+
+impl State {
+    /// Applies an edit; says what is wrong if it does not fit.
+    pub(crate) fn apply(&mut self, edit: &Edit) -> Result<(), &'static str> {
+        self.clean = false;
+        match edit {
+            Edit::Store { format, id, engine } => {
+                (self.format, self.store_id) = (*format, *id);
+                self.engine.clone_from(engine);
+            }
+            Edit::Add { id, kind, salt, step } => {
+                let facts = SegmentFacts { kind: *kind, salt: *salt, step: *step, seal: None };
+                self.file_id = self.file_id.max(id + 1);
+                if self.segments.insert(*id, facts).is_some() {
+                    return Err("an edit adds a segment twice");
+                }
+            }
+            Edit::Seal { id, seal } => match self.segments.get_mut(id) {
+                Some(facts) => facts.seal = Some(*seal),
+                None => return Err("an edit seals an unknown segment"),
+            },
+            Edit::Drop { id } => {
+                if self.segments.remove(id).is_none() {
+                    return Err("an edit drops an unknown segment");
+                }
+            }
+            Edit::Next { position, seq, file_id, clock_ms } => {
+                self.position = self.position.max(*position);
+                self.seq = self.seq.max(*seq);
+                self.file_id = self.file_id.max(*file_id);
+                self.clock_ms = self.clock_ms.max(*clock_ms);
+            }
+            Edit::Clean => self.clean = true,
+        }
+        Ok(())
+    }
+
+    /// The edits that lead to this state at once.
+    fn edits(&self) -> Vec<Edit> {
+        let store =
+            Edit::Store { format: self.format, id: self.store_id, engine: self.engine.clone() };
+        let mut edits = vec![store];
+        for (&id, facts) in &self.segments {
+            edits.push(Edit::Add { id, kind: facts.kind, salt: facts.salt, step: facts.step });
+            edits.extend(facts.seal.map(|seal| Edit::Seal { id, seal }));
+        }
+        edits.push(Edit::Next {
+            position: self.position,
+            seq: self.seq,
+            file_id: self.file_id,
+            clock_ms: self.clock_ms,
+        });
+        edits
+    }
+}
+
+/// The manifest in use, open for appending.
+#[derive(Debug)]
+pub(crate) struct Manifest {
+    dir: PathBuf,
+    number: u64,
+    file: Arc<dyn FsFile>,
+    end: u64,
+    /// How large the file may grow before a new one is written.
+    rotate_at: u64,
+    state: State,
+}
+
+pub(crate) fn manifest_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("MANIFEST-{number}"))
+}
+
+fn current_path(dir: &Path) -> PathBuf {
+    dir.join("CURRENT")
+}
+
+impl Manifest {
+    /// Writes a manifest that says `state` and makes it the current one.
+    pub(crate) fn create(fs: &dyn Fs, dir: &Path, number: u64, state: State) -> Result<Manifest> {
+        let path = manifest_path(dir, number);
+        let file = fs.open(Site::ManifestCreate, &path, OpenHow::CreateNew)?;
+        let payload = encode(&state.edits());
+        let bytes = frame(&payload, number, 0);
+        let rotate_at = SLACK_BYTES.max(4 * bytes.len() as u64);
+        file.allocate(Site::ManifestAllocate, rotate_at)?;
+        write_full(&*file, Site::ManifestWrite, &bytes, 0)?;
+        file.sync(Site::ManifestSync)?;
+        write_current(fs, dir, number)?;
+        let end = bytes.len() as u64;
+        Ok(Manifest { dir: dir.to_owned(), number, file, end, rotate_at, state })
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Bytes that the manifest takes.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.rotate_at + 4096
+    }
+
+    /// Makes edits durable, all of them or none. Two system calls, seldom more.
+    ///
+    /// A failed write changes nothing; the caller poisons the store after a failed sync.
+    pub(crate) fn append(&mut self, fs: &dyn Fs, edits: &[Edit]) -> Result<(), AppendError> {
+        let mut state = self.state.clone();
+        for edit in edits {
+            state.apply(edit).map_err(|reason| {
+                AppendError::Refused(KvsError::corrupt(self.file.path(), self.end, reason))
+            })?;
+        }
+        let bytes = frame(&encode(edits), self.number, self.end);
+        if self.end + bytes.len() as u64 > self.rotate_at {
+            return self.rotate(fs, state);
+        }
+        // Without space part of it is missing, so it will not be taken for an edit; after any
+        // other failure all of it may be there.
+        write_full(&*self.file, Site::ManifestWrite, &bytes, self.end).map_err(|error| {
+            let refused = error.is_no_space();
+            if refused {
+                AppendError::Refused(error.into())
+            } else {
+                AppendError::Unknown(error.into())
+            }
+        })?;
+        self.file.sync(Site::ManifestSync).map_err(|error| AppendError::Unknown(error.into()))?;
+        self.end += bytes.len() as u64;
+        self.state = state;
+        Ok(())
+    }
+
+    fn rotate(&mut self, fs: &dyn Fs, state: State) -> Result<(), AppendError> {
+        let clean = state.clean;
+        let old = self.number;
+        // Whether the old or the new one is current after a failure is not known here.
+        *self = Manifest::create(fs, &self.dir, old + 1, state).map_err(AppendError::Unknown)?;
+        // The old one is a stray now; the next open removes it if this does not.
+        drop(fs.remove(Site::ManifestRemove, &manifest_path(&self.dir, old)));
+        if clean { self.append(fs, &[Edit::Clean]) } else { Ok(()) }
+    }
+}
+
+/// How an append to the manifest failed.
+#[derive(Debug)]
+pub(crate) enum AppendError {
+    /// The manifest is as it was.
+    Refused(KvsError),
+    /// It may or may not have been changed on disk.
+    Unknown(KvsError),
+}
+
+/// The current manifest's number and what it says.
+pub(crate) fn load(fs: &dyn Fs, dir: &Path) -> Result<(u64, State)> {
+    let number = read_current(fs, dir)?;
+    let path = manifest_path(dir, number);
+    let file = fs.open(Site::ManifestOpen, &path, OpenHow::Read)?;
+    let length = file.len(Site::ManifestLength)?;
+    if length > MANIFEST_BYTES_MAX {
+        return Err(KvsError::corrupt(&path, 0, "it is far larger than a manifest can be"));
+    }
+    let mut bytes = vec![0; length as usize];
+    let got = read_full(&*file, Site::ManifestRead, &mut bytes, 0)?;
+    bytes.truncate(got);
+    let corrupt = |at: usize, reason: &str| KvsError::corrupt(&path, at as u64, reason);
+    let mut state = State::default();
+    let mut at = 0;
+    while let Some(payload) = payload_at(&bytes, at, number) {
+        // The version is looked at before anything that a newer one may have added.
+        if at == 0
+            && let Some(found) = format_of(payload)
+            && found > FORMAT_VERSION
+        {
+            return Err(KvsError::UnknownFormat { path, found, known: FORMAT_VERSION });
+        }
+        let edits = decode(payload).ok_or_else(|| corrupt(at, "an edit cannot be understood"))?;
+        for edit in edits {
+            state.apply(&edit).map_err(|reason| corrupt(at, reason))?;
+        }
+        at += padded(EDIT_HEADER_BYTES + payload.len());
+    }
+    if at == 0 {
+        return Err(corrupt(0, "its first edit does not match its checksum"));
+    }
+    if (at..bytes.len()).step_by(8).skip(1).any(|at| payload_at(&bytes, at, number).is_some()) {
+        return Err(corrupt(at, "an edit does not match its checksum, and good ones follow"));
+    }
+    Ok((number, state))
+}
+
+fn write_current(fs: &dyn Fs, dir: &Path, number: u64) -> Result<()> {
+    let next = dir.join("CURRENT.next");
+    let file = fs.open(Site::CurrentCreate, &next, OpenHow::CreateNew)?;
+    let name = format!("MANIFEST-{number}");
+    let line = format!("{name} {:08x}\n", crc32c::crc32c(name.as_bytes()));
+    write_full(&*file, Site::CurrentWrite, line.as_bytes(), 0)?;
+    file.sync(Site::CurrentSync)?;
+    // Both names are on disk before the one that everything hangs on changes.
+    fs.sync_dir(Site::ManifestDirSync, dir)?;
+    fs.rename(Site::CurrentRename, &next, &current_path(dir))?;
+    fs.sync_dir(Site::CurrentDirSync, dir)?;
+    Ok(())
+}
+
+fn read_current(fs: &dyn Fs, dir: &Path) -> Result<u64> {
+    let path = current_path(dir);
+    let file = fs.open(Site::CurrentOpen, &path, OpenHow::Read)?;
+    let mut bytes = [0; 64];
+    let got = read_full(&*file, Site::CurrentRead, &mut bytes, 0)?;
+    let number = std::str::from_utf8(&bytes[..got]).ok().and_then(|line| {
+        let (name, crc) = line.strip_suffix('\n')?.split_once(' ')?;
+        let number: u64 = name.strip_prefix("MANIFEST-")?.parse().ok()?;
+        let crc = u32::from_str_radix(crc, 16).ok()?;
+        // Written the same way again, so that no second spelling of a number passes.
+        let same = format!("MANIFEST-{number}") == name && crc32c::crc32c(name.as_bytes()) == crc;
+        same.then_some(number)
+    });
+    number.ok_or_else(|| KvsError::corrupt(&path, 0, "it does not name a manifest"))
+}
+
+fn seed(number: u64, offset: u64) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&number.to_le_bytes()), &offset.to_le_bytes())
+}
+
+fn frame(payload: &[u8], number: u64, offset: u64) -> Vec<u8> {
+    let mut bytes = vec![0; EDIT_HEADER_BYTES];
+    bytes[4..].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(payload);
+    let crc = crc32c::crc32c_append(seed(number, offset), &bytes[4..]);
+    bytes[..4].copy_from_slice(&crc.to_le_bytes());
+    bytes.resize(padded(bytes.len()), 0);
+    bytes
+}
+
+fn payload_at(bytes: &[u8], at: usize, number: u64) -> Option<&[u8]> {
+    let header = bytes.get(at..at + EDIT_HEADER_BYTES)?;
+    let length = u32_at(header, 4) as usize;
+    let rest = bytes.get(at + 4..at + EDIT_HEADER_BYTES + length)?;
+    let crc = crc32c::crc32c_append(seed(number, at as u64), rest);
+    (length > 0 && crc == u32_at(header, 0)).then(|| &rest[4..])
+}
+
+fn encode(edits: &[Edit]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut put = |tag: u8, words: &[u64]| {
+        out.push(tag);
+        words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+    };
+    for edit in edits {
+        match edit {
+            Edit::Store { format, id, engine } => {
+                let mut name = [0; 8];
+                let length = engine.len().min(8);
+                name[..length].copy_from_slice(&engine.as_bytes()[..length]);
+                put(1, &[u64::from(*format), *id, u64::from_le_bytes(name)]);
+            }
+            Edit::Add { id, kind, salt, step } => put(2, &[*id, *kind as u64, *salt, *step]),
+            Edit::Seal { id, seal } => {
+                let Seal { base, end, seq_min, seq_max, records, purged_seq } = *seal;
+                put(3, &[*id, base, end, seq_min, seq_max, records, purged_seq]);
+            }
+            Edit::Drop { id } => put(4, &[*id]),
+            Edit::Next { position, seq, file_id, clock_ms } => {
+                put(5, &[*position, *seq, *file_id, *clock_ms]);
+            }
+            Edit::Clean => put(6, &[]),
+        }
+    }
+    out
+}
+
+/// The format version of a manifest, from its first payload.
+fn format_of(payload: &[u8]) -> Option<u32> {
+    (payload.len() >= 9 && payload[0] == 1).then(|| u64_at(payload, 1) as u32)
+}
+
+fn decode(mut payload: &[u8]) -> Option<Vec<Edit>> {
+    let mut edits = Vec::new();
+    while let Some((&tag, rest)) = payload.split_first() {
+        let words = match tag {
+            1 => 3,
+            2 | 5 => 4,
+            3 => 7,
+            4 => 1,
+            6 => 0,
+            _ => return None,
+        };
+        let (fields, rest) = rest.split_at_checked(words * 8)?;
+        payload = rest;
+        let word = |i: usize| u64_at(fields, i * 8);
+        edits.push(match tag {
+            1 => {
+                let name = word(2).to_le_bytes();
+                let engine = std::str::from_utf8(&name).ok()?.trim_end_matches('\0').to_owned();
+                Edit::Store { format: u32::try_from(word(0)).ok()?, id: word(1), engine }
+            }
+            2 => {
+                let kind = SegmentKind::from_byte(u8::try_from(word(1)).ok()?)?;
+                Edit::Add { id: word(0), kind, salt: word(2), step: word(3) }
+            }
+            3 => {
+                let (base, end, seq_min) = (word(1), word(2), word(3));
+                let (seq_max, records, purged_seq) = (word(4), word(5), word(6));
+                let seal = Seal { base, end, seq_min, seq_max, records, purged_seq };
+                Edit::Seal { id: word(0), seal }
+            }
+            4 => Edit::Drop { id: word(0) },
+            5 => {
+                Edit::Next { position: word(0), seq: word(1), file_id: word(2), clock_ms: word(3) }
+            }
+            _ => Edit::Clean,
+        });
+    }
+    Some(edits)
+}

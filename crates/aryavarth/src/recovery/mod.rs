@@ -1,0 +1,506 @@
+//! Recovery: from a directory to a store that goes on.
+//!
+//! Lock, manifest, then the segments: sealed ones through their hint files where these fit, the
+//! others record by record. The highest sequence number of a key wins, so files may be read in any
+//! order. Then the verdict on the tail (tail.rs), and only when that is known, the first change on
+//! disk: what lies beyond the last provably durable position is copied into a new segment and
+//! synced, a new manifest says so, and renaming `CURRENT` makes all of it true at once.
+//!
+//! Invariants:
+//! - Nothing is changed on disk before everything was read and found good.
+//! - A crash at any point leaves either the old state or the new one; running again is harmless.
+//! - No position, sequence number or file id that may have been used is used again.
+
+mod tail;
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{KvsError, Result};
+use crate::fs::{Fs, FsFile, IoError, OpenHow, Site, read_full, write_full};
+use crate::hint::{self, Places};
+use crate::index::{Index, IndexWriter};
+use crate::log::{Copied, CopyWriter, Log, Recovered};
+use crate::manifest::{self, Manifest, Seal, SegmentFacts, State, manifest_path};
+use crate::options::Options;
+use crate::record::{Kind, SEQ_MAX};
+use crate::segment::{
+    FORMAT_VERSION, SEGMENT_HEADER_BYTES, ScanStop, Scanner, Segment, SegmentHeader, SegmentKind,
+    SegmentTable, blocks, hint_path, log_path,
+};
+use crate::sync::{Arc, Mutex, Ordering, lock};
+
+pub(crate) use tail::{Tail, find_tail};
+
+/// The engine's name in the manifest.
+pub(crate) const ENGINE: &str = "kvs";
+/// Added to the last known position and sequence number after a crash: more than can have been
+/// written without a sync, so that nothing that was lost is numbered again.
+const POSITION_GAP: u64 = 1 << 36;
+const SEQ_GAP: u64 = 1 << 32;
+
+/// What an open found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// Whether the store had been closed, or is new.
+    pub clean: bool,
+    /// Keys that exist.
+    pub keys: u64,
+    /// Segments read.
+    pub segments: u64,
+    /// Segments that were read through their hint file.
+    pub hints_used: u64,
+    /// Records beyond the last position that provably was on disk, which were kept.
+    pub kept_records: u64,
+    /// Bytes of the last group that a crash had torn, which were cut off. They belong to writes
+    /// that were never acknowledged, or to the last group before an unclean stop.
+    pub torn_bytes: u64,
+    /// Where the torn bytes began.
+    pub torn_at: Option<(PathBuf, u64)>,
+}
+
+/// The lock of a directory, held as long as this lives.
+#[derive(Debug)]
+pub(crate) struct DirLock {
+    _file: Arc<dyn FsFile>,
+}
+
+/// Opens a directory, creating it if it does not exist.
+pub(crate) fn open(dir: &Path, options: Options) -> Result<(Log, DirLock, Recovery)> {
+    options.check()?;
+    let fs = Arc::clone(&options.fs);
+    if fs.create_dir(Site::DirCreate, dir)?
+        && let Some(parent) = dir.parent()
+    {
+        // Where a parent cannot be synced there is nothing to be done about it here.
+        drop(fs.sync_dir(Site::DirParentSync, parent));
+    }
+    let lock = take_lock(&*fs, dir)?;
+    let names = fs.list(Site::DirList, dir)?;
+    let (number, state) = if names.iter().any(|name| name == "CURRENT") {
+        load_manifest(&*fs, dir)?
+    } else {
+        let id = options.seed;
+        let engine = ENGINE.to_owned();
+        let state = State {
+            format: FORMAT_VERSION,
+            store_id: id,
+            engine,
+            seq: 1,
+            clean: true,
+            ..State::default()
+        };
+        (0, state)
+    };
+    let mut opening = Opening::new(dir, &options, state);
+    opening.open_segments()?;
+    opening.load_sealed()?;
+    let tail = find_tail(dir, &opening.state, &opening.unsealed)?;
+    let files = Files::of(&names);
+    opening.refuse_lost_edits(&files, number)?;
+    let (log, report) = opening.finish(tail, &files, number)?;
+    Ok((log, lock, report))
+}
+
+fn load_manifest(fs: &dyn Fs, dir: &Path) -> Result<(u64, State)> {
+    let (number, state) = manifest::load(fs, dir)?;
+    if state.engine != ENGINE {
+        let (path, found) = (dir.to_owned(), state.engine);
+        return Err(KvsError::WrongEngine { path, found, asked: ENGINE.to_owned() });
+    }
+    Ok((number, state))
+}
+
+/// Takes the directory's lock, or says who has it. A directory that is not ours is not touched.
+pub(crate) fn take_lock(fs: &dyn Fs, dir: &Path) -> Result<DirLock> {
+    refuse_foreign(fs, dir)?;
+    let path = dir.join("LOCK");
+    let Some(file) = fs.try_lock(Site::LockTake, &path)? else {
+        let pid = fs.open(Site::LockOpen, &path, OpenHow::Read).ok().and_then(|file| {
+            let mut bytes = [0; 16];
+            let got = read_full(&*file, Site::LockRead, &mut bytes, 0).ok()?;
+            std::str::from_utf8(&bytes[..got]).ok()?.trim().parse().ok()
+        });
+        return Err(KvsError::Locked { path: dir.to_owned(), pid });
+    };
+    let pid = format!("{}\n", std::process::id());
+    // The pid is a courtesy to whoever is refused; the lock itself does not depend on it.
+    if file.truncate(Site::LockTruncate, 0).is_ok() {
+        drop(write_full(&*file, Site::LockWrite, pid.as_bytes(), 0));
+    }
+    Ok(DirLock { _file: file })
+}
+
+/// Refuses a directory with files in it that no store made.
+fn refuse_foreign(fs: &dyn Fs, dir: &Path) -> Result<()> {
+    let names = fs.list(Site::DirListFirst, dir)?;
+    if names.iter().any(|name| name == "CURRENT") {
+        return Ok(());
+    }
+    // A crash while the store was being created leaves these.
+    let ours = |name: &String| matches!(name.as_str(), "LOCK" | "CURRENT.next" | "MANIFEST-1");
+    match names.iter().find(|name| !ours(name)) {
+        Some(name) => {
+            let reason = format!("it holds {name} but no CURRENT");
+            Err(KvsError::NotOurs { path: dir.to_owned(), reason })
+        }
+        None => Ok(()),
+    }
+}
+
+/// The names in the directory, by what they are.
+struct Files {
+    logs: Vec<u64>,
+    hints: Vec<u64>,
+    manifests: Vec<u64>,
+    others: Vec<&'static str>,
+}
+
+impl Files {
+    fn of(names: &[String]) -> Files {
+        let id = |name: &String, suffix: &str| name.strip_suffix(suffix)?.parse().ok();
+        let number = |name: &String| name.strip_prefix("MANIFEST-")?.parse().ok();
+        let others = ["CURRENT.next", "reserve"];
+        Files {
+            logs: names.iter().filter_map(|name| id(name, ".log")).collect(),
+            hints: names.iter().filter_map(|name| id(name, ".hint")).collect(),
+            manifests: names.iter().filter_map(number).collect(),
+            others: others.into_iter().filter(|o| names.iter().any(|name| name == o)).collect(),
+        }
+    }
+}
+
+/// A segment that the manifest names but does not call sealed.
+#[derive(Debug)]
+pub(crate) struct Unsealed {
+    pub(crate) id: u64,
+    pub(crate) facts: SegmentFacts,
+    pub(crate) file: Arc<dyn FsFile>,
+    pub(crate) length: u64,
+    /// `None` while nothing was written, or if the first write was torn.
+    pub(crate) header: Option<SegmentHeader>,
+}
+
+/// A store that is being opened.
+struct Opening<'a> {
+    dir: &'a Path,
+    options: &'a Options,
+    state: State,
+    table: SegmentTable,
+    sealed: Vec<(Arc<Segment>, Seal)>,
+    unsealed: Vec<Unsealed>,
+    loaded: Vec<(Arc<Segment>, Places)>,
+    /// Files to be cut to their end, once the manifest says so.
+    overlong: Vec<(u64, u64)>,
+    report: Recovery,
+}
+
+impl<'a> Opening<'a> {
+    fn new(dir: &'a Path, options: &'a Options, state: State) -> Opening<'a> {
+        let segments = state.segments.len() as u64;
+        let report = Recovery { clean: state.clean, segments, ..Recovery::default() };
+        Opening {
+            dir,
+            options,
+            state,
+            table: SegmentTable::new(),
+            sealed: Vec::new(),
+            unsealed: Vec::new(),
+            loaded: Vec::new(),
+            overlong: Vec::new(),
+            report,
+        }
+    }
+
+    /// Opens the file of every segment and checks its length and header.
+    fn open_segments(&mut self) -> Result<()> {
+        for (&id, facts) in &self.state.segments {
+            let path = log_path(self.dir, id);
+            let file = self.options.fs.open(Site::SegmentOpen, &path, OpenHow::Read);
+            let file = file.map_err(|error| match error.source.kind() {
+                std::io::ErrorKind::NotFound => KvsError::corrupt(&path, 0, "the file is missing"),
+                _ => error.into(),
+            })?;
+            let length = file.len(Site::SegmentLength)?;
+            let header = read_header(&*file, length)?;
+            let header = header.filter(|header| header.id == id && header.salt == facts.salt);
+            let Some(seal) = facts.seal else {
+                refuse_cut(&path, length, facts.step)?;
+                self.unsealed.push(Unsealed { id, facts: *facts, file, length, header });
+                continue;
+            };
+            if length < seal.end {
+                let reason = format!("the file ends here, but {} bytes were sealed", seal.end);
+                return Err(KvsError::corrupt(&path, length, reason));
+            }
+            let Some(header) = header else {
+                return Err(KvsError::corrupt(&path, 0, "its header does not match its checksum"));
+            };
+            if length > seal.end {
+                self.overlong.push((id, seal.end));
+            }
+            let segment = self.settled(&header, file, &seal)?;
+            self.sealed.push((segment, seal));
+        }
+        Ok(())
+    }
+
+    /// A segment of which all is durable, as the running store knows it.
+    fn settled(
+        &self,
+        header: &SegmentHeader,
+        file: Arc<dyn FsFile>,
+        seal: &Seal,
+    ) -> Result<Arc<Segment>> {
+        let Some(index) = self.table.reserve() else {
+            return Err(KvsError::corrupt(self.dir, 0, "it has more than 65,536 segments"));
+        };
+        let segment = Segment::new(index, header, true, file);
+        segment.end.store(seal.end, Ordering::Relaxed);
+        segment.seq_min.store(seal.seq_min, Ordering::Relaxed);
+        segment.seq_max.store(seal.seq_max, Ordering::Relaxed);
+        segment.purged_seq.store(seal.purged_seq, Ordering::Relaxed);
+        segment.disk_bytes.store(blocks(seal.end), Ordering::Relaxed);
+        Ok(Arc::new(segment))
+    }
+
+    /// Reads the keys and places of the sealed segments, several at a time.
+    fn load_sealed(&mut self) -> Result<()> {
+        let threads = if self.options.background {
+            std::thread::available_parallelism().map_or(1, |n| n.get().min(8))
+        } else {
+            1
+        };
+        let queue = Mutex::new(self.sealed.iter());
+        let results = Mutex::new(Vec::new());
+        let work = || {
+            while let Some((segment, seal)) = { lock(&queue).next() } {
+                let loaded = load(&*self.options.fs, self.dir, segment, seal);
+                lock(&results).push((Arc::clone(segment), loaded));
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads.min(self.sealed.len().max(1)) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        for (segment, loaded) in results.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            let (places, from_hint) = loaded?;
+            self.report.hints_used += u64::from(from_hint);
+            self.loaded.push((segment, places));
+        }
+        Ok(())
+    }
+
+    /// A log file that the manifest does not name, is newer than all that it names and holds
+    /// records means that the manifest lost an edit.
+    fn refuse_lost_edits(&self, files: &Files, number: u64) -> Result<()> {
+        for &id in files.logs.iter().filter(|&&id| id >= self.state.file_id) {
+            let path = log_path(self.dir, id);
+            let file = self.options.fs.open(Site::StrayOpen, &path, OpenHow::Read)?;
+            let length = file.len(Site::StrayLength)?;
+            let Some(header) = read_header(&*file, length)? else {
+                continue;
+            };
+            let from = SEGMENT_HEADER_BYTES as u64;
+            let first = Scanner::new(&*file, header.salt, from, length).next().map(|r| r.is_some());
+            if header.kind == SegmentKind::Log && matches!(first, Ok(true)) {
+                let path = manifest_path(self.dir, number);
+                let reason = format!("it does not name {id}.log, which holds records");
+                return Err(KvsError::corrupt(&path, 0, reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the recovered state the store's, on disk and in memory.
+    fn finish(mut self, tail: Tail, files: &Files, number: u64) -> Result<(Log, Recovery)> {
+        let fs = &*self.options.fs;
+        self.remove_strays(files, number);
+        let mut state = std::mem::take(&mut self.state);
+        let highest = files.logs.iter().max().map_or(0, |id| id + 1);
+        state.file_id = state.file_id.max(highest);
+        if !state.clean {
+            state.position = tail.end.max(state.position) + POSITION_GAP;
+            state.seq = ((tail.seq_max + 1).max(state.seq) + SEQ_GAP).min(SEQ_MAX);
+            state.clock_ms = state.clock_ms.max(tail.clock_ms);
+        }
+        for kept in &tail.kept {
+            let segment = self.settled(&kept.header, Arc::clone(&kept.file), &kept.seal)?;
+            let places = hint::scan(&segment, kept.seal.end).map_err(|stop| bad(&segment, stop))?;
+            if let Some(facts) = state.segments.get_mut(&kept.header.id) {
+                facts.seal = Some(Seal { records: places.len() as u64, ..kept.seal });
+            }
+            self.overlong.push((kept.header.id, kept.seal.end));
+            self.loaded.push((segment, places));
+        }
+        for id in &tail.dropped {
+            state.segments.remove(id);
+        }
+        if let Some(copied) = self.copy_tail(&tail, &mut state)? {
+            self.report.kept_records = copied.places.len() as u64;
+            for edit in copied.edits() {
+                state.apply(&edit).map_err(|reason| KvsError::corrupt(self.dir, 0, reason))?;
+            }
+            self.loaded.push((copied.segment, copied.places));
+        }
+        state.clean = false;
+        let manifest = Manifest::create(fs, self.dir, number + 1, state)?;
+        if number > 0 {
+            drop(fs.remove(Site::ManifestRemoveOld, &manifest_path(self.dir, number)));
+        }
+        self.cut(&tail);
+        self.report.torn_bytes = tail.torn_bytes;
+        self.report.torn_at = tail.torn_at;
+        let recovered = build(self.table, self.loaded, manifest);
+        self.report.keys = recovered.keys as u64;
+        let log = Log::new(self.dir.to_owned(), self.options.clone(), recovered);
+        Ok((log, self.report))
+    }
+
+    /// Removes what no manifest names. A failure leaves a stray, which does no harm.
+    fn remove_strays(&self, files: &Files, number: u64) {
+        let known = |id: &u64| self.state.segments.contains_key(id);
+        let logs = files.logs.iter().filter(|id| !known(id)).map(|&id| log_path(self.dir, id));
+        let hints = files.hints.iter().filter(|id| !known(id)).map(|&id| hint_path(self.dir, id));
+        let manifests = files.manifests.iter().filter(|&&n| n != number);
+        let manifests = manifests.map(|&n| manifest_path(self.dir, n));
+        let others = files.others.iter().map(|name| self.dir.join(name));
+        for path in logs.chain(hints).chain(manifests).chain(others) {
+            drop(self.options.fs.remove(Site::StrayRemove, &path));
+        }
+    }
+
+    /// Copies the records that nothing proves durable into a segment of their own.
+    fn copy_tail(&self, tail: &Tail, state: &mut State) -> Result<Option<Copied>> {
+        if tail.loose.is_empty() {
+            return Ok(None);
+        }
+        let fs = &*self.options.fs;
+        let id = state.file_id;
+        state.file_id += 1;
+        let header = SegmentHeader {
+            kind: SegmentKind::Copy,
+            id,
+            salt: self.options.seed.rotate_left(17) ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            base: 0,
+            created_ms: self.options.clock.now_ms(),
+            store_id: state.store_id,
+        };
+        let Some(index) = self.table.reserve() else {
+            return Err(KvsError::corrupt(self.dir, 0, "it has more than 65,536 segments"));
+        };
+        let mut writer = CopyWriter::create(fs, self.dir, header, index)?;
+        for loose in &tail.loose {
+            let mut scanner = Scanner::new(&*loose.file, loose.salt, loose.from, loose.to);
+            let path = loose.file.path();
+            while let Some(record) = scanner.next().map_err(|stop| bad_at(path, stop))? {
+                if record.header.kind != Kind::Mark {
+                    writer.push(&record)?;
+                }
+            }
+        }
+        if writer.is_empty() {
+            writer.discard(fs, self.dir);
+            self.table.release(index);
+            return Ok(None);
+        }
+        Ok(Some(writer.finish(fs, self.dir, 0)?))
+    }
+
+    /// Cuts off what now lies in the copy or was torn. Where that fails the next open does it.
+    fn cut(&self, tail: &Tail) {
+        let fs = &*self.options.fs;
+        for &(id, end) in &self.overlong {
+            let file = fs.open(Site::TailOpen, &log_path(self.dir, id), OpenHow::Write);
+            drop(file.and_then(|file| file.truncate(Site::TailTruncate, end)));
+        }
+        for &id in &tail.dropped {
+            drop(fs.remove(Site::TailRemove, &log_path(self.dir, id)));
+        }
+    }
+}
+
+fn read_header(file: &dyn FsFile, length: u64) -> Result<Option<SegmentHeader>, IoError> {
+    let mut bytes = [0; SEGMENT_HEADER_BYTES];
+    if length < bytes.len() as u64 {
+        return Ok(None);
+    }
+    read_full(file, Site::SegmentHeaderRead, &mut bytes, 0)?;
+    Ok(SegmentHeader::decode(&bytes))
+}
+
+/// An unsealed file grows in steps; any other length means that somebody cut it.
+fn refuse_cut(path: &Path, length: u64, step: u64) -> Result<()> {
+    if length == 0 || !length.is_multiple_of(step.max(1)) {
+        let reason = "the file was cut here, or the manifest's last edit is damaged";
+        return Err(KvsError::corrupt(path, length, reason));
+    }
+    Ok(())
+}
+
+/// The keys and places of a sealed segment, and whether they came from its hint file.
+fn load(fs: &dyn Fs, dir: &Path, segment: &Segment, seal: &Seal) -> Result<(Places, bool)> {
+    if let Some(places) = hint::read(fs, dir, segment)
+        && places.len() as u64 == seal.records
+    {
+        segment.disk_bytes.fetch_add(blocks(places.hint_bytes()), Ordering::Relaxed);
+        return Ok((places, true));
+    }
+    let places = hint::scan(segment, seal.end).map_err(|stop| bad(segment, stop))?;
+    if places.len() as u64 != seal.records {
+        let reason = format!("{} records were sealed, {} are here", seal.records, places.len());
+        return Err(KvsError::corrupt(segment.file.path(), 0, reason));
+    }
+    Ok((places, false))
+}
+
+fn bad(segment: &Segment, stop: ScanStop) -> KvsError {
+    bad_at(segment.file.path(), stop)
+}
+
+pub(crate) fn bad_at(path: &Path, stop: ScanStop) -> KvsError {
+    match stop {
+        ScanStop::Bad { offset, reason } => KvsError::corrupt(path, offset, reason),
+        ScanStop::Io(error) => error.into(),
+    }
+}
+
+/// The index of everything loaded: per key the record with the highest sequence number.
+fn build(
+    table: SegmentTable,
+    loaded: Vec<(Arc<Segment>, Places)>,
+    manifest: Manifest,
+) -> Recovered {
+    let mut all: Vec<(&[u8], u64, crate::index::Slot)> = Vec::new();
+    for (segment, places) in &loaded {
+        table.insert(Arc::clone(segment));
+        let mut tombstone_bytes = 0;
+        for (key, place) in places.iter() {
+            if place.slot.is_tombstone() {
+                tombstone_bytes += place.bytes;
+            }
+            all.push((key, place.seq, place.slot));
+        }
+        segment.tombstone_bytes.store(tombstone_bytes, Ordering::Relaxed);
+    }
+    // Ascending keys make the list cheap to build: its search path stays in the cache.
+    all.sort_unstable_by(|a, b| a.0.cmp(b.0).then(b.1.cmp(&a.1)));
+    all.dedup_by(|later, first| later.0 == first.0);
+    let (index, mut index_writer) = (Index::new(), IndexWriter::default());
+    let (mut live_bytes, mut keys) = (0, 0);
+    for (key, _, slot) in all.into_iter().filter(|(_, _, slot)| !slot.is_tombstone()) {
+        index.insert(&mut index_writer, key, slot);
+        let pointer = slot.pointer();
+        let bytes = pointer.length as i64;
+        if let Some(segment) = table.get(pointer.segment)
+            && let Some(segment) = segment.as_ref()
+        {
+            segment.live_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        live_bytes += bytes;
+        keys += 1;
+    }
+    Recovered { manifest, index, index_writer, table, live_bytes, keys }
+}

@@ -1,0 +1,440 @@
+//! A segment: one log file, append-only, and the table through which readers find it.
+//!
+//! The log is a sequence of segments. The *active* one takes appends; *sealed* ones never change
+//! again, so readers need no lock on them. A segment is either a piece of the log as it was
+//! written, or a copy that compaction or recovery made of records that lay elsewhere.
+//!
+//! Invariants:
+//! - A file begins with a 64-byte header, written together with the first frame.
+//! - Records lie back to back from there; what follows the last one reads as zeros.
+//! - A table index names one segment until every reader that could have seen it in a slot is gone.
+//! - A segment's file is closed when the last reader that holds it lets go; it is never reused.
+//!
+//! Not here: which segment is active (log), which records are live (index), when to sync (commit).
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use arc_swap::{ArcSwapOption, Guard};
+
+use crate::error::{KvsError, Result};
+use crate::fs::{FsFile, IoError, Site, read_full};
+use crate::record::{
+    ALIGN, HEADER_BYTES, Header, Kind, MARK_BYTES, Mark, padded, u16_at, u32_at, u64_at,
+};
+use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, Mutex, OnceLock, Ordering, lock};
+
+/// Bytes of a segment's header.
+pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
+/// The version of everything on disk.
+pub(crate) const FORMAT_VERSION: u32 = 0;
+/// Segments that a store can have at once.
+const TABLE_MAX: usize = 1 << 16;
+const TABLE_CHUNK: usize = 256;
+/// What a scan reads at a time.
+const SCAN_WINDOW_BYTES: usize = 1 << 20;
+
+/// The name of a segment's file.
+pub(crate) fn log_path(dir: &Path, id: u64) -> PathBuf {
+    dir.join(format!("{id}.log"))
+}
+
+/// The name of a segment's hint file.
+pub(crate) fn hint_path(dir: &Path, id: u64) -> PathBuf {
+    dir.join(format!("{id}.hint"))
+}
+
+/// What a segment's records are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SegmentKind {
+    /// A piece of the log, in the order in which it was written.
+    Log = 0,
+    /// Copies of records that lay in other segments, with their old sequence numbers.
+    Copy = 1,
+}
+
+impl SegmentKind {
+    pub(crate) fn from_byte(byte: u8) -> Option<SegmentKind> {
+        match byte {
+            0 => Some(SegmentKind::Log),
+            1 => Some(SegmentKind::Copy),
+            _ => None,
+        }
+    }
+}
+
+/// The first bytes of a segment's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) kind: SegmentKind,
+    pub(crate) id: u64,
+    pub(crate) salt: u64,
+    /// The position of the file's first byte; 0 for copies.
+    pub(crate) base: u64,
+    pub(crate) created_ms: u64,
+    /// The store that the segment belongs to.
+    pub(crate) store_id: u64,
+}
+
+const SEGMENT_MAGIC: &[u8; 4] = b"ARYV";
+
+impl SegmentHeader {
+    pub(crate) fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        bytes[..4].copy_from_slice(SEGMENT_MAGIC);
+        bytes[4..6].copy_from_slice(&(FORMAT_VERSION as u16).to_le_bytes());
+        bytes[6..8].copy_from_slice(&(self.kind as u16).to_le_bytes());
+        let fields = [self.id, self.salt, self.base, self.created_ms, self.store_id];
+        for (slot, field) in bytes[8..48].chunks_exact_mut(8).zip(fields) {
+            slot.copy_from_slice(&field.to_le_bytes());
+        }
+        let crc = crc32c::crc32c(&bytes[..60]);
+        bytes[60..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Decodes a header; `None` if it is not one.
+    pub(crate) fn decode(bytes: &[u8; SEGMENT_HEADER_BYTES]) -> Option<SegmentHeader> {
+        let version = u32::from(u16_at(bytes, 4));
+        if &bytes[..4] != SEGMENT_MAGIC
+            || u32_at(bytes, 60) != crc32c::crc32c(&bytes[..60])
+            || version > FORMAT_VERSION
+            || bytes[7] != 0
+        {
+            return None;
+        }
+        Some(SegmentHeader {
+            kind: SegmentKind::from_byte(bytes[6])?,
+            id: u64_at(bytes, 8),
+            salt: u64_at(bytes, 16),
+            base: u64_at(bytes, 24),
+            created_ms: u64_at(bytes, 32),
+            store_id: u64_at(bytes, 40),
+        })
+    }
+}
+
+/// One log file as the running store knows it.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) id: u64,
+    /// Its place in the table, which is what slots name.
+    pub(crate) table_index: u16,
+    pub(crate) salt: u64,
+    /// The position of the file's first byte; meaningless once settled.
+    base: u64,
+    /// Whether all of it was durable before anybody could read it here (copied or recovered).
+    settled: bool,
+    pub(crate) file: Arc<dyn FsFile>,
+    /// Bytes of valid data from the file's first byte.
+    pub(crate) end: AtomicU64,
+    /// Bytes of the file's blocks, hint file included.
+    pub(crate) disk_bytes: AtomicU64,
+    /// Bytes of records that slots point at. Signed: a racing sum may dip below zero for a moment.
+    pub(crate) live_bytes: AtomicI64,
+    /// Bytes of tombstones, whether or not something still needs them.
+    pub(crate) tombstone_bytes: AtomicU64,
+    pub(crate) seq_min: AtomicU64,
+    pub(crate) seq_max: AtomicU64,
+    /// No record here is superseded by one numbered below this; 0 for pieces of the log.
+    pub(crate) purged_seq: AtomicU64,
+    /// Whether a compaction found it damaged, so that the next one leaves it alone.
+    pub(crate) damaged: AtomicBool,
+}
+
+impl Segment {
+    pub(crate) fn new(
+        table_index: u16,
+        header: &SegmentHeader,
+        settled: bool,
+        file: Arc<dyn FsFile>,
+    ) -> Segment {
+        Segment {
+            id: header.id,
+            table_index,
+            salt: header.salt,
+            base: header.base,
+            settled,
+            file,
+            end: AtomicU64::new(SEGMENT_HEADER_BYTES as u64),
+            disk_bytes: AtomicU64::new(0),
+            live_bytes: AtomicI64::new(0),
+            tombstone_bytes: AtomicU64::new(0),
+            seq_min: AtomicU64::new(u64::MAX),
+            seq_max: AtomicU64::new(0),
+            purged_seq: AtomicU64::new(0),
+            damaged: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether a record of a key may lie here that is older than a tombstone numbered `seq`.
+    pub(crate) fn may_hold_older(&self, seq: u64) -> bool {
+        self.seq_min.load(Ordering::Relaxed) < seq && self.purged_seq.load(Ordering::Relaxed) <= seq
+    }
+
+    /// The position of the file's first byte.
+    pub(crate) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// The position that has to be durable for the record at `offset` to be.
+    ///
+    /// Watermarks stop only between frames, so any position inside the record will do.
+    pub(crate) fn position_of(&self, offset: u64) -> u64 {
+        if self.settled { 0 } else { self.base + offset + ALIGN as u64 }
+    }
+
+    /// Notes that a record with sequence number `seq` was appended.
+    pub(crate) fn note_seq(&self, seq: u64) {
+        self.seq_min.fetch_min(seq, Ordering::Relaxed);
+        self.seq_max.fetch_max(seq, Ordering::Relaxed);
+    }
+
+    /// Reads the value of the record at `offset`, which takes at most `length` bytes and must be
+    /// `key`'s. One system call; the copy that is returned is the one that was verified.
+    pub(crate) fn read_value(&self, offset: u64, length: usize, key: &[u8]) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        let got = read_full(&*self.file, Site::RecordRead, &mut bytes, offset)?;
+        bytes.truncate(got);
+        let header = self.verified(&bytes, offset)?;
+        let payload = HEADER_BYTES..HEADER_BYTES + header.payload_bytes();
+        if header.kind != Kind::Put || bytes[payload.clone()][..header.key_bytes] != *key {
+            return Err(self.damage(offset, "the record there belongs to another key"));
+        }
+        bytes.truncate(payload.end);
+        bytes.drain(..payload.start + header.key_bytes);
+        Ok(bytes)
+    }
+
+    /// The header of the record that `bytes` begin with, header and payload verified.
+    fn verified(&self, bytes: &[u8], offset: u64) -> Result<Header> {
+        let header = bytes
+            .first_chunk()
+            .and_then(|first| Header::decode(first, self.salt, offset))
+            .ok_or_else(|| {
+                self.damage(offset, "the record's header does not match its checksum")
+            })?;
+        let payload = bytes.get(HEADER_BYTES..HEADER_BYTES + header.payload_bytes());
+        if !payload.is_some_and(|payload| header.vouches_for(payload)) {
+            return Err(self.damage(offset, "the record's payload does not match its checksum"));
+        }
+        Ok(header)
+    }
+
+    fn damage(&self, offset: u64, reason: &str) -> KvsError {
+        KvsError::corrupt(self.file.path(), offset, reason)
+    }
+}
+
+/// A record met by a [`Scanner`], verified.
+pub(crate) struct Scanned<'a> {
+    pub(crate) offset: u64,
+    pub(crate) header: Header,
+    pub(crate) key: &'a [u8],
+    pub(crate) value: &'a [u8],
+}
+
+/// Why a scan cannot go on.
+#[derive(Debug)]
+pub(crate) enum ScanStop {
+    /// There is no valid record at this offset.
+    Bad {
+        offset: u64,
+        reason: &'static str,
+    },
+    Io(IoError),
+}
+
+impl From<IoError> for ScanStop {
+    fn from(error: IoError) -> Self {
+        ScanStop::Io(error)
+    }
+}
+
+/// Reads a file's records in order, a window at a time, verifying each.
+pub(crate) struct Scanner<'a> {
+    file: &'a dyn FsFile,
+    salt: u64,
+    offset: u64,
+    end: u64,
+    window: Vec<u8>,
+    window_at: u64,
+}
+
+impl fmt::Debug for Scanner<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Scanner at {} of {}", self.offset, self.file.path().display())
+    }
+}
+
+impl<'a> Scanner<'a> {
+    /// A scan of the records in `from..end`.
+    pub(crate) fn new(file: &'a dyn FsFile, salt: u64, from: u64, end: u64) -> Scanner<'a> {
+        Scanner { file, salt, offset: from, end, window: Vec::new(), window_at: from }
+    }
+
+    /// The next record; `None` at the end of the range.
+    pub(crate) fn next(&mut self) -> Result<Option<Scanned<'_>>, ScanStop> {
+        if self.offset >= self.end {
+            return Ok(None);
+        }
+        let offset = self.offset;
+        let bad = |reason| Err(ScanStop::Bad { offset, reason });
+        if self.end - offset < HEADER_BYTES as u64 {
+            return bad("the file ends inside a record's header");
+        }
+        let salt = self.salt;
+        let first = self.bytes(offset, HEADER_BYTES)?;
+        let Some(header) = first.first_chunk().and_then(|b| Header::decode(b, salt, offset)) else {
+            return bad("the record's header does not match its checksum");
+        };
+        if header.record_bytes() as u64 > self.end - offset {
+            return bad("the file ends inside a record");
+        }
+        self.offset += header.record_bytes() as u64;
+        let record = self.bytes(offset, HEADER_BYTES + header.payload_bytes())?;
+        let payload = record.get(HEADER_BYTES..).unwrap_or_default();
+        if !header.vouches_for(payload) {
+            return bad("the record's payload does not match its checksum");
+        }
+        let (key, value) = payload.split_at(header.key_bytes);
+        Ok(Some(Scanned { offset, header, key, value }))
+    }
+
+    /// Looks at every possible place from here on for a mark, and goes on behind it. For telling a torn tail from rot, where records cannot be followed.
+    pub(crate) fn find_mark(&mut self) -> Result<Option<Mark>, IoError> {
+        self.offset = self.offset.next_multiple_of(ALIGN as u64);
+        while self.offset + MARK_BYTES as u64 <= self.end {
+            let (offset, salt) = (self.offset, self.salt);
+            self.offset += ALIGN as u64;
+            let bytes = self.bytes(offset, MARK_BYTES)?;
+            let header = bytes.first_chunk().and_then(|b| Header::decode(b, salt, offset));
+            if let Some(header) = header
+                && header.kind == Kind::Mark
+                && let Some(payload) = bytes.get(HEADER_BYTES..)
+                && header.vouches_for(payload)
+                && let Some(mark) = Mark::decode(payload)
+            {
+                return Ok(Some(mark));
+            }
+        }
+        Ok(None)
+    }
+
+    /// How many bytes from `from` on are there before only zeros follow.
+    pub(crate) fn written_after(&mut self, from: u64) -> Result<u64, IoError> {
+        let (mut at, mut last) = (from, from);
+        while at < self.end {
+            let length = SCAN_WINDOW_BYTES.min((self.end - at) as usize);
+            let bytes = self.bytes(at, length)?;
+            if bytes.is_empty() {
+                break;
+            }
+            if let Some(i) = bytes.iter().rposition(|&byte| byte != 0) {
+                last = at + i as u64 + 1;
+            }
+            at += bytes.len() as u64;
+        }
+        Ok(last - from)
+    }
+
+    /// `length` bytes at `offset`, or fewer where the file ends. The caller has bounded `length`
+    /// by the file's length.
+    fn bytes(&mut self, offset: u64, length: usize) -> Result<&[u8], IoError> {
+        let inside = offset >= self.window_at
+            && offset + length as u64 <= self.window_at + self.window.len() as u64;
+        if !inside {
+            let window = length.max(SCAN_WINDOW_BYTES).min((self.end - offset) as usize);
+            self.window.resize(window, 0);
+            let got = read_full(self.file, Site::SegmentScan, &mut self.window, offset)?;
+            self.window.truncate(got);
+            self.window_at = offset;
+        }
+        let at = (offset - self.window_at) as usize;
+        Ok(&self.window[at..(at + length).min(self.window.len())])
+    }
+}
+
+type Chunk = Box<[ArcSwapOption<Segment>]>;
+
+/// From the 16 bits in a slot to the segment: read without a lock, changed rarely.
+pub(crate) struct SegmentTable {
+    chunks: Box<[OnceLock<Chunk>]>,
+    indexes: Mutex<Indexes>,
+}
+
+#[derive(Default)]
+struct Indexes {
+    next: usize,
+    free: Vec<u16>,
+}
+
+impl fmt::Debug for SegmentTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.all()).finish()
+    }
+}
+
+impl SegmentTable {
+    pub(crate) fn new() -> SegmentTable {
+        let chunks = (0..TABLE_MAX / TABLE_CHUNK).map(|_| OnceLock::new()).collect();
+        SegmentTable { chunks, indexes: Mutex::default() }
+    }
+
+    /// Reserves an index; `None` when all 65,536 are taken.
+    pub(crate) fn reserve(&self) -> Option<u16> {
+        let mut indexes = lock(&self.indexes);
+        if let Some(index) = indexes.free.pop() {
+            return Some(index);
+        }
+        let index = u16::try_from(indexes.next).ok()?;
+        indexes.next += 1;
+        Some(index)
+    }
+
+    /// Gives an index back. The caller knows that no slot and no reader names it any more.
+    pub(crate) fn release(&self, index: u16) {
+        lock(&self.indexes).free.push(index);
+    }
+
+    /// Puts a segment where readers find it.
+    pub(crate) fn insert(&self, segment: Arc<Segment>) {
+        let index = segment.table_index;
+        self.cell_or_new(index).store(Some(segment));
+    }
+
+    /// Takes a segment out; readers that hold it go on.
+    pub(crate) fn remove(&self, index: u16) -> Option<Arc<Segment>> {
+        self.cell(index).and_then(|cell| cell.swap(None))
+    }
+
+    /// The segment at an index. No lock, no write to shared memory on the usual path.
+    pub(crate) fn get(&self, index: u16) -> Option<Guard<Option<Arc<Segment>>>> {
+        let guard = self.cell(index)?.load();
+        guard.is_some().then_some(guard)
+    }
+
+    /// All segments.
+    pub(crate) fn all(&self) -> Vec<Arc<Segment>> {
+        let chunks = self.chunks.iter().filter_map(OnceLock::get);
+        chunks.flat_map(|chunk| chunk.iter().filter_map(ArcSwapOption::load_full)).collect()
+    }
+
+    fn cell(&self, index: u16) -> Option<&ArcSwapOption<Segment>> {
+        let chunk = self.chunks[usize::from(index) / TABLE_CHUNK].get()?;
+        Some(&chunk[usize::from(index) % TABLE_CHUNK])
+    }
+
+    fn cell_or_new(&self, index: u16) -> &ArcSwapOption<Segment> {
+        let chunk = self.chunks[usize::from(index) / TABLE_CHUNK]
+            .get_or_init(|| (0..TABLE_CHUNK).map(|_| ArcSwapOption::empty()).collect());
+        &chunk[usize::from(index) % TABLE_CHUNK]
+    }
+}
+
+/// Rounds up to whole blocks, as a file system counts them.
+pub(crate) fn blocks(bytes: u64) -> u64 {
+    bytes.next_multiple_of(4096)
+}
+
+const _: () = assert!(SEGMENT_HEADER_BYTES == padded(SEGMENT_HEADER_BYTES));

@@ -1,0 +1,386 @@
+//! `KvStore`: the handle that users hold.
+//!
+//! Clones share one store. The last one to go closes it: background threads end, everything is
+//! synced and sealed, and the manifest says that the store was closed. The byte-level methods here
+//! block until what they return is as durable as the handle's level asks; the methods of
+//! [`KvsEngine`] of the same names return at once, with a position to wait for.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::Path;
+use std::task::{Poll, Waker};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::compaction;
+use crate::engine::{Entry, KeyRange, KvsEngine, Page, Position, Transaction};
+use crate::error::{KvsError, Result};
+use crate::log::Log;
+use crate::options::{Durability, Options};
+use crate::record::Batch;
+use crate::recovery::{self, DirLock, Recovery};
+use crate::stats::Stats;
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
+
+/// How often the keeper looks around without being called.
+const KEEPER_REST: Duration = Duration::from_millis(250);
+/// How often the compactor looks whether there is work.
+const COMPACTOR_REST: Duration = Duration::from_millis(250);
+/// Without writes for this long, a store is at rest.
+const REST_AFTER: Duration = Duration::from_secs(5);
+/// Entries that a scan asks for at a time.
+const SCAN_ENTRIES: usize = 256;
+
+/// A durable, ordered key-value store in a directory.
+///
+/// Keys are at most 65,535 bytes, values 64 MiB unless the options say otherwise. Reads take no
+/// lock; writes are serialised and share syncs. One process at a time may have a directory open.
+///
+/// ```
+/// use aryavarth::{Batch, KeyRange, KvStore};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let dir = dir.path();
+/// let store = KvStore::open(dir)?;
+/// store.put(b"user:1", b"Alice")?; // returns when it is on disk
+/// assert_eq!(store.read(b"user:1")?, Some(b"Alice".to_vec()));
+///
+/// store.write(Batch::new().set("user:2", "Bob").remove("user:1"))?; // both or neither
+/// let users: Vec<_> = store.scan(KeyRange::prefix(b"user:")).collect::<Result<_, _>>()?;
+/// assert_eq!(users, [(b"user:2".to_vec(), b"Bob".to_vec())]);
+///
+/// let visits = store.commit(&[b"visits"], |tx| {
+///     let visits = tx.get(b"visits")?.map_or(0, |bytes| bytes[0]) + 1;
+///     tx.set("visits", [visits]);
+///     Ok(visits)
+/// })?;
+/// assert_eq!(visits, 1);
+/// store.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct KvStore {
+    inner: Arc<Inner>,
+    durability: Durability,
+}
+
+struct Inner {
+    log: Arc<Log>,
+    recovery: Recovery,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    closed: AtomicBool,
+    // Released last, when nothing of this store can touch the directory any more.
+    _lock: DirLock,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KvStore").field("dir", &self.log.dir).finish_non_exhaustive()
+    }
+}
+
+impl KvStore {
+    /// Opens the store in a directory, creating it if the directory is empty or missing.
+    ///
+    /// Reads the hint files, or the log where there are none; copies and syncs what a crash left
+    /// beyond the last provably durable position. The directory is locked until the last handle
+    /// is gone.
+    ///
+    /// # Errors
+    /// [`KvsError::Locked`], [`KvsError::NotOurs`], [`KvsError::UnknownFormat`],
+    /// [`KvsError::WrongEngine`], [`KvsError::Corrupt`] (each leaves the directory as it was), and
+    /// [`KvsError::Io`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<KvStore> {
+        KvStore::open_with(dir, Options::default())
+    }
+
+    /// Opens the store in a directory with options of your own.
+    pub fn open_with(dir: impl AsRef<Path>, options: Options) -> Result<KvStore> {
+        let durability = options.durability;
+        let background = options.background;
+        let (log, dir_lock, recovery) = recovery::open(dir.as_ref(), options)?;
+        let log = Arc::new(log);
+        let inner = Inner {
+            recovery,
+            threads: Mutex::default(),
+            closed: AtomicBool::new(false),
+            _lock: dir_lock,
+            log,
+        };
+        if background {
+            inner.start()?;
+        }
+        Ok(KvStore { inner: Arc::new(inner), durability })
+    }
+
+    /// A handle of the same store that waits for another level. Costs nothing, so it serves for
+    /// single calls too: `store.with_durability(Durability::Os).put(key, value)`.
+    #[must_use]
+    pub fn with_durability(&self, durability: Durability) -> KvStore {
+        KvStore { inner: Arc::clone(&self.inner), durability }
+    }
+
+    /// What the open found: whether the store had been closed, what a crash tore off.
+    pub fn recovery(&self) -> &Recovery {
+        &self.inner.recovery
+    }
+
+    /// Sets a key; returns when that is durable. One write, and a share of one sync.
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.write(Batch::new().set(key, value)).map(drop)
+    }
+
+    /// The value of a key; returns when what was seen, be it a value or its absence, is durable.
+    pub fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let (value, position) = KvsEngine::read(self, key)?;
+        self.wait(position, self.durability)?;
+        Ok(value)
+    }
+
+    /// Removes a key; returns whether it existed, when its absence is durable.
+    pub fn delete(&self, key: &[u8]) -> Result<bool> {
+        Ok(self.write(Batch::new().remove(key))? > 0)
+    }
+
+    /// Writes a batch, all of it or nothing; returns how many of its removals found their key,
+    /// when all is durable.
+    pub fn write(&self, batch: Batch) -> Result<u64> {
+        let (removed, position) = KvsEngine::write(self, batch)?;
+        self.wait(position, self.durability)?;
+        Ok(removed)
+    }
+
+    /// Runs a closure on the newest state and writes its effects, all of them or nothing; returns
+    /// its result when everything that it can depend on is durable. The rules for the closure are
+    /// those of [`KvsEngine::commit`].
+    pub fn commit<R>(
+        &self,
+        keys: &[&[u8]],
+        body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let (result, position) = KvsEngine::commit(self, keys, body)?;
+        self.wait(position, self.durability)?;
+        Ok(result)
+    }
+
+    /// The entries of a range, in order. Each page (up to 256 keys) is seen at one moment; what is
+    /// returned is durable. Ends after the first error.
+    pub fn scan(&self, range: KeyRange) -> Scan {
+        Scan { store: self.clone(), rest: Some(range), page: VecDeque::new() }
+    }
+
+    /// Returns when everything written before is on disk, whatever the handle's level.
+    pub fn flush(&self) -> Result<()> {
+        self.log()?.commit.sync()
+    }
+
+    /// Gives all dead bytes back now: seals the active segment and rewrites every segment without
+    /// what is dead. Needs space for up to 256 MiB of live data beside the files that there are.
+    pub fn compact(&self) -> Result<()> {
+        let log = self.log()?;
+        log.seal_active()?;
+        match compaction::run_all(log) {
+            Err(error) if error.is_full() && log.free_reserve()? => compaction::run_all(log),
+            result => result,
+        }
+    }
+
+    /// Closes the store: waits for its threads, syncs and seals everything. Other handles get
+    /// [`KvsError::Closed`] from then on. Dropping the last handle does the same and swallows the
+    /// error.
+    pub fn close(self) -> Result<()> {
+        self.inner.close()
+    }
+
+    /// Runs one piece of background work, for stores opened with `background: false`; returns
+    /// whether there was any.
+    pub fn step(&self) -> Result<bool> {
+        let log = self.log()?;
+        if log.commit.step()? || log.tend()? {
+            return Ok(true);
+        }
+        log.reap();
+        if compaction::is_due(log, true) { compaction::run(log) } else { Ok(false) }
+    }
+
+    fn log(&self) -> Result<&Log> {
+        if self.inner.closed.load(Ordering::Acquire) {
+            return Err(KvsError::Closed);
+        }
+        Ok(&self.inner.log)
+    }
+}
+
+impl Inner {
+    /// Starts the committer, the keeper and the compactor.
+    fn start(&self) -> Result<()> {
+        let mut threads = lock(&self.threads);
+        let mut spawn = |name: &str, work: fn(&Log)| {
+            let log = Arc::clone(&self.log);
+            let builder = std::thread::Builder::new().name(format!("aryavarth-{name}"));
+            let thread = builder.spawn(move || work(&log));
+            thread.map(|thread| threads.push(thread)).map_err(|error| {
+                KvsError::InvalidOption(format!("no thread can be started: {error}"))
+            })
+        };
+        spawn("committer", |log| log.commit.run())?;
+        spawn("keeper", keep)?;
+        spawn("compactor", compact)
+    }
+
+    fn close(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.log.stop();
+        for thread in lock(&self.threads).drain(..) {
+            // A panic in a background thread was reported by the panic hook.
+            drop(thread.join());
+        }
+        self.log.close()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        drop(self.close());
+    }
+}
+
+/// The keeper's life: room ahead, seals behind.
+fn keep(log: &Log) {
+    loop {
+        // What fails here fails again, with an answer, where a caller needs it.
+        drop(log.tend());
+        if !log.rest(KEEPER_REST) {
+            return;
+        }
+    }
+}
+
+/// The compactor's life: a round whenever the directory has grown too large.
+fn compact(log: &Log) {
+    let mut written = log.last_position();
+    let mut written_at = Instant::now();
+    // Where a round gave nothing back, or failed, another one waits for new writes.
+    let mut futile_at = None;
+    while log.pause(COMPACTOR_REST) {
+        log.reap();
+        let now = log.last_position();
+        if now != written {
+            (written, written_at) = (now, Instant::now());
+        }
+        let at_rest = written_at.elapsed() >= REST_AFTER;
+        while futile_at != Some((now, at_rest)) && compaction::is_due(log, at_rest) {
+            let useful = match compaction::run(log) {
+                Err(error) if error.is_full() => log.free_reserve().unwrap_or(false),
+                result => result.unwrap_or(false),
+            };
+            if !useful {
+                futile_at = Some((now, at_rest));
+            }
+            if log.is_stopping() {
+                return;
+            }
+        }
+    }
+}
+
+impl KvsEngine for KvStore {
+    fn name(&self) -> &'static str {
+        recovery::ENGINE
+    }
+
+    fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)> {
+        self.log()?.read(key)
+    }
+
+    fn write(&self, batch: Batch) -> Result<(u64, Position)> {
+        let appended = self.log()?.write(&batch)?;
+        Ok((appended.removed, Position(appended.position)))
+    }
+
+    fn commit<R>(
+        &self,
+        keys: &[&[u8]],
+        body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
+    ) -> Result<(R, Position)> {
+        self.log()?.commit(keys, body)
+    }
+
+    fn scan(&self, range: &KeyRange, limit: usize) -> Result<Page> {
+        self.log()?.scan(range, limit)
+    }
+
+    fn wait(&self, position: Position, level: Durability) -> Result<()> {
+        self.inner.log.commit.wait(position, level)
+    }
+
+    fn on_reached(&self, position: Position, level: Durability, waker: &Waker) -> Poll<Result<()>> {
+        self.inner.log.commit.on_reached(position, level, waker)
+    }
+
+    fn compact(&self) -> Result<()> {
+        KvStore::compact(self)
+    }
+
+    fn stats(&self) -> Stats {
+        let log = &self.inner.log;
+        Stats {
+            keys: log.keys.load(Ordering::Relaxed).max(0) as u64,
+            live_bytes: log.live_bytes.load(Ordering::Relaxed).max(0) as u64,
+            disk_bytes: log.disk_bytes(),
+            segments: log.table.all().len() as u64,
+            appended_bytes: log.appended_bytes.load(Ordering::Relaxed),
+            syncs: log.commit.syncs(),
+            compactions: log.compactions.load(Ordering::Relaxed),
+            torn_bytes: self.inner.recovery.torn_bytes,
+            recovered_records: self.inner.recovery.kept_records,
+            durable_position: log.commit.durable(),
+            written_position: log.commit.written(),
+            full: log.is_full(),
+        }
+    }
+}
+
+/// The entries of a range: what [`KvStore::scan`] returns.
+#[derive(Debug)]
+pub struct Scan {
+    store: KvStore,
+    rest: Option<KeyRange>,
+    page: VecDeque<Entry>,
+}
+
+impl Scan {
+    fn next_page(&mut self) -> Result<()> {
+        let Some(range) = self.rest.take() else {
+            return Ok(());
+        };
+        let page = KvsEngine::scan(&self.store, &range, SCAN_ENTRIES)?;
+        self.store.wait(page.position, self.store.durability)?;
+        if let Some((last, _)) = page.entries.last()
+            && !page.done
+        {
+            self.rest = Some(range.after(last));
+        }
+        self.page = page.entries.into();
+        Ok(())
+    }
+}
+
+impl Iterator for Scan {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Result<Entry>> {
+        while self.page.is_empty() && self.rest.is_some() {
+            if let Err(error) = self.next_page() {
+                return Some(Err(error));
+            }
+        }
+        self.page.pop_front().map(Ok)
+    }
+}

@@ -1,0 +1,407 @@
+//! The contract of `KvsEngine`, told as stories, each on every engine.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::{Poll, Waker};
+use std::thread;
+
+use aryavarth::{Batch, Durability, KEY_BYTES_MAX, KeyRange, KvsEngine, KvsError, MemoryEngine};
+
+macro_rules! stories {
+    ($($story:ident,)*) => {
+        mod memory {
+            use super::MemoryEngine;
+            $(#[test] fn $story() { super::$story(&MemoryEngine::new()); })*
+        }
+    };
+}
+
+stories! {
+    a_value_is_there_until_it_is_overwritten_or_removed,
+    removing_what_is_not_there_is_an_error_and_changes_nothing,
+    keys_and_values_may_be_empty,
+    keys_and_values_are_bytes,
+    text_that_is_not_utf8_is_an_error_and_not_another_text,
+    a_batch_applies_in_order_and_counts_what_it_removed,
+    a_closure_sees_the_newest_state_and_its_own_writes,
+    a_closure_may_read_keys_that_it_did_not_announce,
+    a_closure_that_fails_writes_nothing,
+    a_closure_that_panics_writes_nothing_and_the_store_goes_on,
+    closures_of_many_threads_lose_no_increment,
+    a_scan_visits_the_range_in_order_and_back,
+    a_scan_in_pages_misses_and_repeats_nothing,
+    an_empty_range_has_one_page_that_is_done,
+    what_is_too_large_is_refused_whole,
+    clones_are_handles_of_one_store,
+    stats_count_the_keys,
+    what_was_waited_for_is_reached,
+    compaction_changes_nothing_that_can_be_read,
+}
+
+fn put<E: KvsEngine>(engine: &E, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+    let (_, position) = engine.write(Batch::new().set(key, value)).unwrap();
+    engine.wait(position, Durability::Always).unwrap();
+}
+
+fn read<E: KvsEngine>(engine: &E, key: &[u8]) -> Option<Vec<u8>> {
+    let (value, position) = engine.read(key).unwrap();
+    engine.wait(position, Durability::Always).unwrap();
+    if let Some((now, _)) = engine.read_now(key).unwrap() {
+        assert_eq!(now, value);
+    }
+    value
+}
+
+/// The keys that a scan visits, page by page.
+fn keys<E: KvsEngine>(engine: &E, range: &KeyRange, limit: usize) -> Vec<Vec<u8>> {
+    let mut keys = Vec::new();
+    let mut rest = range.clone();
+    loop {
+        let page = engine.scan(&rest, limit).unwrap();
+        assert!(page.entries.len() <= limit);
+        assert!(page.done || !page.entries.is_empty(), "a page that is not done makes progress");
+        for (key, value) in page.entries {
+            assert!(range.contains(&key));
+            assert_eq!(read(engine, &key), Some(value));
+            keys.push(key);
+        }
+        if page.done {
+            return keys;
+        }
+        rest = range.clone().after(keys.last().unwrap());
+    }
+}
+
+fn all_keys<E: KvsEngine>(engine: &E) -> Vec<Vec<u8>> {
+    keys(engine, &KeyRange::all(), 1000)
+}
+
+fn a_value_is_there_until_it_is_overwritten_or_removed<E: KvsEngine>(engine: &E) {
+    assert_eq!(engine.get("k".into()).unwrap(), None);
+    engine.set("k".into(), "v".into()).unwrap();
+    assert_eq!(engine.get("k".into()).unwrap(), Some("v".into()));
+    engine.set("k".into(), "w".into()).unwrap();
+    assert_eq!(engine.get("k".into()).unwrap(), Some("w".into()));
+    engine.remove("k".into()).unwrap();
+    assert_eq!(engine.get("k".into()).unwrap(), None);
+    engine.set("k".into(), "x".into()).unwrap();
+    assert_eq!(engine.get("k".into()).unwrap(), Some("x".into()));
+}
+
+fn removing_what_is_not_there_is_an_error_and_changes_nothing<E: KvsEngine>(engine: &E) {
+    assert!(matches!(engine.remove("k".into()), Err(KvsError::KeyNotFound)));
+    put(engine, "k", "v");
+    engine.remove("k".into()).unwrap();
+    let error = engine.remove("k".into()).unwrap_err();
+    assert!(matches!(error, KvsError::KeyNotFound));
+    assert_eq!(error.to_string(), "Key not found");
+    assert_eq!(all_keys(engine).len(), 0);
+}
+
+fn keys_and_values_may_be_empty<E: KvsEngine>(engine: &E) {
+    assert_eq!(engine.get(String::new()).unwrap(), None);
+    engine.set(String::new(), String::new()).unwrap();
+    assert_eq!(engine.get(String::new()).unwrap(), Some(String::new()));
+    assert_eq!(all_keys(engine), [b""]);
+    engine.remove(String::new()).unwrap();
+    assert_eq!(engine.get(String::new()).unwrap(), None);
+    assert!(matches!(engine.remove(String::new()), Err(KvsError::KeyNotFound)));
+}
+
+fn keys_and_values_are_bytes<E: KvsEngine>(engine: &E) {
+    let every_byte: Vec<u8> = (0..=255).collect();
+    for length in [1, 7, 8, 22, 23, 24, 25, 100, 255, 256] {
+        put(engine, &every_byte[..length], &every_byte[256 - length..]);
+    }
+    put(engine, &b"\0"[..], &b"zero"[..]);
+    put(engine, &b"\0\0"[..], &b"two zeros"[..]);
+    for length in [1, 7, 8, 22, 23, 24, 25, 100, 255, 256] {
+        let expected =
+            if length == 1 { b"zero".to_vec() } else { every_byte[256 - length..].to_vec() };
+        assert_eq!(read(engine, &every_byte[..length]), Some(expected));
+    }
+    assert_eq!(read(engine, b"\0\0").unwrap(), b"two zeros");
+    assert_eq!(read(engine, b"\0\0\0"), None);
+}
+
+fn text_that_is_not_utf8_is_an_error_and_not_another_text<E: KvsEngine>(engine: &E) {
+    put(engine, "k", &b"\xff\xfe"[..]);
+    assert!(matches!(engine.get("k".into()), Err(KvsError::NotUtf8)));
+    assert_eq!(read(engine, b"k").unwrap(), b"\xff\xfe");
+}
+
+fn a_batch_applies_in_order_and_counts_what_it_removed<E: KvsEngine>(engine: &E) {
+    let write = |batch: Batch| engine.write(batch).unwrap().0;
+    assert_eq!(write(Batch::new()), 0);
+    assert_eq!(write(Batch::new().remove("a")), 0);
+    assert_eq!(write(Batch::new().set("a", "1").set("a", "2").set("b", "3")), 0);
+    assert_eq!(read(engine, b"a").unwrap(), b"2");
+    assert_eq!(write(Batch::new().remove("a").remove("a").remove("c")), 1);
+    assert_eq!(read(engine, b"a"), None);
+    assert_eq!(write(Batch::new().set("a", "4").remove("a").remove("b").set("b", "5")), 2);
+    assert_eq!((read(engine, b"a"), read(engine, b"b").unwrap()), (None, b"5".to_vec()));
+    assert_eq!(write(Batch::new().remove("b").set("b", "6").remove("b").remove("b")), 2);
+    assert_eq!(all_keys(engine).len(), 0);
+}
+
+fn a_closure_sees_the_newest_state_and_its_own_writes<E: KvsEngine>(engine: &E) {
+    put(engine, "a", "1");
+    put(engine, "b", "2");
+    let (seen, position) = engine
+        .commit(&[b"a", b"b"], |transaction| {
+            let before = (transaction.get(b"a")?, transaction.contains(b"c")?);
+            transaction.set("a", "3");
+            transaction.set("c", "4");
+            transaction.remove("b");
+            transaction.remove("nothing");
+            let during = (transaction.get(b"a")?, transaction.contains(b"c")?);
+            Ok((before, during, transaction.get(b"b")?, transaction.contains(b"b")?))
+        })
+        .unwrap();
+    engine.wait(position, Durability::Always).unwrap();
+    let some = |text: &str| Some(text.as_bytes().to_vec());
+    assert_eq!(seen, ((some("1"), false), (some("3"), true), None, false));
+    assert_eq!((read(engine, b"a"), read(engine, b"b")), (some("3"), None));
+    assert_eq!(all_keys(engine), [b"a", b"c"]);
+    assert_eq!(engine.commit(&[], |_| Ok(7)).unwrap().0, 7, "a closure need not write");
+}
+
+fn a_closure_may_read_keys_that_it_did_not_announce<E: KvsEngine>(engine: &E) {
+    for n in 0..50_u8 {
+        put(engine, [n], vec![n; 1000]);
+    }
+    let (sum, _) = engine
+        .commit(&[], |transaction| {
+            let mut sum = 0;
+            for n in 0..60_u8 {
+                sum += transaction.get(&[n])?.map_or(0, |value| value.len());
+            }
+            transaction.set("sum", sum.to_string());
+            Ok(sum)
+        })
+        .unwrap();
+    assert_eq!(sum, 50_000);
+    assert_eq!(read(engine, b"sum").unwrap(), b"50000");
+}
+
+fn a_closure_that_fails_writes_nothing<E: KvsEngine>(engine: &E) {
+    put(engine, "a", "1");
+    let failed = engine.commit(&[b"a"], |transaction| -> Result<(), KvsError> {
+        transaction.set("a", "2");
+        transaction.set("b", "2");
+        Err(KvsError::KeyNotFound)
+    });
+    assert!(matches!(failed, Err(KvsError::KeyNotFound)));
+    assert_eq!((read(engine, b"a").unwrap(), read(engine, b"b")), (b"1".to_vec(), None));
+}
+
+fn a_closure_that_panics_writes_nothing_and_the_store_goes_on<E: KvsEngine>(engine: &E) {
+    put(engine, "a", "1");
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        engine.commit(&[b"a"], |transaction| -> Result<(), KvsError> {
+            transaction.set("a", "2");
+            panic!("a closure that panics");
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(read(engine, b"a").unwrap(), b"1");
+    put(engine, "a", "3");
+    assert_eq!(read(engine, b"a").unwrap(), b"3");
+}
+
+fn closures_of_many_threads_lose_no_increment<E: KvsEngine>(engine: &E) {
+    let increment = |engine: &E| {
+        let counted = engine.commit(&[b"n"], |transaction| {
+            let text = transaction.get(b"n")?.unwrap_or_else(|| b"0".to_vec());
+            let next = String::from_utf8(text).unwrap().parse::<u32>().unwrap() + 1;
+            transaction.set("n", next.to_string());
+            Ok(())
+        });
+        counted.unwrap();
+    };
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..250).for_each(|_| increment(engine)));
+        }
+    });
+    assert_eq!(read(engine, b"n").unwrap(), b"1000");
+}
+
+fn a_scan_visits_the_range_in_order_and_back<E: KvsEngine>(engine: &E) {
+    for key in ["b", "", "abc", "a", "ab", "ac", "a\u{7f}", "c"] {
+        put(engine, key, key);
+    }
+    put(engine, &b"\xff"[..], "last but one");
+    put(engine, &b"\xff\xff"[..], "last");
+    engine.remove("ac".into()).unwrap();
+    let visited = |range: KeyRange| {
+        let forward = keys(engine, &range, 1000);
+        let mut back = keys(engine, &range.reversed(), 1000);
+        back.reverse();
+        assert_eq!(forward, back);
+        forward
+    };
+    let bytes = |keys: &[&[u8]]| keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>();
+    let from = |start, end| KeyRange { start, end, reverse: false };
+    let (a, ab, b) = (b"a".to_vec(), b"ab".to_vec(), b"b".to_vec());
+    assert_eq!(
+        visited(KeyRange::all()),
+        bytes(&[b"", b"a", b"ab", b"abc", b"a\x7f", b"b", b"c", b"\xff", b"\xff\xff"])
+    );
+    assert_eq!(visited(KeyRange::prefix(b"ab")), bytes(&[b"ab", b"abc"]));
+    assert_eq!(visited(KeyRange::prefix(b"ac")), bytes(&[]));
+    assert_eq!(visited(KeyRange::prefix(b"\xff")), bytes(&[b"\xff", b"\xff\xff"]));
+    assert_eq!(visited(KeyRange::prefix(b"")).len(), 9);
+    assert_eq!(
+        visited(from(Bound::Included(ab.clone()), Bound::Included(b.clone()))),
+        bytes(&[b"ab", b"abc", b"a\x7f", b"b"])
+    );
+    assert_eq!(
+        visited(from(Bound::Excluded(ab), Bound::Excluded(b.clone()))),
+        bytes(&[b"abc", b"a\x7f"])
+    );
+    assert_eq!(visited(from(Bound::Unbounded, Bound::Excluded(a))), bytes(&[b""]));
+    assert_eq!(
+        visited(from(Bound::Excluded(b), Bound::Unbounded)),
+        bytes(&[b"c", b"\xff", b"\xff\xff"])
+    );
+}
+
+fn a_scan_in_pages_misses_and_repeats_nothing<E: KvsEngine>(engine: &E) {
+    let mut model = BTreeMap::new();
+    for n in 0..300_u32 {
+        let key = (n * 7919 % 300).to_be_bytes().to_vec();
+        put(engine, key.clone(), n.to_string());
+        model.insert(key, n);
+    }
+    for n in (0..300_u32).step_by(3) {
+        engine.write(Batch::new().remove(n.to_be_bytes())).unwrap();
+        model.remove(n.to_be_bytes().as_slice());
+    }
+    let expected: Vec<Vec<u8>> = model.into_keys().collect();
+    for limit in [1, 2, 7, 199, 200, 201, 1000] {
+        assert_eq!(keys(engine, &KeyRange::all(), limit), expected, "pages of {limit}");
+        let mut back = keys(engine, &KeyRange::all().reversed(), limit);
+        back.reverse();
+        assert_eq!(back, expected, "pages of {limit}, back");
+    }
+    let first = engine.scan(&KeyRange::all(), 10).unwrap();
+    assert_eq!((first.entries.len(), first.done), (10, false));
+}
+
+fn an_empty_range_has_one_page_that_is_done<E: KvsEngine>(engine: &E) {
+    let none = |range: KeyRange| {
+        let page = engine.scan(&range, 10).unwrap();
+        assert!(page.entries.is_empty() && page.done, "{range:?}");
+        let page = engine.scan(&range.reversed(), 10).unwrap();
+        assert!(page.entries.is_empty() && page.done);
+    };
+    none(KeyRange::all());
+    put(engine, "a", "1");
+    put(engine, "b", "2");
+    none(KeyRange::prefix(b"c"));
+    none(KeyRange::all().after(b"b"));
+    let (a, b) = (b"a".to_vec(), b"b".to_vec());
+    let range = |start, end| KeyRange { start, end, reverse: false };
+    none(range(Bound::Included(b.clone()), Bound::Included(a.clone())));
+    none(range(Bound::Excluded(a.clone()), Bound::Excluded(a.clone())));
+    none(range(Bound::Excluded(a), Bound::Excluded(b)));
+}
+
+fn what_is_too_large_is_refused_whole<E: KvsEngine>(engine: &E) {
+    let largest = vec![b'k'; KEY_BYTES_MAX];
+    let too_large = vec![b'k'; KEY_BYTES_MAX + 1];
+    put(engine, largest.clone(), "v");
+    assert_eq!(read(engine, &largest).unwrap(), b"v");
+    let batch = Batch::new().set("a", "1").set(too_large.clone(), "v").remove(largest.clone());
+    match engine.write(batch) {
+        Err(KvsError::TooLarge { what, size, limit }) => {
+            assert_eq!((what, size, limit), ("key", 65_536, 65_535));
+        }
+        other => panic!("a key of 65,536 bytes: {other:?}"),
+    }
+    let committed = engine.commit(&[], |transaction| {
+        transaction.set("b", "2");
+        transaction.set(too_large.clone(), "v");
+        Ok(())
+    });
+    assert!(matches!(committed, Err(KvsError::TooLarge { what: "key", .. })));
+    let value = vec![0; (64 << 20) + 1];
+    let refused = engine.write(Batch::new().set("c", "3").set("d", value));
+    assert!(matches!(refused, Err(KvsError::TooLarge { what: "value", .. })));
+    assert_eq!(all_keys(engine), [largest]);
+    match engine.read(&too_large) {
+        Ok((value, _)) => assert_eq!(value, None),
+        Err(error) => assert!(matches!(error, KvsError::TooLarge { .. })),
+    }
+}
+
+fn clones_are_handles_of_one_store<E: KvsEngine>(engine: &E) {
+    let other = engine.clone();
+    put(engine, "a", "1");
+    assert_eq!(read(&other, b"a").unwrap(), b"1");
+    thread::spawn(move || other.remove("a".into()).unwrap()).join().unwrap();
+    assert_eq!(read(engine, b"a"), None);
+}
+
+fn stats_count_the_keys<E: KvsEngine>(engine: &E) {
+    assert_eq!(engine.stats().keys, 0);
+    for key in ["a", "b", "c", "a"] {
+        put(engine, key, "v");
+    }
+    assert_eq!(engine.stats().keys, 3);
+    engine.write(Batch::new().remove("a").remove("a").remove("z").set("d", "v")).unwrap();
+    assert_eq!(engine.stats().keys, 3);
+    engine
+        .commit(&[], |transaction| {
+            for key in ["b", "c", "d"] {
+                transaction.remove(key);
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(engine.stats().keys, 0);
+}
+
+fn what_was_waited_for_is_reached<E: KvsEngine>(engine: &E) {
+    let mut before = None;
+    for n in 0..10 {
+        let (_, position) = engine.write(Batch::new().set("k", n.to_string())).unwrap();
+        assert!(before.is_none_or(|before| before <= position));
+        before = Some(position);
+        let (_, seen) = engine.read(b"k").unwrap();
+        assert!(seen <= position);
+        engine.wait(position, Durability::Always).unwrap();
+        for level in [Durability::Always, Durability::Interval(5), Durability::Os] {
+            engine.wait(position, level).unwrap();
+            let reached = engine.on_reached(position, level, Waker::noop());
+            assert!(matches!(reached, Poll::Ready(Ok(()))));
+        }
+    }
+}
+
+fn compaction_changes_nothing_that_can_be_read<E: KvsEngine>(engine: &E) {
+    let mut model = BTreeMap::new();
+    for round in 0..20_u8 {
+        for key in 0..20_u8 {
+            let (key, value) = (vec![b'k', key], vec![round; 500]);
+            if (round + key[1]) % 7 == 0 {
+                engine.write(Batch::new().remove(key.clone())).unwrap();
+                model.remove(&key);
+            } else {
+                engine.write(Batch::new().set(key.clone(), value.clone())).unwrap();
+                model.insert(key, value);
+            }
+        }
+        if round % 8 == 7 {
+            engine.compact().unwrap();
+        }
+    }
+    engine.compact().unwrap();
+    engine.compact().unwrap();
+    for n in 0..20 {
+        assert_eq!(read(engine, &[b'k', n]), model.get([b'k', n].as_slice()).cloned());
+    }
+    assert_eq!(all_keys(engine), model.into_keys().collect::<Vec<_>>());
+}

@@ -1,0 +1,4 @@
+//! What the engine promises, tested from outside: one binary, one module per promise.
+
+#[cfg(test)]
+mod contract;

@@ -1,0 +1,342 @@
+//! The house rules that no compiler checks: the order of the engine's files, the words and sizes
+//! of sources, what a crate may depend on, and that ARCHITECTURE.md tells the truth.
+//!
+//! Each test lists all offenders at once, one per line, as `path:line: what`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use aryavarth_tests::{TextFile, root, text_files};
+
+/// The steps of the engine's data path. A step is a file or a folder of that name, and imports
+/// only steps to its left.
+const STEPS: &[&str] = &[
+    "sync",
+    "fs",
+    "error",
+    "options",
+    "stats",
+    "record",
+    "engine",
+    "segment",
+    "manifest",
+    "hint",
+    "index",
+    "commit",
+    "log",
+    "recovery",
+    "compaction",
+    "store",
+    "scrub",
+    "memory",
+    "sled",
+];
+
+const ENGINE_SRC: &str = "crates/aryavarth/src/";
+const LINES_MAX: usize = 600;
+
+/// Which crates of the workspace a crate may build on, beside those of the registry.
+const FLOORS: &[(&str, &[&str])] = &[
+    ("aryavarth", &[]),
+    ("aryavarth-protocol", &[]),
+    ("aryavarth-client", &["aryavarth-protocol"]),
+    ("aryavarth-server", &["aryavarth", "aryavarth-protocol"]),
+];
+
+/// What a crate's sources never name.
+const ABSENCES: &[(&str, &[&str])] = &[
+    ("aryavarth", &["std::env", "std::net", "std::process::Command"]),
+    ("aryavarth-protocol", &["std::env", "std::fs", "std::net", "std::time", "std::thread"]),
+];
+
+fn rust_sources() -> Vec<TextFile> {
+    text_files().into_iter().filter(|file| file.extension() == "rs").collect()
+}
+
+fn engine_sources() -> Vec<TextFile> {
+    rust_sources().into_iter().filter(|file| file.path.starts_with(ENGINE_SRC)).collect()
+}
+
+/// The names in a manifest's `[dependencies]`, be it as lines or as tables of their own.
+fn dependencies(manifest: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut is_list = false;
+    for line in manifest.lines().map(str::trim) {
+        if let Some(header) = line.strip_prefix('[') {
+            is_list = header == "dependencies]" || header.ends_with(".dependencies]");
+            names.extend(header.strip_prefix("dependencies.").map(|name| name.trim_matches(']')));
+        } else if is_list && !line.starts_with('#') && !line.is_empty() {
+            names.extend(line.split([' ', '.', '=']).next());
+        }
+    }
+    names
+}
+
+/// Lines of code, without comments.
+fn statements(file: &TextFile) -> impl Iterator<Item = (usize, &str)> {
+    file.code_lines().filter(|(_, line)| !line.trim_start().starts_with("//"))
+}
+
+/// The step of an engine source, `None` for `lib.rs`.
+fn step_of(file: &TextFile) -> Option<&str> {
+    let path = file.path.strip_prefix(ENGINE_SRC).expect("an engine source");
+    let step = path.split(['/', '.']).next().expect("a path has a first part");
+    (path != "lib.rs").then_some(step)
+}
+
+/// The identifiers that follow each `marker` in `line`.
+fn names_after<'a>(line: &'a str, marker: &str) -> Vec<&'a str> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let tails = line.match_indices(marker).map(|(at, _)| (at, &line[at + marker.len()..]));
+    let whole = tails.filter(|(at, _)| !line[..*at].ends_with(is_name));
+    whole.map(|(_, tail)| &tail[..tail.find(|c| !is_name(c)).unwrap_or(tail.len())]).collect()
+}
+
+fn has_word(line: &str, word: &str) -> bool {
+    line.split(|c: char| !c.is_ascii_alphanumeric()).any(|part| part == word)
+}
+
+fn assert_none(offenders: &[String], rule: &str) {
+    assert!(offenders.is_empty(), "{rule}:\n{}", offenders.join("\n"));
+}
+
+#[test]
+fn engine_files_import_only_the_steps_before_them() {
+    let place = |step: &str| STEPS.iter().position(|known| *known == step);
+    let mut offenders = Vec::new();
+    for file in engine_sources() {
+        let Some(step) = step_of(&file) else { continue };
+        let Some(own) = place(step) else {
+            offenders.push(format!("{}: not a step of the data path", file.path));
+            continue;
+        };
+        let is_folder = file.path[ENGINE_SRC.len()..].contains('/');
+        for (number, line) in statements(&file) {
+            let at = format!("{}:{number}", file.path);
+            for name in names_after(line, "crate::") {
+                match place(name) {
+                    Some(other) if other <= own => {}
+                    Some(_) => offenders.push(format!("{at}: {step} imports {name}, a later step")),
+                    None => offenders.push(format!("{at}: write `crate::file::Type`, not {line}")),
+                }
+            }
+            if line.contains("super::") && (!is_folder || line.contains("super::super::")) {
+                offenders.push(format!("{at}: write `crate::file::Type`, not {line}"));
+            }
+        }
+    }
+    assert_none(&offenders, &format!("the order is {}", STEPS.join(", ")));
+}
+
+#[test]
+fn every_rust_file_says_what_it_is() {
+    let silent = rust_sources().into_iter().filter(|file| !file.text.starts_with("//! "));
+    assert_none(&silent.map(|file| file.path).collect::<Vec<_>>(), "a file opens with `//!`");
+}
+
+#[test]
+fn no_source_file_is_long() {
+    let mut offenders = Vec::new();
+    for file in rust_sources() {
+        let lines = file.code_lines().count();
+        if lines > LINES_MAX {
+            offenders.push(format!("{}: {lines} lines", file.path));
+        }
+    }
+    assert_none(&offenders, "a source file has at most 600 lines, tests apart");
+}
+
+#[test]
+fn architecture_names_every_source() {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    assert!(page.lines().count() <= 300, "ARCHITECTURE.md has at most 300 lines");
+    let mut named: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut section = String::new();
+    for line in page.lines() {
+        if line.starts_with('#') {
+            section = line.split('`').nth(1).unwrap_or_default().to_owned();
+        }
+        let in_code = line.split('`').skip(1).step_by(2).map(str::to_owned);
+        named.entry(section.clone()).or_default().extend(in_code);
+    }
+    let mut offenders = BTreeSet::new();
+    for file in rust_sources() {
+        let Some((package, rest)) = file.path.split_once("/src/") else { continue };
+        let entry = match rest.split_once('/') {
+            Some((folder, _)) => format!("{folder}/"),
+            None => rest.to_owned(),
+        };
+        let is_named = named.get(package).is_some_and(|names| names.contains(&entry));
+        if package.starts_with("crates/") && !is_named {
+            offenders.insert(format!("{package}/src/{entry}"));
+        }
+    }
+    let offenders: Vec<String> = offenders.into_iter().collect();
+    assert_none(&offenders, "ARCHITECTURE.md names each file or folder in its crate's section");
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut offenders = Vec::new();
+    for file in text_files().iter().filter(|file| file.extension() == "md") {
+        let folder = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        for (number, line) in (1..).zip(file.text.lines()) {
+            let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+            for target in targets.filter(|target| !target.contains("://")) {
+                let path = target.split('#').next().unwrap_or_default();
+                if !root().join(folder).join(path).exists() {
+                    offenders.push(format!("{}:{number}: {target}", file.path));
+                }
+            }
+        }
+    }
+    assert_none(&offenders, "a link in a document names a file of this repository");
+}
+
+#[test]
+fn text_is_clean() {
+    // In pieces, so that this file does not contain what it forbids.
+    let notes = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
+    let mut offenders = Vec::new();
+    for file in text_files() {
+        if !["rs", "md", "toml"].contains(&file.extension()) {
+            continue;
+        }
+        for (number, line) in (1..).zip(file.text.lines()) {
+            let at = format!("{}:{number}", file.path);
+            if line != line.trim_end() {
+                offenders.push(format!("{at}: trailing blanks"));
+            }
+            if line.contains('\t') {
+                offenders.push(format!("{at}: a tab"));
+            }
+            for note in notes.iter().filter(|note| has_word(line, note)) {
+                offenders.push(format!("{at}: {note}"));
+            }
+        }
+        if !file.text.ends_with('\n') {
+            offenders.push(format!("{}: no newline at the end", file.path));
+        }
+        if file.extension() == "rs" {
+            let wide = file.code_lines().filter(|(_, line)| !line.is_ascii());
+            offenders.extend(wide.map(|(number, _)| format!("{}:{number}: not ASCII", file.path)));
+        }
+    }
+    assert_none(&offenders, "text has no notes to oneself, tabs or trailing blanks");
+}
+
+#[test]
+fn only_the_fs_step_touches_the_file_system() {
+    let mut offenders = Vec::new();
+    for file in engine_sources() {
+        for (number, line) in statements(&file) {
+            let is_grouped = line.contains("std::{") && has_word(line, "fs");
+            let is_named = names_after(line, "std::").contains(&"fs");
+            if step_of(&file) != Some("fs") && (is_grouped || is_named) {
+                offenders.push(format!("{}:{number}: {}", file.path, line.trim()));
+            }
+        }
+    }
+    assert_none(&offenders, "only the engine's fs folder names std::fs");
+}
+
+#[test]
+fn each_site_is_one_call() {
+    let seam = fs::read_to_string(root().join(ENGINE_SRC).join("fs/mod.rs")).expect("fs/mod.rs");
+    let list = seam.split("\nsites! {\n").nth(1).expect("the list of sites");
+    let list = list.split("\n}\n").next().expect("the end of the list");
+    let names = list.lines().filter_map(|line| line.trim().split_once(" = "));
+    let mut uses: BTreeMap<String, Vec<String>> =
+        names.map(|(name, _)| (name.to_owned(), Vec::new())).collect();
+    assert!(uses.len() > 10, "the list of sites was not understood");
+
+    let engine = engine_sources();
+    for file in engine.iter().filter(|file| step_of(file) != Some("fs")) {
+        for (number, line) in statements(file) {
+            for name in names_after(line, "Site::") {
+                // Other names are the enum's own constants and functions.
+                if let Some(at) = uses.get_mut(name) {
+                    at.push(format!("{}:{number}", file.path));
+                }
+            }
+        }
+    }
+    // The engine is complete once it has its topmost step.
+    let is_complete = engine.iter().any(|file| step_of(file) == Some("store"));
+    let is_wrong = |count: usize| count > 1 || (is_complete && count == 0);
+    let wrong = uses.iter().filter(|(_, at)| is_wrong(at.len()));
+    let told = wrong.map(|(name, at)| match at.len() {
+        0 => format!("Site::{name}: never used"),
+        _ => format!("Site::{name}: used at {}", at.join(", ")),
+    });
+    assert_none(&told.collect::<Vec<_>>(), "a site names one call in the engine's sources");
+}
+
+#[test]
+fn dependencies_point_down() {
+    let mut offenders = Vec::new();
+    for (package, allowed) in FLOORS {
+        let path = format!("crates/{package}/Cargo.toml");
+        let manifest = fs::read_to_string(root().join(&path)).expect("a crate has a manifest");
+        for name in dependencies(&manifest) {
+            let heavy = ["tokio", "serde", "clap"].iter().any(|heavy| name.starts_with(heavy));
+            let is_upward = name.starts_with("aryavarth") && !allowed.contains(&name);
+            if is_upward || (*package == "aryavarth" && heavy) {
+                offenders.push(format!("{path}: {name}"));
+            }
+        }
+    }
+    assert_none(&offenders, "a crate depends only on floors below it, the engine on nothing heavy");
+}
+
+#[test]
+fn there_is_one_program_to_run() {
+    // A second binary in the default members would leave `cargo run` without an answer.
+    let is_program = |path: &str| path.ends_with("/src/main.rs") || path.contains("/src/bin/");
+    let sources = rust_sources().into_iter().map(|file| file.path);
+    let programs: Vec<String> =
+        sources.filter(|path| is_program(path) && !path.starts_with("bench/")).collect();
+    assert_eq!(programs, ["crates/aryavarth-cli/src/main.rs"]);
+}
+
+#[test]
+fn crates_keep_their_absences() {
+    let mut offenders = Vec::new();
+    for file in rust_sources() {
+        for (package, forbidden) in ABSENCES {
+            if !file.path.starts_with(&format!("crates/{package}/src/")) {
+                continue;
+            }
+            for (number, line) in statements(&file) {
+                let found = forbidden.iter().filter(|path| line.contains(**path));
+                offenders.extend(found.map(|path| format!("{}:{number}: {path}", file.path)));
+            }
+        }
+    }
+    assert_none(&offenders, "the engine and the protocol do without these");
+}
+
+#[test]
+fn nothing_names_this_machine_or_a_registry() {
+    let forbidden = [
+        concat!("/wor", "k/"),
+        concat!("/bash_", "jobs"),
+        concat!("/tm", "p/wt"),
+        concat!("/hom", "e/"),
+        concat!("/roo", "t/"),
+        concat!(".libra", "ry/"),
+        concat!("crates", ".io"),
+        concat!("docs", ".rs"),
+        concat!("pypi", ".org"),
+        concat!("npm", "js."),
+    ];
+    let mut offenders = Vec::new();
+    for file in text_files() {
+        for (number, line) in (1..).zip(file.text.lines()) {
+            if let Some(found) = forbidden.iter().find(|pattern| line.contains(**pattern)) {
+                offenders.push(format!("{}:{number}: {found}", file.path));
+            }
+        }
+    }
+    assert_none(&offenders, "no line names a path of one machine or a registry's host");
+}
