@@ -164,8 +164,9 @@ impl KvStore {
         Ok(result)
     }
 
-    /// The entries of a range, in order. Each page (up to 256 keys) is seen at one moment; what is
-    /// returned is durable. Ends after the first error.
+    /// The entries of a range, in order; what is returned is durable. Pages of 16 to 256 keys are
+    /// each seen at one moment (16 while commits of several keys follow each other closely), the
+    /// range as a whole is not. Ends after the first error.
     pub fn scan(&self, range: KeyRange) -> Scan {
         Scan { store: self.clone(), rest: Some(range), page: VecDeque::new() }
     }

@@ -131,10 +131,6 @@ struct Recent {
 }
 
 impl Recent {
-    fn begin_segment(&mut self, segment: u16) {
-        *self = Recent { segment, ..Recent::default() };
-    }
-
     fn push(&mut self, offset: u64, frame: Frame) {
         self.bytes += frame.bytes();
         self.frames.push_back((offset, frame));

@@ -16,7 +16,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::{Log, Writer};
+use super::{Log, Recent, Writer};
 use crate::error::{KvsError, Result};
 use crate::fs::{FsFile, IoError, OpenHow, Site};
 use crate::hint;
@@ -99,7 +99,7 @@ impl Log {
         self.table.insert(Arc::clone(&segment));
         self.commit.begin_segment(Arc::clone(&segment));
         self.retire_active(writer);
-        writer.recent.begin_segment(table_index);
+        writer.recent.segment = table_index;
         writer.active = Some(Arc::clone(&segment));
         writer.offset = 0;
         writer.capacity = spare.capacity;
@@ -111,6 +111,8 @@ impl Log {
     fn retire_active(&self, writer: &mut Writer) {
         if let Some(active) = writer.active.take() {
             writer.sealing.push(active);
+            // Its table index may come to mean another segment.
+            writer.recent = Recent::default();
             self.call_background();
         }
     }
