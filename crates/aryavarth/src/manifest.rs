@@ -333,9 +333,13 @@ fn frame(payload: &[u8], number: u64, offset: u64) -> Vec<u8> {
 fn payload_at(bytes: &[u8], at: usize, number: u64) -> Option<&[u8]> {
     let header = bytes.get(at..at + EDIT_HEADER_BYTES)?;
     let length = u32_at(header, 4) as usize;
+    // Most places that are looked at lie in the allocated rest, which is zeros.
+    if length == 0 {
+        return None;
+    }
     let rest = bytes.get(at + 4..at + EDIT_HEADER_BYTES + length)?;
     let crc = crc32c::crc32c_append(seed(number, at as u64), rest);
-    (length > 0 && crc == u32_at(header, 0)).then(|| &rest[4..])
+    (crc == u32_at(header, 0)).then(|| &rest[4..])
 }
 
 fn encode(edits: &[Edit]) -> Vec<u8> {

@@ -308,9 +308,10 @@ impl<'a> Scanner<'a> {
             let (offset, salt) = (self.offset, self.salt);
             self.offset += ALIGN as u64;
             let bytes = self.bytes(offset, MARK_BYTES)?;
-            let header = bytes.first_chunk().and_then(|b| Header::decode(b, salt, offset));
+            // The kind is looked at first: nearly all places fail there, and a checksum costs more.
+            let header = bytes.first_chunk().filter(|bytes| bytes[8] == Kind::Mark as u8);
+            let header = header.and_then(|bytes| Header::decode(bytes, salt, offset));
             if let Some(header) = header
-                && header.kind == Kind::Mark
                 && let Some(payload) = bytes.get(HEADER_BYTES..)
                 && header.vouches_for(payload)
                 && let Some(mark) = Mark::decode(payload)

@@ -60,6 +60,9 @@ pub struct Recovery {
     pub torn_at: Option<(PathBuf, u64)>,
 }
 
+/// What is wrong where a file is not there.
+const MISSING: &str = "the file is missing, or the manifest's last edit is damaged";
+
 /// The lock of a directory, held as long as this lives.
 #[derive(Debug)]
 pub(crate) struct DirLock {
@@ -70,17 +73,13 @@ pub(crate) struct DirLock {
 pub(crate) fn open(dir: &Path, options: &Options) -> Result<(Log, DirLock, Recovery)> {
     options.check()?;
     let fs = Arc::clone(&options.fs);
-    if fs.create_dir(Site::DirCreate, dir)?
-        && let Some(parent) = dir.parent()
-    {
-        // Where a parent cannot be synced there is nothing to be done about it here.
-        drop(fs.sync_dir(Site::DirParentSync, parent));
-    }
+    fs.create_dir(Site::DirCreate, dir)?;
     let lock = take_lock(&*fs, dir)?;
     let names = fs.list(Site::DirList, dir)?;
     let (number, state) = if names.iter().any(|name| name == "CURRENT") {
         load_manifest(&*fs, dir)?
     } else {
+        sync_ancestors(&*fs, dir)?;
         let id = options.seed;
         let engine = ENGINE.to_owned();
         let state = State {
@@ -101,6 +100,27 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<(Log, DirLock, Recov
     opening.refuse_lost_edits(&files, number)?;
     let (log, report) = opening.finish(tail, &files, number)?;
     Ok((log, lock, report))
+}
+
+/// Makes the way to a new store durable. Which directories are new is not known: an earlier
+/// attempt may have made them and died.
+fn sync_ancestors(fs: &dyn Fs, dir: &Path) -> Result<()> {
+    use std::io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    for ancestor in dir.ancestors().skip(1) {
+        let here = Path::new(".");
+        let ancestor = if ancestor.as_os_str().is_empty() { here } else { ancestor };
+        match fs.sync_dir(Site::DirParentSync, ancestor) {
+            // A directory of somebody else, or of a file system without such a call: none that
+            // was made here.
+            Err(error)
+                if matches!(
+                    error.source.kind(),
+                    PermissionDenied | InvalidInput | Unsupported | ReadOnlyFilesystem
+                ) => {}
+            done => done?,
+        }
+    }
+    Ok(())
 }
 
 fn load_manifest(fs: &dyn Fs, dir: &Path) -> Result<(u64, State)> {
@@ -226,7 +246,7 @@ impl<'a> Opening<'a> {
             let path = log_path(self.dir, id);
             let file = self.options.fs.open(Site::SegmentOpen, &path, OpenHow::Read);
             let file = file.map_err(|error| match error.source.kind() {
-                std::io::ErrorKind::NotFound => KvsError::corrupt(&path, 0, "the file is missing"),
+                std::io::ErrorKind::NotFound => KvsError::corrupt(&path, 0, MISSING),
                 _ => error.into(),
             })?;
             let length = file.len(Site::SegmentLength)?;

@@ -66,8 +66,9 @@ pub enum Fault {
     Interrupted,
     /// A read or write moves half of its bytes, one at least. Other calls are untouched.
     Short,
-    /// A sync fails with `EIO` and forgets what it should have written: readers still see it,
-    /// later syncs succeed, but no sync saves it any more. Other calls just fail with `EIO`.
+    /// A sync of a file fails with `EIO` and forgets what it should have written: readers still
+    /// see it, later syncs succeed, but no sync saves it any more. Other calls, syncs of
+    /// directories among them (names stand in a journal), just fail with `EIO`.
     LostSync,
 }
 
@@ -200,7 +201,7 @@ impl State {
         }
     }
 
-    /// The same for a sync, which may have to mind [`Fault::LostSync`] too.
+    /// The same for a file's sync, which may have to mind [`Fault::LostSync`] too.
     fn sync_call(&mut self, site: Site) -> io::Result<Option<Fault>> {
         let number = self.trace.len() as u64;
         self.trace.push(site);
@@ -388,13 +389,8 @@ impl Fs for SimFs {
 
     fn sync_dir(&self, site: Site, dir: &Path) -> Result<(), IoError> {
         let mut state = lock(&self.state);
-        let fault = state.sync_call(site).map_err(at(site, dir))?;
-        let names = state.dir(&normal(dir)).map_err(at(site, dir))?;
-        if fault == Some(Fault::LostSync) {
-            names.lose();
-            return Err(at(site, dir)(Errno::IO.into()));
-        }
-        names.sync();
+        state.call(site).map_err(at(site, dir))?;
+        state.dir(&normal(dir)).map_err(at(site, dir))?.sync();
         state.forget_unreachable();
         Ok(())
     }

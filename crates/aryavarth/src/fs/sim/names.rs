@@ -97,11 +97,6 @@ impl Dir {
         }
     }
 
-    /// A sync that fails and forgets: see [`Fault::LostSync`](super::Fault::LostSync).
-    pub(super) fn lose(&mut self) {
-        self.unsynced.clear();
-    }
-
     /// Whether a crash could leave `node` with a name.
     pub(super) fn may_name(&self, node: Node) -> bool {
         let added = |change: &Change| match change {
