@@ -9,6 +9,7 @@ mod args;
 mod durable;
 mod figure;
 mod idle;
+mod space;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -20,9 +21,11 @@ const USAGE: &str = "\
 usage: aryavarth-bench COMMAND [OPTIONS]
 
   durable [--seconds N] [--rounds N] [--dir DIR]
-      a bare loop of append and sync
+      durable sets with 1 and with 64 threads, beside a bare loop of append and sync
   idle --addr ADDR [--connections N] [--busy N] [--seconds N] [--rounds N]
       the rate of busy connections to a running server, with and without idle ones beside them
+  space [--keys N] [--dir DIR]
+      what a store takes on the disk at rest, after four histories; exits with 1 if over its bound
 
 DIR is where temporary directories are made (default: here); it must be on the disk to measure.
 ";
@@ -46,6 +49,7 @@ fn run() -> Outcome {
     match args.command.as_str() {
         "durable" => durable::run(&mut args),
         "idle" => idle::run(&mut args),
+        "space" => space::run(&mut args),
         _ => Err(USAGE.into()),
     }
 }

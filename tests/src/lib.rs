@@ -81,3 +81,8 @@ fn collect(dir: &Path, prefix: &str, files: &mut Vec<TextFile>) {
 fn has_extension(name: &str, extension: &str) -> bool {
     Path::new(name).extension().is_some_and(|found| found == extension)
 }
+
+/// The README's Rust example, which runs as a test of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

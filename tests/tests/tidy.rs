@@ -20,8 +20,8 @@ const STEPS: &[&str] = &[
     "engine",
     "segment",
     "manifest",
-    "hint",
     "index",
+    "hint",
     "commit",
     "log",
     "recovery",
@@ -57,14 +57,18 @@ fn engine_sources() -> Vec<TextFile> {
     rust_sources().into_iter().filter(|file| file.path.starts_with(ENGINE_SRC)).collect()
 }
 
-/// The names in a manifest's `[dependencies]`, be it as lines or as tables of their own.
-fn dependencies(manifest: &str) -> Vec<&str> {
+/// The names in a manifest's `[dependencies]`, or in another list of that kind, be it as lines or
+/// as tables of their own.
+fn dependencies<'a>(manifest: &'a str, list: &str) -> Vec<&'a str> {
     let mut names = Vec::new();
     let mut is_list = false;
     for line in manifest.lines().map(str::trim) {
         if let Some(header) = line.strip_prefix('[') {
-            is_list = header == "dependencies]" || header.ends_with(".dependencies]");
-            names.extend(header.strip_prefix("dependencies.").map(|name| name.trim_matches(']')));
+            let header = header.trim_end_matches(']');
+            let place = header.strip_prefix("target.").and_then(|rest| rest.rsplit_once('.'));
+            is_list = place.map_or(header, |(_, place)| place) == list;
+            let table = header.strip_prefix(list).and_then(|rest| rest.strip_prefix('.'));
+            names.extend(table);
         } else if is_list && !line.starts_with('#') && !line.is_empty() {
             names.extend(line.split([' ', '.', '=']).next());
         }
@@ -90,6 +94,12 @@ fn names_after<'a>(line: &'a str, marker: &str) -> Vec<&'a str> {
     let tails = line.match_indices(marker).map(|(at, _)| (at, &line[at + marker.len()..]));
     let whole = tails.filter(|(at, _)| !line[..*at].ends_with(is_name));
     whole.map(|(_, tail)| &tail[..tail.find(|c| !is_name(c)).unwrap_or(tail.len())]).collect()
+}
+
+/// What stands between backticks in lines of Markdown.
+fn names_in_code<'a>(lines: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
+    let names = lines.into_iter().flat_map(|line| line.split('`').skip(1).step_by(2));
+    names.map(str::to_owned).collect()
 }
 
 fn has_word(line: &str, word: &str) -> bool {
@@ -156,8 +166,7 @@ fn architecture_names_every_source() {
         if line.starts_with('#') {
             section = line.split('`').nth(1).unwrap_or_default().to_owned();
         }
-        let in_code = line.split('`').skip(1).step_by(2).map(str::to_owned);
-        named.entry(section.clone()).or_default().extend(in_code);
+        named.entry(section.clone()).or_default().extend(names_in_code([line]));
     }
     let mut offenders = BTreeSet::new();
     for file in rust_sources() {
@@ -278,7 +287,7 @@ fn dependencies_point_down() {
     for (package, allowed) in FLOORS {
         let path = format!("crates/{package}/Cargo.toml");
         let manifest = fs::read_to_string(root().join(&path)).expect("a crate has a manifest");
-        for name in dependencies(&manifest) {
+        for name in dependencies(&manifest, "dependencies") {
             let heavy = ["tokio", "serde", "clap"].iter().any(|heavy| name.starts_with(heavy));
             let is_upward = name.starts_with("aryavarth") && !allowed.contains(&name);
             if is_upward || (*package == "aryavarth" && heavy) {
@@ -287,6 +296,22 @@ fn dependencies_point_down() {
         }
     }
     assert_none(&offenders, "a crate depends only on floors below it, the engine on nothing heavy");
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let page = root().join("docs/decisions/dependencies.md");
+    let page = fs::read_to_string(page).expect("docs/decisions/dependencies.md");
+    let reasons = names_in_code(page.lines().filter(|line| line.starts_with("- ")));
+    let mut used = BTreeSet::new();
+    for file in text_files().iter().filter(|file| file.path.ends_with("/Cargo.toml")) {
+        for list in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            used.extend(dependencies(&file.text, list).into_iter().map(str::to_owned));
+        }
+    }
+    used.retain(|name| !name.starts_with("aryavarth"));
+    let missing: Vec<String> = used.difference(&reasons).cloned().collect();
+    assert_none(&missing, "a dependency has a line in docs/decisions/dependencies.md");
 }
 
 #[test]

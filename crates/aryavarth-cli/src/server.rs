@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use aryavarth::{KvsEngine, KvsError, MemoryEngine};
+use aryavarth::{KvStore, KvsEngine, KvsError, Options, Recovery};
 use aryavarth_server::{Config, KvServer, Limits, Listener, SharedQueueThreadPool, ThreadPool};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -23,39 +23,65 @@ pub(crate) fn run(options: &ServerOptions) -> Result<(), Failure> {
     let listener = Listener::bind(options.listen.as_str(), options.insecure)?;
     let limits = limits_of_system(Limits::default());
     let pool = SharedQueueThreadPool::new(options.threads.unwrap_or_else(threads_default))?;
-    let engine = open_engine(options)?;
+    let store = open(options)?;
     say(format_args!("aryavarth {}", env!("CARGO_PKG_VERSION")));
-    say(format_args!("engine {}, data in {}", engine.name(), options.data.display()));
-    say(format_args!("durability {}", engine.durability()));
+    say(format_args!("engine {}, data in {}", store.name(), options.data.display()));
+    say(format_args!("durability {}", store.durability()));
+    say_recovery(store.recovery());
     let config = Config { limits, stop_on_signals: true };
-    let server = KvServer::with_config(listener, engine, pool, config);
+    let server = KvServer::with_config(listener, store.clone(), pool, config);
     say(format_args!("listening on {}", server.local_addr()));
     server.run_with(|| say("ready"))?;
-    close(server);
-    Ok(())
+    close(server, store)
 }
 
-/// Opens the store.
-#[expect(clippy::unnecessary_wraps, reason = "the store of a directory can fail to open")]
-fn open_engine(options: &ServerOptions) -> Result<MemoryEngine, KvsError> {
-    let _ = (&options.data, options.durability);
-    Ok(MemoryEngine::new())
+fn open(options: &ServerOptions) -> Result<KvStore, Failure> {
+    let durability = options.durability;
+    let opened = KvStore::open_with(&options.data, Options { durability, ..Options::default() });
+    opened.map_err(|error| match error {
+        KvsError::Io(error) => Failure::Other(format!(
+            "cannot open {}: {error}; nothing acknowledged is lost. Check that it is a directory \
+             that you may write to, or choose another one with --data",
+            options.data.display()
+        )),
+        error => error.into(),
+    })
+}
+
+/// Says what the open found, and what a crash took.
+fn say_recovery(found: &Recovery) {
+    let Recovery { keys, kept_records, torn_bytes, .. } = found;
+    if found.clean {
+        say(format_args!("{keys} keys"));
+        return;
+    }
+    say(format_args!(
+        "the store was not closed the last time: {keys} keys, {kept_records} records kept that had \
+         not been synced, {torn_bytes} bytes of a torn tail cut off"
+    ));
+    if let Some((path, offset)) = &found.torn_at {
+        say(format_args!("the torn tail began at byte {offset} of {}", path.display()));
+    }
 }
 
 /// Lets jobs that still run finish and closes the store, within reason: an unclean close loses
 /// nothing acknowledged, while a supervisor that loses its patience would kill us anyway.
-fn close<E: KvsEngine, P: ThreadPool>(server: KvServer<E, P>) {
+fn close<P: ThreadPool>(server: KvServer<KvStore, P>, store: KvStore) -> Result<(), Failure> {
     let (closed, wait) = mpsc::channel();
-    let closer = thread::spawn(move || {
+    thread::spawn(move || {
         drop(server);
-        closed.send(())
+        closed.send(store.close())
     });
-    if wait.recv_timeout(CLOSE_TIME).is_ok() {
-        drop(closer.join());
-        say("closed");
-    } else {
-        say("closed while work was still running; nothing acknowledged is lost");
+    match wait.recv_timeout(CLOSE_TIME) {
+        Ok(result) => {
+            result?;
+            say("closed");
+        }
+        Err(_late) => {
+            say("stopped while work was still running; nothing acknowledged is lost");
+        }
     }
+    Ok(())
 }
 
 fn threads_default() -> u32 {

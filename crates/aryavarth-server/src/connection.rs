@@ -118,7 +118,11 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
     pub(crate) async fn run(mut self) -> io::Result<()> {
         loop {
             self.advance();
+            let was_full = self.is_full();
             self.send()?;
+            if was_full && !self.is_full() {
+                continue;
+            }
             if self.is_done() {
                 break;
             }
@@ -139,10 +143,10 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
     }
 
     async fn wait(&mut self) -> Woken {
+        // With no job and room for replies, everything that has arrived was looked at.
         let Connection { shared, stream, stop, session, job, .. } = self;
         let can_read = !self.input_over
             && job.is_none()
-            && self.calls.is_empty()
             && session.output_bytes() < shared.limits.output_bytes_max;
         let must_send = !session.output().is_empty();
         let must_release = session.awaited_position().is_some();
@@ -160,23 +164,29 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         }
     }
 
+    /// Whether too many replies are unsent to make more.
+    fn is_full(&self) -> bool {
+        self.session.output_bytes() >= self.shared.limits.output_bytes_max
+    }
+
     /// Takes what the session has understood, and starts the next job if none runs.
     fn advance(&mut self) {
-        let limits = &self.shared.limits;
-        if self.job.is_some() || self.session.output_bytes() >= limits.output_bytes_max {
-            return;
-        }
-        self.collect_calls();
-        // Errors alone need no pool.
-        while let Some(Call::Refused(_)) = self.calls.front() {
-            if let Some(Call::Refused(message)) = self.calls.pop_front() {
-                self.session.reply(&Response::Err(message), 0);
+        while self.job.is_none() && !self.is_full() {
+            self.collect_calls();
+            match self.calls.front() {
+                Some(Call::Request(_)) => self.start_job(),
+                // Errors need no pool.
+                Some(Call::Refused(message)) => {
+                    self.session.reply(&Response::Err(message.clone()), 0);
+                    self.calls.pop_front();
+                }
+                None => {
+                    if let Some(bytes) = self.last_words.take() {
+                        self.session.reply_raw(bytes);
+                    }
+                    return;
+                }
             }
-        }
-        if !self.calls.is_empty() {
-            self.start_job();
-        } else if let Some(bytes) = self.last_words.take() {
-            self.session.reply_raw(bytes);
         }
     }
 
@@ -357,7 +367,9 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             self.read()?;
         }
         self.input_over = true;
-        self.linger = true;
+        // A client that is silent will not send what could destroy a reply.
+        self.linger |=
+            self.job.is_some() || self.session.input_bytes() > 0 || self.session.output_bytes() > 0;
         Ok(())
     }
 

@@ -140,7 +140,9 @@ impl Commit {
         waiters.sleepers.drain(..).for_each(Sleeper::wake);
         let wakers = std::mem::take(&mut waiters.wakers);
         drop(waiters);
-        wakers.into_iter().for_each(|(_, waker)| waker.wake());
+        for (_, waker) in wakers {
+            waker.wake();
+        }
         self.call.notify_all();
         KvsError::Poisoned { reason: Arc::clone(reason) }
     }
@@ -315,7 +317,9 @@ impl Commit {
         let (ready, later): (Vec<_>, Vec<_>) = all.into_iter().partition(|&(p, _)| is_ready(p));
         waiters.wakers = later;
         drop(waiters);
-        ready.into_iter().for_each(|(_, waker)| waker.wake());
+        for (_, waker) in ready {
+            waker.wake();
+        }
         lock(&self.waiters)
     }
 

@@ -14,8 +14,7 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::fs::{Fs, OpenHow, Site, read_full, write_full};
-use crate::index::Slot;
-use crate::record::{Kind, record_bytes, u16_at, u32_at, u64_at};
+use crate::record::{Header, Kind, u16_at, u32_at, u64_at};
 use crate::segment::{FORMAT_VERSION, SEGMENT_HEADER_BYTES, ScanStop, Scanner, Segment, hint_path};
 use crate::sync::Ordering;
 
@@ -29,8 +28,9 @@ const FOOTER_BYTES: usize = 4;
 pub(crate) struct Place {
     key_at: usize,
     key_bytes: u16,
+    pub(crate) kind: Kind,
     pub(crate) seq: u64,
-    pub(crate) slot: Slot,
+    pub(crate) offset: u64,
     /// Bytes of the record in the log.
     pub(crate) bytes: u64,
 }
@@ -61,23 +61,15 @@ impl Places {
         self.places.len()
     }
 
-    /// Adds a record; `table_index` names its segment.
-    pub(crate) fn push(
-        &mut self,
-        table_index: u16,
-        offset: u64,
-        kind: Kind,
-        seq: u64,
-        key: &[u8],
-        value_bytes: usize,
-    ) {
-        let bytes = record_bytes(key.len(), value_bytes) as u64;
+    /// Adds a record that lies, or will lie, at `offset`.
+    pub(crate) fn push(&mut self, offset: u64, header: &Header, key: &[u8]) {
         self.places.push(Place {
             key_at: self.bytes.len(),
             key_bytes: key.len() as u16,
-            seq,
-            slot: Slot::new(table_index, offset, bytes, kind == Kind::Tombstone),
-            bytes,
+            kind: header.kind,
+            seq: header.seq,
+            offset,
+            bytes: header.record_bytes() as u64,
         });
         self.bytes.extend_from_slice(key);
     }
@@ -89,11 +81,8 @@ pub(crate) fn scan(segment: &Segment, end: u64) -> Result<Places, ScanStop> {
     let mut scanner = Scanner::new(&*segment.file, segment.salt, from, end);
     let mut places = Places::default();
     while let Some(record) = scanner.next()? {
-        let header = record.header;
-        if header.kind != Kind::Mark {
-            let (key, value_bytes) = (record.key, record.value.len());
-            let index = segment.table_index;
-            places.push(index, record.offset, header.kind, header.seq, key, value_bytes);
+        if record.header.kind != Kind::Mark {
+            places.push(record.offset, &record.header, record.key);
         }
     }
     Ok(places)
@@ -110,12 +99,9 @@ pub(crate) fn write(fs: &dyn Fs, dir: &Path, segment: &Segment, places: &Places)
         out.extend_from_slice(&word.to_le_bytes());
     }
     for (key, place) in places.iter() {
-        let pointer = place.slot.pointer();
-        let kind = if pointer.tombstone { Kind::Tombstone } else { Kind::Put };
-        let record = place.bytes as u32;
-        out.extend_from_slice(&(place.seq << 8 | kind as u64).to_le_bytes());
-        out.extend_from_slice(&((pointer.offset / 8) as u32).to_le_bytes());
-        out.extend_from_slice(&record.to_le_bytes());
+        out.extend_from_slice(&(place.seq << 8 | place.kind as u64).to_le_bytes());
+        out.extend_from_slice(&((place.offset / 8) as u32).to_le_bytes());
+        out.extend_from_slice(&(place.bytes as u32).to_le_bytes());
         out.extend_from_slice(&(key.len() as u16).to_le_bytes());
         out.extend_from_slice(key);
     }
@@ -157,9 +143,9 @@ pub(crate) fn read(fs: &dyn Fs, dir: &Path, segment: &Segment) -> Option<Places>
     for _ in 0..count {
         let entry = bytes.get(at..at + ENTRY_BYTES)?;
         let word = u64_at(entry, 0);
-        let tombstone = match word & 0xff {
-            1 => false,
-            2 => true,
+        let kind = match word & 0xff {
+            1 => Kind::Put,
+            2 => Kind::Tombstone,
             _ => return None,
         };
         let offset = u64::from(u32_at(entry, 8)) * 8;
@@ -170,8 +156,7 @@ pub(crate) fn read(fs: &dyn Fs, dir: &Path, segment: &Segment) -> Option<Places>
         if at > footer || offset + record > end {
             return None;
         }
-        let slot = Slot::new(segment.table_index, offset, record, tombstone);
-        places.push(Place { key_at, key_bytes, seq: word >> 8, slot, bytes: record });
+        places.push(Place { key_at, key_bytes, kind, seq: word >> 8, offset, bytes: record });
     }
     (at == footer).then_some(Places { bytes, places })
 }

@@ -171,11 +171,25 @@ impl Manifest {
         let bytes = frame(&payload, number, 0);
         let rotate_at = SLACK_BYTES.max(4 * bytes.len() as u64);
         file.allocate(Site::ManifestAllocate, rotate_at)?;
-        write_full(&*file, Site::ManifestWrite, &bytes, 0)?;
-        file.sync(Site::ManifestSync)?;
-        write_current(fs, dir, number)?;
-        let end = bytes.len() as u64;
-        Ok(Manifest { dir: dir.to_owned(), number, file, end, rotate_at, state })
+        let dir = dir.to_owned();
+        let mut manifest = Manifest { dir, number, file, end: 0, rotate_at, state };
+        manifest.write(&bytes)?;
+        write_current(fs, &manifest.dir, number)?;
+        Ok(manifest)
+    }
+
+    /// Writes and syncs an edit behind the others.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
+        // Without space part of it is missing, so it will not be taken for an edit; after any
+        // other failure all of it may be there.
+        write_full(&*self.file, Site::ManifestWrite, bytes, self.end).map_err(|error| {
+            let unchanged = error.is_no_space();
+            let error = error.into();
+            if unchanged { AppendError::Refused(error) } else { AppendError::Unknown(error) }
+        })?;
+        self.file.sync(Site::ManifestSync).map_err(|error| AppendError::Unknown(error.into()))?;
+        self.end += bytes.len() as u64;
+        Ok(())
     }
 
     pub(crate) fn state(&self) -> &State {
@@ -201,18 +215,7 @@ impl Manifest {
         if self.end + bytes.len() as u64 > self.rotate_at {
             return self.rotate(fs, state);
         }
-        // Without space part of it is missing, so it will not be taken for an edit; after any
-        // other failure all of it may be there.
-        write_full(&*self.file, Site::ManifestWrite, &bytes, self.end).map_err(|error| {
-            let refused = error.is_no_space();
-            if refused {
-                AppendError::Refused(error.into())
-            } else {
-                AppendError::Unknown(error.into())
-            }
-        })?;
-        self.file.sync(Site::ManifestSync).map_err(|error| AppendError::Unknown(error.into()))?;
-        self.end += bytes.len() as u64;
+        self.write(&bytes)?;
         self.state = state;
         Ok(())
     }
@@ -235,6 +238,14 @@ pub(crate) enum AppendError {
     Refused(KvsError),
     /// It may or may not have been changed on disk.
     Unknown(KvsError),
+}
+
+impl From<AppendError> for KvsError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Refused(error) | AppendError::Unknown(error) => error,
+        }
+    }
 }
 
 /// The current manifest's number and what it says.
@@ -335,7 +346,9 @@ fn encode(edits: &[Edit]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut put = |tag: u8, words: &[u64]| {
         out.push(tag);
-        words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+        for word in words {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
     };
     for edit in edits {
         match edit {

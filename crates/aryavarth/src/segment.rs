@@ -322,6 +322,26 @@ impl<'a> Scanner<'a> {
         Ok(None)
     }
 
+    /// Where the scan is.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Goes on behind a bad record: at the next place that has a record's header.
+    pub(crate) fn step_over(&mut self, bad: u64) -> Result<(), IoError> {
+        self.offset = self.offset.max(bad + ALIGN as u64).next_multiple_of(ALIGN as u64);
+        while self.offset + HEADER_BYTES as u64 <= self.end {
+            let (offset, salt) = (self.offset, self.salt);
+            let bytes = self.bytes(offset, HEADER_BYTES)?;
+            if bytes.first_chunk().is_some_and(|b| Header::decode(b, salt, offset).is_some()) {
+                return Ok(());
+            }
+            self.offset += ALIGN as u64;
+        }
+        self.offset = self.end;
+        Ok(())
+    }
+
     /// How many bytes from `from` on are there before only zeros follow.
     pub(crate) fn written_after(&mut self, from: u64) -> Result<u64, IoError> {
         let (mut at, mut last) = (from, from);

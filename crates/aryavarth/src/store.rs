@@ -95,10 +95,11 @@ impl KvStore {
     }
 
     /// Opens the store in a directory with options of your own.
+    #[expect(clippy::needless_pass_by_value, reason = "options are made for one open")]
     pub fn open_with(dir: impl AsRef<Path>, options: Options) -> Result<KvStore> {
         let durability = options.durability;
         let background = options.background;
-        let (log, dir_lock, recovery) = recovery::open(dir.as_ref(), options)?;
+        let (log, dir_lock, recovery) = recovery::open(dir.as_ref(), &options)?;
         let log = Arc::new(log);
         let inner = Inner {
             recovery,
@@ -163,8 +164,9 @@ impl KvStore {
         Ok(result)
     }
 
-    /// The entries of a range, in order. Each page (up to 256 keys) is seen at one moment; what is
-    /// returned is durable. Ends after the first error.
+    /// The entries of a range, in order; what is returned is durable. Pages of 16 to 256 keys are
+    /// each seen at one moment (16 while commits of several keys follow each other closely), the
+    /// range as a whole is not. Ends after the first error.
     pub fn scan(&self, range: KeyRange) -> Scan {
         Scan { store: self.clone(), rest: Some(range), page: VecDeque::new() }
     }
@@ -180,7 +182,7 @@ impl KvStore {
         let log = self.log()?;
         log.seal_active()?;
         match compaction::run_all(log) {
-            Err(error) if error.is_full() && log.free_reserve()? => compaction::run_all(log),
+            Err(error) if error.is_full() && log.free_reserve() => compaction::run_all(log),
             result => result,
         }
     }
@@ -273,7 +275,7 @@ fn compact(log: &Log) {
         let at_rest = written_at.elapsed() >= REST_AFTER;
         while futile_at != Some((now, at_rest)) && compaction::is_due(log, at_rest) {
             let useful = match compaction::run(log) {
-                Err(error) if error.is_full() => log.free_reserve().unwrap_or(false),
+                Err(error) if error.is_full() => log.free_reserve(),
                 result => result.unwrap_or(false),
             };
             if !useful {

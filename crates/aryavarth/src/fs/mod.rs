@@ -55,7 +55,6 @@ sites! {
     LockTruncate = "clear the lock file",
     CurrentOpen = "open CURRENT",
     CurrentRead = "read CURRENT",
-    CurrentLength = "measure CURRENT",
     CurrentCreate = "create CURRENT",
     CurrentWrite = "write CURRENT",
     CurrentSync = "sync CURRENT",
@@ -108,6 +107,10 @@ sites! {
     ReserveCreate = "create the reserve",
     ReserveAllocate = "allocate the reserve",
     ReserveRemove = "give up the reserve",
+    SpareRemove = "remove a segment that was never used",
+    VerifyList = "look into the directory to verify",
+    VerifyOpen = "open a segment to verify",
+    VerifyLength = "measure a segment to verify",
     SpaceMeasure = "measure a file's blocks",
 }
 

@@ -92,8 +92,7 @@ impl CopyWriter {
         if header.kind == Kind::Tombstone {
             self.tombstone_bytes += header.record_bytes() as u64;
         }
-        let (key, value_bytes) = (record.key, record.value.len());
-        self.places.push(self.table_index, offset, header.kind, header.seq, key, value_bytes);
+        self.places.push(offset, &header, record.key);
         if self.buf.len() >= WRITE_BYTES {
             self.write_buf()?;
         }

@@ -20,19 +20,18 @@ mod transact;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
+use arc_swap::ArcSwapOption;
 use crossbeam_epoch as epoch;
 
 use crate::commit::Commit;
 use crate::error::{KvsError, Result};
-use crate::fs::{Site, write_full};
+use crate::fs::{IoError, Site, write_full};
 use crate::index::{EntryId, Found, Index, IndexWriter, Slot};
 use crate::manifest::Manifest;
 use crate::options::Options;
 use crate::record::{Batch, Frame, Kind, MARK_BYTES, Mark, check_key, check_size, check_value};
 use crate::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentKind, SegmentTable};
-use crate::sync::{
-    Arc, AtomicBool, AtomicI64, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock,
-};
+use crate::sync::{Arc, AtomicI64, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock};
 
 pub(crate) use copy::{Copied, CopyWriter};
 use rotate::Spare;
@@ -72,7 +71,8 @@ pub(crate) struct Log {
     pub(crate) keys: AtomicI64,
     pub(crate) appended_bytes: AtomicU64,
     pub(crate) compactions: AtomicU64,
-    full: AtomicBool,
+    /// The call that found no space, while the disk is full.
+    full: ArcSwapOption<IoError>,
     /// Wakes the background threads.
     chores: Mutex<Chores>,
     call: Condvar,
@@ -131,10 +131,6 @@ struct Recent {
 }
 
 impl Recent {
-    fn begin_segment(&mut self, segment: u16) {
-        *self = Recent { segment, ..Recent::default() };
-    }
-
     fn push(&mut self, offset: u64, frame: Frame) {
         self.bytes += frame.bytes();
         self.frames.push_back((offset, frame));
@@ -202,7 +198,7 @@ impl Log {
             keys: AtomicI64::new(found.keys),
             appended_bytes: AtomicU64::new(0),
             compactions: AtomicU64::new(0),
-            full: AtomicBool::new(false),
+            full: ArcSwapOption::empty(),
             chores: Mutex::default(),
             call: Condvar::new(),
             manifest: Mutex::new(found.manifest),
@@ -425,10 +421,9 @@ impl Log {
     }
 
     /// What a failed append means for the store.
-    fn failed_write(&self, error: crate::fs::IoError) -> KvsError {
+    fn failed_write(&self, error: IoError) -> KvsError {
         if error.is_no_space() {
-            self.set_full(true);
-            return KvsError::Full { source: Arc::new(error) };
+            return self.note_full(Arc::new(error));
         }
         self.commit.poison(&error.into())
     }

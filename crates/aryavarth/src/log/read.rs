@@ -22,6 +22,8 @@ use crate::sync::{Arc, Ordering};
 
 /// Keys that a scan looks at under one epoch.
 const WALK_KEYS_MAX: usize = 256;
+/// So few keys are always seen at one moment; more, if no commit of several keys comes between.
+const WALK_KEYS_MIN: usize = 16;
 /// A page of a scan ends when its values reach this.
 const PAGE_BYTES_MAX: u64 = 1 << 20;
 
@@ -74,6 +76,16 @@ impl Log {
     fn hold(&self, slot: Slot) -> Option<Seen> {
         let segment = self.table.get(slot.pointer().segment)?;
         Some(Seen { slot, segment: Arc::clone(segment.as_ref()?) })
+    }
+
+    /// Whether `slot`, loaded now, names the record that was seen earlier. The word alone would not
+    /// tell: between two epochs its table index may have come to mean another segment.
+    pub(super) fn is_still(&self, seen: &Seen, slot: Slot) -> bool {
+        seen.slot == slot
+            && self
+                .table
+                .get(slot.pointer().segment)
+                .is_some_and(|now| now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &seen.segment)))
     }
 
     /// The position that has to be durable for what a slot says to be; 0 for a retired segment.
@@ -141,7 +153,7 @@ impl Log {
                 return seen;
             }
             // A shorter walk fits between two commits.
-            max = (max / 2).max(1);
+            max = (max / 2).max(WALK_KEYS_MIN.min(wanted));
             std::hint::spin_loop();
         }
     }

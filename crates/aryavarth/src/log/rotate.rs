@@ -16,9 +16,9 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::{Log, Writer};
+use super::{Log, Recent, Writer};
 use crate::error::{KvsError, Result};
-use crate::fs::{FsFile, OpenHow, Site};
+use crate::fs::{FsFile, IoError, OpenHow, Site};
 use crate::hint;
 use crate::manifest::{AppendError, Edit, Seal};
 use crate::record::MARK_BYTES;
@@ -99,7 +99,7 @@ impl Log {
         self.table.insert(Arc::clone(&segment));
         self.commit.begin_segment(Arc::clone(&segment));
         self.retire_active(writer);
-        writer.recent.begin_segment(table_index);
+        writer.recent.segment = table_index;
         writer.active = Some(Arc::clone(&segment));
         writer.offset = 0;
         writer.capacity = spare.capacity;
@@ -111,6 +111,8 @@ impl Log {
     fn retire_active(&self, writer: &mut Writer) {
         if let Some(active) = writer.active.take() {
             writer.sealing.push(active);
+            // Its table index may come to mean another segment.
+            writer.recent = Recent::default();
             self.call_background();
         }
     }
@@ -132,15 +134,12 @@ impl Log {
         let mut result = self.grow(need);
         if may_use_reserve
             && result.as_ref().is_err_and(KvsError::is_full)
-            && self.give_up_reserve(&mut growth)?
+            && self.give_up_reserve(&mut growth)
         {
             result = self.grow(need);
         }
         match result {
-            Err(KvsError::Io(source)) if source.is_no_space() => {
-                self.set_full(true);
-                Err(KvsError::Full { source })
-            }
+            Err(KvsError::Io(source)) if source.is_no_space() => Err(self.note_full(source)),
             result => result,
         }
     }
@@ -196,7 +195,7 @@ impl Log {
             file.sync(Site::SegmentCreateSync)
         })();
         if let Err(error) = prepared {
-            drop(fs.remove(Site::StrayRemove, &path));
+            self.remove_spare(id);
             return Err(error.into());
         }
         fs.sync_dir(Site::SegmentDirSync, &self.dir)
@@ -207,15 +206,21 @@ impl Log {
         if let Err(error) = self.edit_manifest(&edits) {
             // If the store is poisoned, the manifest may name the file by now.
             if self.commit.check().is_ok() {
-                drop(fs.remove(Site::StrayRemove, &path));
+                self.remove_spare(id);
             }
             return Err(error);
         }
         if let Some(small) = small {
-            drop(fs.remove(Site::StrayRemove, &log_path(&self.dir, small.id)));
+            self.remove_spare(small.id);
         }
         self.lock_writer().spare = Some(Spare { id, salt, file, capacity });
         Ok(())
+    }
+
+    /// Removes a segment that nothing was written to. What stays behind is a stray, which the
+    /// next open removes.
+    fn remove_spare(&self, id: u64) {
+        drop(self.options.fs.remove(Site::SpareRemove, &log_path(&self.dir, id)));
     }
 
     /// Makes manifest edits durable; poisons the store if their outcome is unknown.
@@ -249,7 +254,7 @@ impl Log {
             growth.tried = Some(Instant::now());
         }
         // Writes resume when everything below finds space, the reserve first.
-        self.set_full(false);
+        self.full.store(None);
         let mut done = self.hold_reserve(&mut growth)?;
         let (extend_bytes, spare) = {
             let writer = self.lock_writer();
@@ -274,8 +279,8 @@ impl Log {
     fn or_full(&self, result: Result<()>) -> Result<bool> {
         match result {
             Ok(()) => Ok(true),
-            Err(error) if error.is_full() => {
-                self.set_full(true);
+            Err(KvsError::Io(source)) if source.is_no_space() => {
+                self.note_full(source);
                 Ok(false)
             }
             Err(error) => Err(error),
@@ -284,24 +289,23 @@ impl Log {
 
     /// Whether the disk was full when it was last asked.
     pub(crate) fn is_full(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
+        self.full.load().is_some()
     }
 
-    pub(super) fn set_full(&self, full: bool) {
-        if self.full.swap(full, Ordering::Relaxed) != full {
+    /// Notes that the disk is full, until the keeper finds space again; returns the error for it.
+    pub(super) fn note_full(&self, source: Arc<IoError>) -> KvsError {
+        if self.full.swap(Some(Arc::clone(&source))).is_none() {
             self.call_background();
         }
+        KvsError::Full { source }
     }
 
     /// Refuses a write while the disk is full, unless it frees space in the end.
     pub(super) fn check_full(&self, only_removes: bool) -> Result<()> {
-        if only_removes || !self.is_full() {
-            return Ok(());
+        match self.full.load_full() {
+            Some(source) if !only_removes => Err(KvsError::Full { source }),
+            _ => Ok(()),
         }
-        let path = self.reserve_path();
-        let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
-        let error = crate::fs::IoError { site: Site::ReserveAllocate, path, source };
-        Err(KvsError::Full { source: Arc::new(error) })
     }
 
     fn reserve_path(&self) -> PathBuf {
@@ -315,7 +319,7 @@ impl Log {
         if growth.reserve_bytes >= bytes / 2 {
             return Ok(false);
         }
-        self.give_up_reserve(growth)?;
+        self.give_up_reserve(growth);
         let fs = &*self.options.fs;
         let path = self.reserve_path();
         let made = fs
@@ -326,27 +330,29 @@ impl Log {
                 growth.reserve_bytes = bytes;
                 Ok(true)
             }
-            Err(error) if error.is_no_space() => {
-                self.set_full(true);
-                drop(fs.remove(Site::ReserveRemove, &path));
-                Ok(false)
+            Err(error) => {
+                // What was made of it is given up as well.
+                self.remove_reserve();
+                self.or_full(Err(error.into()))
             }
-            Err(error) => Err(error.into()),
         }
     }
 
     /// Frees the reserve's space; returns whether there was any.
-    fn give_up_reserve(&self, growth: &mut Growth) -> Result<bool> {
+    fn give_up_reserve(&self, growth: &mut Growth) -> bool {
         if growth.reserve_bytes == 0 {
-            return Ok(false);
+            return false;
         }
         growth.reserve_bytes = 0;
-        self.options.fs.remove(Site::ReserveRemove, &self.reserve_path())?;
-        Ok(true)
+        self.remove_reserve()
+    }
+
+    fn remove_reserve(&self) -> bool {
+        self.options.fs.remove(Site::ReserveRemove, &self.reserve_path()).is_ok()
     }
 
     /// Frees the reserve for a compaction that found no space; returns whether there was any.
-    pub(crate) fn free_reserve(&self) -> Result<bool> {
+    pub(crate) fn free_reserve(&self) -> bool {
         self.give_up_reserve(&mut lock(&self.growth))
     }
 
@@ -398,7 +404,8 @@ impl Log {
         };
         self.edit_manifest(&[Edit::Seal { id: segment.id, seal }])?;
         segment.file.truncate(Site::SegmentTruncate, end)?;
-        segment.disk_bytes.store(blocks(end) + blocks(hint), Ordering::Relaxed);
+        let bytes = segment.file.allocated(Site::SpaceMeasure)?;
+        segment.disk_bytes.store(bytes + blocks(hint), Ordering::Relaxed);
         Ok(())
     }
 
@@ -426,7 +433,7 @@ impl Log {
         self.edit_manifest(&edits)?;
         self.lock_writer().spare = None;
         if let Some(id) = spare {
-            drop(self.options.fs.remove(Site::StrayRemove, &log_path(&self.dir, id)));
+            self.remove_spare(id);
         }
         Ok(())
     }

@@ -14,21 +14,22 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crossbeam_epoch as epoch;
 
+use super::read::Seen;
 use super::{Log, ROOM_BYTES, Recent};
 use crate::engine::{Newest, Position, Transaction};
 use crate::error::{KvsError, Result};
-use crate::index::{Index, Slot};
+use crate::index::Slot;
 use crate::record::{Frame, check_key, check_size, check_value, record_bytes};
 use crate::sync::lock;
 
 type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-/// Values read before the lock was taken, each with the slot that it was read through.
-type Fetched = HashMap<Vec<u8>, (Slot, Option<Vec<u8>>)>;
+/// Values read before the lock was taken, each with what its slot said then.
+type Fetched = HashMap<Vec<u8>, (Seen, Option<Vec<u8>>)>;
 
 /// The newest state as a closure sees it under the writer's lock.
 struct UnderLock<'a> {
-    index: &'a Index,
+    log: &'a Log,
     recent: &'a Recent,
     fetched: &'a Fetched,
     missing: Vec<Vec<u8>>,
@@ -37,7 +38,7 @@ struct UnderLock<'a> {
 impl UnderLock<'_> {
     fn slot(&self, key: &[u8]) -> Option<Slot> {
         let pin = epoch::pin();
-        let slot = self.index.find(key, &pin)?.slot();
+        let slot = self.log.index.find(key, &pin)?.slot();
         (!slot.is_tombstone()).then_some(slot)
     }
 }
@@ -48,7 +49,7 @@ impl Newest for UnderLock<'_> {
             return Ok(None);
         };
         if let Some((seen, value)) = self.fetched.get(key)
-            && *seen == slot
+            && self.log.is_still(seen, slot)
         {
             return Ok(value.clone());
         }
@@ -81,7 +82,7 @@ impl Log {
             }
             let mut writer = lock(&self.writer);
             let mut newest = UnderLock {
-                index: &self.index,
+                log: self,
                 recent: &writer.recent,
                 fetched: &fetched,
                 missing: Vec::new(),
@@ -118,7 +119,7 @@ impl Log {
     fn fetch(&self, fetched: &mut Fetched, key: Vec<u8>) -> Result<()> {
         if let Some(seen) = self.see(&key) {
             let value = seen.value(&key)?;
-            fetched.insert(key, (seen.slot, value));
+            fetched.insert(key, (seen, value));
         }
         Ok(())
     }

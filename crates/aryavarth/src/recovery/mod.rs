@@ -14,11 +14,12 @@
 mod tail;
 
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, FsFile, IoError, OpenHow, Site, read_full, write_full};
 use crate::hint::{self, Places};
-use crate::index::{Index, IndexWriter};
+use crate::index::{Index, IndexWriter, Slot};
 use crate::log::{Copied, CopyWriter, Log, Recovered};
 use crate::manifest::{self, Manifest, Seal, SegmentFacts, State, manifest_path};
 use crate::options::Options;
@@ -65,11 +66,11 @@ const MISSING: &str = "the file is missing, or the manifest's last edit is damag
 /// The lock of a directory, held as long as this lives.
 #[derive(Debug)]
 pub(crate) struct DirLock {
-    _file: Arc<dyn FsFile>,
+    file: Arc<dyn FsFile>,
 }
 
 /// Opens a directory, creating it if it does not exist.
-pub(crate) fn open(dir: &Path, options: Options) -> Result<(Log, DirLock, Recovery)> {
+pub(crate) fn open(dir: &Path, options: &Options) -> Result<(Log, DirLock, Recovery)> {
     options.check()?;
     let fs = Arc::clone(&options.fs);
     fs.create_dir(Site::DirCreate, dir)?;
@@ -91,7 +92,7 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<(Log, DirLock, Recove
         };
         (0, state)
     };
-    let mut opening = Opening::new(dir, &options, state);
+    let mut opening = Opening::new(dir, options, state);
     opening.open_segments()?;
     opening.load_sealed()?;
     let tail = find_tail(dir, &opening.state, &opening.unsealed)?;
@@ -131,9 +132,21 @@ fn load_manifest(fs: &dyn Fs, dir: &Path) -> Result<(u64, State)> {
     Ok((number, state))
 }
 
-/// Takes the directory's lock, or says who has it. A directory that is not ours is not touched.
-pub(crate) fn take_lock(fs: &dyn Fs, dir: &Path) -> Result<DirLock> {
+/// Takes the directory's lock and leaves the process id in it. A directory that is not ours is
+/// not touched.
+fn take_lock(fs: &dyn Fs, dir: &Path) -> Result<DirLock> {
     refuse_foreign(fs, dir)?;
+    let lock = hold_lock(fs, dir)?;
+    let pid = format!("{}\n", std::process::id());
+    // The pid is a courtesy to whoever is refused; the lock itself does not depend on it.
+    if lock.file.truncate(Site::LockTruncate, 0).is_ok() {
+        drop(write_full(&*lock.file, Site::LockWrite, pid.as_bytes(), 0));
+    }
+    Ok(lock)
+}
+
+/// Takes the directory's lock, or says who has it.
+pub(crate) fn hold_lock(fs: &dyn Fs, dir: &Path) -> Result<DirLock> {
     let path = dir.join("LOCK");
     let Some(file) = fs.try_lock(Site::LockTake, &path)? else {
         let pid = fs.open(Site::LockOpen, &path, OpenHow::Read).ok().and_then(|file| {
@@ -143,12 +156,7 @@ pub(crate) fn take_lock(fs: &dyn Fs, dir: &Path) -> Result<DirLock> {
         });
         return Err(KvsError::Locked { path: dir.to_owned(), pid });
     };
-    let pid = format!("{}\n", std::process::id());
-    // The pid is a courtesy to whoever is refused; the lock itself does not depend on it.
-    if file.truncate(Site::LockTruncate, 0).is_ok() {
-        drop(write_full(&*file, Site::LockWrite, pid.as_bytes(), 0));
-    }
-    Ok(DirLock { _file: file })
+    Ok(DirLock { file })
 }
 
 /// Refuses a directory with files in it that no store made.
@@ -305,7 +313,7 @@ impl<'a> Opening<'a> {
             }
             work();
         });
-        for (segment, loaded) in results.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        for (segment, loaded) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
             let (places, from_hint) = loaded?;
             self.report.hints_used += u64::from(from_hint);
             self.loaded.push((segment, places));
@@ -373,7 +381,7 @@ impl<'a> Opening<'a> {
         self.cut(&tail);
         self.report.torn_bytes = tail.torn_bytes;
         self.report.torn_at = tail.torn_at;
-        let recovered = build(self.table, self.loaded, manifest);
+        let recovered = build(self.table, &self.loaded, manifest);
         self.report.keys = recovered.keys as u64;
         let log = Log::new(self.dir.to_owned(), self.options.clone(), recovered);
         Ok((log, self.report))
@@ -442,7 +450,10 @@ impl<'a> Opening<'a> {
     }
 }
 
-fn read_header(file: &dyn FsFile, length: u64) -> Result<Option<SegmentHeader>, IoError> {
+pub(crate) fn read_header(
+    file: &dyn FsFile,
+    length: u64,
+) -> Result<Option<SegmentHeader>, IoError> {
     let mut bytes = [0; SEGMENT_HEADER_BYTES];
     if length < bytes.len() as u64 {
         return Ok(None);
@@ -452,7 +463,7 @@ fn read_header(file: &dyn FsFile, length: u64) -> Result<Option<SegmentHeader>, 
 }
 
 /// An unsealed file grows in steps; any other length means that somebody cut it.
-fn refuse_cut(path: &Path, length: u64, step: u64) -> Result<()> {
+pub(crate) fn refuse_cut(path: &Path, length: u64, step: u64) -> Result<()> {
     if length == 0 || !length.is_multiple_of(step.max(1)) {
         let reason = "the file was cut here, or the manifest's last edit is damaged";
         return Err(KvsError::corrupt(path, length, reason));
@@ -488,20 +499,16 @@ pub(crate) fn bad_at(path: &Path, stop: ScanStop) -> KvsError {
 }
 
 /// The index of everything loaded: per key the record with the highest sequence number.
-fn build(
-    table: SegmentTable,
-    loaded: Vec<(Arc<Segment>, Places)>,
-    manifest: Manifest,
-) -> Recovered {
-    let mut all: Vec<(&[u8], u64, crate::index::Slot)> = Vec::new();
-    for (segment, places) in &loaded {
+fn build(table: SegmentTable, loaded: &[(Arc<Segment>, Places)], manifest: Manifest) -> Recovered {
+    let mut all: Vec<(&[u8], u64, Slot)> = Vec::new();
+    for (segment, places) in loaded {
         table.insert(Arc::clone(segment));
         let mut tombstone_bytes = 0;
         for (key, place) in places.iter() {
-            if place.slot.is_tombstone() {
-                tombstone_bytes += place.bytes;
-            }
-            all.push((key, place.seq, place.slot));
+            let tombstone = place.kind == Kind::Tombstone;
+            tombstone_bytes += if tombstone { place.bytes } else { 0 };
+            let slot = Slot::new(segment.table_index, place.offset, place.bytes, tombstone);
+            all.push((key, place.seq, slot));
         }
         segment.tombstone_bytes.store(tombstone_bytes, Ordering::Relaxed);
     }

@@ -1,0 +1,355 @@
+//! The program as its users meet it: what it prints, where, and how it exits.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// What a server that is told to stop may take.
+const STOP_TIME: Duration = Duration::from_secs(5);
+
+/// Longer than anything here takes, on a machine however busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn program() -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_aryavarth"));
+    for name in ["ADDR", "DATA", "DURABILITY", "INSECURE", "JSON", "LISTEN", "THREADS"] {
+        program.env_remove(format!("ARYAVARTH_{name}"));
+    }
+    program
+}
+
+/// What a command did: its exit code, what it printed, and what it said.
+#[derive(Debug, PartialEq)]
+struct Did {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl From<Output> for Did {
+    fn from(output: Output) -> Did {
+        Did {
+            code: output.status.code().unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+fn did(code: i32, stdout: &str, stderr: &str) -> Did {
+    Did { code, stdout: stdout.to_owned(), stderr: stderr.to_owned() }
+}
+
+fn run(args: &[&str]) -> Did {
+    program().args(args).output().unwrap().into()
+}
+
+/// Runs what should end by itself, and ends it if it does not.
+fn run_briefly(args: &[&str]) -> Did {
+    let mut command = program();
+    let mut child =
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("{args:?} does not end");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap().into()
+}
+
+struct Server {
+    child: Child,
+    addr: String,
+    said: Vec<String>,
+    /// Kept open, so that what the server says on its way down has somewhere to go.
+    stderr: BufReader<std::process::ChildStderr>,
+}
+
+impl Server {
+    fn start(data: &Path) -> Server {
+        Server::start_with(data, &[])
+    }
+
+    fn start_with(data: &Path, args: &[&str]) -> Server {
+        let mut child = program()
+            .args(["server", "--listen", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .args(args)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut said: Vec<String> = Vec::new();
+        while said.last().is_none_or(|line| line != "ready") {
+            let mut line = String::new();
+            stderr.read_line(&mut line).unwrap();
+            assert!(line.ends_with('\n'), "the server ended after {said:?} {line:?}");
+            said.push(line.trim_end().to_owned());
+        }
+        let addr = said.iter().find_map(|line| line.strip_prefix("listening on ")).unwrap();
+        Server { child, addr: addr.to_owned(), said, stderr }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut program = program();
+        program.args(args).env("ARYAVARTH_ADDR", &self.addr);
+        program
+    }
+
+    fn run(&self, args: &[&str]) -> Did {
+        self.command(args).output().unwrap().into()
+    }
+
+    fn run_with_input(&self, args: &[&str], input: &[u8]) -> Did {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        child.wait_with_output().unwrap().into()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits until the server has ended; what it said meanwhile, and its exit code.
+    fn wait(&mut self) -> (String, Option<i32>) {
+        let mut said = String::new();
+        self.stderr.read_to_string(&mut said).unwrap();
+        (said, self.child.wait().unwrap().code())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn data() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    (dir, data)
+}
+
+#[test]
+fn keys_are_set_read_and_removed() {
+    let (_dir, data) = data();
+    let server = Server::start(&data);
+    assert_eq!(server.run(&["set", "user:1", "Alice"]), did(0, "", ""));
+    assert_eq!(server.run(&["set", "user:2", "-5"]), did(0, "", ""));
+    assert_eq!(server.run(&["get", "user:1"]), did(0, "Alice\n", ""));
+    assert_eq!(server.run(&["get", "user:2"]), did(0, "-5\n", ""));
+    assert_eq!(server.run(&["scan", "user:"]), did(0, "user:1\tAlice\nuser:2\t-5\n", ""));
+    assert_eq!(server.run(&["scan", "user:", "--limit", "1"]), did(0, "user:1\tAlice\n", ""));
+    assert_eq!(server.run(&["compact"]), did(0, "", ""));
+    assert_eq!(server.run(&["rm", "user:1"]), did(0, "", ""));
+    assert_eq!(server.run(&["scan"]), did(0, "user:2\t-5\n", ""));
+}
+
+#[test]
+fn a_missing_key_is_exit_code_1() {
+    let (_dir, data) = data();
+    let server = Server::start(&data);
+    assert_eq!(server.run(&["get", "k"]), did(1, "", "Key not found\n"));
+    assert_eq!(server.run(&["rm", "k"]), did(1, "", "Key not found\n"));
+    assert_eq!(server.run(&["--json", "get", "k"]), did(1, "", "{\"error\":\"Key not found\"}\n"));
+}
+
+#[test]
+fn json_is_one_object_per_line() {
+    let (_dir, data) = data();
+    let server = Server::start(&data);
+    server.run(&["set", "k\n\"1\"", "a\tb"]);
+    server.run(&["set", "k2", "значение"]);
+    let first = r#"{"key":"k\n\"1\"","value":"a\tb"}"#;
+    let second = r#"{"key":"k2","value":"значение"}"#;
+    assert_eq!(server.run(&["get", "k2", "--json"]), did(0, &format!("{second}\n"), ""));
+    assert_eq!(server.run(&["scan", "--json"]), did(0, &format!("{first}\n{second}\n"), ""));
+}
+
+#[test]
+fn a_value_comes_from_standard_input_as_it_is() {
+    let (_dir, data) = data();
+    let server = Server::start(&data);
+    let large = "0123456789abcde\n".repeat(65_536);
+    assert_eq!(server.run_with_input(&["set", "k", "-"], large.as_bytes()), did(0, "", ""));
+    assert_eq!(server.run(&["get", "k"]), did(0, &format!("{large}\n"), ""));
+
+    let refused = server.run_with_input(&["set", "k", "-"], b"a\xff");
+    assert_eq!(refused, did(2, "", "the value is not UTF-8 text: byte 2; nothing was changed\n"));
+}
+
+#[test]
+fn a_scan_goes_on_page_by_page() {
+    let (_dir, data) = data();
+    let server = Server::start_with(&data, &["--durability", "os"]);
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    let large = "x".repeat(20_000);
+    let mut expected = String::new();
+    for i in 0..2500 {
+        let value = if i < 2000 { large.as_str() } else { "v" };
+        write!(stream, r#"{{"Set":{{"key":"{i:04}","value":"{value}"}}}}"#).unwrap();
+        writeln!(expected, "{i:04}\t{value}").unwrap();
+    }
+    let replies = BufReader::new(stream).lines().take(2500);
+    assert_eq!(replies.map(Result::unwrap).filter(|reply| reply == "{\"Ok\":null}").count(), 2500);
+    // 40 MB do not fit one page of 1000 entries, so the scan has to ask for less.
+    let scanned = server.run(&["scan"]);
+    assert_eq!((scanned.code, scanned.stderr.as_str()), (0, ""));
+    assert!(scanned.stdout == expected, "{} bytes came", scanned.stdout.len());
+}
+
+#[test]
+fn a_flag_counts_before_the_environment() {
+    let (_dir, data) = data();
+    let server = Server::start(&data);
+    server.run(&["set", "k", "v"]);
+    let mut get = program();
+    get.args(["get", "k", "--addr", &server.addr]).env("ARYAVARTH_ADDR", "127.0.0.1:1");
+    assert_eq!(Did::from(get.output().unwrap()), did(0, "v\n", ""));
+    let mut get = server.command(&["get", "k"]);
+    get.env("ARYAVARTH_JSON", "1");
+    assert_eq!(get.output().unwrap().stdout, b"{\"key\":\"k\",\"value\":\"v\"}\n");
+}
+
+#[test]
+fn what_cannot_be_reached_is_one_line_and_exit_code_2() {
+    for addr in ["127.0.0.1:1", "nonsense", "127.0.0.1:99999"] {
+        let Did { code, stdout, stderr } = run(&["get", "k", "--addr", addr]);
+        assert_eq!((code, stdout.as_str()), (2, ""));
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.starts_with(&format!("cannot reach a server at {addr}: ")), "{stderr}");
+    }
+}
+
+/// Every file under a directory, with its content. The store of a running server changes by
+/// itself, so it is left out.
+fn files(dir: &Path, running: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            found.insert(path.clone(), fs::read(path).unwrap());
+        } else {
+            found.insert(path.clone(), Vec::new());
+            if path != running {
+                found.extend(files(&path, running));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_server_that_cannot_start_says_why_and_changes_nothing() {
+    let (dir, running) = data();
+    let server = Server::start(&running);
+    let foreign = dir.path().join("foreign");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("thesis.txt"), "not a store").unwrap();
+    let file = foreign.join("thesis.txt");
+    let fresh = dir.path().join("fresh");
+
+    let pid = server.child.id().to_string();
+    let loopback = "127.0.0.1:0";
+    for (listen, data, says) in [
+        ("0.0.0.0:0", &fresh, "--insecure"),
+        ("nonsense", &fresh, "cannot listen on nonsense"),
+        ("192.0.2.1:0", &fresh, "--insecure"),
+        (server.addr.as_str(), &fresh, "in use"),
+        (loopback, &running, pid.as_str()),
+        (loopback, &foreign, "is not an Aryavarth store"),
+        (loopback, &file, "cannot open"),
+    ] {
+        let before = files(dir.path(), &running);
+        let args = ["server", "--listen", listen, "--data", data.to_str().unwrap()];
+        let Did { code, stdout, stderr } = run_briefly(&args);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{listen} {data:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.contains(says), "{stderr}");
+        assert_eq!(files(dir.path(), &running), before, "{listen} {data:?}");
+    }
+    assert_eq!(run_briefly(&["server", "--durability", "sometimes"]).code, 2);
+    assert_eq!(run_briefly(&["server", "--threads", "0"]).code, 2);
+}
+
+#[test]
+fn a_server_says_what_it_does_and_ends_with_ready() {
+    let (_dir, data) = data();
+    let server = Server::start_with(&data, &["--durability", "interval:10"]);
+    let said = server.said.join("\n");
+    for part in [env!("CARGO_PKG_VERSION"), "engine kvs", "data in", "durability interval:10"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_eq!(run(&["--version"]).stdout, format!("aryavarth {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_signal_stops_the_server_in_time_whatever_its_clients_do() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let (_dir, data) = data();
+        let mut server = Server::start(&data);
+        server.run(&["set", "k", "v"]);
+        let _idle = TcpStream::connect(&server.addr).unwrap();
+        let mut half = TcpStream::connect(&server.addr).unwrap();
+        half.write_all(br#"{"Set":{"key":"#).unwrap();
+        let mut deaf = TcpStream::connect(&server.addr).unwrap();
+        deaf.write_all(&br#"{"Get":{"key":"k"}}"#.repeat(1000)).unwrap();
+
+        let start = Instant::now();
+        server.signal(signal);
+        let (said, code) = server.wait();
+        assert!(start.elapsed() < STOP_TIME, "{:?}", start.elapsed());
+        assert_eq!((said.as_str(), code), ("closed\n", Some(0)));
+
+        let server = Server::start(&data);
+        assert!(server.said.contains(&"1 keys".to_owned()), "closed cleanly: {:?}", server.said);
+        assert_eq!(server.run(&["get", "k"]), did(0, "v\n", ""));
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill() {
+    let (_dir, data) = data();
+    let mut server = Server::start(&data);
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    let writer = thread::spawn(move || {
+        let mut replies = BufReader::new(stream.try_clone().unwrap());
+        let mut acknowledged = 0;
+        loop {
+            let request = format!(r#"{{"Set":{{"key":"k","value":"{acknowledged}"}}}}"#);
+            let mut reply = String::new();
+            let sent = stream.write_all(request.as_bytes());
+            if sent.and_then(|()| replies.read_line(&mut reply)).is_err() || reply.is_empty() {
+                return acknowledged - 1;
+            }
+            assert_eq!(reply, "{\"Ok\":null}\n");
+            acknowledged += 1;
+        }
+    });
+    thread::sleep(Duration::from_millis(300));
+    server.signal(Signal::KILL);
+    server.wait();
+    let acknowledged: i64 = writer.join().unwrap();
+
+    let server = Server::start(&data);
+    assert!(server.said.iter().any(|line| line.contains("was not closed")), "{:?}", server.said);
+    let value: i64 = server.run(&["get", "k"]).stdout.trim().parse().unwrap();
+    assert!(value == acknowledged || value == acknowledged + 1, "{value} after {acknowledged}");
+}

@@ -1,0 +1,161 @@
+//! What strangers may cost, and what they hear when it is too much.
+
+use std::time::Duration;
+
+use aryavarth::{Batch, KvsEngine, MemoryEngine};
+use aryavarth_server::{
+    KvServer, Limits, Listener, ServerError, SharedQueueThreadPool, ThreadPool,
+};
+
+use crate::support::{Obedient, Server, eventually, get, set};
+
+fn limited(change: impl FnOnce(&mut Limits)) -> Server {
+    let mut limits = Limits::default();
+    change(&mut limits);
+    Server::with(MemoryEngine::new(), limits)
+}
+
+#[test]
+fn one_connection_too_many_gets_an_error_and_is_closed() {
+    let server = limited(|limits| limits.connections_max = 2);
+    let mut first = server.client();
+    let mut second = server.client();
+    assert_eq!(first.ask(get("k")), r#"{"Ok":null}"#);
+    assert_eq!(second.ask(get("k")), r#"{"Ok":null}"#);
+    assert_eq!(
+        server.client().rest(),
+        "{\"Err\":\"busy: 2 clients are connected already; try again later\"}\n"
+    );
+    assert_eq!(server.handle.counters().connections_refused, 1);
+
+    drop(first);
+    eventually("one has gone", || server.handle.counters().connections == 1);
+    assert_eq!(server.client().ask(get("k")), r#"{"Ok":null}"#);
+}
+
+#[test]
+fn a_request_that_does_not_arrive_in_time_gets_an_error() {
+    let server = limited(|limits| limits.request_arrival = Duration::from_millis(100));
+    let mut client = server.client();
+    client.send(get("k") + r#"{"Get":"#);
+    assert_eq!(client.reply(), r#"{"Ok":null}"#);
+    assert_eq!(client.rest(), "{\"Err\":\"the request did not arrive within 0.1 s\"}\n");
+    assert_eq!(server.handle.counters().arrivals_timed_out, 1);
+}
+
+#[test]
+fn the_time_for_a_request_is_not_prolonged_by_its_pieces() {
+    let server = limited(|limits| limits.request_arrival = Duration::from_millis(300));
+    let mut client = server.client();
+    client.send(r#"{"Set":{"key":"k","value":""#);
+    eventually("the server has enough", || {
+        client.send_if_heard(b"x");
+        server.handle.counters().arrivals_timed_out == 1
+    });
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_a_word_that_could_pass_for_a_reply() {
+    let server = limited(|limits| limits.idle = Some(Duration::from_millis(100)));
+    let mut client = server.client();
+    assert_eq!(client.ask(get("k")), r#"{"Ok":null}"#);
+    assert_eq!(client.rest(), "");
+    assert_eq!(server.handle.counters().idle_timed_out, 1);
+}
+
+#[test]
+fn keys_and_values_over_their_limits_are_errors_and_the_connection_goes_on() {
+    let server = limited(|limits| limits.session.value_bytes_max = 100);
+    let mut client = server.client();
+    assert!(client.ask(set("k", &"v".repeat(101))).contains("101 bytes, the limit is 100"));
+    assert!(client.ask(get(&"k".repeat(65_536))).contains("65536 bytes, the limit is 65535"));
+    assert_eq!(client.ask(set("k", &"v".repeat(100))), r#"{"Ok":null}"#);
+}
+
+#[test]
+fn a_request_over_the_limit_gets_its_error_while_it_is_still_sent() {
+    let server = limited(|limits| limits.session.request_bytes_max = 100_000);
+    let mut client = server.client();
+    client.send(r#"{"Set":{"key":"k","value":""#);
+    while client.send_if_heard(&[b'x'; 10_000]) {
+        if server.handle.counters().sessions_broken == 1 {
+            break;
+        }
+    }
+    assert!(client.reply().contains("the request is too long: the limit is 100000 bytes"));
+}
+
+#[test]
+fn too_much_input_in_all_is_refused_and_small_requests_still_get_through() {
+    let server = limited(|limits| limits.input_bytes_max = 100_000);
+    let half_a_request = r#"{"Set":{"key":"k","value":""#.to_owned() + &"x".repeat(90_000);
+    let mut first = server.client();
+    first.send(&half_a_request);
+    // The first one's bytes may arrive after the second one's, so either may be refused.
+    let mut second = server.client();
+    second.send(&half_a_request);
+    eventually("one is refused", || server.handle.counters().input_refused == 1);
+    assert_eq!(server.client().ask(get("k")), r#"{"Ok":null}"#);
+
+    drop((first, second));
+    eventually("both have gone", || server.handle.counters().connections == 0);
+    assert_eq!(server.client().ask(half_a_request + r#""}}"#), r#"{"Ok":null}"#);
+}
+
+#[test]
+fn requests_beyond_the_jobs_that_may_wait_are_busy() {
+    let engine = Obedient::default();
+    let server = Server::with(engine.clone(), Limits { jobs_max: 1, ..Limits::default() });
+    let mut waiting = server.client();
+    waiting.send(get("gate"));
+    eventually("the first is run", || server.handle.counters().requests == 1);
+
+    let mut refused = server.client();
+    assert!(refused.ask(set("k", "v")).contains("busy: 1 jobs are waiting already"));
+    engine.open_gate();
+    assert_eq!(waiting.reply(), r#"{"Ok":null}"#);
+    assert_eq!(refused.ask(get("k")), r#"{"Ok":null}"#, "nothing was done");
+    assert_eq!(server.handle.counters().requests_busy, 1);
+}
+
+#[test]
+fn a_client_that_takes_nothing_for_too_long_is_closed() {
+    let engine = MemoryEngine::new();
+    engine.write(Batch::new().set("large", "x".repeat(16 << 20))).unwrap();
+    let limits = Limits { send_stall: Duration::from_millis(200), ..Limits::default() };
+    let server = Server::with(engine, limits);
+    let mut client = server.client();
+    client.send(get("large"));
+    eventually("it is closed", || server.handle.counters().sends_timed_out == 1);
+}
+
+#[test]
+fn a_page_of_a_scan_has_a_limit_but_a_single_entry_always_fits() {
+    let engine = MemoryEngine::new();
+    for key in ["a", "b", "c"] {
+        engine.write(Batch::new().set(key, "x".repeat(1000))).unwrap();
+    }
+    let server = Server::with(engine, Limits { scan_bytes_max: 500, ..Limits::default() });
+    let mut client = server.client();
+    assert!(client.ask(r#"{"Scan":{"limit":3}}"#).contains("ask with a smaller limit"));
+    assert!(client.ask(r#"{"Scan":{"limit":1}}"#).starts_with(r#"{"Entries":[["a","xxx"#));
+}
+
+#[test]
+fn an_address_that_others_can_reach_takes_a_word() {
+    let pool = SharedQueueThreadPool::new(1).unwrap();
+    let exposed = KvServer::new("0.0.0.0:0", MemoryEngine::new(), pool);
+    assert!(matches!(exposed, Err(ServerError::Exposed { .. })));
+    assert!(Listener::bind("[::]:0", false).is_err());
+    assert!(Listener::bind("0.0.0.0:0", true).is_ok());
+    assert!(Listener::bind("localhost:0", false).is_ok());
+}
+
+#[test]
+fn a_wrong_address_is_named() {
+    let error = Listener::bind("nonsense", false).unwrap_err().to_string();
+    assert!(error.starts_with("cannot listen on nonsense: "), "{error}");
+    let taken = Server::start();
+    let error = Listener::bind(taken.addr, false).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("cannot listen on {}: ", taken.addr)), "{error}");
+}

@@ -1,0 +1,9 @@
+//! The server over real sockets, each test with a server of its own on a free port.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod durability;
+mod framing;
+mod isolation;
+mod limits;
+mod shutdown;
+mod support;

@@ -1,0 +1,247 @@
+//! A server to test, a client that sends what it is told, and an engine that can be stopped.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Poll, Waker};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use aryavarth::{
+    Batch, Durability, KeyRange, KvsEngine, KvsError, MemoryEngine, Page, Position, Stats,
+    Transaction,
+};
+use aryavarth_server::{
+    Config, KvServer, Limits, Listener, ServerHandle, SharedQueueThreadPool, ThreadPool,
+};
+
+/// Longer than anything here takes, on a machine however busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running server; stopped on drop.
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
+    pub(crate) handle: ServerHandle,
+    thread: Option<JoinHandle<aryavarth_server::Result<()>>>,
+}
+
+impl Server {
+    pub(crate) fn start() -> Server {
+        Server::with(MemoryEngine::new(), Limits::default())
+    }
+
+    pub(crate) fn with<E: KvsEngine>(engine: E, limits: Limits) -> Server {
+        let pool = SharedQueueThreadPool::new(2).unwrap();
+        let listener = Listener::bind("127.0.0.1:0", false).unwrap();
+        let config = Config { limits, ..Config::default() };
+        let server = KvServer::with_config(listener, engine, pool, config);
+        let (addr, handle) = (server.local_addr(), server.handle());
+        Server { addr, handle, thread: Some(thread::spawn(move || server.run())) }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        let stream = TcpStream::connect(self.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Client { stream: BufReader::new(stream) }
+    }
+
+    /// Waits until the server has run all that it could.
+    pub(crate) fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap().unwrap();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.handle.shutdown();
+        self.join();
+    }
+}
+
+/// A client that sends and receives bytes.
+pub(crate) struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub(crate) fn send(&mut self, text: impl AsRef<[u8]>) {
+        self.stream.get_mut().write_all(text.as_ref()).unwrap();
+    }
+
+    /// Sends for as long as the other side takes it.
+    pub(crate) fn send_if_heard(&mut self, text: &[u8]) -> bool {
+        self.stream.get_mut().write_all(text).is_ok()
+    }
+
+    pub(crate) fn end_input(&mut self) {
+        self.stream.get_mut().shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// The next reply, without its newline.
+    pub(crate) fn reply(&mut self) -> String {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).unwrap();
+        assert!(line.ends_with('\n'), "the connection was closed after {line:?}");
+        line.pop();
+        line
+    }
+
+    /// Asks and hears the answer.
+    pub(crate) fn ask(&mut self, request: impl AsRef<[u8]>) -> String {
+        self.send(request);
+        self.reply()
+    }
+
+    /// Everything until the server closes.
+    pub(crate) fn rest(&mut self) -> String {
+        let mut rest = String::new();
+        self.stream.read_to_string(&mut rest).unwrap();
+        rest
+    }
+
+    /// The stream, for a second thread.
+    pub(crate) fn writer(&self) -> TcpStream {
+        self.stream.get_ref().try_clone().unwrap()
+    }
+}
+
+/// Waits until something becomes true.
+pub(crate) fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_true() {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+pub(crate) fn set(key: &str, value: &str) -> String {
+    format!(r#"{{"Set":{{"key":"{key}","value":"{value}"}}}}"#)
+}
+
+pub(crate) fn get(key: &str) -> String {
+    format!(r#"{{"Get":{{"key":"{key}"}}}}"#)
+}
+
+pub(crate) fn remove(key: &str) -> String {
+    format!(r#"{{"Remove":{{"key":"{key}"}}}}"#)
+}
+
+#[derive(Default)]
+struct Control {
+    /// Reads of the key `gate` wait until it is open.
+    open: bool,
+    written: u64,
+    durable: u64,
+    poisoned: bool,
+    positions: HashMap<Vec<u8>, u64>,
+    wakers: Vec<Waker>,
+}
+
+/// An engine in memory whose disk obeys: what is written is durable when the test says so. Reading
+/// the key `panic` panics, reading the key `gate` waits for the test.
+#[derive(Clone, Default)]
+pub(crate) struct Obedient {
+    memory: MemoryEngine,
+    control: Arc<(Mutex<Control>, Condvar)>,
+}
+
+impl Obedient {
+    fn change(&self, change: impl FnOnce(&mut Control)) {
+        let wakers = {
+            let mut control = self.control.0.lock().unwrap();
+            change(&mut control);
+            std::mem::take(&mut control.wakers)
+        };
+        self.control.1.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn open_gate(&self) {
+        self.change(|control| control.open = true);
+    }
+
+    /// Makes durable what has been written.
+    pub(crate) fn sync(&self) {
+        self.change(|control| control.durable = control.written);
+    }
+
+    /// Makes it unknown what becomes of everything that is not durable yet.
+    pub(crate) fn poison(&self) {
+        self.change(|control| control.poisoned = true);
+    }
+}
+
+impl KvsEngine for Obedient {
+    fn name(&self) -> &'static str {
+        "obedient"
+    }
+
+    fn durability(&self) -> Durability {
+        Durability::Always
+    }
+
+    fn read(&self, key: &[u8]) -> aryavarth::Result<(Option<Vec<u8>>, Position)> {
+        assert!(key != b"panic", "the engine panics, as this test wants");
+        let mut control = self.control.0.lock().unwrap();
+        while key == b"gate" && !control.open {
+            control = self.control.1.wait(control).unwrap();
+        }
+        let position = control.positions.get(key).copied().unwrap_or(0);
+        Ok((self.memory.read(key)?.0, Position(position)))
+    }
+
+    fn write(&self, batch: Batch) -> aryavarth::Result<(u64, Position)> {
+        let mut control = self.control.0.lock().unwrap();
+        control.written += 10;
+        let position = control.written;
+        for write in batch.writes() {
+            control.positions.insert(write.key().to_vec(), position);
+        }
+        Ok((self.memory.write(batch)?.0, Position(position)))
+    }
+
+    fn commit<R>(
+        &self,
+        keys: &[&[u8]],
+        body: impl FnMut(&mut Transaction<'_>) -> aryavarth::Result<R>,
+    ) -> aryavarth::Result<(R, Position)> {
+        self.memory.commit(keys, body)
+    }
+
+    fn scan(&self, range: &KeyRange, limit: usize) -> aryavarth::Result<Page> {
+        // Small pages, as an engine with large values gives.
+        self.memory.scan(range, limit.min(3))
+    }
+
+    fn wait(&self, _position: Position, _level: Durability) -> aryavarth::Result<()> {
+        panic!("the server waits without blocking");
+    }
+
+    fn on_reached(
+        &self,
+        position: Position,
+        _level: Durability,
+        waker: &Waker,
+    ) -> Poll<aryavarth::Result<()>> {
+        let mut control = self.control.0.lock().unwrap();
+        if position.0 <= control.durable {
+            return Poll::Ready(Ok(()));
+        }
+        if control.poisoned {
+            return Poll::Ready(Err(KvsError::Poisoned { reason: "a sync failed".into() }));
+        }
+        control.wakers.push(waker.clone());
+        Poll::Pending
+    }
+
+    fn compact(&self) -> aryavarth::Result<()> {
+        Ok(())
+    }
+
+    fn stats(&self) -> Stats {
+        self.memory.stats()
+    }
+}
