@@ -381,6 +381,9 @@ impl Log {
 
     fn seal(&self, segment: &Arc<Segment>) -> Result<()> {
         let end = segment.end.load(Ordering::Acquire);
+        if end == SEGMENT_HEADER_BYTES as u64 {
+            return self.drop_unwritten(segment);
+        }
         let position = crate::engine::Position(segment.base() + end);
         self.commit.wait(position, crate::options::Durability::Always)?;
         let places = hint::scan(segment, end).map_err(|stop| match stop {
@@ -403,6 +406,15 @@ impl Log {
         segment.file.truncate(Site::SegmentTruncate, end)?;
         let bytes = segment.file.allocated(Site::SpaceMeasure)?;
         segment.disk_bytes.store(bytes + blocks(hint), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives up a segment of which not even the first frame was written, for want of space: there
+    /// is no header that a seal could vouch for, and no position in it is ever reached.
+    fn drop_unwritten(&self, segment: &Segment) -> Result<()> {
+        self.edit_manifest(&[Edit::Drop { id: segment.id }])?;
+        self.table.remove(segment.table_index);
+        drop(self.options.fs.remove(Site::StrayRemove, &log_path(&self.dir, segment.id)));
         Ok(())
     }
 
