@@ -414,7 +414,8 @@ impl Log {
     fn drop_unwritten(&self, segment: &Segment) -> Result<()> {
         self.edit_manifest(&[Edit::Drop { id: segment.id }])?;
         self.table.remove(segment.table_index);
-        drop(self.options.fs.remove(Site::StrayRemove, &log_path(&self.dir, segment.id)));
+        self.table.release(segment.table_index);
+        self.remove_spare(segment.id);
         Ok(())
     }
 

@@ -2,4 +2,5 @@
 
 #[cfg(test)]
 mod concurrent;
+#[cfg(test)]
 mod contract;
