@@ -4,3 +4,5 @@
 mod concurrent;
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod disk;
