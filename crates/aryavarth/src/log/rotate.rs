@@ -159,7 +159,7 @@ impl Log {
             let wanted = (writer.capacity * 2).min(limit).max(writer.offset + need);
             let capacity = wanted.next_multiple_of(self.step_bytes());
             drop(writer);
-            active.file.allocate(Site::SegmentExtend, capacity)?;
+            allocate(&*active.file, Site::SegmentExtend, capacity)?;
             active.disk_bytes.store(capacity, Ordering::Relaxed);
             let mut writer = self.lock_writer();
             if writer.active.as_ref().is_some_and(|now| now.id == active.id) {
@@ -186,14 +186,8 @@ impl Log {
         let path = log_path(&self.dir, id);
         let fs = &*self.options.fs;
         let file = fs.open(Site::SegmentCreate, &path, OpenHow::CreateNew)?;
-        let prepared = (|| {
-            file.allocate(Site::SegmentAllocate, capacity)?;
-            // A file system that cannot allocate leaves the file empty; the length counts too.
-            if file.len(Site::SegmentCreateLength)? < capacity {
-                file.truncate(Site::SegmentFill, capacity)?;
-            }
-            file.sync(Site::SegmentCreateSync)
-        })();
+        let allocated = allocate(&*file, Site::SegmentAllocate, capacity);
+        let prepared = allocated.and_then(|()| file.sync(Site::SegmentCreateSync));
         if let Err(error) = prepared {
             self.remove_spare(id);
             return Err(error.into());
@@ -488,4 +482,14 @@ impl Log {
         self.call.notify_all();
         self.commit.stop();
     }
+}
+
+/// Grows a file to `length` bytes that read as zeros, with blocks behind them where possible.
+fn allocate(file: &dyn FsFile, site: Site, length: u64) -> Result<(), IoError> {
+    file.allocate(site, length)?;
+    // A file system that cannot allocate leaves the file as it is; the length counts too.
+    if file.len(Site::SegmentAllocateLength)? < length {
+        file.truncate(Site::SegmentFill, length)?;
+    }
+    Ok(())
 }
