@@ -91,6 +91,14 @@ pub(crate) enum Command {
         #[command(flatten)]
         to: To,
     },
+
+    /// Read everything in the directory of a stopped server and name what is damaged
+    #[command(after_help = "Examples:\n  aryavarth verify ./aryavarth-data\n  \
+                            aryavarth verify /var/lib/aryavarth --json")]
+    Verify {
+        /// The store's directory; nothing in it is changed
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, clap::Args)]

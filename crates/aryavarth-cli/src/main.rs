@@ -8,6 +8,7 @@ mod args;
 mod client;
 mod output;
 mod server;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::Rm { key, to } => client::remove(&to, key),
         Command::Scan { prefix, limit, to } => client::scan(&to, &prefix, limit, &output),
         Command::Compact { to } => client::compact(&to),
+        Command::Verify { dir } => verify::run(&dir, &output),
     };
     match done {
         Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,

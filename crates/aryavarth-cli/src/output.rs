@@ -57,6 +57,16 @@ impl Output {
             .map_err(|error| Failure::stdout(&error))
     }
 
+    /// Prints a line of data: as text, or as JSON.
+    pub(crate) fn line(&self, text: &str, json: &impl Serialize) -> Result<(), Failure> {
+        let line = if self.json {
+            serde_json::to_string(json).map_err(|error| Failure::Other(error.to_string()))?
+        } else {
+            text.to_owned()
+        };
+        writeln!(io::stdout(), "{line}").map_err(|error| Failure::stdout(&error))
+    }
+
     /// Prints an error. Where standard error is gone, the exit code has to do.
     pub(crate) fn error(&self, message: &str) {
         let error = Error { error: message };
@@ -71,6 +81,23 @@ impl Output {
 /// Prints a line about what goes on.
 pub(crate) fn say(line: impl fmt::Display) {
     drop(writeln!(io::stderr(), "{line}"));
+}
+
+/// Bytes that are no text, for JSON.
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let mut bits = [0; 4];
+        bits[1..=chunk.len()].copy_from_slice(chunk);
+        let bits = u32::from_be_bytes(bits);
+        for digit in 0..4 {
+            let value = bits >> (18 - 6 * digit) & 63;
+            let is_there = digit <= chunk.len();
+            text.push(if is_there { char::from(DIGITS[value as usize]) } else { '=' });
+        }
+    }
+    text
 }
 
 /// Why a command did not do what it was asked.
@@ -127,5 +154,20 @@ impl From<ServerError> for Failure {
 impl From<KvsError> for Failure {
     fn from(error: KvsError) -> Self {
         Failure::Other(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_standard() {
+        for (bytes, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+        assert_eq!(base64(&[0xff, 0xfe, 0xfd]), "//79");
     }
 }

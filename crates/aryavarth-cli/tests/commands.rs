@@ -290,6 +290,43 @@ fn a_server_that_cannot_start_says_why_and_changes_nothing() {
 }
 
 #[test]
+fn verify_names_what_is_damaged_and_changes_nothing() {
+    let (dir, data) = data();
+    let mut server = Server::start(&data);
+    server.run(&["set", "key-1", "value-1"]);
+    server.run(&["set", "key-2", "value-2"]);
+    let path = data.to_str().unwrap();
+    let locked = run(&["verify", path]);
+    assert_eq!(locked.code, 2);
+    assert!(locked.stderr.contains("in use"), "{}", locked.stderr);
+    server.signal(Signal::TERM);
+    server.wait();
+
+    let Did { code, stdout, stderr } = run(&["verify", path]);
+    assert_eq!((code, stdout.as_str()), (0, ""), "{stderr}");
+    assert!(stderr.contains("2 good records"), "{stderr}");
+
+    let (log, mut bytes) = files(&data, Path::new(""))
+        .into_iter()
+        .find(|(_, bytes)| bytes.windows(7).any(|part| part == b"value-1"))
+        .unwrap();
+    let at = bytes.windows(7).position(|part| part == b"value-1").unwrap();
+    bytes[at] ^= 1;
+    fs::write(&log, &bytes).unwrap();
+    let before = files(dir.path(), Path::new(""));
+    let Did { code, stdout, stderr } = run(&["verify", path]);
+    assert_eq!((code, stdout.lines().count()), (2, 1), "{stdout}{stderr}");
+    assert!(stdout.starts_with(&format!("{}: byte ", log.display())), "{stdout}");
+    assert!(stderr.contains("is damaged in 1 places"), "{stderr}");
+    let json = run(&["verify", path, "--json"]).stdout;
+    assert!(json.starts_with(r#"{"path":""#) && json.contains(r#""offset":"#), "{json}");
+    assert_eq!(files(dir.path(), Path::new("")), before);
+
+    let nothing = run(&["verify", dir.path().join("nothing").to_str().unwrap()]);
+    assert_eq!((nothing.code, nothing.stderr.lines().count()), (2, 1), "{}", nothing.stderr);
+}
+
+#[test]
 fn a_server_says_what_it_does_and_ends_with_ready() {
     let (_dir, data) = data();
     let server = Server::start_with(&data, &["--durability", "interval:10"]);

@@ -309,6 +309,11 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             Ok(_) => {
                 let bytes = self.counted_bytes();
                 if !self.input_share.resize(bytes) {
+                    // If the request is too long by itself, that is the better thing to say.
+                    self.collect_calls();
+                    if self.last_words.is_some() {
+                        return Ok(());
+                    }
                     count(&self.shared.counters.input_refused, 1);
                     let limit = self.shared.limits.input_bytes_max;
                     self.give_up(&format!(
