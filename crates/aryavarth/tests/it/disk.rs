@@ -159,7 +159,7 @@ fn a_large_value_goes_through_the_log_whatever_the_segments_size() {
     let fs = SimFs::new();
     let store = open(&fs);
     for size in [0, 1, 4096, 65_536, 524_264, 524_265, 524_288, 1 << 20, (3 << 20) + 5] {
-        let value: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+        let value: Vec<u8> = (0..=250).cycle().take(size).collect();
         let key = format!("size:{size}").into_bytes();
         store.put(&key, &value).unwrap();
         assert_eq!(store.read(&key).unwrap().as_deref(), Some(&value[..]), "{size} bytes");

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use aryavarth::fs::{Crash, Fault, Fs, SimFs, Site};
+use aryavarth::fs::{Crash, Fault, Fs, RealFs, SimFs, Site};
 use aryavarth::{Batch, Clock, Durability, KeyRange, KvStore, KvsError, Options, verify};
 
 const DIR: &str = "/db";
@@ -180,7 +180,7 @@ impl Runner {
                 writeln!(said, "{key} existed: {existed}")?;
             }
             Command::Get { key } => {
-                writeln!(said, "{key} → {}", show(self.store().read(key.as_bytes())?))?;
+                writeln!(said, "{key} is {}", show(self.store().read(key.as_bytes())?))?;
             }
             Command::Batch { sets, removes } => {
                 let batch = sets.iter().fold(Batch::new(), |batch, (key, value)| {
@@ -196,7 +196,7 @@ impl Runner {
                     tx.set(key.as_str(), count.to_string());
                     Ok(count)
                 })?;
-                writeln!(said, "{key} → {count}")?;
+                writeln!(said, "{key} is {count}")?;
             }
             Command::Scan { prefix, reverse } => {
                 let range = KeyRange::prefix(prefix.as_deref().unwrap_or_default().as_bytes());
@@ -227,10 +227,9 @@ impl Runner {
 
 #[test]
 fn scripts() {
-    let mut paths: Vec<_> = std::fs::read_dir("tests/scripts")
-        .expect("the scripts are beside this folder")
-        .map(|entry| entry.expect("the folder can be read").path())
-        .collect();
+    let dir = Path::new("tests/scripts");
+    let names = RealFs.list(Site::DirList, dir).expect("the scripts are beside this folder");
+    let mut paths: Vec<_> = names.into_iter().map(|name| dir.join(name)).collect();
     paths.sort();
     assert!(!paths.is_empty());
     for path in paths {
