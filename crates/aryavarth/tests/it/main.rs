@@ -3,3 +3,5 @@
 #[cfg(test)]
 mod concurrent;
 mod contract;
+#[cfg(test)]
+mod format;
