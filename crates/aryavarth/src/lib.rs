@@ -1,4 +1,6 @@
 //! Aryavarth's engine: the key-value store that does not say OK until the write is on disk.
+//!
+#![doc = include_str!("../README.md")]
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,

@@ -7,4 +7,6 @@ mod contract;
 #[cfg(test)]
 mod disk;
 #[cfg(test)]
+mod format;
+#[cfg(test)]
 mod scripts;
