@@ -9,6 +9,8 @@ mod contract;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod cut_and_flip;
+#[cfg(test)]
 mod disk;
 #[cfg(test)]
 mod oracle;
