@@ -6,13 +6,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Poll, Waker};
 use std::thread;
 
-use aryavarth::{Batch, Durability, KEY_BYTES_MAX, KeyRange, KvsEngine, KvsError, MemoryEngine};
+use aryavarth::{
+    Batch, Durability, KEY_BYTES_MAX, KeyRange, KvStore, KvsEngine, KvsError, MemoryEngine,
+};
 
 macro_rules! stories {
     ($($story:ident,)*) => {
         mod memory {
             use super::MemoryEngine;
             $(#[test] fn $story() { super::$story(&MemoryEngine::new()); })*
+        }
+
+        mod kv_store {
+            use super::KvStore;
+            $(#[test] fn $story() {
+                let dir = tempfile::tempdir().unwrap();
+                super::$story(&KvStore::open(dir.path()).unwrap());
+            })*
         }
     };
 }

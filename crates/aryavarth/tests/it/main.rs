@@ -1,12 +1,24 @@
 //! What the engine promises, tested from outside: one binary, one module per promise.
 
+#![allow(clippy::cast_possible_truncation, reason = "the numbers of tests are small")]
+
 #[cfg(test)]
 mod concurrent;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod cut_and_flip;
+#[cfg(test)]
 mod disk;
 #[cfg(test)]
 mod format;
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod runner;
+#[cfg(test)]
 mod scripts;
+#[cfg(test)]
+mod workload;

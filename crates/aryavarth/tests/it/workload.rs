@@ -1,0 +1,338 @@
+//! Workloads: scripts of acts, as data, so that one runs again, call for call, with the power cut
+//! somewhere else.
+//!
+//! The scripts together cover every behaviour of the store; the random ones mix them by a seed.
+//! Every value that is written differs from every other, so that no state passes for another.
+
+use std::ops::Bound;
+
+use aryavarth::fs::Site;
+use aryavarth::{Durability, KeyRange};
+
+use crate::oracle::Key;
+use crate::runner::Act;
+
+/// A named script.
+pub(crate) struct Workload {
+    pub(crate) name: String,
+    pub(crate) segment_bytes_min: u64,
+    pub(crate) acts: Vec<Act>,
+    /// For long ones: only the calls around those at this site are of interest.
+    pub(crate) near: Option<Site>,
+}
+
+impl Workload {
+    fn new(name: impl Into<String>, acts: Vec<Act>) -> Workload {
+        Workload { name: name.into(), segment_bytes_min: 4096, acts, near: None }
+    }
+
+    fn near(self, site: Site) -> Workload {
+        Workload { near: Some(site), ..self }
+    }
+}
+
+/// Draws that can be repeated.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Dice {
+        Dice(seed)
+    }
+
+    /// A number under `end`, which is not zero.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ mixed >> 31) % end
+    }
+}
+
+const ALWAYS: Durability = Durability::Always;
+const INTERVAL: Durability = Durability::Interval(10);
+const OS: Durability = Durability::Os;
+
+fn key(n: u64) -> Key {
+    format!("key-{n:02}").into_bytes()
+}
+
+/// A value of `bytes` bytes, at least, that no other `n` has.
+fn value(n: u64, bytes: usize) -> Vec<u8> {
+    let mut value = format!("value-{n}-").into_bytes();
+    while value.len() < bytes {
+        value.push(b'a' + (n as usize + value.len()) as u8 % 26);
+    }
+    value
+}
+
+fn set(n: u64, k: u64, bytes: usize) -> Act {
+    Act::Set(ALWAYS, key(k), value(n, bytes))
+}
+
+fn remove(k: u64) -> Act {
+    Act::Remove(ALWAYS, key(k))
+}
+
+fn scan_all() -> Act {
+    Act::Scan(ALWAYS, KeyRange::all(), usize::MAX)
+}
+
+/// The scripts: together they cover every behaviour.
+pub(crate) fn scripted() -> Vec<Workload> {
+    let never_allocated = |acts: Vec<Act>| [vec![Act::NeverAllocate], acts].concat();
+    let extended =
+        |name, acts| Workload { segment_bytes_min: 256 << 10, ..Workload::new(name, acts) };
+    vec![
+        Workload::new("nothing", vec![]),
+        Workload::new("basics", basics()),
+        Workload::new("batches", batches()),
+        Workload::new("rotation", rotation()),
+        Workload::new("compaction", compaction()),
+        Workload::new("steps", steps()),
+        Workload::new("reopens", reopens()),
+        Workload::new("levels", levels()),
+        Workload::new("large", large()),
+        Workload::new("full", full()),
+        Workload::new("emptied", emptied()),
+        Workload::new("refused", refused()),
+        Workload::new("never allocated", never_allocated(rotation())),
+        extended("extended", growing()),
+        extended("extended, never allocated", never_allocated(growing())),
+        Workload::new("many edits", many_edits()).near(Site::ManifestRemove),
+        Workload::new("due", due()).near(Site::SegmentRemove),
+    ]
+}
+
+fn basics() -> Vec<Act> {
+    vec![
+        Act::Read(ALWAYS, key(1)),
+        Act::Remove(ALWAYS, key(1)),
+        set(1, 1, 10),
+        Act::Read(ALWAYS, key(1)),
+        set(2, 1, 10),
+        Act::Read(ALWAYS, key(1)),
+        remove(1),
+        Act::Read(ALWAYS, key(1)),
+        remove(1),
+        set(3, 1, 0),
+        Act::Set(ALWAYS, Vec::new(), Vec::new()),
+        Act::Read(ALWAYS, Vec::new()),
+        Act::Set(ALWAYS, vec![0, 255], vec![255, 0]),
+        scan_all(),
+        Act::Remove(ALWAYS, Vec::new()),
+        Act::Move(ALWAYS, key(1), key(2)),
+        Act::Move(ALWAYS, key(1), key(2)),
+        Act::Move(ALWAYS, key(2), key(2)),
+        Act::Verify,
+        Act::Scan(ALWAYS, KeyRange::prefix(b"key").reversed(), 10),
+        Act::OpenTwice,
+        set(4, 3, 10),
+        scan_all(),
+        Act::Flush,
+    ]
+}
+
+fn batches() -> Vec<Act> {
+    let put = |n, k, bytes| (key(k), Some(value(n, bytes)));
+    let gone = |k| (key(k), None);
+    vec![
+        Act::Batch(ALWAYS, vec![]),
+        Act::Batch(ALWAYS, vec![put(1, 1, 10), put(2, 2, 10), put(3, 3, 10)]),
+        Act::Batch(ALWAYS, vec![gone(1), gone(1), put(4, 2, 10), gone(4)]),
+        Act::Batch(OS, vec![put(5, 5, 600), put(6, 5, 600), put(7, 6, 600)]),
+        Act::Batch(ALWAYS, vec![put(8, 7, 2000), put(9, 8, 2000), gone(2), put(10, 2, 900)]),
+        scan_all(),
+        Act::Batch(ALWAYS, (0..30).map(|n| put(11 + n, n, 300)).collect()),
+        Act::Batch(ALWAYS, (0..30).step_by(2).map(gone).collect()),
+        scan_all(),
+        Act::Move(ALWAYS, key(1), key(0)),
+        Act::Batch(ALWAYS, (0..30).map(gone).chain([put(50, 1, 10)]).collect()),
+        Act::Read(ALWAYS, key(3)),
+    ]
+}
+
+fn rotation() -> Vec<Act> {
+    let mut acts = Vec::new();
+    for n in 0..40 {
+        acts.push(set(n, n % 7, 300 + (n as usize * 131) % 700));
+        if n % 9 == 4 {
+            acts.push(remove(n % 7));
+        }
+        if n % 10 == 9 {
+            acts.push(scan_all());
+            acts.push(Act::Work(3));
+        }
+    }
+    acts
+}
+
+fn compaction() -> Vec<Act> {
+    let mut acts = Vec::new();
+    for round in 0..3 {
+        for n in 0..16 {
+            acts.push(set(round * 100 + n, (n * 5 + round) % 9, 500));
+        }
+        acts.extend([remove(round), Act::Compact, remove(round + 1), Act::Read(ALWAYS, key(0))]);
+    }
+    acts.extend([scan_all(), Act::Compact, Act::Compact, Act::Reopen, set(999, 4, 100)]);
+    acts.extend([Act::Compact, scan_all()]);
+    acts
+}
+
+fn steps() -> Vec<Act> {
+    let mut acts = Vec::new();
+    for n in 0..30 {
+        acts.push(Act::Set(if n % 3 == 0 { OS } else { ALWAYS }, key(n % 5), value(n, 700)));
+        acts.push(Act::Work(1 + n as usize % 4));
+        acts.push(Act::Wait(400));
+    }
+    acts.extend([remove(0), remove(1), Act::Wait(6000), Act::Work(50), scan_all()]);
+    acts.extend([set(100, 0, 10), Act::Wait(6000), Act::Work(50), Act::Read(ALWAYS, key(1))]);
+    acts
+}
+
+fn reopens() -> Vec<Act> {
+    let mut acts = vec![Act::Reopen, set(1, 1, 10), Act::Reopen, Act::Reopen];
+    for n in 0..12 {
+        acts.push(Act::Set(OS, key(n % 5), value(n + 10, 900)));
+    }
+    acts.extend([Act::Reopen, remove(1), remove(2), Act::Work(10), Act::Reopen, scan_all()]);
+    acts.extend([set(30, 2, 10), Act::Move(ALWAYS, key(2), key(3)), Act::Reopen, scan_all()]);
+    acts
+}
+
+fn levels() -> Vec<Act> {
+    let mut acts = Vec::new();
+    for n in 0..36 {
+        let level = [OS, INTERVAL, OS, OS, ALWAYS, INTERVAL][n as usize % 6];
+        acts.push(match n % 5 {
+            3 => Act::Remove(level, key(n % 4)),
+            4 => Act::Move(level, key(n % 3), key(n % 7)),
+            _ => Act::Set(level, key(n % 7), value(n, 400)),
+        });
+        match n % 8 {
+            1 => acts.push(Act::Read(OS, key(n % 7))),
+            3 => acts.push(Act::Read(ALWAYS, key(n % 4))),
+            5 => acts.push(Act::Scan(INTERVAL, KeyRange::all(), 3)),
+            6 => acts.push(Act::Scan(ALWAYS, KeyRange::prefix(b"key-0").reversed(), 2)),
+            7 => acts.extend([Act::Wait(20), Act::Work(2)]),
+            _ => {}
+        }
+        if n == 20 {
+            acts.push(Act::Flush);
+        }
+    }
+    acts.extend([Act::Set(OS, key(1), value(100, 10)), Act::Compact, Act::Remove(OS, key(2))]);
+    acts
+}
+
+fn large() -> Vec<Act> {
+    let mut acts = vec![set(1, 1, 5000), set(2, 2, 40_000), Act::Read(ALWAYS, key(2))];
+    acts.extend([set(3, 1, 150_000), Act::Set(OS, key(3), value(4, 20_000)), remove(2)]);
+    let batch = (0..4).map(|n| (key(n), Some(value(10 + n, 9000)))).collect();
+    acts.extend([Act::Batch(ALWAYS, batch), Act::Compact, Act::Reopen, scan_all(), set(5, 1, 10)]);
+    acts
+}
+
+/// A disk that fills up twice, and is given space again.
+fn full() -> Vec<Act> {
+    let mut acts = vec![set(1, 1, 500), set(2, 2, 500), Act::Work(10), Act::Limit(64 << 10)];
+    acts.extend((0..30).map(|n| set(10 + n, n % 10, 9000)));
+    acts.extend([remove(1), remove(2), Act::Read(ALWAYS, key(3)), Act::Compact, Act::Work(10)]);
+    acts.extend([set(50, 5, 100), Act::Unlimit, Act::Wait(2000), Act::Work(10)]);
+    acts.extend((0..5).map(|n| set(60 + n, n, 3000)));
+    acts.extend([Act::Limit(0), set(70, 1, 9000), set(71, 1, 9000), remove(1), Act::Unlimit]);
+    acts.extend([Act::Work(10), set(72, 1, 100), scan_all()]);
+    acts
+}
+
+fn emptied() -> Vec<Act> {
+    let mut acts: Vec<Act> = (0..12).map(|n| set(n, n, 800)).collect();
+    acts.extend((0..12).map(remove));
+    acts.extend([Act::Compact, Act::Work(20), scan_all(), Act::Reopen, Act::Compact, scan_all()]);
+    acts
+}
+
+/// Compactions that find no space, once while they copy and once at the manifest.
+fn refused() -> Vec<Act> {
+    let mut acts: Vec<Act> = (0..10).map(|n| set(n, n % 4, 900)).collect();
+    acts.extend([Act::NoSpaceAt(Site::CopyWrite), Act::Compact, set(20, 2, 900), Act::Compact]);
+    // Nothing is left to seal now, so that the manifest's next edit is the compaction's.
+    acts.extend([Act::NoSpaceAt(Site::ManifestWrite), Act::Compact, set(21, 3, 900), remove(1)]);
+    acts.extend([Act::Work(9), Act::NoSpaceAt(Site::CopyDirSync), Act::Compact]);
+    acts.extend([Act::Compact, scan_all(), set(23, 4, 900)]);
+    acts
+}
+
+/// A segment that grows by steps.
+fn growing() -> Vec<Act> {
+    let mut acts = Vec::new();
+    for n in 0..14 {
+        acts.push(Act::Set(if n % 4 == 1 { OS } else { ALWAYS }, key(n % 6), value(n, 30_000)));
+        if n % 3 == 0 {
+            acts.push(Act::Work(1));
+        }
+    }
+    acts.extend([remove(1), scan_all(), Act::Reopen, set(20, 1, 200_000), scan_all()]);
+    acts
+}
+
+/// So many segments that the manifest is written anew.
+fn many_edits() -> Vec<Act> {
+    let mut acts = Vec::new();
+    for n in 0..500 {
+        acts.push(Act::Set(OS, key(n % 3), value(n, 4000)));
+        acts.push(Act::Work(9));
+        if n % 40 == 39 {
+            acts.push(Act::Compact);
+        }
+    }
+    acts
+}
+
+/// So many dead bytes that background work compacts.
+fn due() -> Vec<Act> {
+    let mut acts = Vec::new();
+    for n in 0..120 {
+        acts.push(Act::Set(OS, key(n % 3), value(n, 70_000)));
+        acts.push(Act::Work(9));
+    }
+    acts.push(scan_all());
+    acts
+}
+
+/// A script from a seed.
+pub(crate) fn random(seed: u64) -> Workload {
+    let mut dice = Dice::new(seed);
+    let acts = (0..40 + dice.below(40)).map(|n| random_act(n, &mut dice)).collect();
+    Workload::new(format!("random {seed}"), acts)
+}
+
+fn random_act(n: u64, dice: &mut Dice) -> Act {
+    let level = [ALWAYS, ALWAYS, OS, INTERVAL][dice.below(4) as usize];
+    let bytes = [0, 20, 300, 900, 2500][dice.below(5) as usize];
+    let k = dice.below(8);
+    match dice.below(100) {
+        0..40 => Act::Set(level, key(k), value(n, bytes)),
+        40..52 => Act::Remove(level, key(k)),
+        52..62 => {
+            let changes = (0..=dice.below(5)).map(|nth| {
+                let set = dice.below(3) > 0;
+                (key(dice.below(8)), set.then(|| value(n * 100 + nth, bytes)))
+            });
+            Act::Batch(level, changes.collect())
+        }
+        62..70 => Act::Move(level, key(k), key(dice.below(8))),
+        70..76 => Act::Read(level, key(k)),
+        76..81 => {
+            let (start, end) = (Bound::Included(key(k)), Bound::Unbounded);
+            let range = KeyRange { start, end, reverse: dice.below(2) == 0 };
+            Act::Scan(level, range, 1 + dice.below(5) as usize)
+        }
+        81..84 => Act::Flush,
+        84..88 => Act::Compact,
+        88..94 => Act::Work(1 + dice.below(4) as usize),
+        94..97 => Act::Wait(dice.below(7000)),
+        _ => Act::Reopen,
+    }
+}
