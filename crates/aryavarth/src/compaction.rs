@@ -272,9 +272,17 @@ impl<'a> Round<'a> {
         let Some(writer) = self.writer.take() else {
             return Ok(());
         };
-        let fs = &*self.log.options.fs;
-        self.copies.push(writer.finish(fs, &self.log.dir, self.purged_seq)?);
-        Ok(())
+        let (log, index) = (self.log, writer.table_index());
+        match writer.finish(&*log.options.fs, &log.dir, self.purged_seq) {
+            Ok(copied) => {
+                self.copies.push(copied);
+                Ok(())
+            }
+            Err(error) => {
+                log.table.release(index);
+                Err(error.into())
+            }
+        }
     }
 
     /// Steps 3 and 4.

@@ -104,7 +104,15 @@ impl State {
                 }
             }
             Edit::Seal { id, seal } => match self.segments.get_mut(id) {
-                Some(facts) => facts.seal = Some(*seal),
+                Some(facts) => {
+                    facts.seal = Some(*seal);
+                    // Stays known when compaction has dropped the segment: the next one begins
+                    // there, and whoever reads the log has to know that nothing is missing.
+                    if facts.kind == SegmentKind::Log {
+                        self.position = self.position.max(seal.base + seal.end);
+                        self.seq = self.seq.max(seal.seq_max + 1);
+                    }
+                }
                 None => return Err("an edit seals an unknown segment"),
             },
             Edit::Drop { id } => {
@@ -194,6 +202,10 @@ impl Manifest {
 
     pub(crate) fn state(&self) -> &State {
         &self.state
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Bytes that the manifest takes.

@@ -187,6 +187,25 @@ impl KvStore {
         }
     }
 
+    /// Figures of the store. No system call.
+    pub fn stats(&self) -> Stats {
+        let log = &self.inner.log;
+        Stats {
+            keys: log.keys.load(Ordering::Relaxed).max(0) as u64,
+            live_bytes: log.live_bytes.load(Ordering::Relaxed).max(0) as u64,
+            disk_bytes: log.disk_bytes(),
+            segments: log.table.all().len() as u64,
+            appended_bytes: log.appended_bytes.load(Ordering::Relaxed),
+            syncs: log.commit.syncs(),
+            compactions: log.compactions.load(Ordering::Relaxed),
+            torn_bytes: self.inner.recovery.torn_bytes,
+            recovered_records: self.inner.recovery.kept_records,
+            durable_position: log.commit.durable(),
+            written_position: log.commit.written(),
+            full: log.is_full(),
+        }
+    }
+
     /// Closes the store: waits for its threads, syncs and seals everything. Other handles get
     /// [`KvsError::Closed`] from then on. Dropping the last handle does the same and swallows the
     /// error.
@@ -331,21 +350,7 @@ impl KvsEngine for KvStore {
     }
 
     fn stats(&self) -> Stats {
-        let log = &self.inner.log;
-        Stats {
-            keys: log.keys.load(Ordering::Relaxed).max(0) as u64,
-            live_bytes: log.live_bytes.load(Ordering::Relaxed).max(0) as u64,
-            disk_bytes: log.disk_bytes(),
-            segments: log.table.all().len() as u64,
-            appended_bytes: log.appended_bytes.load(Ordering::Relaxed),
-            syncs: log.commit.syncs(),
-            compactions: log.compactions.load(Ordering::Relaxed),
-            torn_bytes: self.inner.recovery.torn_bytes,
-            recovered_records: self.inner.recovery.kept_records,
-            durable_position: log.commit.durable(),
-            written_position: log.commit.written(),
-            full: log.is_full(),
-        }
+        KvStore::stats(self)
     }
 }
 

@@ -106,7 +106,8 @@ impl CopyWriter {
         Ok(())
     }
 
-    /// Writes the rest and syncs file and name. The manifest does not know of it yet.
+    /// Writes the rest and syncs file and name; if that fails, the file is removed. The manifest
+    /// does not know of it yet.
     /// Nothing in it is superseded by a record numbered below `purged_seq`.
     pub(crate) fn finish(
         mut self,
@@ -114,9 +115,14 @@ impl CopyWriter {
         dir: &Path,
         purged_seq: u64,
     ) -> Result<Copied, IoError> {
-        self.write_buf()?;
-        self.file.sync(Site::CopySync)?;
-        fs.sync_dir(Site::CopyDirSync, dir)?;
+        let written = self
+            .write_buf()
+            .and_then(|()| self.file.sync(Site::CopySync))
+            .and_then(|()| fs.sync_dir(Site::CopyDirSync, dir));
+        if let Err(error) = written {
+            self.discard(fs, dir);
+            return Err(error);
+        }
         let segment = Segment::new(self.table_index, &self.header, true, self.file);
         segment.end.store(self.written, Ordering::Relaxed);
         segment.disk_bytes.store(blocks(self.written), Ordering::Relaxed);

@@ -159,7 +159,7 @@ impl Log {
             let wanted = (writer.capacity * 2).min(limit).max(writer.offset + need);
             let capacity = wanted.next_multiple_of(self.step_bytes());
             drop(writer);
-            active.file.allocate(Site::SegmentExtend, capacity)?;
+            allocate(&*active.file, Site::SegmentExtend, capacity)?;
             active.disk_bytes.store(capacity, Ordering::Relaxed);
             let mut writer = self.lock_writer();
             if writer.active.as_ref().is_some_and(|now| now.id == active.id) {
@@ -186,14 +186,8 @@ impl Log {
         let path = log_path(&self.dir, id);
         let fs = &*self.options.fs;
         let file = fs.open(Site::SegmentCreate, &path, OpenHow::CreateNew)?;
-        let prepared = (|| {
-            file.allocate(Site::SegmentAllocate, capacity)?;
-            // A file system that cannot allocate leaves the file empty; the length counts too.
-            if file.len(Site::SegmentCreateLength)? < capacity {
-                file.truncate(Site::SegmentFill, capacity)?;
-            }
-            file.sync(Site::SegmentCreateSync)
-        })();
+        let allocated = allocate(&*file, Site::SegmentAllocate, capacity);
+        let prepared = allocated.and_then(|()| file.sync(Site::SegmentCreateSync));
         if let Err(error) = prepared {
             self.remove_spare(id);
             return Err(error.into());
@@ -381,6 +375,9 @@ impl Log {
 
     fn seal(&self, segment: &Arc<Segment>) -> Result<()> {
         let end = segment.end.load(Ordering::Acquire);
+        if end == SEGMENT_HEADER_BYTES as u64 {
+            return self.drop_unwritten(segment);
+        }
         let position = crate::engine::Position(segment.base() + end);
         self.commit.wait(position, crate::options::Durability::Always)?;
         let places = hint::scan(segment, end).map_err(|stop| match stop {
@@ -403,6 +400,16 @@ impl Log {
         segment.file.truncate(Site::SegmentTruncate, end)?;
         let bytes = segment.file.allocated(Site::SpaceMeasure)?;
         segment.disk_bytes.store(bytes + blocks(hint), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives up a segment of which not even the first frame was written, for want of space: there
+    /// is no header that a seal could vouch for, and no position in it is ever reached.
+    fn drop_unwritten(&self, segment: &Segment) -> Result<()> {
+        self.edit_manifest(&[Edit::Drop { id: segment.id }])?;
+        self.table.remove(segment.table_index);
+        self.table.release(segment.table_index);
+        self.remove_spare(segment.id);
         Ok(())
     }
 
@@ -475,4 +482,14 @@ impl Log {
         self.call.notify_all();
         self.commit.stop();
     }
+}
+
+/// Grows a file to `length` bytes that read as zeros, with blocks behind them where possible.
+fn allocate(file: &dyn FsFile, site: Site, length: u64) -> Result<(), IoError> {
+    file.allocate(site, length)?;
+    // A file system that cannot allocate leaves the file as it is; the length counts too.
+    if file.len(Site::SegmentAllocateLength)? < length {
+        file.truncate(Site::SegmentFill, length)?;
+    }
+    Ok(())
 }

@@ -345,7 +345,7 @@ impl<'a> Opening<'a> {
     /// Makes the recovered state the store's, on disk and in memory.
     fn finish(mut self, tail: Tail, files: &Files, number: u64) -> Result<(Log, Recovery)> {
         let fs = &*self.options.fs;
-        self.remove_strays(files, number);
+        self.remove_leftovers(files, number + 1);
         let mut state = std::mem::take(&mut self.state);
         let highest = files.logs.iter().max().map_or(0, |id| id + 1);
         state.file_id = state.file_id.max(highest);
@@ -375,10 +375,8 @@ impl<'a> Opening<'a> {
         }
         state.clean = false;
         let manifest = Manifest::create(fs, self.dir, number + 1, state)?;
-        if number > 0 {
-            drop(fs.remove(Site::ManifestRemoveOld, &manifest_path(self.dir, number)));
-        }
         self.cut(&tail);
+        self.remove_strays(files, &tail, &manifest);
         self.report.torn_bytes = tail.torn_bytes;
         self.report.torn_at = tail.torn_at;
         let recovered = build(self.table, &self.loaded, manifest);
@@ -387,15 +385,27 @@ impl<'a> Opening<'a> {
         Ok((log, self.report))
     }
 
-    /// Removes what no manifest names. A failure leaves a stray, which does no harm.
-    fn remove_strays(&self, files: &Files, number: u64) {
-        let known = |id: &u64| self.state.segments.contains_key(id);
-        let logs = files.logs.iter().filter(|id| !known(id)).map(|&id| log_path(self.dir, id));
-        let hints = files.hints.iter().filter(|id| !known(id)).map(|&id| hint_path(self.dir, id));
-        let manifests = files.manifests.iter().filter(|&&n| n != number);
-        let manifests = manifests.map(|&n| manifest_path(self.dir, n));
+    /// Removes what is in the way of the new manifest and named by nothing, nor ever was.
+    fn remove_leftovers(&self, files: &Files, next: u64) {
+        let manifest = files.manifests.iter().filter(|&&number| number == next);
+        let manifest = manifest.map(|&number| manifest_path(self.dir, number));
         let others = files.others.iter().map(|name| self.dir.join(name));
-        for path in logs.chain(hints).chain(manifests).chain(others) {
+        for path in manifest.chain(others) {
+            drop(self.options.fs.remove(Site::LeftoverRemove, &path));
+        }
+    }
+
+    /// Removes what the new manifest does not name. Not before it is on disk: what was read here
+    /// may have been newer than that, and the disk's own manifest may need these files.
+    /// A failure leaves a stray, which does no harm.
+    fn remove_strays(&self, files: &Files, tail: &Tail, manifest: &Manifest) {
+        let segments = &manifest.state().segments;
+        let stray = |id: &&u64| !segments.contains_key(id) && !tail.dropped.contains(id);
+        let logs = files.logs.iter().filter(stray).map(|&id| log_path(self.dir, id));
+        let hints = files.hints.iter().filter(stray).map(|&id| hint_path(self.dir, id));
+        let manifests = files.manifests.iter().filter(|&&number| number < manifest.number());
+        let manifests = manifests.map(|&number| manifest_path(self.dir, number));
+        for path in logs.chain(hints).chain(manifests) {
             drop(self.options.fs.remove(Site::StrayRemove, &path));
         }
     }

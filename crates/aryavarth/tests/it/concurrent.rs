@@ -4,6 +4,7 @@
 //! The article's `SkipMap::insert` over a present key let a concurrent `get` miss it (6 in 10,000
 //! here), and its compaction could point a key back at an older value or at a file already gone.
 //! `CONCURRENT_SECONDS` says how long each test runs (default 3).
+#![expect(clippy::cast_possible_truncation, reason = "small numbers")]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;

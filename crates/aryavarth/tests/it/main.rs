@@ -2,4 +2,9 @@
 
 #[cfg(test)]
 mod concurrent;
+#[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod disk;
+#[cfg(test)]
+mod scripts;

@@ -112,6 +112,7 @@ struct State {
     trace: Vec<Site>,
     power_cut_at: u64,
     faults: BTreeMap<u64, Fault>,
+    faults_next: BTreeMap<Site, Fault>,
     space_bytes_max: u64,
     allocates: bool,
 }
@@ -132,6 +133,7 @@ impl SimFs {
             trace: Vec::new(),
             power_cut_at: u64::MAX,
             faults: BTreeMap::new(),
+            faults_next: BTreeMap::new(),
             space_bytes_max: u64::MAX,
             allocates: true,
         };
@@ -157,6 +159,11 @@ impl SimFs {
     /// Lets the call with number `call` go wrong, and only that one.
     pub fn fail_call(&self, call: u64, fault: Fault) {
         lock(&self.state).faults.insert(call, fault);
+    }
+
+    /// Lets the next call at `site` go wrong, and only that one.
+    pub fn fail_next(&self, site: Site, fault: Fault) {
+        lock(&self.state).faults_next.insert(site, fault);
     }
 
     /// Limits the space to `bytes`, counted in blocks of 4 KiB. What is there already stays;
@@ -208,7 +215,8 @@ impl State {
         if number >= self.power_cut_at {
             return Err(io::Error::other("simulated power cut"));
         }
-        match self.faults.get(&number).copied() {
+        let fault = self.faults_next.remove(&site).or_else(|| self.faults.get(&number).copied());
+        match fault {
             Some(Fault::Io) => Err(Errno::IO.into()),
             Some(Fault::NoSpace) => Err(Errno::NOSPC.into()),
             Some(Fault::Interrupted) => Err(Errno::INTR.into()),

@@ -240,6 +240,11 @@ fn a_single_call_goes_wrong_in_five_ways() {
     write_full(&*file, SITE, b"abcd", 0).unwrap();
     assert_eq!(contents(&fs, "/a").unwrap(), b"abcd");
 
+    fs.fail_next(Site::LogSync, Fault::Io);
+    file.sync(SITE).unwrap();
+    file.sync(Site::LogSync).unwrap_err();
+    file.sync(Site::LogSync).unwrap();
+
     let mut buf = [0; 5];
     fs.fail_call(fs.calls(), Fault::Short);
     assert_eq!(file.read_at(SITE, &mut buf, 0).unwrap(), 3);

@@ -1,0 +1,174 @@
+//! What the store does when the disk does not do its part: a sync that fails, a disk that is full.
+//!
+//! The rules are those of the guarantees: after a failed sync nothing above the last good one is
+//! ever shown or acknowledged again until the store is reopened; a full disk stops writes and
+//! nothing else, and writes resume by themselves.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aryavarth::fs::{Crash, Fault, SimFs, Site};
+use aryavarth::{Durability, KeyRange, KvStore, KvsError, Options};
+
+fn options(fs: &SimFs) -> Options {
+    Options {
+        fs: Arc::new(fs.clone()),
+        background: false,
+        segment_bytes_min: 4096,
+        seed: 1,
+        ..Options::default()
+    }
+}
+
+fn open(fs: &SimFs) -> KvStore {
+    KvStore::open_with(Path::new("/db"), options(fs)).unwrap()
+}
+
+fn after(fs: &SimFs, crash: Crash) -> KvStore {
+    open(&fs.crash(crash))
+}
+
+#[test]
+fn after_a_failed_sync_the_new_value_is_unknown_and_the_old_one_is_not_shown() {
+    let fs = SimFs::new();
+    let store = open(&fs);
+    store.put(b"k", b"old").unwrap();
+    store.put(b"other", b"kept").unwrap();
+    fs.fail_next(Site::LogSync, Fault::LostSync);
+    let error = store.put(b"k", b"new").unwrap_err();
+    assert!(matches!(error, KvsError::Poisoned { .. }), "{error}");
+    // Neither the value that may be lost nor the one that may be overwritten.
+    assert!(matches!(store.read(b"k"), Err(KvsError::Poisoned { .. })));
+    // What was durable is still readable, at every level.
+    assert_eq!(store.read(b"other").unwrap().as_deref(), Some(&b"kept"[..]));
+    let os = store.with_durability(Durability::Os);
+    assert_eq!(os.read(b"other").unwrap().as_deref(), Some(&b"kept"[..]));
+    assert!(matches!(os.read(b"k"), Err(KvsError::Poisoned { .. })));
+    // No retry: the next sync would succeed, and say nothing about the pages that were dropped.
+    assert!(matches!(store.put(b"x", b"y"), Err(KvsError::Poisoned { .. })));
+    assert!(matches!(os.put(b"x", b"y"), Err(KvsError::Poisoned { .. })));
+    assert!(matches!(store.flush(), Err(KvsError::Poisoned { .. })));
+    assert!(matches!(store.compact(), Err(KvsError::Poisoned { .. })));
+    assert!(matches!(store.close(), Err(KvsError::Poisoned { .. })));
+    let store = after(&fs, Crash::Nothing);
+    assert!(!store.recovery().clean);
+    assert_eq!(store.read(b"other").unwrap().as_deref(), Some(&b"kept"[..]));
+    let value = store.read(b"k").unwrap().unwrap();
+    assert!(value == b"old" || value == b"new");
+}
+
+#[test]
+fn a_removal_that_was_not_synced_is_not_shown_as_an_absence_either() {
+    let fs = SimFs::new();
+    let store = open(&fs);
+    store.put(b"k", b"v").unwrap();
+    fs.fail_next(Site::LogSync, Fault::LostSync);
+    assert!(matches!(store.delete(b"k"), Err(KvsError::Poisoned { .. })));
+    assert!(matches!(store.read(b"k"), Err(KvsError::Poisoned { .. })));
+    let scanned: Result<Vec<_>, _> = store.scan(KeyRange::all()).collect();
+    assert!(matches!(scanned, Err(KvsError::Poisoned { .. })));
+}
+
+#[test]
+fn waiting_threads_are_told_and_none_hangs() {
+    let fs = SimFs::new();
+    let store = open(&fs);
+    store.put(b"k", b"v").unwrap();
+    fs.fail_next(Site::LogSync, Fault::LostSync);
+    let failed = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..16u8)
+            .map(|i| {
+                let store = &store;
+                scope.spawn(move || store.put(&[i], b"v").is_err())
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).filter(|&failed| failed).count()
+    });
+    // Those whose write a good sync covered before the bad one were acknowledged, rightly.
+    assert!(failed > 0);
+}
+
+#[test]
+fn a_full_disk_stops_writes_and_nothing_else() {
+    let fs = SimFs::new();
+    let store = open(&fs);
+    while store.step().unwrap() {}
+    fs.limit_space(600 << 10);
+    let mut acknowledged = Vec::new();
+    let error = loop {
+        let key = format!("key:{:05}", acknowledged.len()).into_bytes();
+        match store.put(&key, &[7; 500]) {
+            Ok(()) => acknowledged.push(key),
+            Err(error) => break error,
+        }
+        store.step().unwrap();
+        assert!(acknowledged.len() < 5_000, "the disk never got full");
+    };
+    assert!(matches!(error, KvsError::Full { .. }), "{error}");
+    assert!(store.stats().full);
+    // Reads go on.
+    for key in &acknowledged {
+        assert!(store.read(key).unwrap().is_some());
+    }
+    // So do removals, from the reserve, and compaction gives their space back.
+    let removed = acknowledged.split_off(acknowledged.len() / 4);
+    for key in &removed {
+        assert!(store.delete(key).unwrap(), "a removal was refused on a full disk");
+    }
+    store.compact().unwrap();
+    // Writes resume by themselves.
+    for _ in 0..4 {
+        store.step().unwrap();
+    }
+    store.put(b"again", b"v").unwrap();
+    drop(store);
+    let store = after(&fs, Crash::Nothing);
+    for key in &acknowledged {
+        assert!(store.read(key).unwrap().is_some());
+    }
+    for key in &removed {
+        assert_eq!(store.read(key).unwrap(), None);
+    }
+}
+
+#[test]
+fn writes_resume_within_two_seconds_when_there_is_space_again() {
+    let fs = SimFs::new();
+    let store =
+        KvStore::open_with(Path::new("/db"), Options { background: true, ..options(&fs) }).unwrap();
+    fs.limit_space(700 << 10);
+    let mut i = 0_u32;
+    while store.put(&i.to_be_bytes(), &[1; 2000]).is_ok() {
+        i += 1;
+        assert!(i < 5_000, "the disk never got full");
+    }
+    assert!(store.put(b"k", b"v").is_err());
+    fs.limit_space(u64::MAX);
+    let freed = Instant::now();
+    while store.put(b"k", b"v").is_err() {
+        assert!(freed.elapsed() < Duration::from_secs(10), "writes did not resume");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    println!("writes resumed after {:?}", freed.elapsed());
+    assert!(!store.stats().full);
+}
+
+#[test]
+fn a_large_value_goes_through_the_log_whatever_the_segments_size() {
+    let fs = SimFs::new();
+    let store = open(&fs);
+    for size in [0, 1, 4096, 65_536, 524_264, 524_265, 524_288, 1 << 20, (3 << 20) + 5] {
+        let value: Vec<u8> = (0..=250).cycle().take(size).collect();
+        let key = format!("size:{size}").into_bytes();
+        store.put(&key, &value).unwrap();
+        assert_eq!(store.read(&key).unwrap().as_deref(), Some(&value[..]), "{size} bytes");
+        store.compact().unwrap();
+        assert_eq!(store.read(&key).unwrap().as_deref(), Some(&value[..]), "{size} bytes, moved");
+    }
+    let before = store.stats();
+    store.close().unwrap();
+    let store = open(&fs);
+    let (keys, live) = (store.stats().keys, store.stats().live_bytes);
+    assert_eq!((keys, live), (before.keys, before.live_bytes));
+}
