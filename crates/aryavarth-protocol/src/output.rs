@@ -29,8 +29,8 @@ pub(crate) struct Output {
     reached: u64,
 }
 
-/// What an empty session keeps allocated, at most.
-const IDLE_BYTES_MAX: usize = 16 << 10;
+/// What a session keeps allocated for its next replies, at most.
+const KEPT_BYTES_MAX: usize = 16 << 10;
 
 impl Output {
     pub(crate) fn push(&mut self, response: &Response, position: u64) {
@@ -83,12 +83,18 @@ impl Output {
         if self.sent == self.ready.len() {
             self.sent = 0;
             self.ready.clear();
-            self.ready.shrink_to(IDLE_BYTES_MAX);
-        } else if self.sent >= self.ready.len() / 2 && self.sent > IDLE_BYTES_MAX {
+            self.ready.shrink_to(KEPT_BYTES_MAX);
+        } else if self.sent >= self.ready.len() / 2 && self.sent > KEPT_BYTES_MAX {
             // What is moved is at most what was sent, so the copies cost no more than the sends.
             self.ready.drain(..self.sent);
             self.sent = 0;
         }
+    }
+
+    /// Frees what is not needed to wait.
+    pub(crate) fn trim(&mut self) {
+        self.ready.shrink_to_fit();
+        self.waiting.shrink_to_fit();
     }
 
     /// Bytes that are not sent yet.

@@ -19,9 +19,6 @@ use crate::message::{Request, Response};
 use crate::output::Output;
 use crate::sniff::{Protocol, http_refusal, sniff};
 
-/// Bytes of input that an idle session may keep allocated.
-const IDLE_BYTES_MAX: usize = 16 << 10;
-
 /// The most that is shown of an error that quotes its request.
 const MESSAGE_CHARS_MAX: usize = 200;
 
@@ -125,12 +122,10 @@ impl Session {
         self.input.len() - self.consumed
     }
 
-    /// Frees what an idle conversation does not need.
+    /// Frees what an idle conversation does not need, so that thousands of them cost little.
     pub fn trim(&mut self) {
-        self.input_buffer();
-        if self.input.len() <= IDLE_BYTES_MAX {
-            self.input.shrink_to(IDLE_BYTES_MAX);
-        }
+        self.input_buffer().shrink_to_fit();
+        self.output.trim();
     }
 
     /// Answers the oldest unanswered request. The answer may leave when `position` has been

@@ -225,9 +225,6 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             }
         }
         self.job_bytes = before - self.session.input_bytes();
-        if self.session.input_bytes() == 0 {
-            self.session.trim();
-        }
     }
 
     fn start_job(&mut self) {
@@ -238,22 +235,22 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         let calls = std::mem::take(&mut self.calls);
         let owed = calls.len();
         let shared = Arc::clone(&self.shared);
-        // A compaction takes long. One at a time keeps the pool free for everybody else.
+        // A compaction takes long. One at a time keeps the pool free for everybody else; its turn
+        // ends with the job, also if the client has gone by then.
         let compacts = matches!(calls.back(), Some(Call::Request(Request::Compact {})));
         self.job = Some(Box::pin(async move {
-            let turn = if compacts { Some(shared.compaction.lock().await) } else { None };
+            let compaction = Arc::clone(&shared.compaction);
+            let turn = if compacts { Some(compaction.lock_owned().await) } else { None };
             let (sender, receiver) = oneshot::channel();
             let pool_side = Arc::clone(&shared);
             shared.pool.spawn(move || {
                 let Shared { engine, limits, counters, .. } = &*pool_side;
                 let done = execute::run(engine, calls, limits, counters);
-                drop(permit);
+                drop((permit, turn));
                 // A client that has gone does not want its answers.
                 drop(sender.send(done));
             });
-            let done = receiver.await.unwrap_or_else(|_lost| lost(owed));
-            drop(turn);
-            done
+            receiver.await.unwrap_or_else(|_lost| lost(owed))
         }));
     }
 
@@ -399,6 +396,9 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             (Phase::Idle, limits.idle)
         };
         if phase != self.phase {
+            if phase == Phase::Idle {
+                self.session.trim();
+            }
             self.phase = phase;
             self.deadline = allowed.map(|allowed| Instant::now() + allowed);
         }

@@ -49,25 +49,30 @@ pub(crate) struct Shared<E, P> {
     pub(crate) counters: Arc<LiveCounters>,
     pub(crate) jobs: Budget,
     pub(crate) input: Budget,
-    pub(crate) compaction: Mutex<()>,
+    /// Held by the compaction that runs.
+    pub(crate) compaction: Arc<Mutex<()>>,
 }
 
 /// A server of an engine `E` that runs engine calls on a pool `P`.
 ///
 /// # Swapping the engine
-/// The server knows an engine only by its trait, so another one takes no other server code:
+/// The server knows an engine only by its trait, so another one changes one line:
 ///
 /// ```
-/// use aryavarth::{KvsEngine, MemoryEngine};
-/// use aryavarth_server::{KvServer, Result, SharedQueueThreadPool, ThreadPool};
+/// use aryavarth::{KvStore, MemoryEngine};
+/// use aryavarth_server::{KvServer, SharedQueueThreadPool, ThreadPool};
 ///
-/// fn server_of<E: KvsEngine>(engine: E) -> Result<KvServer<E, SharedQueueThreadPool>> {
-///     KvServer::new("127.0.0.1:0", engine, SharedQueueThreadPool::new(2)?)
-/// }
+/// # let dir = tempfile::tempdir()?;
+/// # let dir = dir.path();
+/// // On disk:
+/// let engine = KvStore::open(dir)?;
+/// let server = KvServer::new("127.0.0.1:0", engine, SharedQueueThreadPool::new(4)?)?;
 ///
-/// let server = server_of(MemoryEngine::new())?;
-/// # let _ = server;
-/// # Ok::<(), aryavarth_server::ServerError>(())
+/// // In memory, gone when the server goes:
+/// let engine = MemoryEngine::new();
+/// let other = KvServer::new("127.0.0.1:0", engine, SharedQueueThreadPool::new(4)?)?;
+/// assert_ne!(server.local_addr(), other.local_addr());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct KvServer<E, P> {
     shared: Arc<Shared<E, P>>,
@@ -100,7 +105,7 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
             counters: Arc::default(),
             jobs: Budget::new(limits.jobs_max),
             input: Budget::new(limits.input_bytes_max),
-            compaction: Mutex::new(()),
+            compaction: Arc::default(),
         };
         let Listener { socket, local_addr } = listener;
         let stop = Arc::new(watch::Sender::new(false));

@@ -153,6 +153,7 @@ fn a_scan_pages_through_a_prefix_in_order() {
         engine.write(Batch::new().set(key, format!("value of {key}"))).unwrap();
     }
     engine.sync();
+    engine.open_gate();
     let mut client = server.client();
     // Larger than the engine's own pages.
     assert_eq!(

@@ -40,6 +40,23 @@ fn a_request_that_waits_for_the_disk_holds_up_its_own_connection_only() {
 }
 
 #[test]
+fn compactions_take_one_thread_whoever_asks_and_goes() {
+    let engine = Obedient::default();
+    let server = Server::with(engine.clone(), Limits::default());
+    let mut patient = server.client();
+    patient.send(r#"{"Compact":{}}"#);
+    eventually("one runs", || server.handle.counters().requests == 1);
+    for _ in 0..5 {
+        server.client().send(r#"{"Compact":{}}"#);
+    }
+    for _ in 0..10 {
+        assert_eq!(server.client().ask(get("k")), r#"{"Ok":null}"#);
+    }
+    engine.open_gate();
+    assert_eq!(patient.reply(), r#"{"Ok":null}"#);
+}
+
+#[test]
 fn a_client_that_takes_no_replies_is_not_served_beyond_its_limit() {
     const REQUESTS: usize = 2000;
     let engine = Obedient::default();

@@ -131,7 +131,7 @@ pub(crate) fn remove(key: &str) -> String {
 
 #[derive(Default)]
 struct Control {
-    /// Reads of the key `gate` wait until it is open.
+    /// Reads of the key `gate` and compactions wait until it is open.
     open: bool,
     written: u64,
     durable: u64,
@@ -141,7 +141,7 @@ struct Control {
 }
 
 /// An engine in memory whose disk obeys: what is written is durable when the test says so. Reading
-/// the key `panic` panics, reading the key `gate` waits for the test.
+/// the key `panic` panics, reading the key `gate` and compacting wait for the test.
 #[derive(Clone, Default)]
 pub(crate) struct Obedient {
     memory: MemoryEngine,
@@ -238,6 +238,10 @@ impl KvsEngine for Obedient {
     }
 
     fn compact(&self) -> aryavarth::Result<()> {
+        let mut control = self.control.0.lock().unwrap();
+        while !control.open {
+            control = self.control.1.wait(control).unwrap();
+        }
         Ok(())
     }
 
