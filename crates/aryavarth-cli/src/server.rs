@@ -39,6 +39,10 @@ fn open(options: &ServerOptions) -> Result<KvStore, Failure> {
     let durability = options.durability;
     let opened = KvStore::open_with(&options.data, Options { durability, ..Options::default() });
     opened.map_err(|error| match error {
+        error if error.is_full() => Failure::Other(format!(
+            "cannot open {}: {error}; nothing acknowledged is lost. Free some space and start again",
+            options.data.display()
+        )),
         KvsError::Io(error) => Failure::Other(format!(
             "cannot open {}: {error}; nothing acknowledged is lost. Check that it is a directory \
              that you may write to, or choose another one with --data",

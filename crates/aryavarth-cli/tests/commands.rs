@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -366,27 +367,30 @@ fn what_was_acknowledged_survives_a_kill() {
     let (_dir, data) = data();
     let mut server = Server::start(&data);
     let mut stream = TcpStream::connect(&server.addr).unwrap();
+    let (acknowledge, acknowledged) = mpsc::channel();
     let writer = thread::spawn(move || {
         let mut replies = BufReader::new(stream.try_clone().unwrap());
-        let mut acknowledged = 0;
-        loop {
-            let request = format!(r#"{{"Set":{{"key":"k","value":"{acknowledged}"}}}}"#);
+        for i in 0.. {
+            let request = format!(r#"{{"Set":{{"key":"k","value":"{i}"}}}}"#);
             let mut reply = String::new();
             let sent = stream.write_all(request.as_bytes());
             if sent.and_then(|()| replies.read_line(&mut reply)).is_err() || reply.is_empty() {
-                return acknowledged - 1;
+                return;
             }
             assert_eq!(reply, "{\"Ok\":null}\n");
-            acknowledged += 1;
+            acknowledge.send(i).unwrap();
         }
     });
-    thread::sleep(Duration::from_millis(300));
+    for _ in 0..50 {
+        acknowledged.recv().unwrap();
+    }
     server.signal(Signal::KILL);
     server.wait();
-    let acknowledged: i64 = writer.join().unwrap();
+    writer.join().unwrap();
+    let acknowledged: u64 = acknowledged.iter().last().unwrap_or(49);
 
     let server = Server::start(&data);
     assert!(server.said.iter().any(|line| line.contains("was not closed")), "{:?}", server.said);
-    let value: i64 = server.run(&["get", "k"]).stdout.trim().parse().unwrap();
+    let value: u64 = server.run(&["get", "k"]).stdout.trim().parse().unwrap();
     assert!(value == acknowledged || value == acknowledged + 1, "{value} after {acknowledged}");
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use aryavarth::MemoryEngine;
 use aryavarth_client::{ClientError, KvsClient, Timeouts};
-use aryavarth_server::{KvServer, ServerHandle, SharedQueueThreadPool, ThreadPool};
+use aryavarth_server::{
+    Config, KvServer, Limits, Listener, ServerHandle, SharedQueueThreadPool, ThreadPool,
+};
 
 struct Server {
     addr: SocketAddr,
@@ -23,7 +25,17 @@ impl Server {
 
     fn start_at(addr: SocketAddr, engine: MemoryEngine) -> Server {
         let pool = SharedQueueThreadPool::new(2).unwrap();
-        let server = KvServer::new(addr, engine, pool).unwrap();
+        Server::run(KvServer::new(addr, engine, pool).unwrap())
+    }
+
+    fn start_with(limits: Limits) -> Server {
+        let pool = SharedQueueThreadPool::new(2).unwrap();
+        let listener = Listener::bind("127.0.0.1:0", false).unwrap();
+        let config = Config { limits, ..Config::default() };
+        Server::run(KvServer::with_config(listener, MemoryEngine::new(), pool, config))
+    }
+
+    fn run(server: KvServer<MemoryEngine, SharedQueueThreadPool>) -> Server {
         let (addr, handle) = (server.local_addr(), server.handle());
         Server { addr, handle, thread: Some(thread::spawn(move || server.run().unwrap())) }
     }
@@ -171,11 +183,13 @@ fn what_is_no_reply_of_ours_is_told_so() {
 
 #[test]
 fn a_request_refused_while_it_is_sent_has_the_servers_reason() {
-    let server = Server::start(MemoryEngine::new());
+    let mut limits = Limits::default();
+    limits.session.request_bytes_max = 1 << 20;
+    let server = Server::start_with(limits);
     let mut client = KvsClient::connect(server.addr).unwrap();
-    // More than a request may have on the wire, so that the server closes before all is sent.
-    let error = client.set("k".into(), "\u{1}".repeat(60 << 20)).unwrap_err();
-    assert!(error.to_string().contains("limit is 268435456 bytes"), "{error:?}");
+    // More than the buffers between the two take, so that the server closes before all is sent.
+    let error = client.set("k".into(), "x".repeat(30 << 20)).unwrap_err();
+    assert!(error.to_string().contains("the limit is 1048576 bytes"), "{error:?}");
     assert_eq!(client.get("k".into()).unwrap(), None);
 }
 

@@ -209,3 +209,45 @@ fn cut_anywhere_a_request_is_an_error_and_in_two_pieces_it_is_the_same() {
         assert_eq!(session.next_event(), None);
     }
 }
+
+/// All that a session makes of bytes that arrive in pieces of at most `piece` bytes.
+fn events_of(bytes: &[u8], piece: usize) -> Vec<Event> {
+    let mut session = Session::new(Limits::default());
+    let mut events = Vec::new();
+    for piece in bytes.chunks(piece) {
+        session.feed(piece);
+        events.extend(std::iter::from_fn(|| session.next_event()));
+    }
+    session.end_of_input();
+    events.extend(std::iter::from_fn(|| session.next_event()));
+    events
+}
+
+#[test]
+fn any_bytes_mean_the_same_in_any_pieces_and_come_to_an_end() {
+    let seed = br#"{"Set":{"key":"k\u00e9","value":"\\\"{}"}}
+        {"Get":{"key":"k"}}{"Scan":{"prefix":"p","after":null,"limit":10}}{"Nope":[1,-2e5,true]}"#;
+    // A generator of Knuth's, so that a failure can be repeated.
+    let mut random: u64 = 1;
+    let mut below = |limit: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) as usize % limit
+    };
+    for round in 0..20_000 {
+        let mut bytes = seed.to_vec();
+        for _ in 0..below(4) {
+            let at = below(bytes.len());
+            bytes[at] = match below(3) {
+                0 => b"{}[]\":,\\ \n0e"[below(12)],
+                1 => u8::try_from(below(256)).expect("below 256"),
+                _ => seed[below(seed.len())],
+            };
+        }
+        bytes.truncate(1 + below(bytes.len()));
+        let events = events_of(&bytes, bytes.len());
+        assert_eq!(events, events_of(&bytes, 1 + below(9)), "round {round}: {bytes:?}");
+        let ends = |event: &Event| matches!(event, Event::End | Event::Broken(_));
+        assert_eq!(events.iter().filter(|event| ends(event)).count(), 1, "round {round}");
+        assert!(events.last().is_some_and(ends), "round {round}: {bytes:?}");
+    }
+}
