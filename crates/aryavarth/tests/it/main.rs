@@ -3,3 +3,4 @@
 #[cfg(test)]
 mod concurrent;
 mod contract;
+mod regressions;
