@@ -231,7 +231,11 @@ impl Commit {
     fn sync_as_leader(&self, mut waiters: MutexGuard<'_, Waiters>) {
         waiters.syncing = true;
         drop(waiters);
-        let result = self.sync_files();
+        if let Err(error) = self.sync_files() {
+            // Before anybody else may sync: a second sync would succeed, although what the first
+            // one lost is gone.
+            self.poison(&error);
+        }
         let mut waiters = lock(&self.waiters);
         waiters.syncing = false;
         let released = self.released();
@@ -249,10 +253,6 @@ impl Commit {
         });
         if !waiters.wakers.is_empty() {
             self.call.notify_one();
-        }
-        drop(waiters);
-        if let Err(error) = result {
-            self.poison(&error);
         }
     }
 

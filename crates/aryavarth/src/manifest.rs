@@ -110,8 +110,8 @@ impl State {
                 facts.seal = Some(*seal);
                 // Kept beyond the segment's drop: the log goes on behind it all the same.
                 if facts.kind == SegmentKind::Log {
-                    self.position = self.position.max(seal.base + seal.end);
-                    self.seq = self.seq.max(seal.seq_max + 1);
+                    self.position = self.position.max(seal.base.saturating_add(seal.end));
+                    self.seq = self.seq.max(seal.seq_max.saturating_add(1));
                 }
             }
             Edit::Drop { id } => {
