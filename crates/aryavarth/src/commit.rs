@@ -281,6 +281,10 @@ impl Commit {
         let mut waiters = lock(&self.waiters);
         while !waiters.stopped {
             waiters = self.wake_ready(waiters);
+            if waiters.stopped {
+                // Said while the lock was free; nobody says it again.
+                return;
+            }
             let poisoned = self.check().is_err();
             let uncovered = !waiters.wakers.is_empty();
             let delay = self.delay_ms.load(Ordering::Relaxed);
@@ -330,8 +334,13 @@ impl Commit {
         if due {
             self.sync()?;
         }
-        drop(self.wake_ready(lock(&self.waiters)));
+        self.wake_tasks();
         Ok(due)
+    }
+
+    /// Wakes the tasks whose position is reached, for when no committer does.
+    pub(crate) fn wake_tasks(&self) {
+        drop(self.wake_ready(lock(&self.waiters)));
     }
 
     /// Ends the committer.

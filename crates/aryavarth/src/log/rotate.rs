@@ -409,6 +409,8 @@ impl Log {
     /// Closes the log: everything synced and sealed, and the manifest says so.
     pub(crate) fn close(&self) -> Result<()> {
         self.commit.sync()?;
+        // The committer, which would do this, has ended.
+        self.commit.wake_tasks();
         self.seal_active()?;
         let writer = self.lock_writer();
         let (position, seq, clock_ms) = (writer.position, writer.next_seq, writer.clock_ms);
