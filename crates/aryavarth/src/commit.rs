@@ -24,7 +24,7 @@ use crate::fs::Site;
 use crate::options::Durability;
 use crate::segment::Segment;
 use crate::sync::{
-    Arc, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, Ordering, lock, wait,
+    Arc, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, Ordering, fence, lock, wait,
     wait_timeout,
 };
 
@@ -122,7 +122,8 @@ impl Commit {
 
     /// Whether the disk is so far behind that writers should wait for it.
     pub(crate) fn is_behind(&self) -> bool {
-        self.written() - self.durable() > BACKLOG_BYTES_MAX
+        // Read one after the other: by then more may be durable than was written.
+        self.written().saturating_sub(self.durable()) > BACKLOG_BYTES_MAX
     }
 
     /// Refuses further work after a failed sync.
@@ -167,6 +168,9 @@ impl Commit {
 
     /// Sees to it that a sync starts within `delay_ms`.
     fn sync_within(&self, delay_ms: u64) {
+        // Either this sees that a sync took the earlier wish with it, or that sync sees what was
+        // written before this: see `sync_files`.
+        fence(Ordering::SeqCst);
         if self.delay_ms.load(Ordering::Relaxed) > delay_ms
             && self.delay_ms.fetch_min(delay_ms, Ordering::Relaxed) > delay_ms
         {
@@ -261,6 +265,7 @@ impl Commit {
         self.check()?;
         // The order matters: what is written by now lies in the segments listed afterwards.
         self.delay_ms.store(NEVER, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         let target = self.written();
         let segments = lock(&self.unsynced).clone();
         for segment in &segments {
