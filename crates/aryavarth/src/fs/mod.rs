@@ -78,6 +78,8 @@ sites! {
     SegmentCreateSync = "sync a new segment",
     SegmentDirSync = "sync the data directory for a new segment",
     SegmentExtend = "extend the active segment",
+    SegmentExtendLength = "measure the active segment",
+    SegmentExtendFill = "lengthen the active segment",
     SegmentOpen = "open a segment",
     SegmentLength = "measure a segment",
     SegmentCreateLength = "measure a new segment",

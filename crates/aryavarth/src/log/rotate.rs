@@ -156,6 +156,10 @@ impl Log {
             let capacity = wanted.next_multiple_of(self.step_bytes());
             drop(writer);
             active.file.allocate(Site::SegmentExtend, capacity)?;
+            // As for a new segment. Nobody writes beyond the old capacity meanwhile.
+            if active.file.len(Site::SegmentExtendLength)? < capacity {
+                active.file.truncate(Site::SegmentExtendFill, capacity)?;
+            }
             active.disk_bytes.store(capacity, Ordering::Relaxed);
             let mut writer = self.lock_writer();
             if writer.active.as_ref().is_some_and(|now| now.id == active.id) {
