@@ -380,6 +380,9 @@ impl Log {
     }
 
     fn seal(&self, segment: &Arc<Segment>) -> Result<()> {
+        if segment.seq_max.load(Ordering::Relaxed) == 0 {
+            return self.drop_unwritten(segment);
+        }
         let end = segment.end.load(Ordering::Acquire);
         let position = crate::engine::Position(segment.base() + end);
         self.commit.wait(position, crate::options::Durability::Always)?;
@@ -403,6 +406,15 @@ impl Log {
         segment.file.truncate(Site::SegmentTruncate, end)?;
         let bytes = segment.file.allocated(Site::SpaceMeasure)?;
         segment.disk_bytes.store(bytes + blocks(hint), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes back a segment whose first write failed: no slot ever named it.
+    fn drop_unwritten(&self, segment: &Segment) -> Result<()> {
+        self.edit_manifest(&[Edit::Drop { id: segment.id }])?;
+        self.table.remove(segment.table_index);
+        self.table.release(segment.table_index);
+        self.remove_spare(segment.id);
         Ok(())
     }
 
