@@ -24,7 +24,7 @@ use crate::fs::Site;
 use crate::options::Durability;
 use crate::segment::Segment;
 use crate::sync::{
-    Arc, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, Ordering, lock, wait,
+    Arc, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, Ordering, fence, lock, wait,
     wait_timeout,
 };
 
@@ -122,7 +122,8 @@ impl Commit {
 
     /// Whether the disk is so far behind that writers should wait for it.
     pub(crate) fn is_behind(&self) -> bool {
-        self.written() - self.durable() > BACKLOG_BYTES_MAX
+        // Read one after the other: by then more may be durable than was written.
+        self.written().saturating_sub(self.durable()) > BACKLOG_BYTES_MAX
     }
 
     /// Refuses further work after a failed sync.
@@ -167,6 +168,9 @@ impl Commit {
 
     /// Sees to it that a sync starts within `delay_ms`.
     fn sync_within(&self, delay_ms: u64) {
+        // Either this sees that a sync took the earlier wish with it, or that sync sees what was
+        // written before this: see `sync_files`.
+        fence(Ordering::SeqCst);
         if self.delay_ms.load(Ordering::Relaxed) > delay_ms
             && self.delay_ms.fetch_min(delay_ms, Ordering::Relaxed) > delay_ms
         {
@@ -231,7 +235,11 @@ impl Commit {
     fn sync_as_leader(&self, mut waiters: MutexGuard<'_, Waiters>) {
         waiters.syncing = true;
         drop(waiters);
-        let result = self.sync_files();
+        if let Err(error) = self.sync_files() {
+            // Before anybody else may sync: a second sync would succeed, although what the first
+            // one lost is gone.
+            self.poison(&error);
+        }
         let mut waiters = lock(&self.waiters);
         waiters.syncing = false;
         let released = self.released();
@@ -250,10 +258,6 @@ impl Commit {
         if !waiters.wakers.is_empty() {
             self.call.notify_one();
         }
-        drop(waiters);
-        if let Err(error) = result {
-            self.poison(&error);
-        }
     }
 
     /// Syncs every segment written since the last sync and moves the watermarks.
@@ -261,6 +265,7 @@ impl Commit {
         self.check()?;
         // The order matters: what is written by now lies in the segments listed afterwards.
         self.delay_ms.store(NEVER, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         let target = self.written();
         let segments = lock(&self.unsynced).clone();
         for segment in &segments {
@@ -281,6 +286,10 @@ impl Commit {
         let mut waiters = lock(&self.waiters);
         while !waiters.stopped {
             waiters = self.wake_ready(waiters);
+            if waiters.stopped {
+                // Said while the lock was free; nobody says it again.
+                return;
+            }
             let poisoned = self.check().is_err();
             let uncovered = !waiters.wakers.is_empty();
             let delay = self.delay_ms.load(Ordering::Relaxed);
@@ -330,8 +339,13 @@ impl Commit {
         if due {
             self.sync()?;
         }
-        drop(self.wake_ready(lock(&self.waiters)));
+        self.wake_tasks();
         Ok(due)
+    }
+
+    /// Wakes the tasks whose position is reached, for when no committer does.
+    pub(crate) fn wake_tasks(&self) {
+        drop(self.wake_ready(lock(&self.waiters)));
     }
 
     /// Ends the committer.

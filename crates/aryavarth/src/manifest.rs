@@ -65,7 +65,7 @@ pub(crate) enum Edit {
     Seal { id: u64, seal: Seal },
     /// A segment's file is no longer needed.
     Drop { id: u64 },
-    /// Where the log goes on: no position, sequence number or file id below these is used again.
+    /// Where the log goes on, unless seals say more: no position, sequence number or file id below these is used again.
     Next { position: u64, seq: u64, file_id: u64, clock_ms: u64 },
     /// The store was closed with everything synced and sealed.
     Clean,
@@ -103,18 +103,17 @@ impl State {
                     return Err("an edit adds a segment twice");
                 }
             }
-            Edit::Seal { id, seal } => match self.segments.get_mut(id) {
-                Some(facts) => {
-                    facts.seal = Some(*seal);
-                    // Stays known when compaction has dropped the segment: the next one begins
-                    // there, and whoever reads the log has to know that nothing is missing.
-                    if facts.kind == SegmentKind::Log {
-                        self.position = self.position.max(seal.base + seal.end);
-                        self.seq = self.seq.max(seal.seq_max + 1);
-                    }
+            Edit::Seal { id, seal } => {
+                let Some(facts) = self.segments.get_mut(id) else {
+                    return Err("an edit seals an unknown segment");
+                };
+                facts.seal = Some(*seal);
+                // Kept beyond the segment's drop: the log goes on behind it all the same.
+                if facts.kind == SegmentKind::Log {
+                    self.position = self.position.max(seal.base.saturating_add(seal.end));
+                    self.seq = self.seq.max(seal.seq_max.saturating_add(1));
                 }
-                None => return Err("an edit seals an unknown segment"),
-            },
+            }
             Edit::Drop { id } => {
                 if self.segments.remove(id).is_none() {
                     return Err("an edit drops an unknown segment");

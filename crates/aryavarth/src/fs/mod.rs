@@ -77,6 +77,7 @@ sites! {
     SegmentCreateSync = "sync a new segment",
     SegmentDirSync = "sync the data directory for a new segment",
     SegmentExtend = "extend the active segment",
+    SegmentShrink = "take back an extension of the active segment",
     SegmentOpen = "open a segment",
     SegmentLength = "measure a segment",
     SegmentAllocateLength = "measure an allocated segment",

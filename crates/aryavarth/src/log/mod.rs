@@ -276,8 +276,7 @@ impl Log {
         self.unlink_released(writer, UNLINKS_PER_WRITE);
         let durable = self.commit.durable();
         let mark_bytes = if durable > writer.marked { MARK_BYTES } else { 0 };
-        let need = (mark_bytes + frame.bytes()) as u64;
-        let Some(segment) = self.room_for(writer, need) else {
+        let Some(segment) = self.room_for(writer, need_of(frame.bytes())) else {
             return Ok(Err(frame));
         };
         let header_bytes = if writer.offset == 0 { SEGMENT_HEADER_BYTES } else { 0 };
@@ -473,6 +472,12 @@ impl Log {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
+}
+
+/// Bytes that must be free for a frame of `bytes`, whatever stands in front of it. Whoever looks
+/// for room and whoever makes it ask for the same, or they would wait for each other.
+fn need_of(bytes: usize) -> u64 {
+    (ROOM_BYTES + bytes) as u64
 }
 
 /// Whether an entry found earlier under the same pin is certainly still in the index: only a

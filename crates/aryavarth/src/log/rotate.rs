@@ -16,15 +16,12 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::{Log, Recent, Writer};
+use super::{Log, Recent, Writer, need_of};
 use crate::error::{KvsError, Result};
 use crate::fs::{FsFile, IoError, OpenHow, Site};
 use crate::hint;
 use crate::manifest::{AppendError, Edit, Seal};
-use crate::record::MARK_BYTES;
-use crate::segment::{
-    SEGMENT_HEADER_BYTES, ScanStop, Segment, SegmentHeader, SegmentKind, blocks, log_path,
-};
+use crate::segment::{ScanStop, Segment, SegmentHeader, SegmentKind, blocks, log_path};
 use crate::sync::{Arc, Ordering, lock, wait_timeout};
 
 /// The first allocation of a segment, and the unit of all later ones.
@@ -80,7 +77,6 @@ impl Log {
     }
 
     fn switch_to_spare(&self, writer: &mut Writer, need: u64) -> Option<Arc<Segment>> {
-        let need = SEGMENT_HEADER_BYTES as u64 + need;
         let spare = writer.spare.take_if(|spare| spare.capacity >= need)?;
         let Some(table_index) = self.table.reserve() else {
             writer.spare = Some(spare);
@@ -129,7 +125,7 @@ impl Log {
     /// Makes room for a frame of `bytes`, for a writer that found none. `may_use_reserve` is for
     /// what frees space in the end.
     pub(super) fn make_room(&self, bytes: usize, may_use_reserve: bool) -> Result<()> {
-        let need = (bytes + MARK_BYTES + SEGMENT_HEADER_BYTES) as u64;
+        let need = need_of(bytes);
         let mut growth = lock(&self.growth);
         let mut result = self.grow(need);
         if may_use_reserve
@@ -158,8 +154,13 @@ impl Log {
             let limit = writer.limit.next_multiple_of(self.step_bytes());
             let wanted = (writer.capacity * 2).min(limit).max(writer.offset + need);
             let capacity = wanted.next_multiple_of(self.step_bytes());
+            let before = writer.capacity;
             drop(writer);
-            allocate(&*active.file, Site::SegmentExtend, capacity)?;
+            if let Err(error) = allocate(&*active.file, Site::SegmentExtend, capacity) {
+                // A full disk may have given a part; the length stays a multiple of the step.
+                drop(active.file.truncate(Site::SegmentShrink, before));
+                return Err(error.into());
+            }
             active.disk_bytes.store(capacity, Ordering::Relaxed);
             let mut writer = self.lock_writer();
             if writer.active.as_ref().is_some_and(|now| now.id == active.id) {
@@ -416,6 +417,8 @@ impl Log {
     /// Closes the log: everything synced and sealed, and the manifest says so.
     pub(crate) fn close(&self) -> Result<()> {
         self.commit.sync()?;
+        // The committer, which would do this, has ended.
+        self.commit.wake_tasks();
         self.seal_active()?;
         let writer = self.lock_writer();
         let (position, seq, clock_ms) = (writer.position, writer.next_seq, writer.clock_ms);
