@@ -237,10 +237,11 @@ impl Log {
     /// of the index, tries a full disk again. Returns whether there was anything to do.
     pub(crate) fn tend(&self) -> Result<bool> {
         self.commit.check()?;
-        let sealed = self.seal_rotated()?;
+        // A segment that cannot be sealed keeps nobody from what else there is to do.
+        let sealed = self.seal_rotated();
         let unlinked = self.unlink_all_released();
         let grown = self.grow_ahead()?;
-        Ok(sealed || unlinked || grown)
+        Ok(sealed? || unlinked || grown)
     }
 
     fn grow_ahead(&self) -> Result<bool> {
@@ -403,9 +404,11 @@ impl Log {
             purged_seq: 0,
         };
         self.edit_manifest(&[Edit::Seal { id: segment.id, seal }])?;
-        segment.file.truncate(Site::SegmentTruncate, end)?;
-        let bytes = segment.file.allocated(Site::SpaceMeasure)?;
-        segment.disk_bytes.store(bytes + blocks(hint), Ordering::Relaxed);
+        // It is sealed; where the cut fails the next open makes it.
+        let cut = segment.file.truncate(Site::SegmentTruncate, end);
+        if let Ok(bytes) = cut.and_then(|()| segment.file.allocated(Site::SpaceMeasure)) {
+            segment.disk_bytes.store(bytes + blocks(hint), Ordering::Relaxed);
+        }
         Ok(())
     }
 
