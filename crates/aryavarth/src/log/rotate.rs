@@ -387,6 +387,7 @@ impl Log {
         let end = segment.end.load(Ordering::Acquire);
         let position = crate::engine::Position(segment.base() + end);
         self.commit.wait(position, crate::options::Durability::Always)?;
+        self.commit.end_segment(segment);
         let places = hint::scan(segment, end).map_err(|stop| match stop {
             ScanStop::Bad { offset, reason } => {
                 KvsError::corrupt(segment.file.path(), offset, reason)
@@ -413,8 +414,9 @@ impl Log {
     }
 
     /// Takes back a segment whose first write failed: no slot ever named it.
-    fn drop_unwritten(&self, segment: &Segment) -> Result<()> {
+    fn drop_unwritten(&self, segment: &Arc<Segment>) -> Result<()> {
         self.edit_manifest(&[Edit::Drop { id: segment.id }])?;
+        self.commit.end_segment(segment);
         self.table.remove(segment.table_index);
         self.table.release(segment.table_index);
         self.remove_spare(segment.id);
