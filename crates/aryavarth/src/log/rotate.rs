@@ -227,6 +227,9 @@ impl Log {
     pub(crate) fn edit_manifest(&self, edits: &[Edit]) -> Result<()> {
         self.commit.check()?;
         let mut manifest = lock(&self.manifest);
+        if manifest.state().clean {
+            return Err(KvsError::Closed);
+        }
         manifest.append(&*self.options.fs, edits).map_err(|error| match error {
             AppendError::Refused(error) => error,
             AppendError::Unknown(error) => self.commit.poison(&error),
@@ -424,11 +427,17 @@ impl Log {
     }
 
     /// Closes the log: everything synced and sealed, and the manifest says so.
+    ///
+    /// Operations of other handles may still run. Those that come too late are refused: appends
+    /// here, edits of the manifest once it says that the store was closed.
     pub(crate) fn close(&self) -> Result<()> {
+        self.lock_writer().closed = true;
         self.commit.sync()?;
         // The committer, which would do this, has ended.
         self.commit.wake_tasks();
         self.seal_active()?;
+        // Nobody makes a spare any more that would not be found here.
+        let _growth = lock(&self.growth);
         let writer = self.lock_writer();
         let (position, seq, clock_ms) = (writer.position, writer.next_seq, writer.clock_ms);
         let spare = writer.spare.as_ref().map(|spare| spare.id);
