@@ -269,11 +269,13 @@ impl<'a> Round<'a> {
     }
 
     fn finish_copy(&mut self) -> Result<()> {
-        let Some(writer) = self.writer.take() else {
+        let Some(writer) = &mut self.writer else {
             return Ok(());
         };
         let fs = &*self.log.options.fs;
+        // A copy that cannot be finished stays here, to be discarded.
         self.copies.push(writer.finish(fs, &self.log.dir, self.purged_seq)?);
+        self.writer = None;
         Ok(())
     }
 

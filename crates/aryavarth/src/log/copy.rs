@@ -107,9 +107,10 @@ impl CopyWriter {
     }
 
     /// Writes the rest and syncs file and name. The manifest does not know of it yet.
-    /// Nothing in it is superseded by a record numbered below `purged_seq`.
+    /// Nothing in it is superseded by a record numbered below `purged_seq`. After a failure only
+    /// [`discard`](Self::discard) is left.
     pub(crate) fn finish(
-        mut self,
+        &mut self,
         fs: &dyn Fs,
         dir: &Path,
         purged_seq: u64,
@@ -117,7 +118,7 @@ impl CopyWriter {
         self.write_buf()?;
         self.file.sync(Site::CopySync)?;
         fs.sync_dir(Site::CopyDirSync, dir)?;
-        let segment = Segment::new(self.table_index, &self.header, true, self.file);
+        let segment = Segment::new(self.table_index, &self.header, true, Arc::clone(&self.file));
         segment.end.store(self.written, Ordering::Relaxed);
         segment.disk_bytes.store(blocks(self.written), Ordering::Relaxed);
         segment.tombstone_bytes.store(self.tombstone_bytes, Ordering::Relaxed);
@@ -132,7 +133,8 @@ impl CopyWriter {
             records: self.places.len() as u64,
             purged_seq,
         };
-        Ok(Copied { segment: Arc::new(segment), places: self.places, seal })
+        let places = std::mem::take(&mut self.places);
+        Ok(Copied { segment: Arc::new(segment), places, seal })
     }
 
     /// Gives the copy up.
