@@ -75,9 +75,14 @@ pub(crate) fn is_due(log: &Log, at_rest: bool) -> bool {
 }
 
 /// One background round over the segments that pay best; returns whether it gave anything back.
-pub(crate) fn run(log: &Log) -> Result<bool> {
+/// At rest the active segment, if it is mostly dead, is one of them.
+pub(crate) fn run(log: &Log, at_rest: bool) -> Result<bool> {
     let _only_one = lock(&log.compacting);
     let before = log.disk_bytes();
+    if at_rest {
+        // Where that fails the others can be compacted all the same.
+        drop(log.seal_mostly_dead());
+    }
     run_round(log, choose(candidates(log)))?;
     Ok(log.disk_bytes() < before)
 }

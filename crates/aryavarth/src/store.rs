@@ -202,7 +202,7 @@ impl KvStore {
             return Ok(true);
         }
         log.reap();
-        if compaction::is_due(log, true) { compaction::run(log) } else { Ok(false) }
+        if compaction::is_due(log, true) { compaction::run(log, true) } else { Ok(false) }
     }
 
     fn log(&self) -> Result<&Log> {
@@ -274,7 +274,7 @@ fn compact(log: &Log) {
         }
         let at_rest = written_at.elapsed() >= REST_AFTER;
         while futile_at != Some((now, at_rest)) && compaction::is_due(log, at_rest) {
-            let useful = match compaction::run(log) {
+            let useful = match compaction::run(log, at_rest) {
                 Err(error) if error.is_full() => log.free_reserve(),
                 result => result.unwrap_or(false),
             };

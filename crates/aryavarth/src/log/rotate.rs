@@ -30,6 +30,8 @@ const STEP_BYTES_MAX: u64 = 128 << 10;
 const SEGMENT_FILE_BYTES_MAX: u64 = 4 << 30;
 const RESERVE_BYTES_MIN: u64 = 128 << 10;
 const RESERVE_BYTES_MAX: u64 = 64 << 20;
+/// An active segment smaller than this is left alone at rest.
+const ACTIVE_DEAD_BYTES_MIN: u64 = 1 << 20;
 /// How often a full disk is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -363,6 +365,22 @@ impl Log {
     /// Ends the active segment, whatever its size, and seals it.
     pub(crate) fn seal_active(&self) -> Result<()> {
         self.retire_active(&mut self.lock_writer());
+        self.seal_rotated()?;
+        Ok(())
+    }
+
+    /// Ends and seals the active segment if it is large and mostly dead: without writes it would
+    /// stay as it is, whatever it was allocated for.
+    pub(crate) fn seal_mostly_dead(&self) -> Result<()> {
+        let mut writer = self.lock_writer();
+        if let Some(active) = &writer.active {
+            let disk_bytes = active.disk_bytes.load(Ordering::Relaxed);
+            let live_bytes = active.live_bytes.load(Ordering::Relaxed).max(0) as u64;
+            if disk_bytes >= ACTIVE_DEAD_BYTES_MIN && live_bytes < disk_bytes / 2 {
+                self.retire_active(&mut writer);
+            }
+        }
+        drop(writer);
         self.seal_rotated()?;
         Ok(())
     }
