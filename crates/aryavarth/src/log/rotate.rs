@@ -206,6 +206,7 @@ impl Log {
         let small = self.lock_writer().spare.take();
         edits.extend(small.as_ref().map(|spare| Edit::Drop { id: spare.id }));
         if let Err(error) = self.edit_manifest(&edits) {
+            self.lock_writer().spare = small;
             // If the store is poisoned, the manifest may name the file by now.
             if self.commit.check().is_ok() {
                 self.remove_spare(id);
