@@ -169,11 +169,24 @@ impl Log {
             }
             return Ok(());
         }
+        // Else the spare that there is would be looked for and not taken for ever.
+        self.check_table()?;
         if writer.spare.as_ref().is_some_and(|spare| spare.capacity >= need) {
             return Ok(());
         }
         drop(writer);
         self.prepare_spare(need)
+    }
+
+    /// Refuses another segment when the table is nearly full, as if the disk were: compaction,
+    /// which makes fewer of them, still finds room.
+    fn check_table(&self) -> Result<()> {
+        if self.table.has_room() {
+            return Ok(());
+        }
+        let reason = "there are as many segments as a store can have; compact it";
+        let source = std::io::Error::new(std::io::ErrorKind::StorageFull, reason);
+        Err(IoError { site: Site::SegmentCreate, path: self.dir.clone(), source }.into())
     }
 
     /// Creates the next segment's file and enters it in the manifest. Four syncs.
