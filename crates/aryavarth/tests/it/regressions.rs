@@ -296,6 +296,36 @@ fn a_task_that_waits_when_the_store_closes_is_woken() {
     is_rung.recv_timeout(Duration::from_secs(10)).expect("nobody woke the task");
 }
 
+struct LastHandle(Mutex<Option<KvStore>>);
+
+impl Wake for LastHandle {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// A task that nobody else knows any more takes the last handle with it when it was woken, and so
+/// the store is closed by its own committer.
+#[test]
+fn the_last_handle_may_go_away_with_the_task_that_the_committer_woke() {
+    let fs = SimFs::new();
+    let options = Options { background: true, ..options(fs.clone()) };
+    let store = KvStore::open_with("/store", options).unwrap();
+    let (_, position) = KvsEngine::write(&store, Batch::new().set("k", "v")).unwrap();
+    let task = Arc::new(LastHandle(Mutex::default()));
+    let waker = Waker::from(task.clone());
+    let pending = store.on_reached(position, Durability::Always, &waker).is_pending();
+    *task.0.lock().unwrap() = Some(store);
+    drop((task, waker));
+    let store = ends(move || {
+        loop {
+            match KvStore::open_with("/store", self::options(fs.clone())) {
+                Err(KvsError::Locked { .. }) => thread::sleep(Duration::from_millis(5)),
+                opened => return opened.unwrap(),
+            }
+        }
+    });
+    assert!(store.recovery().clean, "the committer died of it ({pending})");
+}
+
 /// A full disk in the moment in which the manifest is written anew stops that edit, not the store.
 #[test]
 fn a_full_disk_does_not_poison_a_store_that_writes_its_manifest_anew() {
