@@ -122,6 +122,11 @@ impl Commit {
         lock(&self.unsynced).push(segment);
     }
 
+    /// Notes that all of `segment` is durable and that it takes no more appends.
+    pub(crate) fn end_segment(&self, segment: &Arc<Segment>) {
+        lock(&self.unsynced).retain(|other| !Arc::ptr_eq(other, segment));
+    }
+
     /// Whether the disk is so far behind that writers should wait for it.
     pub(crate) fn is_behind(&self) -> bool {
         // Read one after the other: by then more may be durable than was written.
@@ -279,8 +284,8 @@ impl Commit {
             segment.file.sync(Site::LogSync)?;
         }
         // All but the last were sealed before the list was read: they never change again.
-        let sealed = segments.len().saturating_sub(1);
-        lock(&self.unsynced).drain(..sealed);
+        let sealed = &segments[..segments.len().saturating_sub(1)];
+        lock(&self.unsynced).retain(|now| !sealed.iter().any(|other| Arc::ptr_eq(other, now)));
         self.syncs.fetch_add(1, Ordering::Relaxed);
         self.durable.fetch_max(target, Ordering::AcqRel);
         self.released.fetch_max(target, Ordering::AcqRel);

@@ -75,9 +75,14 @@ pub(crate) fn is_due(log: &Log, at_rest: bool) -> bool {
 }
 
 /// One background round over the segments that pay best; returns whether it gave anything back.
-pub(crate) fn run(log: &Log) -> Result<bool> {
+/// At rest the active segment, if it is mostly dead, is one of them.
+pub(crate) fn run(log: &Log, at_rest: bool) -> Result<bool> {
     let _only_one = lock(&log.compacting);
     let before = log.disk_bytes();
+    if at_rest {
+        // Where that fails the others can be compacted all the same.
+        drop(log.seal_mostly_dead());
+    }
     run_round(log, choose(candidates(log)))?;
     Ok(log.disk_bytes() < before)
 }
@@ -269,20 +274,14 @@ impl<'a> Round<'a> {
     }
 
     fn finish_copy(&mut self) -> Result<()> {
-        let Some(writer) = self.writer.take() else {
+        let Some(writer) = &mut self.writer else {
             return Ok(());
         };
-        let (log, index) = (self.log, writer.table_index());
-        match writer.finish(&*log.options.fs, &log.dir, self.purged_seq) {
-            Ok(copied) => {
-                self.copies.push(copied);
-                Ok(())
-            }
-            Err(error) => {
-                log.table.release(index);
-                Err(error.into())
-            }
-        }
+        let fs = &*self.log.options.fs;
+        // A copy that cannot be finished stays here, to be discarded.
+        self.copies.push(writer.finish(fs, &self.log.dir, self.purged_seq)?);
+        self.writer = None;
+        Ok(())
     }
 
     /// Steps 3 and 4.

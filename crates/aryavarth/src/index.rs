@@ -139,7 +139,8 @@ type Group = Box<[OnceLock<Box<[Entry]>>]>;
 /// The arena: entries never move, so that the list can point at them.
 struct Arena {
     groups: Box<[OnceLock<Group>]>,
-    /// The first of the entries that may be reused, plus one; their slots hold the next.
+    /// The first of the entries that may be reused, plus one; their slots hold the next, marked
+    /// as a tombstone, so that nobody who compares slots takes it for a value's place.
     free: AtomicU32,
 }
 
@@ -168,7 +169,7 @@ impl Arena {
         let entry = self.entry(id);
         let mut head = self.free.load(Ordering::Relaxed);
         loop {
-            entry.slot.store(u64::from(head), Ordering::Relaxed);
+            entry.slot.store(u64::from(head) << 1 | 1, Ordering::Relaxed);
             match self.free.compare_exchange_weak(
                 head,
                 id + 1,
@@ -187,7 +188,7 @@ impl Arena {
         let mut next = self.free.swap(0, Ordering::Acquire);
         while next != 0 {
             ids.push(next - 1);
-            next = self.entry(next - 1).slot.load(Ordering::Relaxed) as u32;
+            next = (self.entry(next - 1).slot.load(Ordering::Relaxed) >> 1) as u32;
         }
         ids
     }

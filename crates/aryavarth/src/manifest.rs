@@ -234,12 +234,35 @@ impl Manifest {
     fn rotate(&mut self, fs: &dyn Fs, state: State) -> Result<(), AppendError> {
         let clean = state.clean;
         let old = self.number;
-        // Whether the old or the new one is current after a failure is not known here.
-        *self = Manifest::create(fs, &self.dir, old + 1, state).map_err(AppendError::Unknown)?;
+        *self = Manifest::create(fs, &self.dir, old + 1, state)
+            .map_err(|error| self.failed_rotation(fs, error))?;
         // The old one is a stray now; the next open removes it if this does not.
         drop(fs.remove(Site::ManifestRemove, &manifest_path(&self.dir, old)));
         if clean { self.append(fs, &[Edit::Clean]) } else { Ok(()) }
     }
+
+    /// What a failure to write a new manifest means: on a full disk the old one stays, elsewhere
+    /// it is not known which one is current.
+    fn failed_rotation(&self, fs: &dyn Fs, error: KvsError) -> AppendError {
+        if !is_no_space_before_rename(&error) {
+            return AppendError::Unknown(error);
+        }
+        // Out of the way of the next attempt, which creates both anew.
+        drop(fs.remove(Site::ManifestDiscard, &manifest_path(&self.dir, self.number + 1)));
+        drop(fs.remove(Site::CurrentDiscard, &self.dir.join("CURRENT.next")));
+        AppendError::Refused(error)
+    }
+}
+
+/// Whether an error means that there was no space for a new manifest, which then cannot be the
+/// current one. A sync is not asked for space.
+fn is_no_space_before_rename(error: &KvsError) -> bool {
+    use Site::{CurrentCreate, CurrentWrite, ManifestAllocate, ManifestCreate, ManifestWrite};
+    let KvsError::Io(error) = error else {
+        return false;
+    };
+    let creates = [ManifestCreate, ManifestAllocate, ManifestWrite, CurrentCreate, CurrentWrite];
+    error.is_no_space() && creates.contains(&error.site)
 }
 
 /// How an append to the manifest failed.

@@ -31,6 +31,8 @@ pub(crate) const FORMAT_VERSION: u32 = 0;
 /// Segments that a store can have at once.
 const TABLE_MAX: usize = 1 << 16;
 const TABLE_CHUNK: usize = 256;
+/// Of these, the log leaves as many to compaction and to the next open.
+const TABLE_SPARE: usize = 1 << 10;
 /// What a scan reads at a time.
 const SCAN_WINDOW_BYTES: usize = 1 << 20;
 
@@ -413,6 +415,12 @@ impl SegmentTable {
         Some(index)
     }
 
+    /// Whether the log may take another index.
+    pub(crate) fn has_room(&self) -> bool {
+        let indexes = lock(&self.indexes);
+        indexes.next - indexes.free.len() < TABLE_MAX - TABLE_SPARE
+    }
+
     /// Gives an index back. The caller knows that no slot and no reader names it any more.
     pub(crate) fn release(&self, index: u16) {
         lock(&self.indexes).free.push(index);
@@ -459,3 +467,25 @@ pub(crate) fn blocks(bytes: u64) -> u64 {
 }
 
 const _: () = assert!(SEGMENT_HEADER_BYTES == padded(SEGMENT_HEADER_BYTES));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log that finds no table index must know before it looks, or it looks for ever; and what
+    /// it leaves is enough for a compaction.
+    #[test]
+    fn the_log_leaves_indexes_to_compaction() {
+        let table = SegmentTable::new();
+        let mut taken = Vec::new();
+        while table.has_room() {
+            taken.extend(table.reserve());
+        }
+        assert_eq!(taken.len(), TABLE_MAX - TABLE_SPARE);
+        assert!((0..TABLE_SPARE).all(|_| table.reserve().is_some()));
+        assert_eq!(table.reserve(), None);
+        table.release(taken[0]);
+        assert!(!table.has_room());
+        assert_eq!(table.reserve(), Some(taken[0]));
+    }
+}

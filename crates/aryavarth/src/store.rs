@@ -222,7 +222,7 @@ impl KvStore {
             return Ok(true);
         }
         log.reap();
-        if compaction::is_due(log, true) { compaction::run(log) } else { Ok(false) }
+        if compaction::is_due(log, true) { compaction::run(log, true) } else { Ok(false) }
     }
 
     fn log(&self) -> Result<&Log> {
@@ -256,8 +256,11 @@ impl Inner {
         }
         self.log.stop();
         for thread in lock(&self.threads).drain(..) {
-            // A panic in a background thread was reported by the panic hook.
-            drop(thread.join());
+            // The last handle may go away with a task that the committer woke: it ends by itself.
+            if thread.thread().id() != std::thread::current().id() {
+                // A panic in a background thread was reported by the panic hook.
+                drop(thread.join());
+            }
         }
         self.log.close()
     }
@@ -294,7 +297,7 @@ fn compact(log: &Log) {
         }
         let at_rest = written_at.elapsed() >= REST_AFTER;
         while futile_at != Some((now, at_rest)) && compaction::is_due(log, at_rest) {
-            let useful = match compaction::run(log) {
+            let useful = match compaction::run(log, at_rest) {
                 Err(error) if error.is_full() => log.free_reserve(),
                 result => result.unwrap_or(false),
             };

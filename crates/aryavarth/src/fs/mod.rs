@@ -69,6 +69,8 @@ sites! {
     ManifestSync = "sync the manifest",
     ManifestDirSync = "sync the data directory for a manifest",
     ManifestRemove = "remove an old manifest",
+    ManifestDiscard = "remove an unfinished manifest",
+    CurrentDiscard = "remove an unfinished CURRENT",
     TailOpen = "open a segment to cut its tail",
     TailTruncate = "cut the torn tail",
     TailRemove = "remove a segment of which nothing stayed",

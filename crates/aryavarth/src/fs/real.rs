@@ -13,6 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::retry_on_intr;
 
 use super::{Fs, FsFile, IoError, OpenHow, Site};
 use crate::sync::Arc;
@@ -94,7 +95,7 @@ impl FsFile for RealFile {
     }
 
     fn allocate(&self, site: Site, len: u64) -> Result<(), IoError> {
-        match fallocate(&self.file, FallocateFlags::empty(), 0, len) {
+        match retry_on_intr(|| fallocate(&self.file, FallocateFlags::empty(), 0, len)) {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
             Err(errno) => Err(at(site, &self.path)(errno.into())),
         }

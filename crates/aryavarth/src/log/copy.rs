@@ -106,24 +106,19 @@ impl CopyWriter {
         Ok(())
     }
 
-    /// Writes the rest and syncs file and name; if that fails, the file is removed. The manifest
-    /// does not know of it yet.
-    /// Nothing in it is superseded by a record numbered below `purged_seq`.
+    /// Writes the rest and syncs file and name. The manifest does not know of it yet.
+    /// Nothing in it is superseded by a record numbered below `purged_seq`. After a failure only
+    /// [`discard`](Self::discard) is left.
     pub(crate) fn finish(
-        mut self,
+        &mut self,
         fs: &dyn Fs,
         dir: &Path,
         purged_seq: u64,
     ) -> Result<Copied, IoError> {
-        let written = self
-            .write_buf()
-            .and_then(|()| self.file.sync(Site::CopySync))
-            .and_then(|()| fs.sync_dir(Site::CopyDirSync, dir));
-        if let Err(error) = written {
-            self.discard(fs, dir);
-            return Err(error);
-        }
-        let segment = Segment::new(self.table_index, &self.header, true, self.file);
+        self.write_buf()?;
+        self.file.sync(Site::CopySync)?;
+        fs.sync_dir(Site::CopyDirSync, dir)?;
+        let segment = Segment::new(self.table_index, &self.header, true, Arc::clone(&self.file));
         segment.end.store(self.written, Ordering::Relaxed);
         segment.disk_bytes.store(blocks(self.written), Ordering::Relaxed);
         segment.tombstone_bytes.store(self.tombstone_bytes, Ordering::Relaxed);
@@ -138,7 +133,8 @@ impl CopyWriter {
             records: self.places.len() as u64,
             purged_seq,
         };
-        Ok(Copied { segment: Arc::new(segment), places: self.places, seal })
+        let places = std::mem::take(&mut self.places);
+        Ok(Copied { segment: Arc::new(segment), places, seal })
     }
 
     /// Gives the copy up.

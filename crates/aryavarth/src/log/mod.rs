@@ -119,6 +119,8 @@ struct Writer {
     spare: Option<Spare>,
     /// Segments that take no more appends and wait for their seal.
     sealing: Vec<Arc<Segment>>,
+    /// Whether the log takes no more appends.
+    closed: bool,
 }
 
 /// The active segment's newest frames in memory, so that a closure need not read them from a file.
@@ -179,6 +181,7 @@ impl Log {
             recent: Recent::default(),
             spare: None,
             sealing: Vec::new(),
+            closed: false,
         };
         Log {
             dir,
@@ -273,6 +276,9 @@ impl Log {
         known: Option<Found<'_>>,
     ) -> Result<Result<Appended, Frame>> {
         self.commit.check()?;
+        if writer.closed {
+            return Err(KvsError::Closed);
+        }
         self.unlink_released(writer, UNLINKS_PER_WRITE);
         let durable = self.commit.durable();
         let mark_bytes = if durable > writer.marked { MARK_BYTES } else { 0 };

@@ -32,6 +32,8 @@ const STEP_BYTES_MAX: u64 = 128 << 10;
 const SEGMENT_FILE_BYTES_MAX: u64 = 4 << 30;
 const RESERVE_BYTES_MIN: u64 = 128 << 10;
 const RESERVE_BYTES_MAX: u64 = 64 << 20;
+/// An active segment smaller than this is left alone at rest.
+const ACTIVE_DEAD_BYTES_MIN: u64 = 1 << 20;
 /// How often a full disk is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -170,11 +172,24 @@ impl Log {
             }
             return Ok(());
         }
+        // Else the spare that there is would be looked for and not taken for ever.
+        self.check_table()?;
         if writer.spare.as_ref().is_some_and(|spare| spare.capacity >= need) {
             return Ok(());
         }
         drop(writer);
         self.prepare_spare(need)
+    }
+
+    /// Refuses another segment when the table is nearly full, as if the disk were: compaction,
+    /// which makes fewer of them, still finds room.
+    fn check_table(&self) -> Result<()> {
+        if self.table.has_room() {
+            return Ok(());
+        }
+        let reason = "there are as many segments as a store can have; compact it";
+        let source = std::io::Error::new(std::io::ErrorKind::StorageFull, reason);
+        Err(IoError { site: Site::SegmentCreate, path: self.dir.clone(), source }.into())
     }
 
     /// Creates the next segment's file and enters it in the manifest. Four syncs.
@@ -201,6 +216,7 @@ impl Log {
         let small = self.lock_writer().spare.take();
         edits.extend(small.as_ref().map(|spare| Edit::Drop { id: spare.id }));
         if let Err(error) = self.edit_manifest(&edits) {
+            self.lock_writer().spare = small;
             // If the store is poisoned, the manifest may name the file by now.
             if self.commit.check().is_ok() {
                 self.remove_spare(id);
@@ -224,6 +240,9 @@ impl Log {
     pub(crate) fn edit_manifest(&self, edits: &[Edit]) -> Result<()> {
         self.commit.check()?;
         let mut manifest = lock(&self.manifest);
+        if manifest.state().clean {
+            return Err(KvsError::Closed);
+        }
         manifest.append(&*self.options.fs, edits).map_err(|error| match error {
             AppendError::Refused(error) => error,
             AppendError::Unknown(error) => self.commit.poison(&error),
@@ -234,10 +253,11 @@ impl Log {
     /// of the index, tries a full disk again. Returns whether there was anything to do.
     pub(crate) fn tend(&self) -> Result<bool> {
         self.commit.check()?;
-        let sealed = self.seal_rotated()?;
+        // A segment that cannot be sealed keeps nobody from what else there is to do.
+        let sealed = self.seal_rotated();
         let unlinked = self.unlink_all_released();
         let grown = self.grow_ahead()?;
-        Ok(sealed || unlinked || grown)
+        Ok(sealed? || unlinked || grown)
     }
 
     fn grow_ahead(&self) -> Result<bool> {
@@ -360,6 +380,22 @@ impl Log {
         Ok(())
     }
 
+    /// Ends and seals the active segment if it is large and mostly dead: without writes it would
+    /// stay as it is, whatever it was allocated for.
+    pub(crate) fn seal_mostly_dead(&self) -> Result<()> {
+        let mut writer = self.lock_writer();
+        if let Some(active) = &writer.active {
+            let disk_bytes = active.disk_bytes.load(Ordering::Relaxed);
+            let live_bytes = active.live_bytes.load(Ordering::Relaxed).max(0) as u64;
+            if disk_bytes >= ACTIVE_DEAD_BYTES_MIN && live_bytes < disk_bytes / 2 {
+                self.retire_active(&mut writer);
+            }
+        }
+        drop(writer);
+        self.seal_rotated()?;
+        Ok(())
+    }
+
     /// Seals the segments that take no more appends: sync, hint, manifest, cut.
     fn seal_rotated(&self) -> Result<bool> {
         // One at a time, in order, and only one thread of them.
@@ -383,6 +419,7 @@ impl Log {
         }
         let position = crate::engine::Position(segment.base() + end);
         self.commit.wait(position, crate::options::Durability::Always)?;
+        self.commit.end_segment(segment);
         let places = hint::scan(segment, end).map_err(|stop| match stop {
             ScanStop::Bad { offset, reason } => {
                 KvsError::corrupt(segment.file.path(), offset, reason)
@@ -400,16 +437,19 @@ impl Log {
             purged_seq: 0,
         };
         self.edit_manifest(&[Edit::Seal { id: segment.id, seal }])?;
-        segment.file.truncate(Site::SegmentTruncate, end)?;
-        let bytes = segment.file.allocated(Site::SpaceMeasure)?;
-        segment.disk_bytes.store(bytes + blocks(hint), Ordering::Relaxed);
+        // It is sealed; where the cut fails the next open makes it.
+        let cut = segment.file.truncate(Site::SegmentTruncate, end);
+        if let Ok(bytes) = cut.and_then(|()| segment.file.allocated(Site::SpaceMeasure)) {
+            segment.disk_bytes.store(bytes + blocks(hint), Ordering::Relaxed);
+        }
         Ok(())
     }
 
     /// Gives up a segment of which not even the first frame was written, for want of space: there
-    /// is no header that a seal could vouch for, and no position in it is ever reached.
-    fn drop_unwritten(&self, segment: &Segment) -> Result<()> {
+    /// is no header that a seal could vouch for, and no slot ever named it.
+    fn drop_unwritten(&self, segment: &Arc<Segment>) -> Result<()> {
         self.edit_manifest(&[Edit::Drop { id: segment.id }])?;
+        self.commit.end_segment(segment);
         self.table.remove(segment.table_index);
         self.table.release(segment.table_index);
         self.remove_spare(segment.id);
@@ -417,11 +457,17 @@ impl Log {
     }
 
     /// Closes the log: everything synced and sealed, and the manifest says so.
+    ///
+    /// Operations of other handles may still run. Those that come too late are refused: appends
+    /// here, edits of the manifest once it says that the store was closed.
     pub(crate) fn close(&self) -> Result<()> {
+        self.lock_writer().closed = true;
         self.commit.sync()?;
         // The committer, which would do this, has ended.
         self.commit.wake_tasks();
         self.seal_active()?;
+        // Nobody makes a spare any more that would not be found here.
+        let _growth = lock(&self.growth);
         let writer = self.lock_writer();
         let (position, seq, clock_ms) = (writer.position, writer.next_seq, writer.clock_ms);
         let spare = writer.spare.as_ref().map(|spare| spare.id);

@@ -280,7 +280,7 @@ fn a_task_that_waits_when_the_store_closes_is_woken() {
     });
     let options = Options { background: true, ..options(Hooked { fs: SimFs::new(), hook }) };
     let store = KvStore::open_with("/store", options).unwrap();
-    let (first, _, _go_on_first) = bell();
+    let (first, _, go_on_first) = bell();
     let (_, position) = KvsEngine::write(&store, Batch::new().set("a", "1")).unwrap();
     assert!(store.on_reached(position, Durability::Always, &first).is_pending());
     is_syncing.recv_timeout(Duration::from_secs(10)).unwrap();
@@ -288,12 +288,42 @@ fn a_task_that_waits_when_the_store_closes_is_woken() {
     let (second, is_rung, go_on_second) = bell();
     let (_, position) = KvsEngine::write(&store, Batch::new().set("b", "2")).unwrap();
     assert!(store.on_reached(position, Durability::Always, &second).is_pending());
-    drop((_go_on_first, go_on_second));
+    drop((go_on_first, go_on_second));
     let closing = thread::spawn(move || ends(move || store.close()));
     thread::sleep(Duration::from_millis(200));
     go_on.send(()).unwrap();
     closing.join().unwrap().unwrap();
     is_rung.recv_timeout(Duration::from_secs(10)).expect("nobody woke the task");
+}
+
+struct LastHandle(Mutex<Option<KvStore>>);
+
+impl Wake for LastHandle {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// A task that nobody else knows any more takes the last handle with it when it was woken, and so
+/// the store is closed by its own committer.
+#[test]
+fn the_last_handle_may_go_away_with_the_task_that_the_committer_woke() {
+    let fs = SimFs::new();
+    let options = Options { background: true, ..options(fs.clone()) };
+    let store = KvStore::open_with("/store", options).unwrap();
+    let (_, position) = KvsEngine::write(&store, Batch::new().set("k", "v")).unwrap();
+    let task = Arc::new(LastHandle(Mutex::default()));
+    let waker = Waker::from(task.clone());
+    let pending = store.on_reached(position, Durability::Always, &waker).is_pending();
+    *task.0.lock().unwrap() = Some(store);
+    drop((task, waker));
+    let store = ends(move || {
+        loop {
+            match KvStore::open_with("/store", self::options(fs.clone())) {
+                Err(KvsError::Locked { .. }) => thread::sleep(Duration::from_millis(5)),
+                opened => return opened.unwrap(),
+            }
+        }
+    });
+    assert!(store.recovery().clean, "the committer died of it ({pending})");
 }
 
 /// A full disk in the moment in which the manifest is written anew stops that edit, not the store.
@@ -344,7 +374,10 @@ fn a_compaction_that_finds_no_space_leaves_no_copy_behind() {
     store.put(b"k", &[1; 5000]).unwrap();
     let logs = || {
         let names = fs.list(Site::DirList, Path::new("/store")).unwrap();
-        names.into_iter().filter(|name| name.ends_with(".log")).count()
+        names
+            .into_iter()
+            .filter(|name| Path::new(name).extension().is_some_and(|what| what == "log"))
+            .count()
     };
     let before = logs();
     for _ in 0..3 {
