@@ -375,10 +375,10 @@ impl Log {
     }
 
     fn seal(&self, segment: &Arc<Segment>) -> Result<()> {
-        let end = segment.end.load(Ordering::Acquire);
-        if end == SEGMENT_HEADER_BYTES as u64 {
+        if segment.seq_max.load(Ordering::Relaxed) == 0 {
             return self.drop_unwritten(segment);
         }
+        let end = segment.end.load(Ordering::Acquire);
         let position = crate::engine::Position(segment.base() + end);
         self.commit.wait(position, crate::options::Durability::Always)?;
         let places = hint::scan(segment, end).map_err(|stop| match stop {
