@@ -68,6 +68,7 @@ sites! {
     ManifestWrite = "append to the manifest",
     ManifestSync = "sync the manifest",
     ManifestDirSync = "sync the data directory for a manifest",
+    ManifestDiscard = "remove a new manifest that found no space",
     ManifestRemove = "remove an old manifest",
     TailOpen = "open a segment to cut its tail",
     TailTruncate = "cut the torn tail",

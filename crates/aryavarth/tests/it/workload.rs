@@ -277,9 +277,9 @@ fn growing() -> Vec<Act> {
     acts
 }
 
-/// So many segments that the manifest is written anew.
+/// So many segments that the manifest is written anew, first without space for that.
 fn many_edits() -> Vec<Act> {
-    let mut acts = Vec::new();
+    let mut acts = vec![Act::NoSpaceAt(Site::ManifestAllocate)];
     for n in 0..500 {
         acts.push(Act::Set(OS, key(n % 3), value(n, 4000)));
         acts.push(Act::Work(9));
