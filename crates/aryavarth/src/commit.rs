@@ -32,6 +32,8 @@ use crate::sync::{
 const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
 /// Writers wait for the disk when this much waits for a sync.
 const BACKLOG_BYTES_MAX: u64 = 64 << 20;
+/// How many of the newest places of tasks are looked at for one that a task already has.
+const WAKERS_COMPARED: usize = 16;
 const NEVER: u64 = u64::MAX;
 
 /// A blocking caller that waits for a sync somebody else runs.
@@ -219,7 +221,12 @@ impl Commit {
         if let Some(reached) = self.reached(position, level) {
             return Poll::Ready(reached);
         }
-        waiters.wakers.push((position.0, waker.clone()));
+        // A task that asks again, because something else woke it, needs no second place.
+        let lately = waiters.wakers.iter_mut().rev().take(WAKERS_COMPARED);
+        match lately.into_iter().find(|(_, waiting)| waiting.will_wake(waker)) {
+            Some((waited, _)) => *waited = (*waited).min(position.0),
+            None => waiters.wakers.push((position.0, waker.clone())),
+        }
         if !waiters.syncing {
             self.call.notify_one();
         }

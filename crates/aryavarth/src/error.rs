@@ -102,6 +102,14 @@ impl KvsError {
         KvsError::Corrupt { path: path.to_owned(), offset, reason: reason.into() }
     }
 
+    /// A full disk told as such, with what is safe and what to do.
+    pub(crate) fn told_full(self) -> Self {
+        match self {
+            KvsError::Io(source) if source.is_no_space() => KvsError::Full { source },
+            error => error,
+        }
+    }
+
     /// Whether the disk is full.
     pub fn is_full(&self) -> bool {
         match self {

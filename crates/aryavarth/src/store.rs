@@ -185,6 +185,7 @@ impl KvStore {
             Err(error) if error.is_full() && log.free_reserve() => compaction::run_all(log),
             result => result,
         }
+        .map_err(KvsError::told_full)
     }
 
     /// Figures of the store. No system call.
