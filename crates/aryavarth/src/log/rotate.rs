@@ -21,9 +21,7 @@ use crate::error::{KvsError, Result};
 use crate::fs::{FsFile, IoError, OpenHow, Site};
 use crate::hint;
 use crate::manifest::{AppendError, Edit, Seal};
-use crate::segment::{
-    SEGMENT_HEADER_BYTES, ScanStop, Segment, SegmentHeader, SegmentKind, blocks, log_path,
-};
+use crate::segment::{ScanStop, Segment, SegmentHeader, SegmentKind, blocks, log_path};
 use crate::sync::{Arc, Ordering, lock, wait_timeout};
 
 /// The first allocation of a segment, and the unit of all later ones.
