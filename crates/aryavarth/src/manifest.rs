@@ -169,9 +169,20 @@ fn current_path(dir: &Path) -> PathBuf {
     dir.join("CURRENT")
 }
 
+fn next_current_path(dir: &Path) -> PathBuf {
+    dir.join("CURRENT.next")
+}
+
 impl Manifest {
     /// Writes a manifest that says `state` and makes it the current one.
     pub(crate) fn create(fs: &dyn Fs, dir: &Path, number: u64, state: State) -> Result<Manifest> {
+        let manifest = Manifest::prepare(fs, dir, number, state)?;
+        make_current(fs, dir)?;
+        Ok(manifest)
+    }
+
+    /// Everything up to the call that makes a new manifest the current one.
+    fn prepare(fs: &dyn Fs, dir: &Path, number: u64, state: State) -> Result<Manifest> {
         let path = manifest_path(dir, number);
         let file = fs.open(Site::ManifestCreate, &path, OpenHow::CreateNew)?;
         let payload = encode(&state.edits());
@@ -181,7 +192,7 @@ impl Manifest {
         let dir = dir.to_owned();
         let mut manifest = Manifest { dir, number, file, end: 0, rotate_at, state };
         manifest.write(&bytes)?;
-        write_current(fs, &manifest.dir, number)?;
+        write_next_current(fs, &manifest.dir, number)?;
         Ok(manifest)
     }
 
@@ -234,35 +245,24 @@ impl Manifest {
     fn rotate(&mut self, fs: &dyn Fs, state: State) -> Result<(), AppendError> {
         let clean = state.clean;
         let old = self.number;
-        *self = Manifest::create(fs, &self.dir, old + 1, state)
-            .map_err(|error| self.failed_rotation(fs, error))?;
+        let new = Manifest::prepare(fs, &self.dir, old + 1, state).map_err(|error| {
+            if error.is_full() {
+                // Nothing names the new one yet, and the next try begins afresh.
+                for path in [manifest_path(&self.dir, old + 1), next_current_path(&self.dir)] {
+                    drop(fs.remove(Site::ManifestDiscard, &path));
+                }
+                AppendError::Refused(error)
+            } else {
+                AppendError::Unknown(error)
+            }
+        })?;
+        // Whether the old or the new one is current after a failure is not known here.
+        make_current(fs, &self.dir).map_err(AppendError::Unknown)?;
+        *self = new;
         // The old one is a stray now; the next open removes it if this does not.
         drop(fs.remove(Site::ManifestRemove, &manifest_path(&self.dir, old)));
         if clean { self.append(fs, &[Edit::Clean]) } else { Ok(()) }
     }
-
-    /// What a failure to write a new manifest means: on a full disk the old one stays, elsewhere
-    /// it is not known which one is current.
-    fn failed_rotation(&self, fs: &dyn Fs, error: KvsError) -> AppendError {
-        if !is_no_space_before_rename(&error) {
-            return AppendError::Unknown(error);
-        }
-        // Out of the way of the next attempt, which creates both anew.
-        drop(fs.remove(Site::ManifestDiscard, &manifest_path(&self.dir, self.number + 1)));
-        drop(fs.remove(Site::CurrentDiscard, &self.dir.join("CURRENT.next")));
-        AppendError::Refused(error)
-    }
-}
-
-/// Whether an error means that there was no space for a new manifest, which then cannot be the
-/// current one. A sync is not asked for space.
-fn is_no_space_before_rename(error: &KvsError) -> bool {
-    use Site::{CurrentCreate, CurrentWrite, ManifestAllocate, ManifestCreate, ManifestWrite};
-    let KvsError::Io(error) = error else {
-        return false;
-    };
-    let creates = [ManifestCreate, ManifestAllocate, ManifestWrite, CurrentCreate, CurrentWrite];
-    error.is_no_space() && creates.contains(&error.site)
 }
 
 /// How an append to the manifest failed.
@@ -320,16 +320,21 @@ pub(crate) fn load(fs: &dyn Fs, dir: &Path) -> Result<(u64, State)> {
     Ok((number, state))
 }
 
-fn write_current(fs: &dyn Fs, dir: &Path, number: u64) -> Result<()> {
-    let next = dir.join("CURRENT.next");
-    let file = fs.open(Site::CurrentCreate, &next, OpenHow::CreateNew)?;
+/// Writes what is to become `CURRENT`.
+fn write_next_current(fs: &dyn Fs, dir: &Path, number: u64) -> Result<()> {
+    let file = fs.open(Site::CurrentCreate, &next_current_path(dir), OpenHow::CreateNew)?;
     let name = format!("MANIFEST-{number}");
     let line = format!("{name} {:08x}\n", crc32c::crc32c(name.as_bytes()));
     write_full(&*file, Site::CurrentWrite, line.as_bytes(), 0)?;
     file.sync(Site::CurrentSync)?;
     // Both names are on disk before the one that everything hangs on changes.
     fs.sync_dir(Site::ManifestDirSync, dir)?;
-    fs.rename(Site::CurrentRename, &next, &current_path(dir))?;
+    Ok(())
+}
+
+/// Puts the new `CURRENT` in place.
+fn make_current(fs: &dyn Fs, dir: &Path) -> Result<()> {
+    fs.rename(Site::CurrentRename, &next_current_path(dir), &current_path(dir))?;
     fs.sync_dir(Site::CurrentDirSync, dir)?;
     Ok(())
 }

@@ -21,9 +21,7 @@ use crate::error::{KvsError, Result};
 use crate::fs::{FsFile, IoError, OpenHow, Site};
 use crate::hint;
 use crate::manifest::{AppendError, Edit, Seal};
-use crate::segment::{
-    SEGMENT_HEADER_BYTES, ScanStop, Segment, SegmentHeader, SegmentKind, blocks, log_path,
-};
+use crate::segment::{ScanStop, Segment, SegmentHeader, SegmentKind, blocks, log_path};
 use crate::sync::{Arc, Ordering, lock, wait_timeout};
 
 /// The first allocation of a segment, and the unit of all later ones.
@@ -189,7 +187,7 @@ impl Log {
         }
         let reason = "there are as many segments as a store can have; compact it";
         let source = std::io::Error::new(std::io::ErrorKind::StorageFull, reason);
-        Err(IoError { site: Site::SegmentCreate, path: self.dir.clone(), source }.into())
+        Err(IoError { site: Site::TableReserve, path: self.dir.clone(), source }.into())
     }
 
     /// Creates the next segment's file and enters it in the manifest. Four syncs.
@@ -413,10 +411,10 @@ impl Log {
     }
 
     fn seal(&self, segment: &Arc<Segment>) -> Result<()> {
-        let end = segment.end.load(Ordering::Acquire);
-        if end == SEGMENT_HEADER_BYTES as u64 {
+        if segment.seq_max.load(Ordering::Relaxed) == 0 {
             return self.drop_unwritten(segment);
         }
+        let end = segment.end.load(Ordering::Acquire);
         let position = crate::engine::Position(segment.base() + end);
         self.commit.wait(position, crate::options::Durability::Always)?;
         self.commit.end_segment(segment);

@@ -264,22 +264,22 @@ fn refused() -> Vec<Act> {
     acts
 }
 
-/// A segment that grows by steps.
+/// A segment that grows by steps, the first time without space for it.
 fn growing() -> Vec<Act> {
-    let mut acts = Vec::new();
+    let mut acts = vec![Act::NoSpaceAt(Site::SegmentExtend)];
     for n in 0..14 {
         acts.push(Act::Set(if n % 4 == 1 { OS } else { ALWAYS }, key(n % 6), value(n, 30_000)));
         if n % 3 == 0 {
-            acts.push(Act::Work(1));
+            acts.push(Act::Work(2));
         }
     }
     acts.extend([remove(1), scan_all(), Act::Reopen, set(20, 1, 200_000), scan_all()]);
     acts
 }
 
-/// So many segments that the manifest is written anew.
+/// So many segments that the manifest is written anew, first without space for that.
 fn many_edits() -> Vec<Act> {
-    let mut acts = Vec::new();
+    let mut acts = vec![Act::NoSpaceAt(Site::ManifestAllocate)];
     for n in 0..500 {
         acts.push(Act::Set(OS, key(n % 3), value(n, 4000)));
         acts.push(Act::Work(9));
