@@ -8,3 +8,4 @@ mod limits;
 mod pools;
 mod shutdown;
 mod support;
+mod threads;
