@@ -17,6 +17,8 @@ mod format;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
+mod read_now;
+#[cfg(test)]
 mod regressions;
 #[cfg(test)]
 mod runner;

@@ -99,6 +99,15 @@ impl FsFile for HookedFile {
         self.file.read_at(site, buf, offset)
     }
 
+    fn read_at_now(
+        &self,
+        site: Site,
+        buf: &mut [u8],
+        offset: u64,
+    ) -> Result<Option<usize>, IoError> {
+        self.file.read_at_now(site, buf, offset)
+    }
+
     fn write_at(&self, site: Site, buf: &[u8], offset: u64) -> Result<usize, IoError> {
         ask(&self.hook, site, self.path())?;
         self.file.write_at(site, buf, offset)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aryavarth::fs::{Fault, SimFs, Site};
-use aryavarth::{Batch, Clock, Durability, KeyRange, KvStore, KvsError, Options};
+use aryavarth::{Batch, Clock, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options};
 
 use crate::oracle::{Change, Key, Oracle};
 use crate::workload::Workload;
@@ -149,7 +149,11 @@ impl Runner {
             }
             Act::Move(level, from, to) => self.commit(*level, from, to),
             Act::Read(level, key) => {
-                let value = self.handle(*level).read(key)?;
+                let store = self.handle(*level);
+                let value = store.read(key)?;
+                if let Some((at_hand, _)) = KvsEngine::read_now(&store, key)? {
+                    assert_eq!(at_hand, value, "what is at hand is what a read finds");
+                }
                 self.oracle.shown_read(*level, key, value.as_ref());
                 Ok(())
             }
