@@ -14,6 +14,25 @@ macro_rules! stories {
             use super::MemoryEngine;
             $(#[test] fn $story() { super::$story(&MemoryEngine::new()); })*
         }
+
+        mod kvs {
+            use aryavarth::KvStore;
+
+            $(#[test] fn $story() {
+                let dir = tempfile::tempdir().unwrap();
+                super::$story(&KvStore::open(dir.path()).unwrap());
+            })*
+        }
+
+        #[cfg(feature = "sled")]
+        mod sled {
+            use aryavarth::SledKvsEngine;
+
+            $(#[test] fn $story() {
+                let dir = tempfile::tempdir().unwrap();
+                super::$story(&SledKvsEngine::new(dir.path()).unwrap());
+            })*
+        }
     };
 }
 

@@ -2,4 +2,8 @@
 
 #[cfg(test)]
 mod concurrent;
+#[cfg(test)]
 mod contract;
+#[cfg(test)]
+#[cfg(feature = "sled")]
+mod sled;
