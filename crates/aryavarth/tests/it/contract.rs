@@ -15,15 +15,6 @@ macro_rules! stories {
             $(#[test] fn $story() { super::$story(&MemoryEngine::new()); })*
         }
 
-        mod kvs {
-            use aryavarth::KvStore;
-
-            $(#[test] fn $story() {
-                let dir = tempfile::tempdir().unwrap();
-                super::$story(&KvStore::open(dir.path()).unwrap());
-            })*
-        }
-
         #[cfg(feature = "sled")]
         mod sled {
             use aryavarth::SledKvsEngine;
