@@ -9,6 +9,7 @@ mod args;
 mod durable;
 mod figure;
 mod idle;
+mod sled;
 mod space;
 
 use std::error::Error;
@@ -24,6 +25,8 @@ usage: aryavarth-bench COMMAND [OPTIONS]
       durable sets with 1 and with 64 threads, beside a bare loop of append and sync
   idle --addr ADDR [--connections N] [--busy N] [--seconds N] [--rounds N]
       the rate of busy connections to a running server, with and without idle ones beside them
+  sled [--seconds N] [--rounds N] [--dir DIR]
+      durable sets of SledKvsEngine with 1 and with 64 threads, beside sled's own flush
   space [--keys N] [--dir DIR]
       what a store takes on the disk at rest, after four histories; exits with 1 if over its bound
 
@@ -49,6 +52,7 @@ fn run() -> Outcome {
     match args.command.as_str() {
         "durable" => durable::run(&mut args),
         "idle" => idle::run(&mut args),
+        "sled" => sled::run(&mut args),
         "space" => space::run(&mut args),
         _ => Err(USAGE.into()),
     }

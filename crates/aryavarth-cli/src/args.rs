@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use aryavarth::Durability;
 use clap::builder::FalseyValueParser;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 /// A key-value store that does not say OK until the write is on disk.
 #[derive(Debug, Parser)]
@@ -101,6 +101,16 @@ pub(crate) enum Command {
     },
 }
 
+/// The engines that a server can run on.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Engine {
+    /// The store's own log and index
+    Kvs,
+    /// sled's files, synced before a write is answered
+    #[cfg(feature = "sled")]
+    Sled,
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServerOptions {
     /// The store's directory; made if it does not exist
@@ -112,6 +122,11 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4000")]
     #[arg(env = "ARYAVARTH_LISTEN", hide_env_values = true)]
     pub(crate) listen: String,
+
+    /// What keeps the data; a directory remembers its engine
+    #[arg(long, value_name = "ENGINE", default_value = "kvs")]
+    #[arg(env = "ARYAVARTH_ENGINE", hide_env_values = true)]
+    pub(crate) engine: Engine,
 
     /// When a write is answered: `always` (on disk), `interval:MS` or `os` (a power cut may lose
     /// the last MS milliseconds, or second)

@@ -7,6 +7,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+#[cfg(feature = "sled")]
+use aryavarth::SledKvsEngine;
 use aryavarth::{KvStore, KvsEngine, KvsError, Options, Recovery};
 use aryavarth_server::{
     Config, KvServer, Limits, Listener, NaiveThreadPool, RayonThreadPool, SharedQueueThreadPool,
@@ -14,7 +16,7 @@ use aryavarth_server::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::args::{Pool, ServerOptions};
+use crate::args::{Engine, Pool, ServerOptions};
 use crate::output::{Failure, say};
 
 /// How long the store may take to close once the clients are gone.
@@ -34,21 +36,39 @@ fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
     let listener = Listener::bind(options.listen.as_str(), options.insecure)?;
     let limits = limits_of_system(Limits::default());
     let pool = P::new(options.threads.unwrap_or_else(threads_default))?;
-    let store = open(options)?;
-    say(format_args!("aryavarth {}", env!("CARGO_PKG_VERSION")));
-    say(format_args!("engine {}, data in {}", store.name(), options.data.display()));
-    say(format_args!("durability {}", store.durability()));
-    say_recovery(store.recovery());
     let config = Config { limits, stop_on_signals: true };
-    let server = KvServer::with_config(listener, store.clone(), pool, config);
-    say(format_args!("listening on {}", server.local_addr()));
-    server.run_with(|| say("ready"))?;
-    close(server, store)
+    let store_options = Options { durability: options.durability, ..Options::default() };
+    match options.engine {
+        Engine::Kvs => {
+            let store = opened(options, KvStore::open_with(&options.data, store_options))?;
+            say_store(options, &store);
+            say_recovery(store.recovery());
+            let server = KvServer::with_config(listener, store.clone(), pool, config);
+            serve(server, || store.close())
+        }
+        #[cfg(feature = "sled")]
+        Engine::Sled => {
+            let store = opened(options, SledKvsEngine::new_with(&options.data, store_options))?;
+            say_store(options, &store);
+            say(format_args!("{} keys", store.stats().keys));
+            let server = KvServer::with_config(listener, store.clone(), pool, config);
+            serve(server, || store.close())
+        }
+    }
 }
 
-fn open(options: &ServerOptions) -> Result<KvStore, Failure> {
-    let durability = options.durability;
-    let opened = KvStore::open_with(&options.data, Options { durability, ..Options::default() });
+/// Serves until a signal comes, then closes the store.
+fn serve<E: KvsEngine, P: ThreadPool>(
+    server: KvServer<E, P>,
+    close_store: impl FnOnce() -> Result<(), KvsError> + Send + 'static,
+) -> Result<(), Failure> {
+    say(format_args!("listening on {}", server.local_addr()));
+    server.run_with(|| say("ready"))?;
+    close(server, close_store)
+}
+
+/// The store, or what to do about its error.
+fn opened<E>(options: &ServerOptions, opened: Result<E, KvsError>) -> Result<E, Failure> {
     opened.map_err(|error| match error {
         error if error.is_full() => Failure::Other(format!(
             "cannot open {}: {error}; nothing acknowledged is lost. Free some space and start again",
@@ -61,6 +81,12 @@ fn open(options: &ServerOptions) -> Result<KvStore, Failure> {
         )),
         error => error.into(),
     })
+}
+
+fn say_store(options: &ServerOptions, store: &impl KvsEngine) {
+    say(format_args!("aryavarth {}", env!("CARGO_PKG_VERSION")));
+    say(format_args!("engine {}, data in {}", store.name(), options.data.display()));
+    say(format_args!("durability {}", store.durability()));
 }
 
 /// Says what the open found, and what a crash took.
@@ -81,11 +107,14 @@ fn say_recovery(found: &Recovery) {
 
 /// Lets jobs that still run finish and closes the store, within reason: an unclean close loses
 /// nothing acknowledged, while a supervisor that loses its patience would kill us anyway.
-fn close<P: ThreadPool>(server: KvServer<KvStore, P>, store: KvStore) -> Result<(), Failure> {
+fn close<E: KvsEngine, P: ThreadPool>(
+    server: KvServer<E, P>,
+    close_store: impl FnOnce() -> Result<(), KvsError> + Send + 'static,
+) -> Result<(), Failure> {
     let (closed, wait) = mpsc::channel();
     thread::spawn(move || {
         drop(server);
-        closed.send(store.close())
+        closed.send(close_store())
     });
     match wait.recv_timeout(CLOSE_TIME) {
         Ok(result) => {

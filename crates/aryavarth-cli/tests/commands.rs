@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn program() -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_aryavarth"));
-    for name in ["ADDR", "DATA", "DURABILITY", "INSECURE", "JSON", "LISTEN", "THREADS"] {
+    for name in ["ADDR", "DATA", "DURABILITY", "ENGINE", "INSECURE", "JSON", "LISTEN", "THREADS"] {
         program.env_remove(format!("ARYAVARTH_{name}"));
     }
     program
@@ -288,6 +288,27 @@ fn a_server_that_cannot_start_says_why_and_changes_nothing() {
     }
     assert_eq!(run_briefly(&["server", "--durability", "sometimes"]).code, 2);
     assert_eq!(run_briefly(&["server", "--threads", "0"]).code, 2);
+}
+
+#[cfg(feature = "sled")]
+#[test]
+fn a_directory_of_the_other_engine_is_refused_with_the_remedy() {
+    let (_dir, data) = data();
+    let mut server = Server::start_with(&data, &["--engine", "sled"]);
+    assert!(server.said[1].starts_with("engine sled, data in "), "{:?}", server.said);
+    assert_eq!(server.run(&["set", "k", "v"]), did(0, "", ""));
+    assert_eq!(server.run(&["compact"]), did(0, "", ""));
+    assert_eq!(server.run(&["scan"]), did(0, "k\tv\n", ""));
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().1, Some(0));
+
+    let args = ["server", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()];
+    let Did { code, stdout, stderr } = run_briefly(&args);
+    assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+    assert!(stderr.contains("made by the engine sled") && stderr.contains("--engine sled"));
+    let server = Server::start_with(&data, &["--engine", "sled"]);
+    assert!(server.said.contains(&"1 keys".to_owned()), "{:?}", server.said);
+    assert_eq!(server.run(&["get", "k"]), did(0, "v\n", ""));
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! `kill -9` under load: whatever was acknowledged before the process died is there afterwards,
 //! and what was removed stays removed, at every level of durability.
 //!
-//! One directory lives through all the kills. Eight clients write to a real server over TCP, each
+//! The same on every engine. One directory lives through all the kills. Eight clients write to a real server over TCP, each
 //! its own keys, and remember what was acknowledged; the server is killed at a random moment; the
 //! next one has to show exactly what was acknowledged, or, for the one request of each client that
 //! was under way, what it would have done. `KILLS` says how often (default 10): half of them with
 //! `always`, a quarter each with `interval:5` and `os`.
+#![expect(clippy::print_stdout, reason = "a long run says what it did")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
@@ -28,9 +29,10 @@ struct Server {
 }
 
 impl Server {
-    fn start(data: &Path, durability: &str) -> Server {
+    fn start(data: &Path, engine: &str, durability: &str) -> Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_aryavarth"))
-            .args(["server", "--listen", "127.0.0.1:0", "--durability", durability, "--data"])
+            .args(["server", "--listen", "127.0.0.1:0", "--durability", durability])
+            .args(["--engine", engine, "--data"])
             .arg(data)
             .stderr(Stdio::piped())
             .spawn()
@@ -132,6 +134,16 @@ impl Writer {
 
 #[test]
 fn nothing_acknowledged_is_lost_and_nothing_removed_comes_back() {
+    kill_again_and_again("kvs");
+}
+
+#[cfg(feature = "sled")]
+#[test]
+fn nothing_acknowledged_is_lost_and_nothing_removed_comes_back_on_sled() {
+    kill_again_and_again("sled");
+}
+
+fn kill_again_and_again(engine: &str) {
     let kills = std::env::var("KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(10);
     let data = tempfile::tempdir().unwrap();
     let mut writers: Vec<Writer> = (1..=WRITERS).map(Writer::new).collect();
@@ -139,7 +151,7 @@ fn nothing_acknowledged_is_lost_and_nothing_removed_comes_back() {
     let mut lost = Vec::new();
     let mut rng = Writer::new(99);
     for kill in 0..kills {
-        let mut server = Server::start(data.path(), LEVELS[kill % LEVELS.len()]);
+        let mut server = Server::start(data.path(), engine, LEVELS[kill % LEVELS.len()]);
         let mut client = KvsClient::connect(server.addr.as_str()).unwrap();
         for writer in &mut writers {
             writer.check(&mut client, &mut lost);
@@ -161,13 +173,16 @@ fn nothing_acknowledged_is_lost_and_nothing_removed_comes_back() {
             running.into_iter().map(|writer| writer.join().unwrap()).sum::<u64>()
         });
     }
-    let mut server = Server::start(data.path(), "always");
+    let mut server = Server::start(data.path(), engine, "always");
     let mut client = KvsClient::connect(server.addr.as_str()).unwrap();
     for writer in &mut writers {
         writer.check(&mut client, &mut lost);
     }
     server.kill();
-    println!("{kills} kills, {acknowledged} acknowledged writes, {} lost or back", lost.len());
+    println!(
+        "{engine}: {kills} kills, {acknowledged} acknowledged writes, {} lost or back",
+        lost.len()
+    );
     assert!(acknowledged > 0);
     assert!(lost.is_empty(), "{}", lost.join("\n"));
 }

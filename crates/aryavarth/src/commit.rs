@@ -53,15 +53,36 @@ struct Waiters {
     stopped: bool,
 }
 
+/// What a sync makes durable: everything that was written before the call.
+pub(crate) trait Syncable {
+    fn sync(&self) -> Result<()>;
+}
+
+/// The segments written since the last sync, the active one last.
+#[derive(Default)]
+pub(crate) struct Unsynced(Mutex<Vec<Arc<Segment>>>);
+
+impl Syncable for Unsynced {
+    fn sync(&self) -> Result<()> {
+        let segments = lock(&self.0).clone();
+        for segment in &segments {
+            segment.file.sync(Site::LogSync)?;
+        }
+        // All but the last were sealed before the list was read: they never change again.
+        let sealed = &segments[..segments.len().saturating_sub(1)];
+        lock(&self.0).retain(|now| !sealed.iter().any(|other| Arc::ptr_eq(other, now)));
+        Ok(())
+    }
+}
+
 /// The watermarks of one log.
-pub(crate) struct Commit {
+pub(crate) struct Commit<F = Unsynced> {
     written: AtomicU64,
     durable: AtomicU64,
     /// With replication the lesser of durable and committed; without, the same as durable.
     released: AtomicU64,
     poison: OnceLock<Arc<str>>,
-    /// The segments written since the last sync, the active one last.
-    unsynced: Mutex<Vec<Arc<Segment>>>,
+    files: F,
     waiters: Mutex<Waiters>,
     /// Wakes the committer.
     call: Condvar,
@@ -70,21 +91,38 @@ pub(crate) struct Commit {
     syncs: AtomicU64,
 }
 
-impl fmt::Debug for Commit {
+impl<F: Syncable> fmt::Debug for Commit<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Commit written {} durable {}", self.written(), self.durable())
     }
 }
 
 impl Commit {
-    /// Watermarks of a log that begins at `position`, everything before it durable.
+    /// Watermarks of a log of segments that begins at `position`, everything before it durable.
     pub(crate) fn new(position: u64) -> Commit {
+        Commit::over(Unsynced::default(), position)
+    }
+
+    /// Notes that appends now go to `segment`, which the next sync has to cover.
+    pub(crate) fn begin_segment(&self, segment: Arc<Segment>) {
+        lock(&self.files.0).push(segment);
+    }
+
+    /// Notes that all of `segment` is durable and that it takes no more appends.
+    pub(crate) fn end_segment(&self, segment: &Arc<Segment>) {
+        lock(&self.files.0).retain(|other| !Arc::ptr_eq(other, segment));
+    }
+}
+
+impl<F: Syncable> Commit<F> {
+    /// Watermarks of a log in `files` that begins at `position`, everything before it durable.
+    pub(crate) fn over(files: F, position: u64) -> Commit<F> {
         Commit {
             written: AtomicU64::new(position),
             durable: AtomicU64::new(position),
             released: AtomicU64::new(position),
             poison: OnceLock::new(),
-            unsynced: Mutex::default(),
+            files,
             waiters: Mutex::default(),
             call: Condvar::new(),
             delay_ms: AtomicU64::new(NEVER),
@@ -115,16 +153,6 @@ impl Commit {
         if position - self.durable.load(Ordering::Relaxed) > UNSYNCED_BYTES_MAX {
             self.sync_within(0);
         }
-    }
-
-    /// Notes that appends now go to `segment`, which the next sync has to cover.
-    pub(crate) fn begin_segment(&self, segment: Arc<Segment>) {
-        lock(&self.unsynced).push(segment);
-    }
-
-    /// Notes that all of `segment` is durable and that it takes no more appends.
-    pub(crate) fn end_segment(&self, segment: &Arc<Segment>) {
-        lock(&self.unsynced).retain(|other| !Arc::ptr_eq(other, segment));
     }
 
     /// Whether the disk is so far behind that writers should wait for it.
@@ -272,20 +300,14 @@ impl Commit {
         }
     }
 
-    /// Syncs every segment written since the last sync and moves the watermarks.
+    /// Syncs everything written since the last sync and moves the watermarks.
     fn sync_files(&self) -> Result<()> {
         self.check()?;
-        // The order matters: what is written by now lies in the segments listed afterwards.
+        // The order matters: what is written by now lies in the files that are synced afterwards.
         self.delay_ms.store(NEVER, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         let target = self.written();
-        let segments = lock(&self.unsynced).clone();
-        for segment in &segments {
-            segment.file.sync(Site::LogSync)?;
-        }
-        // All but the last were sealed before the list was read: they never change again.
-        let sealed = &segments[..segments.len().saturating_sub(1)];
-        lock(&self.unsynced).retain(|now| !sealed.iter().any(|other| Arc::ptr_eq(other, now)));
+        self.files.sync()?;
         self.syncs.fetch_add(1, Ordering::Relaxed);
         self.durable.fetch_max(target, Ordering::AcqRel);
         self.released.fetch_max(target, Ordering::AcqRel);

@@ -23,6 +23,8 @@ mod record;
 mod recovery;
 mod scrub;
 mod segment;
+#[cfg(feature = "sled")]
+mod sled;
 mod stats;
 mod store;
 mod sync;
@@ -34,5 +36,7 @@ pub use options::{Clock, Durability, KEY_BYTES_MAX, Options, SystemClock, VALUE_
 pub use record::{Batch, Write, record_bytes};
 pub use recovery::Recovery;
 pub use scrub::{Damage, VerifyReport, verify};
+#[cfg(feature = "sled")]
+pub use sled::SledKvsEngine;
 pub use stats::Stats;
 pub use store::{KvStore, Scan};

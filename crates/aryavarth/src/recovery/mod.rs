@@ -69,29 +69,18 @@ pub(crate) struct DirLock {
     file: Arc<dyn FsFile>,
 }
 
+/// A directory that is locked and belongs to the engine that asked for it, or to nobody yet.
+pub(crate) struct Claimed {
+    pub(crate) lock: DirLock,
+    pub(crate) names: Vec<String>,
+    /// The manifest's number, 0 as long as there is none.
+    pub(crate) number: u64,
+    pub(crate) state: State,
+}
+
 /// Opens a directory, creating it if it does not exist.
 pub(crate) fn open(dir: &Path, options: &Options) -> Result<(Log, DirLock, Recovery)> {
-    options.check()?;
-    let fs = Arc::clone(&options.fs);
-    fs.create_dir(Site::DirCreate, dir)?;
-    let lock = take_lock(&*fs, dir)?;
-    let names = fs.list(Site::DirList, dir)?;
-    let (number, state) = if names.iter().any(|name| name == "CURRENT") {
-        load_manifest(&*fs, dir)?
-    } else {
-        sync_ancestors(&*fs, dir)?;
-        let id = options.seed;
-        let engine = ENGINE.to_owned();
-        let state = State {
-            format: FORMAT_VERSION,
-            store_id: id,
-            engine,
-            seq: 1,
-            clean: true,
-            ..State::default()
-        };
-        (0, state)
-    };
+    let Claimed { lock, names, number, state } = claim(dir, options, ENGINE)?;
     let mut opening = Opening::new(dir, options, state);
     opening.open_segments()?;
     opening.load_sealed()?;
@@ -100,6 +89,29 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<(Log, DirLock, Recov
     opening.refuse_lost_edits(&files, number)?;
     let (log, report) = opening.finish(tail, &files, number)?;
     Ok((log, lock, report))
+}
+
+/// Locks a directory for `engine`, creating it if it does not exist.
+pub(crate) fn claim(dir: &Path, options: &Options, engine: &str) -> Result<Claimed> {
+    options.check()?;
+    let fs = &*options.fs;
+    fs.create_dir(Site::DirCreate, dir)?;
+    let lock = take_lock(fs, dir)?;
+    let names = fs.list(Site::DirList, dir)?;
+    if names.iter().any(|name| name == "CURRENT") {
+        let (number, state) = load_manifest(fs, dir, engine)?;
+        return Ok(Claimed { lock, names, number, state });
+    }
+    sync_ancestors(fs, dir)?;
+    let state = State {
+        format: FORMAT_VERSION,
+        store_id: options.seed,
+        engine: engine.to_owned(),
+        seq: 1,
+        clean: true,
+        ..State::default()
+    };
+    Ok(Claimed { lock, names, number: 0, state })
 }
 
 /// Makes the way to a new store durable. Which directories are new is not known: an earlier
@@ -123,11 +135,11 @@ fn sync_ancestors(fs: &dyn Fs, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn load_manifest(fs: &dyn Fs, dir: &Path) -> Result<(u64, State)> {
+fn load_manifest(fs: &dyn Fs, dir: &Path, engine: &str) -> Result<(u64, State)> {
     let (number, state) = manifest::load(fs, dir)?;
-    if state.engine != ENGINE {
+    if state.engine != engine {
         let (path, found) = (dir.to_owned(), state.engine);
-        return Err(KvsError::WrongEngine { path, found, asked: ENGINE.to_owned() });
+        return Err(KvsError::WrongEngine { path, found, asked: engine.to_owned() });
     }
     Ok((number, state))
 }

@@ -24,6 +24,16 @@ macro_rules! stories {
                 super::$story(&KvStore::open(dir.path()).unwrap());
             })*
         }
+
+        #[cfg(feature = "sled")]
+        mod sled {
+            use aryavarth::SledKvsEngine;
+
+            $(#[test] fn $story() {
+                let dir = tempfile::tempdir().unwrap();
+                super::$story(&SledKvsEngine::new(dir.path()).unwrap());
+            })*
+        }
     };
 }
 

@@ -24,5 +24,8 @@ mod regressions;
 mod runner;
 #[cfg(test)]
 mod scripts;
+#[cfg(feature = "sled")]
+#[cfg(test)]
+mod sled;
 #[cfg(test)]
 mod workload;
