@@ -225,10 +225,15 @@ impl Inner {
         self.flushed.stop();
         self.synced.stop();
         for thread in lock(&self.threads).drain(..) {
-            // A panic in a background thread was reported by the panic hook.
-            drop(thread.join());
+            // The last handle may go away with a task that a committer woke: it ends by itself.
+            if thread.thread().id() != thread::current().id() {
+                // A panic in a background thread was reported by the panic hook.
+                drop(thread.join());
+            }
         }
-        self.synced.sync()
+        // Syncs the rest and wakes the tasks that no committer wakes any more.
+        let (flushed, synced) = (self.flushed.step(), self.synced.step());
+        flushed.and(synced).map(drop)
     }
 
     /// Refuses further writes after one whose outcome is unknown.

@@ -375,6 +375,23 @@ fn every_level_is_reached_by_threads_and_by_tasks() {
 }
 
 #[test]
+fn a_close_leaves_no_task_asleep() {
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..5 {
+        let engine = SledKvsEngine::new(dir.path()).unwrap();
+        let wakers = LEVELS.map(|level| {
+            let (_, position) = engine.write(Batch::new().set("k", "v")).unwrap();
+            let woken = Arc::new(Unpark(thread::current(), AtomicBool::new(false)));
+            let polled = engine.on_reached(position, level, &Waker::from(Arc::clone(&woken)));
+            woken.1.fetch_or(polled.is_ready(), Ordering::Release);
+            woken
+        });
+        engine.close().unwrap();
+        assert!(wakers.iter().all(|woken| woken.1.load(Ordering::Acquire)));
+    }
+}
+
+#[test]
 fn a_failed_sync_poisons_the_store_until_it_is_reopened() {
     let dir = tempfile::tempdir().unwrap();
     let watched = Watched::default();
