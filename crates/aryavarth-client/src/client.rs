@@ -3,27 +3,31 @@
 //! Invariants:
 //! - A connection that an error touched is never used again: a late reply on it would pass for
 //!   the answer of the next request.
-//! - A request is sent a second time only if that cannot do anything twice: if it only reads, or
-//!   if the first attempt did not leave whole.
+//! - No more than a little is sent without reading replies, so client and server cannot wait for
+//!   each other.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::thread;
 use std::time::Duration;
 
-use aryavarth_protocol::{KEY_NOT_FOUND, Request, Response};
+use aryavarth_protocol::Request;
 
 use crate::error::{ClientError, Result};
+use crate::pipeline::{Attempt, Course, Pipeline, Reply, closed, single, timed_out, too_long};
 
 /// The longest reply that is taken, in bytes.
-const REPLY_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const REPLY_BYTES_MAX: u64 = 1 << 30;
+/// What any connection takes without its replies being read, in bytes.
+const SEND_BYTES_MAX: usize = 16 << 10;
 
 /// How long the client waits for the network and the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// For a connection to each of the addresses. Default: 5 s.
     pub connect: Duration,
-    /// For a reply; a compaction may take as long as it wants. Default: 30 s.
+    /// For a reply, or the next piece of it; a compaction may take as long as it wants. Default: 30 s.
     pub read: Option<Duration>,
     /// For the server to take a piece of the request. Default: 30 s.
     pub write: Option<Duration>,
@@ -46,14 +50,6 @@ pub struct KvsClient {
     connection: Option<BufReader<TcpStream>>,
 }
 
-/// Why a request has no reply.
-enum Failure {
-    /// It did not leave whole, so the server cannot have run it.
-    NotSent(io::Error),
-    /// It left, and may have been run.
-    NoReply(io::Error),
-}
-
 impl KvsClient {
     /// Connects to a server, for example at "127.0.0.1:4000".
     ///
@@ -65,13 +61,15 @@ impl KvsClient {
 
     /// The same with other timeouts.
     pub fn connect_with(addr: impl ToSocketAddrs + fmt::Debug, timeouts: Timeouts) -> Result<Self> {
-        let addrs = addr.to_socket_addrs().map_err(|source| {
-            let addr = format!("{addr:?}").trim_matches('"').to_owned();
-            ClientError::Connect { addr, source }
-        })?;
+        let addrs = addr.to_socket_addrs().map_err(|source| unknown(&addr, source))?;
         let addrs = addrs.collect();
         let mut client = KvsClient { addrs, timeouts, connection: None };
-        client.connection = Some(client.dial()?);
+        match client.dial() {
+            Ok(connection) => client.connection = Some(connection),
+            Err(source) => {
+                return Err(ClientError::Connect { addr: client.shown_addrs(), source });
+            }
+        }
         Ok(client)
     }
 
@@ -80,15 +78,12 @@ impl KvsClient {
     /// # Errors
     /// [`ClientError::OutcomeUnknown`] if the reply was lost.
     pub fn set(&mut self, key: String, value: String) -> Result<()> {
-        self.call(&Request::Set { key, value }).and_then(no_value)
+        self.call(Request::Set { key, value })?.done()
     }
 
     /// The value of a key, if it exists.
     pub fn get(&mut self, key: String) -> Result<Option<String>> {
-        match self.call(&Request::Get { key })? {
-            Response::Ok(value) => Ok(value),
-            other => Err(unexpected(&other)),
-        }
+        self.call(Request::Get { key })?.value()
     }
 
     /// Removes a key; returns when its absence is on the server's disk.
@@ -97,7 +92,7 @@ impl KvsClient {
     /// [`ClientError::KeyNotFound`] if it does not exist, [`ClientError::OutcomeUnknown`] if the
     /// reply was lost.
     pub fn remove(&mut self, key: String) -> Result<()> {
-        self.call(&Request::Remove { key }).and_then(no_value)
+        self.call(Request::Remove { key })?.done()
     }
 
     /// The first `limit` keys, with their values, that begin with `prefix` and stand behind `after`
@@ -118,68 +113,68 @@ impl KvsClient {
         after: Option<String>,
         limit: u64,
     ) -> Result<Vec<(String, String)>> {
-        match self.call(&Request::Scan { prefix, after, limit })? {
-            Response::Entries(entries) => Ok(entries),
-            other => Err(unexpected(&other)),
-        }
+        self.call(Request::Scan { prefix, after, limit })?.entries()
     }
 
     /// Has the server rewrite its files without what is dead; returns when that is done.
     pub fn compact(&mut self) -> Result<()> {
-        self.call(&Request::Compact {}).and_then(no_value)
+        self.call(Request::Compact {})?.done()
     }
 
-    /// Sends a request and waits for its reply; an error reply is an error.
-    fn call(&mut self, request: &Request) -> Result<Response> {
-        // No newline behind it: only so does a request that did not leave whole lack its brace.
-        let line = match serde_json::to_vec(request) {
-            Ok(line) => line,
-            Err(error) => return Err(ClientError::Protocol(error.to_string())),
-        };
-        let reads = matches!(request, Request::Get { .. } | Request::Scan { .. });
-        let patient = matches!(request, Request::Compact {});
-        let reply = match self.exchange(&line, patient)? {
-            Ok(reply) => Ok(reply),
-            Err(Failure::NotSent(_)) => self.exchange(&line, patient)?,
-            Err(Failure::NoReply(_)) if reads => self.exchange(&line, patient)?,
-            Err(failure) => Err(failure),
-        };
-        match reply {
-            Ok(reply) => decode(&reply),
-            Err(Failure::NotSent(source)) => {
-                Err(ClientError::Connect { addr: self.shown_addrs(), source })
-            }
-            Err(Failure::NoReply(source)) if reads => Err(ClientError::Lost { source }),
-            Err(Failure::NoReply(source)) => Err(ClientError::OutcomeUnknown { source }),
-        }
-    }
-
-    /// One attempt on the connection that is there, or on a new one. It is kept only if all went
-    /// well.
-    fn exchange(&mut self, line: &[u8], patient: bool) -> Result<Result<Vec<u8>, Failure>> {
-        let mut connection = match self.connection.take() {
-            Some(connection) if is_quiet(&connection) => connection,
-            _ => self.dial()?,
-        };
-        let timeout = if patient { None } else { self.timeouts.read };
-        if let Err(error) = connection.get_ref().set_read_timeout(timeout) {
-            return Ok(Err(Failure::NotSent(error)));
-        }
-        let sent = connection.get_mut().write_all(line);
-        let reply = read_line(&mut connection);
-        Ok(match (sent, reply) {
-            (Ok(()), Ok(reply)) => {
+    /// Sends all requests of a pipeline and returns their results, in their order.
+    ///
+    /// ```no_run
+    /// use aryavarth_client::{KvsClient, Pipeline, Reply};
+    ///
+    /// let mut client = KvsClient::connect("127.0.0.1:4000")?;
+    /// let results = client.run(Pipeline::new().set("a", "1").get("a"))?;
+    /// for result in results {
+    ///     match result? {
+    ///         Reply::Value(value) => println!("{value:?}"),
+    ///         other => println!("{other:?}"),
+    ///     }
+    /// }
+    /// # Ok::<(), aryavarth_client::ClientError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`] if nothing was sent; each request has a result of its own otherwise.
+    pub fn run(&mut self, pipeline: Pipeline) -> Result<Vec<Result<Reply>>> {
+        let mut course = Course::new(pipeline)?;
+        while !course.is_done() {
+            let mut connection = match self.connection() {
+                Ok(connection) => connection,
+                Err(source) if course.is_new() => {
+                    return Err(ClientError::Connect { addr: self.shown_addrs(), source });
+                }
+                Err(error) => {
+                    course.unreachable(&error, &self.shown_addrs());
+                    break;
+                }
+            };
+            let timeout = if course.is_patient() { None } else { self.timeouts.read };
+            let attempt = exchange(&mut connection, &course, timeout);
+            // It is kept only if all went well.
+            if course.take(attempt, &self.shown_addrs()) {
                 self.connection = Some(connection);
-                Ok(reply)
             }
-            // The server may refuse a request before it has taken all of it, and close.
-            (Err(_), Ok(reply)) => Ok(reply),
-            (Err(error), Err(_)) => Err(Failure::NotSent(error)),
-            (Ok(()), Err(error)) => Err(Failure::NoReply(error)),
-        })
+        }
+        Ok(course.into_results())
     }
 
-    fn dial(&self) -> Result<BufReader<TcpStream>> {
+    fn call(&mut self, request: Request) -> Result<Reply> {
+        single(self.run(Pipeline::new().with(request))?)
+    }
+
+    /// The connection that is there, or a new one.
+    fn connection(&mut self) -> io::Result<BufReader<TcpStream>> {
+        match self.connection.take() {
+            Some(connection) if is_quiet(&connection) => Ok(connection),
+            _ => self.dial(),
+        }
+    }
+
+    fn dial(&self) -> io::Result<BufReader<TcpStream>> {
         let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for addr in &self.addrs {
             match self.dial_one(addr) {
@@ -187,7 +182,7 @@ impl KvsClient {
                 Err(error) => failed = error,
             }
         }
-        Err(ClientError::Connect { addr: self.shown_addrs(), source: failed })
+        Err(failed)
     }
 
     fn dial_one(&self, addr: &SocketAddr) -> io::Result<TcpStream> {
@@ -198,7 +193,7 @@ impl KvsClient {
     }
 
     fn shown_addrs(&self) -> String {
-        self.addrs.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
+        shown(&self.addrs)
     }
 }
 
@@ -209,45 +204,102 @@ fn is_quiet(connection: &BufReader<TcpStream>) -> bool {
     let stream = connection.get_ref();
     let peeked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
     let silent = matches!(&peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-    silent && connection.buffer().is_empty() && stream.set_nonblocking(false).is_ok()
+    silent && stream.set_nonblocking(false).is_ok()
+}
+
+/// Sends requests and reads their replies, which may come before the last request has left.
+fn exchange(
+    connection: &mut BufReader<TcpStream>,
+    course: &Course,
+    timeout: Option<Duration>,
+) -> Attempt {
+    let mut attempt = Attempt::default();
+    let prepared = connection.get_ref().set_read_timeout(timeout);
+    let writer = prepared.and_then(|()| connection.get_ref().try_clone());
+    let mut writer = match writer {
+        Ok(writer) => writer,
+        Err(error) => {
+            attempt.failure = Some(error);
+            return attempt;
+        }
+    };
+    let bytes = course.bytes_left();
+    if course.replies_left() == 1 || bytes.len() <= SEND_BYTES_MAX {
+        attempt.sent_bytes = send(&mut writer, bytes);
+        read_replies(connection, course, &mut attempt);
+        return attempt;
+    }
+    // A server that has to get rid of replies first takes no more requests, so they are read while
+    // the requests leave.
+    attempt.sent_bytes = thread::scope(|scope| {
+        let sender = thread::Builder::new().spawn_scoped(scope, || send(&mut writer, bytes));
+        match sender {
+            Ok(sender) => {
+                read_replies(connection, course, &mut attempt);
+                if attempt.failure.is_some() {
+                    // Whatever the server does not take by now will never be answered.
+                    drop(connection.get_ref().shutdown(Shutdown::Both));
+                }
+                sender.join().unwrap_or(bytes.len())
+            }
+            Err(error) => {
+                attempt.failure = Some(error);
+                0
+            }
+        }
+    });
+    attempt
+}
+
+/// Sends as much as the server takes; returns how much left.
+fn send(stream: &mut TcpStream, bytes: &[u8]) -> usize {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match stream.write(&bytes[sent..]) {
+            Ok(0) => break,
+            Ok(count) => sent += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // The reader will find out why: the server may say it.
+            Err(_) => break,
+        }
+    }
+    sent
+}
+
+fn read_replies(connection: &mut BufReader<TcpStream>, course: &Course, attempt: &mut Attempt) {
+    while attempt.replies.len() < course.replies_left() {
+        match read_line(connection) {
+            Ok(reply) => attempt.replies.push(reply),
+            Err(error) => {
+                attempt.failure = Some(error);
+                return;
+            }
+        }
+    }
+    attempt.said_more = !connection.buffer().is_empty();
 }
 
 /// Reads a reply, without its newline.
 fn read_line(connection: &mut BufReader<TcpStream>) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
-    connection.take(REPLY_BYTES_MAX).read_until(b'\n', &mut line).map_err(|error| {
-        match error.kind() {
-            io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "timed out"),
-            _ => error,
-        }
+    let read = connection.take(REPLY_BYTES_MAX).read_until(b'\n', &mut line);
+    read.map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => timed_out(),
+        _ => error,
     })?;
-    if line.pop() == Some(b'\n') {
-        return Ok(line);
-    }
-    Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed it"))
-}
-
-fn decode(reply: &[u8]) -> Result<Response> {
-    match serde_json::from_slice(reply) {
-        Ok(Response::Err(message)) if message == KEY_NOT_FOUND => Err(ClientError::KeyNotFound),
-        Ok(Response::Err(message)) => Err(ClientError::Server(message)),
-        Ok(response) => Ok(response),
-        Err(error) => Err(ClientError::Protocol(error.to_string())),
+    match line.pop() {
+        Some(b'\n') => Ok(line),
+        _ if line.len() as u64 + 1 == REPLY_BYTES_MAX => Err(too_long()),
+        _ => Err(closed()),
     }
 }
 
-fn no_value(response: Response) -> Result<()> {
-    match response {
-        Response::Ok(None) => Ok(()),
-        other => Err(unexpected(&other)),
-    }
+pub(crate) fn shown(addrs: &[SocketAddr]) -> String {
+    addrs.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn unexpected(response: &Response) -> ClientError {
-    let kind = match response {
-        Response::Ok(_) => "a value",
-        Response::Err(_) => "an error",
-        Response::Entries(_) => "a page of a scan",
-    };
-    ClientError::Protocol(format!("it answered {kind} to another question"))
+/// An address that makes no sense, or has no entry anywhere.
+pub(crate) fn unknown(addr: &impl fmt::Debug, source: io::Error) -> ClientError {
+    let addr = format!("{addr:?}").trim_matches('"').to_owned();
+    ClientError::Connect { addr, source }
 }

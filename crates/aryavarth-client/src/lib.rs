@@ -1,4 +1,5 @@
-//! A client for the Aryavarth key-value store: blocking, on the standard library alone.
+//! Clients for the Aryavarth key-value store: [`KvsClient`], blocking, on the standard library
+//! alone, and with the feature `async` its twin for tokio, `AsyncKvsClient`.
 //!
 //! ```
 //! # use aryavarth::MemoryEngine;
@@ -20,8 +21,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "async")]
+mod async_client;
 mod client;
 mod error;
+mod pipeline;
 
+#[cfg(feature = "async")]
+pub use async_client::AsyncKvsClient;
 pub use client::{KvsClient, Timeouts};
 pub use error::{ClientError, Result};
+pub use pipeline::{Pipeline, Reply};
