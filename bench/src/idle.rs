@@ -4,7 +4,6 @@
 //! connections beside them and a slice without make a pair; which comes first alternates, so that a
 //! machine that slows down during the run favours neither.
 
-use std::error::Error;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::thread;
@@ -14,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::args::Args;
 use crate::figure::{Figure, per_second, print_machine};
-use crate::{Outcome, progress};
+use crate::{BoxError, Outcome, progress};
 
 const SET: &str = "{\"Set\":{\"key\":\"aryavarth-bench\",\"value\":\"v\"}}";
 const GET: &str = "{\"Get\":{\"key\":\"aryavarth-bench\"}}";
@@ -68,7 +67,7 @@ pub(crate) fn run(args: &mut Args) -> Outcome {
 }
 
 /// Requests per second over `busy` connections while `idle` others do nothing.
-fn rate(addr: &str, idle: usize, busy: usize, slice: Duration) -> Result<f64, Box<dyn Error>> {
+fn rate(addr: &str, idle: usize, busy: usize, slice: Duration) -> Result<f64, BoxError> {
     // One request each, so that the server has accepted them and knows their protocol.
     let open = |_| Connection::open(addr).and_then(|mut one| one.ask(GET).map(|()| one));
     let idlers = (0..idle).map(open).collect::<io::Result<Vec<_>>>()?;

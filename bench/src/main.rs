@@ -6,9 +6,16 @@
 //! output, progress to standard error.
 
 mod args;
+mod data;
+mod disk;
 mod durable;
+mod engines;
 mod figure;
+mod group;
 mod idle;
+mod memory;
+mod peers;
+mod slice;
 mod space;
 
 use std::error::Error;
@@ -20,6 +27,10 @@ use args::Args;
 const USAGE: &str = "\
 usage: aryavarth-bench COMMAND [OPTIONS]
 
+  engines [--keys N] [--value-bytes N] [--seconds N] [--rounds N] [--rest N] [--dir DIR]
+          [--only PHASE,...] [--systems NAME,...]
+      the engine beside its peers; phases: load, reopen, get, overwrite, mix, durable, space,
+      memory; for a first look: --keys 10000 --seconds 0.1 --rounds 1 --rest 0
   durable [--seconds N] [--rounds N] [--dir DIR]
       durable sets with 1 and with 64 threads, beside a bare loop of append and sync
   idle --addr ADDR [--connections N] [--busy N] [--seconds N] [--rounds N]
@@ -31,7 +42,10 @@ DIR is where temporary directories are made (default: here); it must be on the d
 ";
 
 /// The outcome of a command: whether every bound that it checks was kept.
-type Outcome = Result<bool, Box<dyn Error>>;
+type Outcome = Result<bool, BoxError>;
+
+/// Whatever goes wrong ends the run with its message.
+type BoxError = Box<dyn Error + Send + Sync>;
 
 fn main() -> ExitCode {
     match run() {
@@ -48,8 +62,11 @@ fn run() -> Outcome {
     let mut args = Args::parse(std::env::args().skip(1))?;
     match args.command.as_str() {
         "durable" => durable::run(&mut args),
+        "engines" => engines::run(&mut args),
         "idle" => idle::run(&mut args),
         "space" => space::run(&mut args),
+        // What `engines` starts for each system, so that its memory is not mixed with others'.
+        "memory" => memory::run(&mut args),
         _ => Err(USAGE.into()),
     }
 }
