@@ -111,6 +111,11 @@ pub(crate) struct ServerOptions {
     #[arg(env = "ARYAVARTH_DURABILITY", hide_env_values = true)]
     pub(crate) durability: Durability,
 
+    /// How engine calls get their threads
+    #[arg(long, value_name = "POOL", value_enum, default_value_t = Pool::SharedQueue)]
+    #[arg(env = "ARYAVARTH_POOL", hide_env_values = true)]
+    pub(crate) pool: Pool,
+
     /// Threads that engine calls run on [default: two per core, at least four]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     #[arg(env = "ARYAVARTH_THREADS", hide_env_values = true)]
@@ -120,4 +125,15 @@ pub(crate) struct ServerOptions {
     #[arg(long, env = "ARYAVARTH_INSECURE", hide_env_values = true)]
     #[arg(value_parser = FalseyValueParser::new())]
     pub(crate) insecure: bool,
+}
+
+/// The thread pools to choose from.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Pool {
+    /// Any free thread takes the next job
+    SharedQueue,
+    /// Rayon's threads, which steal work from one another
+    Rayon,
+    /// A new thread for each job
+    Naive,
 }

@@ -8,10 +8,13 @@ use std::thread;
 use std::time::Duration;
 
 use aryavarth::{KvStore, KvsEngine, KvsError, Options, Recovery};
-use aryavarth_server::{Config, KvServer, Limits, Listener, SharedQueueThreadPool, ThreadPool};
+use aryavarth_server::{
+    Config, KvServer, Limits, Listener, NaiveThreadPool, RayonThreadPool, SharedQueueThreadPool,
+    ThreadPool,
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::args::ServerOptions;
+use crate::args::{Pool, ServerOptions};
 use crate::output::{Failure, say};
 
 /// How long the store may take to close once the clients are gone.
@@ -20,9 +23,17 @@ const CLOSE_TIME: Duration = Duration::from_millis(800);
 const DESCRIPTORS_KEPT: u64 = 256;
 
 pub(crate) fn run(options: &ServerOptions) -> Result<(), Failure> {
+    match options.pool {
+        Pool::SharedQueue => run_on::<SharedQueueThreadPool>(options),
+        Pool::Rayon => run_on::<RayonThreadPool>(options),
+        Pool::Naive => run_on::<NaiveThreadPool>(options),
+    }
+}
+
+fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
     let listener = Listener::bind(options.listen.as_str(), options.insecure)?;
     let limits = limits_of_system(Limits::default());
-    let pool = SharedQueueThreadPool::new(options.threads.unwrap_or_else(threads_default))?;
+    let pool = P::new(options.threads.unwrap_or_else(threads_default))?;
     let store = open(options)?;
     say(format_args!("aryavarth {}", env!("CARGO_PKG_VERSION")));
     say(format_args!("engine {}, data in {}", store.name(), options.data.display()));

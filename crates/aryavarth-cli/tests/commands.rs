@@ -301,6 +301,16 @@ fn a_server_says_what_it_does_and_ends_with_ready() {
 }
 
 #[test]
+fn every_pool_serves() {
+    for pool in ["shared-queue", "rayon", "naive"] {
+        let (_dir, data) = data();
+        let server = Server::start_with(&data, &["--pool", pool, "--threads", "2"]);
+        assert_eq!(server.run(&["set", "k", pool]), did(0, "", ""));
+        assert_eq!(server.run(&["get", "k"]), did(0, &format!("{pool}\n"), ""));
+    }
+}
+
+#[test]
 fn a_signal_stops_the_server_in_time_whatever_its_clients_do() {
     for signal in [Signal::TERM, Signal::INT] {
         let (_dir, data) = data();

@@ -1,10 +1,15 @@
 //! One client's connection: bytes in, jobs to the pool, replies out.
 //!
+//! Reads of what is at hand are answered where their bytes arrived; whatever may wait for a disk
+//! goes to the pool, and with it all that follows in the same batch.
+//!
 //! A single task drives it, and waits for whatever comes first: the job that runs, the durability
 //! of an answer, room to send, input, a deadline, the server's stop.
 //!
 //! Invariants:
-//! - One job at a time, so the requests of a connection run one after another.
+//! - One job at a time, and nothing beside it, so the requests of a connection run one after
+//!   another.
+//! - A connection does not keep its thread for more than a batch of calls at a time.
 //! - The next job runs while earlier answers wait for durability: a pipeline waits once, not once
 //!   per request. It does not run, and nothing is read, while too many replies are unsent.
 //! - A deadline runs only while the client is the one to move.
@@ -24,11 +29,12 @@ use aryavarth::{KvsEngine, Position};
 use aryavarth_protocol::{Event, Request, Response, Session};
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::budget::Share;
 use crate::counters::count;
-use crate::execute::{self, Call, Done};
+use crate::execute::{self, Answer, Call, Done};
 use crate::server::Shared;
 use crate::thread_pool::ThreadPool;
 
@@ -117,10 +123,11 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
     /// Serves the client until one of the two is done. An error means that the client is gone.
     pub(crate) async fn run(mut self) -> io::Result<()> {
         loop {
-            self.advance();
+            let goes_on = self.advance();
             let was_full = self.is_full();
             self.send()?;
-            if was_full && !self.is_full() {
+            if goes_on || was_full && !self.is_full() {
+                yield_now().await;
                 continue;
             }
             if self.is_done() {
@@ -169,25 +176,27 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         self.session.output_bytes() >= self.shared.limits.output_bytes_max
     }
 
-    /// Takes what the session has understood, and starts the next job if none runs.
-    fn advance(&mut self) {
+    /// Takes what the session has understood, answers what is at hand, and starts a job for the
+    /// rest if none runs. Returns whether to go on when others have had their turn.
+    fn advance(&mut self) -> bool {
+        let mut answered = 0;
         while self.job.is_none() && !self.is_full() {
+            if answered >= BATCH_CALLS_MAX {
+                return true;
+            }
             self.collect_calls();
-            match self.calls.front() {
-                Some(Call::Request(_)) => self.start_job(),
-                // Errors need no pool.
-                Some(Call::Refused(message)) => {
-                    self.session.reply(&Response::Err(message.clone()), 0);
-                    self.calls.pop_front();
+            if self.calls.is_empty() {
+                if let Some(bytes) = self.last_words.take() {
+                    self.session.reply_raw(bytes);
                 }
-                None => {
-                    if let Some(bytes) = self.last_words.take() {
-                        self.session.reply_raw(bytes);
-                    }
-                    return;
-                }
+                return false;
+            }
+            answered += self.answer_now();
+            if !self.calls.is_empty() && !self.is_full() {
+                self.start_job();
             }
         }
+        false
     }
 
     /// Decodes requests until there are enough for a job.
@@ -228,6 +237,14 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         if self.session.input_bytes() == 0 {
             self.session.trim();
         }
+    }
+
+    /// Answers the calls that cannot block, up to the first that can. Returns how many.
+    fn answer_now(&mut self) -> usize {
+        let Shared { engine, limits, counters, .. } = &*self.shared;
+        let answers = execute::run_now(engine, &mut self.calls, limits, counters);
+        self.take_answers(&answers);
+        answers.len()
     }
 
     fn start_job(&mut self) {
@@ -275,10 +292,14 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
 
     fn finish_job(&mut self, done: Done) {
         self.job = None;
-        for (response, position) in &done.answers {
+        self.calls = done.rest;
+        self.take_answers(&done.answers);
+    }
+
+    fn take_answers(&mut self, answers: &[Answer]) {
+        for (response, position) in answers {
             self.session.reply(response, position.0);
         }
-        self.calls = done.rest;
         if self.calls.is_empty() {
             self.job_bytes = 0;
         }

@@ -1,4 +1,4 @@
-//! Requests on the engine: what runs on the thread pool.
+//! Requests on the engine: what runs on the thread pool, and what is done in passing.
 //!
 //! Nothing here waits for durability: each answer carries the position of the newest thing that it
 //! shows, and the connection holds it back until that position is reached.
@@ -32,7 +32,37 @@ pub(crate) struct Done {
     pub(crate) rest: VecDeque<Call>,
 }
 
-/// Runs calls one after another. An engine that panics costs one error.
+/// Answers the first calls, as far as they cannot block: errors that were found before, and reads
+/// of what is at hand. Takes them from `calls`; what follows is the pool's.
+pub(crate) fn run_now<E: KvsEngine>(
+    engine: &E,
+    calls: &mut VecDeque<Call>,
+    limits: &Limits,
+    counters: &LiveCounters,
+) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    let mut bytes = 0;
+    while bytes < limits.output_bytes_max
+        && let Some(call) = calls.front_mut()
+    {
+        let answer = match call {
+            Call::Refused(message) => Some(error(std::mem::take(message))),
+            Call::Request(Request::Get { key }) => {
+                caught(counters, || get_now(engine, key)).unwrap_or_else(Some)
+            }
+            Call::Request(_) => None,
+        };
+        let Some(answer) = answer else { break };
+        if let Some(Call::Request(_)) = calls.pop_front() {
+            count(&counters.requests, 1);
+        }
+        bytes += answer.0.text_bytes();
+        answers.push(answer);
+    }
+    answers
+}
+
+/// Runs calls one after another, and waits for the disk where they have to.
 pub(crate) fn run<E: KvsEngine>(
     engine: &E,
     mut calls: VecDeque<Call>,
@@ -45,23 +75,31 @@ pub(crate) fn run<E: KvsEngine>(
         && let Some(call) = calls.pop_front()
     {
         let answer = match call {
-            Call::Refused(message) => (Response::Err(message), Position::ZERO),
+            Call::Refused(message) => error(message),
             Call::Request(request) => {
                 count(&counters.requests, 1);
-                let answer = || answer(engine, request, limits);
-                catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|payload| {
-                    drop(payload);
-                    count(&counters.requests_panicked, 1);
-                    let message = "internal error: the engine panicked; the outcome of this \
-                                   request is unknown, everything else goes on";
-                    (Response::Err(message.to_owned()), Position::ZERO)
-                })
+                caught(counters, || answer(engine, request, limits)).unwrap_or_else(|lost| lost)
             }
         };
         bytes += answer.0.text_bytes();
         answers.push(answer);
     }
     Done { answers, rest: calls }
+}
+
+/// Runs an engine call; if the engine panics, that costs one error.
+fn caught<R>(counters: &LiveCounters, call: impl FnOnce() -> R) -> Result<R, Answer> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
+        drop(payload);
+        count(&counters.requests_panicked, 1);
+        let message = "internal error: the engine panicked; the outcome of this request is \
+                       unknown, everything else goes on";
+        error(message.to_owned())
+    })
+}
+
+fn error(message: String) -> Answer {
+    (Response::Err(message), Position::ZERO)
 }
 
 fn answer<E: KvsEngine>(engine: &E, request: Request, limits: &Limits) -> Answer {
@@ -77,17 +115,28 @@ fn answer<E: KvsEngine>(engine: &E, request: Request, limits: &Limits) -> Answer
         }
         Request::Compact {} => engine.compact().map(|()| (Response::Ok(None), Position::ZERO)),
     };
-    answer.unwrap_or_else(|error| (Response::Err(error.to_string()), Position::ZERO))
+    answer.unwrap_or_else(|failed| error(failed.to_string()))
 }
 
 fn get<E: KvsEngine>(engine: &E, key: &str) -> Result<Answer, KvsError> {
     let (value, position) = engine.read(key.as_bytes())?;
-    let response = match value.map(String::from_utf8) {
+    Ok((value_response(value), position))
+}
+
+/// The same if nothing has to be waited for.
+fn get_now<E: KvsEngine>(engine: &E, key: &str) -> Option<Answer> {
+    match engine.read_now(key.as_bytes()) {
+        Ok(found) => found.map(|(value, position)| (value_response(value), position)),
+        Err(failed) => Some(error(failed.to_string())),
+    }
+}
+
+fn value_response(value: Option<Vec<u8>>) -> Response {
+    match value.map(String::from_utf8) {
         None => Response::Ok(None),
         Some(Ok(value)) => Response::Ok(Some(value)),
         Some(Err(_)) => Response::Err(KvsError::NotUtf8.to_string()),
-    };
-    Ok((response, position))
+    }
 }
 
 fn remove<E: KvsEngine>(engine: &E, key: String) -> Result<Answer, KvsError> {

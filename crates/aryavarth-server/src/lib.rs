@@ -32,4 +32,4 @@ pub use counters::Counters;
 pub use error::{Result, ServerError};
 pub use limits::Limits;
 pub use server::{Config, KvServer, Listener, ServerHandle};
-pub use thread_pool::{SharedQueueThreadPool, ThreadPool};
+pub use thread_pool::{NaiveThreadPool, RayonThreadPool, SharedQueueThreadPool, ThreadPool};

@@ -206,7 +206,8 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     /// outcome is unknown.
     fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)>;
 
-    /// The same without ever blocking on a disk: `None` if it would.
+    /// The same without ever blocking on a disk: `None` if it would, or if it would take so long
+    /// that other work of the thread suffered. For callers with an async runtime.
     fn read_now(&self, key: &[u8]) -> Result<Option<(Option<Vec<u8>>, Position)>> {
         let _ = key;
         Ok(None)

@@ -67,6 +67,10 @@ impl KvsEngine for MemoryEngine {
         Ok((lock(&self.map).get(key).cloned(), Position::ZERO))
     }
 
+    fn read_now(&self, key: &[u8]) -> Result<Option<(Option<Vec<u8>>, Position)>> {
+        self.read(key).map(Some)
+    }
+
     fn write(&self, batch: Batch) -> Result<(u64, Position)> {
         for write in batch.writes() {
             check(write.key(), write.value())?;

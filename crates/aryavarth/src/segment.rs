@@ -196,6 +196,27 @@ impl Segment {
         let mut bytes = vec![0; length];
         let got = read_full(&*self.file, Site::RecordRead, &mut bytes, offset)?;
         bytes.truncate(got);
+        self.value_in(bytes, offset, key)
+    }
+
+    /// The same as far as the page cache has the record: `None` if a disk has to be waited for.
+    pub(crate) fn read_value_now(
+        &self,
+        offset: u64,
+        length: usize,
+        key: &[u8],
+    ) -> Result<Option<Vec<u8>>> {
+        let mut bytes = vec![0; length];
+        match self.file.read_at_now(Site::RecordReadNow, &mut bytes, offset)? {
+            // Less may be a record that is cached in part; only a patient read can tell.
+            Some(got) if got == length => self.value_in(bytes, offset, key).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Verifies that `bytes`, read at `offset`, begin with a record of `key`, and leaves its value
+    /// of them.
+    fn value_in(&self, mut bytes: Vec<u8>, offset: u64, key: &[u8]) -> Result<Vec<u8>> {
         let header = self.verified(&bytes, offset)?;
         let payload = HEADER_BYTES..HEADER_BYTES + header.payload_bytes();
         if header.kind != Kind::Put || bytes[payload.clone()][..header.key_bytes] != *key {

@@ -320,6 +320,10 @@ impl KvsEngine for KvStore {
         self.log()?.read(key)
     }
 
+    fn read_now(&self, key: &[u8]) -> Result<Option<(Option<Vec<u8>>, Position)>> {
+        self.log()?.read_now(key)
+    }
+
     fn write(&self, batch: Batch) -> Result<(u64, Position)> {
         let appended = self.log()?.write(&batch)?;
         Ok((appended.removed, Position(appended.position)))

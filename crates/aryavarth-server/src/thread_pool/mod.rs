@@ -1,10 +1,24 @@
 //! Thread pools: where engine calls run, so that a disk holds up no socket.
+//!
+//! All keep one contract, [`ThreadPool`], and it is tested on each of them. They differ in what a
+//! job costs and in who runs it next.
+//!
+//! Invariant: a thread of a pool ends only by the pool's own rules, never by a job's panic.
 
+mod naive;
+mod rayon;
 mod shared_queue;
 
-pub use shared_queue::SharedQueueThreadPool;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::{self, JoinHandle};
 
-use crate::error::Result;
+pub use self::naive::NaiveThreadPool;
+pub use self::rayon::RayonThreadPool;
+pub use self::shared_queue::SharedQueueThreadPool;
+
+use crate::error::{Result, ServerError};
+
+type Job = Box<dyn FnOnce() + Send>;
 
 /// Threads that run jobs.
 ///
@@ -18,6 +32,11 @@ use crate::error::Result;
 /// assert_eq!(result.recv(), Ok(42));
 /// # Ok::<(), aryavarth_server::ServerError>(())
 /// ```
+///
+/// # Dropping a pool
+/// It runs what is queued and then joins the threads. Only where a job itself drops the last
+/// handle of its pool nobody is waited for, because the job would wait for itself: what is queued
+/// still runs, and the threads end after it.
 pub trait ThreadPool: Send + Sync + Sized + 'static {
     /// A pool of `threads` threads.
     ///
@@ -27,9 +46,33 @@ pub trait ThreadPool: Send + Sync + Sized + 'static {
     fn new(threads: u32) -> Result<Self>;
 
     /// Runs `job` on one of the threads, when one is free. Never blocks and never refuses: the
-    /// caller bounds how many jobs are outstanding. A job that panics costs no thread. Dropping
-    /// the pool runs what is queued and then joins the threads.
+    /// caller bounds how many jobs are outstanding. A job that panics costs no thread.
     fn spawn<F>(&self, job: F)
     where
         F: FnOnce() + Send + 'static;
+}
+
+/// Runs a job so that its panic ends here. The panic hook has reported it already.
+fn run(job: impl FnOnce()) {
+    drop(catch_unwind(AssertUnwindSafe(job)));
+}
+
+/// Refuses a pool without threads.
+fn check_asked(threads: u32) -> Result<()> {
+    if threads == 0 {
+        let source = std::io::Error::from(std::io::ErrorKind::InvalidInput);
+        return Err(ServerError::Threads { asked: 0, source });
+    }
+    Ok(())
+}
+
+/// Joins threads that have been told to end, unless this is one of them.
+fn join(workers: Vec<JoinHandle<()>>) {
+    let own = thread::current().id();
+    if workers.iter().any(|worker| worker.thread().id() == own) {
+        return;
+    }
+    for worker in workers {
+        drop(worker.join());
+    }
 }

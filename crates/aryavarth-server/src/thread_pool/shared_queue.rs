@@ -6,14 +6,11 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use super::ThreadPool;
+use super::{Job, ThreadPool, check_asked, join, run};
 use crate::error::{Result, ServerError};
-
-type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 struct Queue {
@@ -62,10 +59,7 @@ pub struct SharedQueueThreadPool {
 
 impl ThreadPool for SharedQueueThreadPool {
     fn new(threads: u32) -> Result<Self> {
-        if threads == 0 {
-            let source = std::io::Error::from(std::io::ErrorKind::InvalidInput);
-            return Err(ServerError::Threads { asked: 0, source });
-        }
+        check_asked(threads)?;
         let mut pool = SharedQueueThreadPool { shared: Arc::default(), workers: Vec::new() };
         for number in 0..threads {
             let shared = Arc::clone(&pool.shared);
@@ -89,76 +83,19 @@ impl ThreadPool for SharedQueueThreadPool {
 
 fn work(shared: &Shared) {
     while let Some(job) = shared.next_job() {
-        // The panic has already been reported by the panic hook; the thread goes on.
-        drop(catch_unwind(AssertUnwindSafe(job)));
+        run(job);
     }
 }
 
 impl Drop for SharedQueueThreadPool {
     fn drop(&mut self) {
         self.shared.close();
-        for worker in self.workers.drain(..) {
-            // A job may hold the last handle of the pool; its thread cannot wait for itself.
-            if worker.thread().id() != thread::current().id() {
-                drop(worker.join());
-            }
-        }
+        join(std::mem::take(&mut self.workers));
     }
 }
 
 impl fmt::Debug for SharedQueueThreadPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SharedQueueThreadPool({} threads)", self.workers.len())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    use std::sync::mpsc;
-
-    use super::*;
-
-    #[test]
-    fn a_panicking_job_costs_no_thread() {
-        let pool = SharedQueueThreadPool::new(1).unwrap();
-        for _ in 0..10 {
-            pool.spawn(|| panic!("a job that fails, as this test wants"));
-        }
-        let (done, result) = mpsc::channel();
-        pool.spawn(move || done.send("alive").unwrap());
-        assert_eq!(result.recv(), Ok("alive"));
-    }
-
-    #[test]
-    fn dropping_the_pool_finishes_the_queue() {
-        let ran = Arc::new(AtomicU32::new(0));
-        let (open, gate) = mpsc::channel::<()>();
-        let pool = SharedQueueThreadPool::new(1).unwrap();
-        pool.spawn(move || gate.recv().unwrap());
-        for _ in 0..100 {
-            let ran = Arc::clone(&ran);
-            pool.spawn(move || {
-                ran.fetch_add(1, Ordering::Relaxed);
-            });
-        }
-        open.send(()).unwrap();
-        drop(pool);
-        assert_eq!(ran.load(Ordering::Relaxed), 100);
-    }
-
-    #[test]
-    fn jobs_run_side_by_side() {
-        let pool = SharedQueueThreadPool::new(2).unwrap();
-        let (to_second, from_first) = mpsc::channel();
-        let (done, result) = mpsc::channel();
-        pool.spawn(move || done.send(from_first.recv().unwrap()).unwrap());
-        pool.spawn(move || to_second.send("met").unwrap());
-        assert_eq!(result.recv(), Ok("met"));
-    }
-
-    #[test]
-    fn no_threads_are_no_pool() {
-        assert!(SharedQueueThreadPool::new(0).is_err());
     }
 }

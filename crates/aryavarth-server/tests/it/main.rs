@@ -5,5 +5,7 @@ mod durability;
 mod framing;
 mod isolation;
 mod limits;
+mod pools;
 mod shutdown;
 mod support;
+mod threads;

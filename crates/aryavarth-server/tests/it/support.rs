@@ -17,7 +17,7 @@ use aryavarth_server::{
 };
 
 /// Longer than anything here takes, on a machine however busy.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running server; stopped on drop.
 pub(crate) struct Server {

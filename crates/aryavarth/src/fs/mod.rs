@@ -88,6 +88,7 @@ sites! {
     FrameWrite = "append to the log",
     LogSync = "sync the log",
     RecordRead = "read a record",
+    RecordReadNow = "read a record that is at hand",
     CopyCreate = "create a copy of records",
     CopyWrite = "write a copy of records",
     CopySync = "sync a copy of records",
@@ -184,6 +185,14 @@ pub trait FsFile: fmt::Debug + Send + Sync + 'static {
     fn path(&self) -> &Path;
     /// Reads up to `buf.len()` bytes; 0 at the end of the file. May read fewer.
     fn read_at(&self, site: Site, buf: &mut [u8], offset: u64) -> Result<usize, IoError>;
+    /// The same without waiting for a disk: `None` if that would take one, or if the file system
+    /// cannot tell.
+    fn read_at_now(
+        &self,
+        site: Site,
+        buf: &mut [u8],
+        offset: u64,
+    ) -> Result<Option<usize>, IoError>;
     /// Writes up to `buf.len()` bytes. May write fewer.
     fn write_at(&self, site: Site, buf: &[u8], offset: u64) -> Result<usize, IoError>;
     /// Grows the file to `len` bytes with blocks behind them that read as zeros.

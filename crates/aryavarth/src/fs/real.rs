@@ -13,6 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 use super::{Fs, FsFile, IoError, OpenHow, Site};
 use crate::sync::Arc;
@@ -29,6 +30,19 @@ struct RealFile {
 
 fn at(site: Site, path: &Path) -> impl FnOnce(io::Error) -> IoError + '_ {
     move |source| IoError { site, path: path.to_owned(), source }
+}
+
+/// Reads what the page cache has.
+#[cfg(target_os = "linux")]
+fn read_cached(file: &File, buf: &mut [u8], offset: u64) -> Result<usize, Errno> {
+    use rustix::io::{ReadWriteFlags, preadv2};
+    preadv2(file, &mut [io::IoSliceMut::new(buf)], offset, ReadWriteFlags::NOWAIT)
+}
+
+/// There is no such call here.
+#[cfg(not(target_os = "linux"))]
+fn read_cached(_file: &File, _buf: &mut [u8], _offset: u64) -> Result<usize, Errno> {
+    Err(Errno::OPNOTSUPP)
 }
 
 impl Fs for RealFs {
@@ -89,13 +103,29 @@ impl FsFile for RealFile {
         self.file.read_at(buf, offset).map_err(at(site, &self.path))
     }
 
+    fn read_at_now(
+        &self,
+        site: Site,
+        buf: &mut [u8],
+        offset: u64,
+    ) -> Result<Option<usize>, IoError> {
+        match read_cached(&self.file, buf, offset) {
+            Ok(bytes) => Ok(Some(bytes)),
+            // Not cached, or interrupted; then the ways to say that nobody knows.
+            Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                Ok(None)
+            }
+            Err(errno) => Err(at(site, &self.path)(errno.into())),
+        }
+    }
+
     fn write_at(&self, site: Site, buf: &[u8], offset: u64) -> Result<usize, IoError> {
         self.file.write_at(buf, offset).map_err(at(site, &self.path))
     }
 
     fn allocate(&self, site: Site, len: u64) -> Result<(), IoError> {
         match fallocate(&self.file, FallocateFlags::empty(), 0, len) {
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
             Err(errno) => Err(at(site, &self.path)(errno.into())),
         }
     }

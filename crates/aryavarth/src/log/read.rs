@@ -3,7 +3,8 @@
 //! A read finds the entry, loads its slot, takes hold of the segment that the slot names, and
 //! reads the record with one positioned call. It repeats itself while a frame with several records
 //! is being published (so that nobody sees half of it), and when compaction retired the segment
-//! between two of these steps; once held, a segment can be read however long that takes. It never waits for a lock, for compaction or for another reader.
+//! between two of these steps; once held, a segment can be read however long that takes. It never
+//! waits for a lock, for compaction or for another reader.
 //!
 //! Invariants:
 //! - From the load of a slot to the load of its segment the reader holds an epoch, so the table
@@ -24,6 +25,8 @@ use crate::sync::{Arc, Ordering};
 const WALK_KEYS_MAX: usize = 256;
 /// So few keys are always seen at one moment; more, if no commit of several keys comes between.
 const WALK_KEYS_MIN: usize = 16;
+/// Records above this are not read in passing: they are copied and checked for too long, in bytes.
+const READ_NOW_BYTES_MAX: usize = 256 << 10;
 /// A page of a scan ends when its values reach this.
 const PAGE_BYTES_MAX: u64 = 1 << 20;
 
@@ -47,6 +50,21 @@ impl Seen {
         }
         self.segment.read_value(pointer.offset, pointer.length as usize, key).map(Some)
     }
+
+    /// The value and its position, without waiting for a disk: `None` if it would take one.
+    fn value_now(&self, key: &[u8]) -> Result<Option<(Option<Vec<u8>>, Position)>> {
+        let pointer = self.slot.pointer();
+        let position = Position(self.position());
+        if pointer.tombstone {
+            return Ok(Some((None, position)));
+        }
+        let length = pointer.length as usize;
+        if length > READ_NOW_BYTES_MAX {
+            return Ok(None);
+        }
+        let value = self.segment.read_value_now(pointer.offset, length, key)?;
+        Ok(value.map(|value| (Some(value), position)))
+    }
 }
 
 impl Log {
@@ -55,6 +73,14 @@ impl Log {
         match self.see(key) {
             Some(seen) => Ok((seen.value(key)?, Position(seen.position()))),
             None => Ok((None, Position::ZERO)),
+        }
+    }
+
+    /// The same without waiting for a disk: `None` if it would take one, or much copying.
+    pub(crate) fn read_now(&self, key: &[u8]) -> Result<Option<(Option<Vec<u8>>, Position)>> {
+        match self.see(key) {
+            Some(seen) => seen.value_now(key),
+            None => Ok(Some((None, Position::ZERO))),
         }
     }
 

@@ -6,3 +6,5 @@ mod concurrent;
 mod contract;
 #[cfg(test)]
 mod disk;
+#[cfg(test)]
+mod read_now;

@@ -1,0 +1,80 @@
+//! Reads that do not wait for a disk: the same answers as other reads, or none.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aryavarth::fs::{Fault, Fs, OpenHow, SimFs, Site};
+use aryavarth::{Batch, KvStore, KvsEngine, KvsError, Options};
+
+fn open(dir: &Path, fs: &SimFs) -> KvStore {
+    let options = Options { fs: Arc::new(fs.clone()), background: false, ..Options::default() };
+    KvStore::open_with(dir, options).unwrap()
+}
+
+#[test]
+fn what_is_at_hand_is_read_at_once_with_its_position() {
+    let store = open(Path::new("/db"), &SimFs::new());
+    store.put(b"kept", b"value").unwrap();
+    store.put(b"removed", b"value").unwrap();
+    store.delete(b"removed").unwrap();
+    // Not durable yet: who lets it out has to wait for its position.
+    let (_, position) = KvsEngine::write(&store, Batch::new().set("new", "value")).unwrap();
+    for key in [&b"kept"[..], b"removed", b"new", b"absent"] {
+        let patient = KvsEngine::read(&store, key).unwrap();
+        assert_eq!(store.read_now(key).unwrap(), Some(patient));
+    }
+    let (value, seen) = store.read_now(b"new").unwrap().unwrap();
+    assert_eq!(value.as_deref(), Some(&b"value"[..]));
+    assert!(seen <= position && seen > store.read_now(b"kept").unwrap().unwrap().1);
+}
+
+#[test]
+fn a_real_disk_gives_the_same_or_asks_for_patience() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = KvStore::open(dir.path()).unwrap();
+    for size in [0, 1, 4096, 100_000] {
+        let value = vec![7; size];
+        store.put(b"k", &value).unwrap();
+        let now = store.read_now(b"k").unwrap();
+        assert!(now.is_none_or(|(found, _)| found == Some(value)), "{size} bytes");
+    }
+}
+
+#[test]
+fn what_is_at_hand_in_part_takes_patience() {
+    let fs = SimFs::new();
+    let store = open(Path::new("/db"), &fs);
+    store.put(b"k", b"a value that lies on two pages").unwrap();
+    fs.fail_next(Site::RecordReadNow, Fault::Short);
+    assert_eq!(store.read_now(b"k").unwrap(), None);
+    assert!(store.read_now(b"k").unwrap().is_some());
+}
+
+#[test]
+fn what_takes_long_to_copy_takes_patience() {
+    let store = open(Path::new("/db"), &SimFs::new());
+    store.put(b"k", &vec![7; 300 << 10]).unwrap();
+    assert_eq!(store.read_now(b"k").unwrap(), None);
+    assert_eq!(store.read(b"k").unwrap().map(|value| value.len()), Some(300 << 10));
+}
+
+#[test]
+fn damage_is_an_error_here_too() {
+    let fs = SimFs::new();
+    let dir = Path::new("/db");
+    let store = open(dir, &fs);
+    store.put(b"k", &[7; 1000]).unwrap();
+    let names = fs.list(Site::DirList, dir).unwrap();
+    let logs = names.iter().filter(|name| Path::new(name).extension().is_some_and(|e| e == "log"));
+    let logs: Vec<PathBuf> = logs.map(|name| dir.join(name)).collect();
+    for log in &logs {
+        let file = fs.open(Site::SegmentOpen, log, OpenHow::Write).unwrap();
+        let mut bytes = vec![0; 4096];
+        let got = file.read_at(Site::SegmentScan, &mut bytes, 0).unwrap();
+        if let Some(at) = bytes[..got].windows(9).position(|window| window == [7; 9]) {
+            file.write_at(Site::FrameWrite, &[8], at as u64).unwrap();
+        }
+    }
+    assert!(matches!(store.read(b"k"), Err(KvsError::Corrupt { .. })));
+    assert!(matches!(store.read_now(b"k"), Err(KvsError::Corrupt { .. })));
+}
