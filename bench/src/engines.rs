@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::args::Args;
+use crate::args::{Args, chosen};
 use crate::data::{KEY_BYTES, Key, Rng, Values, key};
 use crate::disk::allocated_bytes;
 use crate::figure::{Figure, as_f64, per_second, print_machine};
 use crate::memory;
 use crate::peers::{Peer, Phase, Role, SYSTEMS, System};
-use crate::slice::Slice;
+use crate::slice::{Slice, turn};
 use crate::{BoxError, Outcome, progress};
 
 /// Keys that are loaded by one call.
@@ -314,35 +314,6 @@ fn load_keys(
     Ok(())
 }
 
-/// The order of the systems in a round: it begins elsewhere each time, and runs backwards in every
-/// other round.
-fn turn(round: usize, systems: usize) -> Vec<usize> {
-    let mut order: Vec<_> = (0..systems).map(|at| (at + round) % systems).collect();
-    if round % 2 == 1 {
-        order.reverse();
-    }
-    order
-}
-
-/// Those of `all` whose names are in a list with commas between them; all if the list is empty.
-fn chosen<T>(
-    list: &str,
-    all: impl IntoIterator<Item = T> + Clone,
-    name: impl Fn(&T) -> &str,
-) -> Result<Vec<T>, BoxError> {
-    if list.is_empty() {
-        return Ok(all.into_iter().collect());
-    }
-    let find = |wanted: &str| {
-        let found = all.clone().into_iter().find(|one| name(one) == wanted);
-        found.ok_or_else(|| {
-            let names: Vec<_> = all.clone().into_iter().map(|one| name(&one).to_owned()).collect();
-            format!("`{wanted}` is not one of {}", names.join(",")).into()
-        })
-    };
-    list.split(',').map(find).collect()
-}
-
 /// The figures of one measurement, a row for each system.
 struct Cell {
     name: String,
@@ -427,13 +398,6 @@ mod tests {
         assert!(error.contains("`gte` is not one of load,"), "{error}");
         let error = run(&mut args("engines --systems postgres")).unwrap_err().to_string();
         assert!(error.contains("`postgres` is not one of bare loop,"), "{error}");
-    }
-
-    #[test]
-    fn every_system_has_its_turn_and_neighbours_change() {
-        assert_eq!(turn(0, 4), [0, 1, 2, 3]);
-        assert_eq!(turn(1, 4), [0, 3, 2, 1]);
-        assert_eq!(turn(2, 4), [2, 3, 0, 1]);
     }
 
     #[test]

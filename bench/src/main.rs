@@ -14,9 +14,13 @@ mod figure;
 mod group;
 mod idle;
 mod memory;
+mod nothing;
 mod peers;
+mod pools;
+mod report;
 mod slice;
 mod space;
+mod wire;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -31,6 +35,11 @@ usage: aryavarth-bench COMMAND [OPTIONS]
           [--only PHASE,...] [--systems NAME,...]
       the engine beside its peers; phases: load, reopen, get, overwrite, mix, durable, space,
       memory; for a first look: --keys 10000 --seconds 0.1 --rounds 1 --rest 0
+  pools [--keys N] [--value-bytes N] [--seconds N] [--rounds N] [--threads N] [--sets PERCENT]
+        [--connections N,...] [--stores NAME,...] [--pools NAME,...] [--dir DIR]
+      the server's thread pools beside each other, over stores in memory and on the disk
+  report [--in FILE] [--out FILE]
+      draws the lines of other commands (default: standard input) into one page of charts
   durable [--seconds N] [--rounds N] [--dir DIR]
       durable sets with 1 and with 64 threads, beside a bare loop of append and sync
   idle --addr ADDR [--connections N] [--busy N] [--seconds N] [--rounds N]
@@ -64,6 +73,8 @@ fn run() -> Outcome {
         "durable" => durable::run(&mut args),
         "engines" => engines::run(&mut args),
         "idle" => idle::run(&mut args),
+        "pools" => pools::run(&mut args),
+        "report" => report::run(&mut args),
         "space" => space::run(&mut args),
         // What `engines` starts for each system, so that its memory is not mixed with others'.
         "memory" => memory::run(&mut args),

@@ -48,6 +48,16 @@ impl Slice {
     }
 }
 
+/// The order of those that are measured in a round: it begins elsewhere each time, and runs backwards in every
+/// other round.
+pub(crate) fn turn(round: usize, systems: usize) -> Vec<usize> {
+    let mut order: Vec<_> = (0..systems).map(|at| (at + round) % systems).collect();
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -71,5 +81,12 @@ mod tests {
     #[test]
     fn an_error_is_passed_on() {
         assert!(SLICE.rate(|_, _| Err("gone".into())).is_err());
+    }
+
+    #[test]
+    fn everyone_has_a_turn_and_neighbours_change() {
+        assert_eq!(turn(0, 4), [0, 1, 2, 3]);
+        assert_eq!(turn(1, 4), [0, 3, 2, 1]);
+        assert_eq!(turn(2, 4), [2, 3, 0, 1]);
     }
 }

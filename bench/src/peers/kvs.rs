@@ -14,9 +14,13 @@ struct Kvs {
 }
 
 pub(super) fn open(dir: &Path) -> Result<Box<dyn Peer>> {
-    let store = KvStore::open(dir)?;
+    Ok(Box::new(of(KvStore::open(dir)?)))
+}
+
+/// A store that is open already.
+pub(crate) fn of(store: KvStore) -> impl Peer {
     let fast = store.with_durability(Durability::Os);
-    Ok(Box::new(Kvs { store, fast }))
+    Kvs { store, fast }
 }
 
 impl Peer for Kvs {

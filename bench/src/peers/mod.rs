@@ -6,7 +6,7 @@
 
 mod bare;
 mod fjall;
-mod kvs;
+pub(crate) mod kvs;
 mod lmdb;
 mod redb;
 #[cfg(feature = "rocksdb")]
