@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use crate::BoxError;
+
 /// What was asked for.
 pub(crate) struct Args {
     /// The first word.
@@ -35,6 +37,25 @@ impl Args {
         let unknown = self.options.keys().next();
         unknown.map_or(Ok(()), |name| Err(format!("{} has no --{name}", self.command)))
     }
+}
+
+/// Those of `all` whose names are in a list with commas between them; all if the list is empty.
+pub(crate) fn chosen<T>(
+    list: &str,
+    all: impl IntoIterator<Item = T> + Clone,
+    name: impl Fn(&T) -> &str,
+) -> Result<Vec<T>, BoxError> {
+    if list.is_empty() {
+        return Ok(all.into_iter().collect());
+    }
+    let find = |wanted: &str| {
+        let found = all.clone().into_iter().find(|one| name(one) == wanted);
+        found.ok_or_else(|| {
+            let names: Vec<_> = all.clone().into_iter().map(|one| name(&one).to_owned()).collect();
+            format!("`{wanted}` is not one of {}", names.join(",")).into()
+        })
+    };
+    list.split(',').map(find).collect()
 }
 
 #[cfg(test)]

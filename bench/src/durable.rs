@@ -5,7 +5,6 @@
 //! an index, checksums and a manifest around it, once with one thread and once with 64, which share
 //! syncs. The three take turns; the first round warms up and is not counted.
 
-use std::error::Error;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -19,7 +18,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::args::Args;
 use crate::figure::{Figure, per_second, print_machine};
-use crate::{Outcome, progress};
+use crate::{BoxError, Outcome, progress};
 
 const RECORD_BYTES: usize = 140;
 const ALLOCATION_BYTES: u64 = 64 << 20;
@@ -109,7 +108,7 @@ fn sets(
     next_key: &AtomicU64,
     threads: usize,
     slice: Duration,
-) -> Result<f64, Box<dyn Error>> {
+) -> Result<f64, BoxError> {
     let start = Instant::now();
     let count = thread::scope(|scope| {
         let work = || -> aryavarth::Result<u64> {

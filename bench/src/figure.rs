@@ -39,6 +39,11 @@ impl Figure {
         median(self.runs.clone())
     }
 
+    /// Whether a larger value is the better one: of rates it is, of times and bytes it is not.
+    pub(crate) fn more_is_better(&self) -> bool {
+        self.unit == "1/s"
+    }
+
     /// Writes the figure's line to standard output.
     pub(crate) fn print(&self) -> io::Result<()> {
         writeln!(io::stdout().lock(), "{self}")

@@ -4,22 +4,17 @@
 //! connections beside them and a slice without make a pair; which comes first alternates, so that a
 //! machine that slows down during the run favours neither.
 
-use std::error::Error;
-use std::io::{self, BufRead, BufReader, Write};
-use std::net::TcpStream;
+use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use crate::args::Args;
 use crate::figure::{Figure, per_second, print_machine};
-use crate::{Outcome, progress};
+use crate::wire::{Connection, raise_open_files};
+use crate::{BoxError, Outcome, progress};
 
 const SET: &str = "{\"Set\":{\"key\":\"aryavarth-bench\",\"value\":\"v\"}}";
 const GET: &str = "{\"Get\":{\"key\":\"aryavarth-bench\"}}";
-/// A server that takes longer than this for one reply is not measured but broken.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(args: &mut Args) -> Outcome {
     let addr: String = args.take("addr", String::new())?;
@@ -68,7 +63,7 @@ pub(crate) fn run(args: &mut Args) -> Outcome {
 }
 
 /// Requests per second over `busy` connections while `idle` others do nothing.
-fn rate(addr: &str, idle: usize, busy: usize, slice: Duration) -> Result<f64, Box<dyn Error>> {
+fn rate(addr: &str, idle: usize, busy: usize, slice: Duration) -> Result<f64, BoxError> {
     // One request each, so that the server has accepted them and knows their protocol.
     let open = |_| Connection::open(addr).and_then(|mut one| one.ask(GET).map(|()| one));
     let idlers = (0..idle).map(open).collect::<io::Result<Vec<_>>>()?;
@@ -93,44 +88,9 @@ fn rate(addr: &str, idle: usize, busy: usize, slice: Duration) -> Result<f64, Bo
     Ok(per_second(count, elapsed))
 }
 
-/// One connection that speaks JSON lines.
-struct Connection {
-    stream: BufReader<TcpStream>,
-    reply: String,
-}
-
-impl Connection {
-    fn open(addr: &str) -> io::Result<Connection> {
-        let stream = TcpStream::connect(addr)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(Connection { stream: BufReader::with_capacity(256, stream), reply: String::new() })
-    }
-
-    /// Sends a request and waits for its reply, which must not be an error.
-    fn ask(&mut self, request: &str) -> io::Result<()> {
-        let mut line = String::with_capacity(request.len() + 1);
-        line.push_str(request);
-        line.push('\n');
-        self.stream.get_mut().write_all(line.as_bytes())?;
-        self.reply.clear();
-        self.stream.read_line(&mut self.reply)?;
-        if self.reply.starts_with("{\"Ok\"") {
-            return Ok(());
-        }
-        Err(io::Error::other(format!("the server answered `{}`", self.reply.trim_end())))
-    }
-}
-
-/// Lets this process open as many connections as the system allows it.
-fn raise_open_files() -> io::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
     use std::net::TcpListener;
 
     use super::*;

@@ -6,11 +6,22 @@
 //! output, progress to standard error.
 
 mod args;
+mod data;
+mod disk;
 mod durable;
+mod engines;
 mod figure;
+mod group;
 mod idle;
+mod memory;
+mod nothing;
+mod peers;
+mod pools;
+mod report;
 mod sled;
+mod slice;
 mod space;
+mod wire;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -21,6 +32,15 @@ use args::Args;
 const USAGE: &str = "\
 usage: aryavarth-bench COMMAND [OPTIONS]
 
+  engines [--keys N] [--value-bytes N] [--seconds N] [--rounds N] [--rest N] [--dir DIR]
+          [--only PHASE,...] [--systems NAME,...]
+      the engine beside its peers; phases: load, reopen, get, overwrite, mix, durable, space,
+      memory; for a first look: --keys 10000 --seconds 0.1 --rounds 1 --rest 0
+  pools [--keys N] [--value-bytes N] [--seconds N] [--rounds N] [--threads N] [--sets PERCENT]
+        [--connections N,...] [--stores NAME,...] [--pools NAME,...] [--dir DIR]
+      the server's thread pools beside each other, over stores in memory and on the disk
+  report [--in FILE] [--out FILE]
+      draws the lines of other commands (default: standard input) into one page of charts
   durable [--seconds N] [--rounds N] [--dir DIR]
       durable sets with 1 and with 64 threads, beside a bare loop of append and sync
   idle --addr ADDR [--connections N] [--busy N] [--seconds N] [--rounds N]
@@ -34,7 +54,10 @@ DIR is where temporary directories are made (default: here); it must be on the d
 ";
 
 /// The outcome of a command: whether every bound that it checks was kept.
-type Outcome = Result<bool, Box<dyn Error>>;
+type Outcome = Result<bool, BoxError>;
+
+/// Whatever goes wrong ends the run with its message.
+type BoxError = Box<dyn Error + Send + Sync>;
 
 fn main() -> ExitCode {
     match run() {
@@ -51,9 +74,14 @@ fn run() -> Outcome {
     let mut args = Args::parse(std::env::args().skip(1))?;
     match args.command.as_str() {
         "durable" => durable::run(&mut args),
+        "engines" => engines::run(&mut args),
         "idle" => idle::run(&mut args),
         "sled" => sled::run(&mut args),
+        "pools" => pools::run(&mut args),
+        "report" => report::run(&mut args),
         "space" => space::run(&mut args),
+        // What `engines` starts for each system, so that its memory is not mixed with others'.
+        "memory" => memory::run(&mut args),
         _ => Err(USAGE.into()),
     }
 }

@@ -4,16 +4,13 @@
 //! than 1 MiB for ten keys. Live data is counted here, from the history alone; what the directory
 //! takes is counted in allocated blocks of all its files, as `du` does.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use aryavarth::{Durability, KvStore, Options, record_bytes};
 
 use crate::args::Args;
+use crate::disk::allocated_bytes;
 use crate::figure::{Figure, as_f64, print_machine};
 use crate::{Outcome, progress};
 
@@ -115,18 +112,4 @@ fn put_all(store: &KvStore, count: u64, distinct: u64) -> aryavarth::Result<()> 
 /// A key of 16 bytes.
 fn key(number: u64) -> String {
     format!("key{number:013}")
-}
-
-/// The blocks that the files of a directory take, in bytes.
-fn allocated_bytes(dir: &Path) -> io::Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(dir)? {
-        match entry?.metadata() {
-            Ok(metadata) => bytes += metadata.blocks() * 512,
-            // Compaction removed it between the two calls.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(bytes)
 }

@@ -84,6 +84,34 @@ pub(crate) enum Command {
         to: To,
     },
 
+    /// Print all keys and values as JSON lines, in order
+    #[command(after_help = "Examples:\n  aryavarth export > all.jsonl\n  \
+                            aryavarth export user: | aryavarth import --addr 127.0.0.1:5000")]
+    Export {
+        /// What the keys begin with
+        #[arg(default_value = "")]
+        prefix: String,
+        #[command(flatten)]
+        to: To,
+    },
+
+    /// Set keys to the values that come as JSON lines; skips what is there already
+    #[command(after_help = "Examples:\n  aryavarth import < all.jsonl\n  \
+                            aryavarth export | aryavarth import --addr 127.0.0.1:5000")]
+    Import {
+        #[command(flatten)]
+        to: To,
+    },
+
+    /// Print a script that completes commands and options in a shell
+    #[command(after_help = "Examples:\n  aryavarth completion bash > \
+                            /etc/bash_completion.d/aryavarth\n  \
+                            aryavarth completion zsh > _aryavarth")]
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+
     /// Have the server rewrite its files without what is dead
     #[command(after_help = "Examples:\n  aryavarth compact\n  \
                             aryavarth compact --addr 127.0.0.1:5000")]

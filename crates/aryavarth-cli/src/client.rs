@@ -36,35 +36,51 @@ pub(crate) fn scan(
     limit: Option<u64>,
     output: &Output,
 ) -> Result<(), Failure> {
-    let mut client = connect(to)?;
-    let mut left = limit.unwrap_or(u64::MAX);
-    let mut page_entries = PAGE_ENTRIES;
-    let mut after = None;
-    while left > 0 {
-        let ask = page_entries.min(left);
-        let page = match client.scan(prefix.to_owned(), after.clone(), ask) {
-            // Large values may not fit a page of this many entries, but fewer may.
-            Err(ClientError::Server(_)) if ask > 1 => {
-                page_entries = ask / 10 + 1;
-                if page_entries == ask {
-                    page_entries = 1;
-                }
-                continue;
-            }
-            page => page?,
-        };
+    let mut pages = Pages::new(connect(to)?, prefix, limit);
+    while let Some(page) = pages.next_page()? {
         output.entries(&page)?;
-        let count = page.len() as u64;
-        left -= count.min(left);
-        after = page.into_iter().next_back().map(|(key, _)| key);
-        if count < ask {
-            break;
-        }
     }
     Ok(())
 }
 
-fn connect(to: &To) -> Result<KvsClient, Failure> {
+/// The pairs of a scan, as many at a time as fit a reply.
+pub(crate) struct Pages {
+    client: KvsClient,
+    prefix: String,
+    after: Option<String>,
+    page_entries: u64,
+    /// How many more are wanted; 0 also when there are no more.
+    left: u64,
+}
+
+impl Pages {
+    pub(crate) fn new(client: KvsClient, prefix: &str, limit: Option<u64>) -> Pages {
+        let left = limit.unwrap_or(u64::MAX);
+        let prefix = prefix.to_owned();
+        Pages { client, prefix, after: None, page_entries: PAGE_ENTRIES, left }
+    }
+
+    pub(crate) fn next_page(&mut self) -> Result<Option<Vec<(String, String)>>, Failure> {
+        while self.left > 0 {
+            let ask = self.page_entries.min(self.left);
+            let page = match self.client.scan(self.prefix.clone(), self.after.clone(), ask) {
+                // Large values may not fit a page of this many entries, but fewer may.
+                Err(ClientError::Server(_)) if ask > 1 => {
+                    self.page_entries = (ask / 10).max(1);
+                    continue;
+                }
+                page => page?,
+            };
+            let count = page.len() as u64;
+            self.left = if count < ask { 0 } else { self.left - count };
+            self.after = page.last().map(|(key, _)| key.clone());
+            return Ok(Some(page));
+        }
+        Ok(None)
+    }
+}
+
+pub(crate) fn connect(to: &To) -> Result<KvsClient, Failure> {
     Ok(KvsClient::connect(to.addr.as_str())?)
 }
 

@@ -8,11 +8,12 @@ mod args;
 mod client;
 mod output;
 mod server;
+mod transfer;
 mod verify;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::args::{Args, Command};
 use crate::output::{Failure, Output};
@@ -26,6 +27,13 @@ fn main() -> ExitCode {
         Command::Set { key, value, to } => client::set(&to, key, value),
         Command::Rm { key, to } => client::remove(&to, key),
         Command::Scan { prefix, limit, to } => client::scan(&to, &prefix, limit, &output),
+        Command::Export { prefix, to } => transfer::export(&to, &prefix),
+        Command::Import { to } => transfer::import(&to, &output),
+        Command::Completion { shell } => {
+            let mut command = Args::command();
+            clap_complete::generate(shell, &mut command, "aryavarth", &mut std::io::stdout());
+            Ok(())
+        }
         Command::Compact { to } => client::compact(&to),
         Command::Verify { dir } => verify::run(&dir, &output),
     };

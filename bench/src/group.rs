@@ -1,0 +1,86 @@
+//! Syncs that callers share: whoever finds none running syncs for all who wait.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use crate::BoxError;
+
+#[derive(Default)]
+struct State {
+    /// Callers so far.
+    callers: u64,
+    /// Callers whose writes a sync has covered.
+    synced: u64,
+    syncing: bool,
+}
+
+/// Callers that wait for the same syncs.
+#[derive(Default)]
+pub(crate) struct Group {
+    state: Mutex<State>,
+    synced: Condvar,
+}
+
+impl Group {
+    /// Returns when a sync has ended that began after this call, be it the caller's own or another
+    /// caller's.
+    pub(crate) fn sync(&self, sync: impl Fn() -> Result<(), BoxError>) -> Result<(), BoxError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.callers += 1;
+        let caller = state.callers;
+        while state.synced < caller {
+            if state.syncing {
+                state = self.synced.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.syncing = true;
+            let covered = state.callers;
+            drop(state);
+            let result = sync();
+            state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.syncing = false;
+            if result.is_ok() {
+                state.synced = covered;
+            }
+            self.synced.notify_all();
+            result?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn every_caller_is_covered_by_a_sync_that_began_after_its_write() {
+        let (group, written, on_disk) = (Group::default(), AtomicU64::new(0), AtomicU64::new(0));
+        let write_and_sync = || {
+            for _ in 0..100 {
+                let mine = written.fetch_add(1, Ordering::SeqCst) + 1;
+                let sync = || {
+                    on_disk.store(written.load(Ordering::SeqCst), Ordering::SeqCst);
+                    Ok(())
+                };
+                group.sync(sync).unwrap();
+                assert!(on_disk.load(Ordering::SeqCst) >= mine);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(write_and_sync);
+            }
+        });
+        assert_eq!(on_disk.into_inner(), 400);
+    }
+
+    #[test]
+    fn a_failed_sync_covers_nobody() {
+        let group = Group::default();
+        assert!(group.sync(|| Err("no disk".into())).is_err());
+        group.sync(|| Ok(())).unwrap();
+    }
+}

@@ -1,0 +1,97 @@
+//! The anonymous memory of one system: measured in a process of its own, which `engines` starts.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::args::Args;
+use crate::data::{Rng, Values, key};
+use crate::engines::load_all;
+use crate::peers::{SYSTEMS, System};
+use crate::{BoxError, Outcome};
+
+/// What a system's process has taken since it began, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Memory {
+    pub(crate) loaded: f64,
+    /// After a reopen and as many random gets as there are keys.
+    pub(crate) read: f64,
+}
+
+/// Starts the process and waits for its answer.
+pub(crate) fn measure(
+    system: &System,
+    keys: u64,
+    value_bytes: usize,
+    dir: &Path,
+) -> Result<Memory, BoxError> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(["memory", "--system", system.name])
+        .args(["--keys", &keys.to_string(), "--value-bytes", &value_bytes.to_string()])
+        .arg("--dir")
+        .arg(dir)
+        .stderr(Stdio::inherit())
+        .output()?;
+    let text = String::from_utf8(output.stdout)?;
+    parse(&text).ok_or_else(|| format!("the process of {} said `{text}`", system.name).into())
+}
+
+fn parse(text: &str) -> Option<Memory> {
+    let (loaded, read) = text.trim().split_once(' ')?;
+    Some(Memory { loaded: loaded.parse().ok()?, read: read.parse().ok()? })
+}
+
+/// The process itself.
+pub(crate) fn run(args: &mut Args) -> Outcome {
+    let name: String = args.take("system", String::new())?;
+    let keys: u64 = args.take("keys", 0)?;
+    let value_bytes: usize = args.take("value-bytes", 0)?;
+    let dir: String = args.take("dir", String::new())?;
+    args.finish()?;
+    let system = SYSTEMS.iter().find(|system| system.name == name).ok_or("no such system")?;
+    let dir = Path::new(&dir);
+
+    let values = Values::new(value_bytes);
+    let before = anonymous_bytes()?;
+    let peer = (system.open)(dir)?;
+    load_all(&*peer, keys, &values)?;
+    let loaded = anonymous_bytes()?.saturating_sub(before);
+    drop(peer);
+
+    let peer = (system.open)(dir)?;
+    let (mut rng, mut value) = (Rng::new(1), Vec::new());
+    for _ in 0..keys {
+        peer.get(&key(rng.below(keys)), &mut value)?;
+    }
+    let read = anonymous_bytes()?.saturating_sub(before);
+    writeln!(io::stdout(), "{loaded} {read}")?;
+    Ok(true)
+}
+
+/// The resident memory of this process that is no file's.
+fn anonymous_bytes() -> Result<u64, BoxError> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).ok_or("no RssAnon")?;
+    Ok(kib.trim().parse::<u64>()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_two_numbers() {
+        assert_eq!(parse("10 20\n"), Some(Memory { loaded: 10.0, read: 20.0 }));
+        assert_eq!(parse("10"), None);
+    }
+
+    #[test]
+    fn memory_that_is_touched_is_counted() {
+        let before = anonymous_bytes().unwrap();
+        let touched = vec![1_u8; 32 << 20];
+        assert!(anonymous_bytes().unwrap() >= before + (16 << 20));
+        drop(touched);
+    }
+}

@@ -1,0 +1,53 @@
+//! Aryavarth's engine.
+
+use std::path::Path;
+
+use aryavarth::{Batch, Durability, KvStore};
+
+use super::{Peer, Result};
+use crate::data::Key;
+
+struct Kvs {
+    store: KvStore,
+    /// The same store, without waiting for the disk.
+    fast: KvStore,
+}
+
+pub(super) fn open(dir: &Path) -> Result<Box<dyn Peer>> {
+    Ok(Box::new(of(KvStore::open(dir)?)))
+}
+
+/// A store that is open already.
+pub(crate) fn of(store: KvStore) -> impl Peer {
+    let fast = store.with_durability(Durability::Os);
+    Kvs { store, fast }
+}
+
+impl Peer for Kvs {
+    fn load(&self, entries: &[(Key, &[u8])]) -> Result<()> {
+        let set = |batch: Batch, (key, value): &(Key, &[u8])| batch.set(*key, *value);
+        self.fast.write(entries.iter().fold(Batch::new(), set))?;
+        Ok(())
+    }
+
+    fn put(&self, key: &Key, value: &[u8]) -> Result<()> {
+        Ok(self.fast.put(key, value)?)
+    }
+
+    fn put_durable(&self, key: &Key, value: &[u8]) -> Result<()> {
+        Ok(self.store.put(key, value)?)
+    }
+
+    fn get(&self, key: &Key, value: &mut Vec<u8>) -> Result<bool> {
+        let found = self.store.read(key)?;
+        let is_found = found.is_some();
+        if let Some(found) = found {
+            *value = found;
+        }
+        Ok(is_found)
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(self.store.flush()?)
+    }
+}
