@@ -271,3 +271,65 @@ pub(crate) fn closed() -> io::Error {
 pub(crate) fn too_long() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "a reply is too long")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn course() -> Course {
+        Course::new(Pipeline::new().set("a", "1").get("b").remove("c")).unwrap()
+    }
+
+    /// An attempt that ended after so many bytes, with these replies.
+    fn broken(sent_bytes: usize, replies: &[&str]) -> Attempt {
+        let replies = replies.iter().map(|reply| reply.as_bytes().to_vec()).collect();
+        Attempt { replies, sent_bytes, failure: Some(closed()), said_more: false }
+    }
+
+    #[test]
+    fn what_did_not_leave_whole_is_sent_again_once() {
+        let mut course = course();
+        let first = course.ends[0];
+        assert!(!course.take(broken(first - 1, &[]), "addr"));
+        assert_eq!((course.is_done(), course.replies_left()), (false, 3));
+        assert!(!course.take(broken(first - 1, &[]), "addr"));
+        let results = course.into_results();
+        assert!(results.iter().all(|result| matches!(result, Err(ClientError::Connect { .. }))));
+    }
+
+    #[test]
+    fn what_comes_after_a_lost_write_is_known_not_to_have_been_run_if_it_did_not_leave() {
+        let mut course = course();
+        let second = course.ends[1];
+        course.take(broken(second + 1, &[]), "addr");
+        let results = course.into_results();
+        assert!(matches!(results[0], Err(ClientError::OutcomeUnknown { .. })));
+        assert!(matches!(results[1], Err(ClientError::Lost { .. })));
+        assert!(matches!(results[2], Err(ClientError::Connect { .. })));
+    }
+
+    #[test]
+    fn an_answered_write_is_not_sent_again_with_what_follows_it() {
+        let mut course = course();
+        let second = course.ends[1];
+        course.take(broken(second, &["{\"Ok\":null}"]), "addr");
+        let rest = r#"{"Get":{"key":"b"}}{"Remove":{"key":"c"}}"#;
+        assert_eq!(course.bytes_left(), rest.as_bytes());
+        course.unreachable(&closed(), "addr");
+        let results = course.into_results();
+        assert!(matches!(results[0], Ok(Reply::Done)));
+        assert!(matches!(results[1], Err(ClientError::Connect { .. })));
+    }
+
+    #[test]
+    fn a_connection_is_kept_only_if_it_is_in_step() {
+        let whole = || Attempt {
+            replies: vec![b"{\"Ok\":null}".to_vec(); 3],
+            sent_bytes: course().bytes.len(),
+            ..Attempt::default()
+        };
+        assert!(course().take(whole(), "addr"));
+        assert!(!course().take(Attempt { said_more: true, ..whole() }, "addr"));
+        assert!(!course().take(Attempt { sent_bytes: 1, ..whole() }, "addr"));
+    }
+}

@@ -41,7 +41,7 @@ pub trait ThreadPool: Send + Sync + Sized + 'static {
     /// A pool of `threads` threads.
     ///
     /// # Errors
-    /// [`ServerError::Threads`](crate::ServerError::Threads) if the system gives no more threads
+    /// [`ServerError::Threads`] if the system gives no more threads
     /// or none were asked for.
     fn new(threads: u32) -> Result<Self>;
 
