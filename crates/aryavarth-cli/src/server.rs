@@ -20,7 +20,7 @@ use crate::args::{Engine, Pool, ServerOptions};
 use crate::output::{Failure, say};
 
 /// How long the store may take to close once the clients are gone.
-const CLOSE_TIME: Duration = Duration::from_millis(800);
+const CLOSE_TIME: Duration = Duration::from_millis(2_200);
 /// Descriptors that are not connections: the store's files mostly.
 const DESCRIPTORS_KEPT: u64 = 256;
 

@@ -1,7 +1,7 @@
 //! Export and import: all keys of a server as JSON lines, and back.
 //!
 //! This is how data moves between engines and machines: `aryavarth export | aryavarth import
-//! --addr …`. Each line is one pair and is imported by itself; a pair that the server has already
+//! --addr ...`. Each line is one pair and is imported by itself; a pair that the server has already
 //! is skipped, and another value of its key overwritten. So an import that was cut short is simply
 //! run again.
 
@@ -86,7 +86,7 @@ pub(crate) fn import(to: &To, output: &Output) -> Result<(), Failure> {
                     _ => format!("it is longer than {LINE_BYTES_MAX} bytes"),
                 };
                 return Err(Failure::Other(format!(
-                    "line {number} is not {{\"key\":…,\"value\":…}}: {reason}. The lines before it \
+                    "line {number} is not {{\"key\":...,\"value\":...}}: {reason}. The lines before it \
                      were imported; correct it and run the import again"
                 )));
             }

@@ -31,7 +31,7 @@ pub struct Limits {
     /// How long a connection is drained after its last reply, when the client may still be
     /// sending: closed earlier, the reply could be lost. Default: 1 s.
     pub linger: Duration,
-    /// How long the connections may take to finish when the server stops. Default: 4 s.
+    /// How long the connections may take to finish when the server stops. Default: 2.5 s.
     pub drain: Duration,
 }
 
@@ -48,7 +48,7 @@ impl Default for Limits {
             scan_bytes_max: 16 << 20,
             jobs_max: 8192,
             linger: Duration::from_secs(1),
-            drain: Duration::from_secs(4),
+            drain: Duration::from_millis(2_500),
         }
     }
 }
