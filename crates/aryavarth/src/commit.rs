@@ -196,9 +196,13 @@ impl<F: Syncable> Commit<F> {
         if level == Durability::Always {
             return None;
         }
-        debug_assert!(position.0 <= self.written(), "published before it was written");
         self.sync_within(level.delay_ms());
         Some(Ok(()))
+    }
+
+    /// No position beyond what is written was ever given out; whoever asks for one waits for all.
+    fn published(&self, position: Position) -> Position {
+        position.min(Position(self.written()))
     }
 
     /// Sees to it that a sync starts within `delay_ms`.
@@ -217,6 +221,7 @@ impl<F: Syncable> Commit<F> {
 
     /// Blocks until `position` is as durable as `level` asks, syncing if nobody else does.
     pub(crate) fn wait(&self, position: Position, level: Durability) -> Result<()> {
+        let position = self.published(position);
         loop {
             if let Some(reached) = self.reached(position, level) {
                 return reached;
@@ -247,6 +252,7 @@ impl<F: Syncable> Commit<F> {
         level: Durability,
         waker: &Waker,
     ) -> Poll<Result<()>> {
+        let position = self.published(position);
         if let Some(reached) = self.reached(position, level) {
             return Poll::Ready(reached);
         }
