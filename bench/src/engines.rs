@@ -45,6 +45,8 @@ struct Plan {
     dir: String,
     phases: Vec<Phase>,
     systems: Vec<&'static System>,
+    /// The only numbers of threads to measure gets and durable sets with; all if empty.
+    threads: Vec<usize>,
     values: Values,
 }
 
@@ -68,12 +70,15 @@ impl Plan {
         let dir = args.take("dir", ".".to_owned())?;
         let phases = chosen(&args.take("only", String::new())?, Phase::ALL, |phase| phase.name())?;
         let systems = chosen(&args.take("systems", String::new())?, SYSTEMS, |one| one.name)?;
+        let threads: String = args.take("threads", String::new())?;
+        let threads = threads.split(',').filter(|one| !one.is_empty()).map(str::parse);
+        let threads = threads.collect::<Result<Vec<_>, _>>()?;
         args.finish()?;
         let values = Values::new(value_bytes);
         if keys == 0 || rounds == 0 {
             return Err("at least one key and one round are needed".into());
         }
-        Ok(Plan { keys, value_bytes, time, rounds, rest, dir, phases, systems, values })
+        Ok(Plan { keys, value_bytes, time, rounds, rest, dir, phases, systems, threads, values })
     }
 
     /// The systems that take part in a phase; none if the phase was not asked for.
@@ -123,7 +128,7 @@ impl Plan {
         if self.phases.contains(&Phase::Reopen) {
             self.reopen(&mut stores)?;
         }
-        for threads in GET_THREADS {
+        for threads in self.threads(GET_THREADS) {
             self.slices(Phase::Get, "random get", threads, &stores, |store, rng, value| {
                 self.get(store, rng, value)
             })?;
@@ -138,12 +143,17 @@ impl Plan {
             }
             self.get(store, rng, value)
         })?;
-        for threads in DURABLE_THREADS {
+        for threads in self.threads(DURABLE_THREADS) {
             self.slices(Phase::Durable, "durable set", threads, &stores, |store, rng, _| {
                 store.put_durable(&self.any_key(rng), self.values.any(rng))
             })?;
         }
         Ok(())
+    }
+
+    fn threads(&self, all: [usize; 3]) -> impl Iterator<Item = usize> {
+        let is_asked = |one: &usize| self.threads.is_empty() || self.threads.contains(one);
+        all.into_iter().filter(is_asked)
     }
 
     fn any_key(&self, rng: &mut Rng) -> Key {
