@@ -200,7 +200,7 @@ impl Plan {
     /// From a closed store to the first value.
     fn reopen(&self, stores: &mut [Store]) -> Result<(), BoxError> {
         let systems = self.systems(Phase::Reopen);
-        let mut cell = Cell::new("reopen and first get", "s", &systems);
+        let mut cell = Cell::new("reopen and first get", "ms", &systems);
         self.in_turns(&systems, &mut cell, |round, system| {
             let store = stores.iter_mut().find(|store| store.system.name == system.name);
             let store = store.ok_or("not loaded")?;
@@ -210,7 +210,7 @@ impl Plan {
             self.get(&*peer, &mut Rng::new(round as u64), &mut Vec::new())?;
             let elapsed = start.elapsed();
             store.peer = Some(peer);
-            Ok(elapsed.as_secs_f64())
+            Ok(elapsed.as_secs_f64() * 1e3)
         })?;
         cell.print()
     }
@@ -274,20 +274,20 @@ impl Plan {
         overwritten.print()
     }
 
-    /// Anonymous memory, a process for each system.
+    /// Anonymous memory: a process for each system that loads, and one that opens and reads.
     fn memory(&self) -> Result<(), BoxError> {
         let systems = self.systems(Phase::Memory);
         let least = as_f64(self.keys * MEMORY_BYTES_MIN);
         let mut loaded = Cell::new("memory after the load", "B", &systems).limited(least);
-        let name = "memory after a reopen and random gets";
+        let name = "memory after an open and random gets";
         let mut read = Cell::new(name, "B", &systems).limited(least);
         let (mut loaded_bytes, mut read_bytes) = (Vec::new(), Vec::new());
         for system in &systems {
             progress(&format!("memory of {}", system.name));
             let dir = self.temporary()?;
-            let taken = memory::measure(system, self.keys, self.value_bytes, dir.path())?;
-            loaded_bytes.push(taken.loaded);
-            read_bytes.push(taken.read);
+            let measure = || memory::measure(system, self.keys, self.value_bytes, dir.path());
+            loaded_bytes.push(measure()?);
+            read_bytes.push(measure()?);
         }
         loaded.add(&loaded_bytes);
         read.add(&read_bytes);
