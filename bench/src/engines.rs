@@ -45,6 +45,8 @@ struct Plan {
     dir: String,
     phases: Vec<Phase>,
     systems: Vec<&'static System>,
+    /// The only numbers of threads to measure gets and durable sets with; all if empty.
+    threads: Vec<usize>,
     values: Values,
 }
 
@@ -68,12 +70,15 @@ impl Plan {
         let dir = args.take("dir", ".".to_owned())?;
         let phases = chosen(&args.take("only", String::new())?, Phase::ALL, |phase| phase.name())?;
         let systems = chosen(&args.take("systems", String::new())?, SYSTEMS, |one| one.name)?;
+        let threads: String = args.take("threads", String::new())?;
+        let threads = threads.split(',').filter(|one| !one.is_empty()).map(str::parse);
+        let threads = threads.collect::<Result<Vec<_>, _>>()?;
         args.finish()?;
         let values = Values::new(value_bytes);
         if keys == 0 || rounds == 0 {
             return Err("at least one key and one round are needed".into());
         }
-        Ok(Plan { keys, value_bytes, time, rounds, rest, dir, phases, systems, values })
+        Ok(Plan { keys, value_bytes, time, rounds, rest, dir, phases, systems, threads, values })
     }
 
     /// The systems that take part in a phase; none if the phase was not asked for.
@@ -123,7 +128,7 @@ impl Plan {
         if self.phases.contains(&Phase::Reopen) {
             self.reopen(&mut stores)?;
         }
-        for threads in GET_THREADS {
+        for threads in self.threads(GET_THREADS) {
             self.slices(Phase::Get, "random get", threads, &stores, |store, rng, value| {
                 self.get(store, rng, value)
             })?;
@@ -138,12 +143,17 @@ impl Plan {
             }
             self.get(store, rng, value)
         })?;
-        for threads in DURABLE_THREADS {
+        for threads in self.threads(DURABLE_THREADS) {
             self.slices(Phase::Durable, "durable set", threads, &stores, |store, rng, _| {
                 store.put_durable(&self.any_key(rng), self.values.any(rng))
             })?;
         }
         Ok(())
+    }
+
+    fn threads(&self, all: [usize; 3]) -> impl Iterator<Item = usize> {
+        let is_asked = |one: &usize| self.threads.is_empty() || self.threads.contains(one);
+        all.into_iter().filter(is_asked)
     }
 
     fn any_key(&self, rng: &mut Rng) -> Key {
@@ -190,7 +200,7 @@ impl Plan {
     /// From a closed store to the first value.
     fn reopen(&self, stores: &mut [Store]) -> Result<(), BoxError> {
         let systems = self.systems(Phase::Reopen);
-        let mut cell = Cell::new("reopen and first get", "s", &systems);
+        let mut cell = Cell::new("reopen and first get", "ms", &systems);
         self.in_turns(&systems, &mut cell, |round, system| {
             let store = stores.iter_mut().find(|store| store.system.name == system.name);
             let store = store.ok_or("not loaded")?;
@@ -200,7 +210,7 @@ impl Plan {
             self.get(&*peer, &mut Rng::new(round as u64), &mut Vec::new())?;
             let elapsed = start.elapsed();
             store.peer = Some(peer);
-            Ok(elapsed.as_secs_f64())
+            Ok(elapsed.as_secs_f64() * 1e3)
         })?;
         cell.print()
     }
@@ -264,20 +274,20 @@ impl Plan {
         overwritten.print()
     }
 
-    /// Anonymous memory, a process for each system.
+    /// Anonymous memory: a process for each system that loads, and one that opens and reads.
     fn memory(&self) -> Result<(), BoxError> {
         let systems = self.systems(Phase::Memory);
         let least = as_f64(self.keys * MEMORY_BYTES_MIN);
         let mut loaded = Cell::new("memory after the load", "B", &systems).limited(least);
-        let name = "memory after a reopen and random gets";
+        let name = "memory after an open and random gets";
         let mut read = Cell::new(name, "B", &systems).limited(least);
         let (mut loaded_bytes, mut read_bytes) = (Vec::new(), Vec::new());
         for system in &systems {
             progress(&format!("memory of {}", system.name));
             let dir = self.temporary()?;
-            let taken = memory::measure(system, self.keys, self.value_bytes, dir.path())?;
-            loaded_bytes.push(taken.loaded);
-            read_bytes.push(taken.read);
+            let measure = || memory::measure(system, self.keys, self.value_bytes, dir.path());
+            loaded_bytes.push(measure()?);
+            read_bytes.push(measure()?);
         }
         loaded.add(&loaded_bytes);
         read.add(&read_bytes);

@@ -69,9 +69,9 @@ impl fmt::Display for Figure {
     }
 }
 
-/// A number in JSON, which has no infinities: three decimals tell ratios apart.
+/// A number in JSON, which has no infinities: six decimals tell small ratios apart.
 fn number(value: f64) -> String {
-    if value.is_finite() { format!("{}", (value * 1e3).round() / 1e3) } else { "null".to_owned() }
+    if value.is_finite() { format!("{}", (value * 1e6).round() / 1e6) } else { "null".to_owned() }
 }
 
 /// The middle value, or the mean of the middle two; not a number if there is none.

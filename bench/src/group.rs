@@ -1,6 +1,8 @@
 //! Syncs that callers share: whoever finds none running syncs for all who wait.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
 
 use crate::BoxError;
 
@@ -8,51 +10,72 @@ use crate::BoxError;
 struct State {
     /// Callers so far.
     callers: u64,
-    /// Callers whose writes a sync has covered.
-    synced: u64,
     syncing: bool,
+    /// Who waits for the sync that runs to end.
+    sleepers: Vec<Thread>,
 }
 
 /// Callers that wait for the same syncs.
 #[derive(Default)]
 pub(crate) struct Group {
     state: Mutex<State>,
-    synced: Condvar,
+    /// Callers whose writes a sync has covered.
+    synced: AtomicU64,
 }
 
 impl Group {
     /// Returns when a sync has ended that began after this call, be it the caller's own or another
     /// caller's.
     pub(crate) fn sync(&self, sync: impl Fn() -> Result<(), BoxError>) -> Result<(), BoxError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         state.callers += 1;
         let caller = state.callers;
-        while state.synced < caller {
-            if state.syncing {
-                state = self.synced.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
+        loop {
+            if self.synced.load(Ordering::Acquire) >= caller {
+                return Ok(());
             }
-            state.syncing = true;
-            let covered = state.callers;
+            if !state.syncing {
+                return self.lead(state, sync);
+            }
+            state.sleepers.push(thread::current());
             drop(state);
-            let result = sync();
-            state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.syncing = false;
-            if result.is_ok() {
-                state.synced = covered;
+            thread::park();
+            // Whoever is covered takes no lock any more: many wake at the same time.
+            if self.synced.load(Ordering::Acquire) >= caller {
+                return Ok(());
             }
-            self.synced.notify_all();
-            result?;
+            state = self.lock();
         }
-        Ok(())
+    }
+
+    /// Syncs for everyone who has called so far.
+    fn lead(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        sync: impl Fn() -> Result<(), BoxError>,
+    ) -> Result<(), BoxError> {
+        state.syncing = true;
+        let covered = state.callers;
+        drop(state);
+        let result = sync();
+        let mut state = self.lock();
+        state.syncing = false;
+        if result.is_ok() {
+            self.synced.store(covered, Ordering::Release);
+        }
+        let sleepers = std::mem::take(&mut state.sleepers);
+        drop(state);
+        sleepers.iter().for_each(Thread::unpark);
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    use std::thread;
-
     use super::*;
 
     #[test]

@@ -33,7 +33,7 @@ const USAGE: &str = "\
 usage: aryavarth-bench COMMAND [OPTIONS]
 
   engines [--keys N] [--value-bytes N] [--seconds N] [--rounds N] [--rest N] [--dir DIR]
-          [--only PHASE,...] [--systems NAME,...]
+          [--only PHASE,...] [--systems NAME,...] [--threads N,...]
       the engine beside its peers; phases: load, reopen, get, overwrite, mix, durable, space,
       memory; for a first look: --keys 10000 --seconds 0.1 --rounds 1 --rest 0
   pools [--keys N] [--value-bytes N] [--seconds N] [--rounds N] [--threads N] [--sets PERCENT]

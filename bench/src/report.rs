@@ -218,7 +218,11 @@ impl Chart {
 
 /// A ratio with as many digits as tell something.
 fn ratio_text(ratio: f64) -> String {
-    if ratio < 10.0 { format!("{ratio:.2}") } else { format!("{ratio:.0}") }
+    match ratio {
+        small if small < 0.1 => format!("{small:.4}"),
+        large if large >= 10.0 => format!("{large:.0}"),
+        _ => format!("{ratio:.2}"),
+    }
 }
 
 /// A value as a person reads it.
@@ -232,7 +236,7 @@ fn amount(value: f64, unit: &str) -> String {
     match unit {
         "1/s" => scaled([(1e6, "M/s"), (1e3, "k/s"), (1.0, "/s")]),
         "B" => scaled([(1e9, "GB"), (1e6, "MB"), (1e3, "kB")]),
-        "s" => scaled([(1.0, "s"), (1e-3, "ms"), (1e-6, "\u{b5}s")]),
+        "ms" => scaled([(1e3, "s"), (1.0, "ms"), (1e-3, "\u{b5}s")]),
         "us" => scaled([(1e6, "s"), (1e3, "ms"), (1.0, "\u{b5}s")]),
         _ => format!("{value:.1} {unit}"),
     }
@@ -292,7 +296,7 @@ mod tests {
     fn amounts_are_readable() {
         assert_eq!(amount(1_234_567.0, "1/s"), "1.23 M/s");
         assert_eq!(amount(250.0, "1/s"), "250 /s");
-        assert_eq!(amount(0.0321, "s"), "32.1 ms");
+        assert_eq!(amount(32.1, "ms"), "32.1 ms");
         assert_eq!(amount(126e6, "B"), "126 MB");
     }
 }
