@@ -172,3 +172,30 @@ fn a_large_value_goes_through_the_log_whatever_the_segments_size() {
     let (keys, live) = (store.stats().keys, store.stats().live_bytes);
     assert_eq!((keys, live), (before.keys, before.live_bytes));
 }
+
+#[test]
+fn at_rest_the_directory_takes_twice_the_live_data_and_eight_mebibytes_at_most() {
+    let fs = SimFs::new();
+    let options =
+        Options { segment_bytes_min: 1 << 20, durability: Durability::Os, ..options(&fs) };
+    let store = KvStore::open_with(Path::new("/db"), options).unwrap();
+    let settle = || {
+        while store.step().unwrap() {}
+        (fs.space_used(), 2 * store.stats().live_bytes + (8 << 20))
+    };
+    for i in 0..10_u32 {
+        store.put(&i.to_be_bytes(), &[7; 100]).unwrap();
+    }
+    let (used, _) = settle();
+    assert!(used < 1 << 20, "ten keys take {used} bytes");
+    for i in 0..60_000_u32 {
+        store.put(&(i % 100).to_be_bytes(), &[7; 250]).unwrap();
+    }
+    let (used, allowed) = settle();
+    assert!(used <= allowed, "overwritten: {used} bytes, {allowed} are promised");
+    for i in 0..100_u32 {
+        assert!(store.delete(&i.to_be_bytes()).unwrap());
+    }
+    let (used, allowed) = settle();
+    assert!(used <= allowed, "all removed: {used} bytes, {allowed} are promised");
+}
