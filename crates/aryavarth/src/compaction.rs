@@ -20,6 +20,7 @@
 //! A damaged input is never dropped: its round fails and names the damage.
 
 use std::collections::HashSet;
+use std::slice;
 use std::time::Duration;
 
 use crossbeam_epoch as epoch;
@@ -44,7 +45,8 @@ use crate::sync::{Arc, Ordering, lock};
 const SLACK_BYTES: u64 = 6 << 20;
 /// One round takes inputs of about this size, and at least one.
 const ROUND_BYTES_MAX: u64 = 256 << 20;
-/// A copy ends at this size.
+/// A copy ends at this size, or that of other segments: on a full disk a large one could not be
+/// copied again.
 const COPY_BYTES_MAX: u64 = 256 << 20;
 /// A segment pays if a round would give back at least this share of it.
 const GAIN_PERCENT_MIN: u64 = 10;
@@ -60,6 +62,17 @@ struct Candidate {
     gain_bytes: u64,
 }
 
+impl Candidate {
+    fn pays(&self) -> bool {
+        self.gain_bytes * 100 >= self.disk_bytes * GAIN_PERCENT_MIN
+    }
+
+    /// Bytes that a round has to write before it can free the segment.
+    fn copy_bytes(&self) -> u64 {
+        self.disk_bytes.saturating_sub(self.gain_bytes)
+    }
+}
+
 /// A record that was copied: whose, from where, to where.
 struct Moved {
     entry: EntryId,
@@ -67,15 +80,19 @@ struct Moved {
     to: Slot,
 }
 
-/// Whether the directory takes more than the promise allows, or, at rest, more than it should.
+/// Whether the directory takes more than the promise allows, or, at rest, more than it should. On a
+/// full disk whatever gives space back is due.
 pub(crate) fn is_due(log: &Log, at_rest: bool) -> bool {
+    if log.is_full() {
+        return candidates(log).iter().any(Candidate::pays);
+    }
     let live = log.live_bytes.load(Ordering::Relaxed).max(0) as u64;
     let allowed = if at_rest { live + live / 10 * 3 } else { live * 2 };
     log.disk_bytes() > allowed + SLACK_BYTES
 }
 
-/// One background round over the segments that pay best; returns whether it gave anything back.
-/// At rest the active segment, if it is mostly dead, is one of them.
+/// One background round over the segments that pay best; returns whether it gave anything back, if
+/// only the reserve, which the next round may need. At rest the active segment, if it is mostly dead, is one of them.
 pub(crate) fn run(log: &Log, at_rest: bool) -> Result<bool> {
     let _only_one = lock(&log.compacting);
     let before = log.disk_bytes();
@@ -83,8 +100,13 @@ pub(crate) fn run(log: &Log, at_rest: bool) -> Result<bool> {
         // Where that fails the others can be compacted all the same.
         drop(log.seal_mostly_dead());
     }
-    run_round(log, choose(candidates(log)))?;
-    Ok(log.disk_bytes() < before)
+    let done = run_rounds(log, choose(candidates(log)));
+    let useful = log.disk_bytes() < before;
+    match done {
+        // The disk is less full now, or will be without the reserve.
+        Err(error) if error.is_full() => Ok(useful || log.free_reserve()),
+        done => done.map(|()| useful),
+    }
 }
 
 /// Rewrites every sealed segment, oldest first, so that only live records are left.
@@ -99,20 +121,39 @@ pub(crate) fn run_all(log: &Log) -> Result<()> {
             bytes <= ROUND_BYTES_MAX
         });
         let later = left.split_off(fits.max(1));
-        run_round(log, std::mem::replace(&mut left, later))?;
+        run_rounds(log, std::mem::replace(&mut left, later))?;
+    }
+    Ok(())
+}
+
+/// One round over some inputs; if there is no space for the copies of all, then one for each that
+/// pays, the cheapest first, since each gives back what the next one needs. The caller holds the
+/// lock of compaction.
+fn run_rounds(log: &Log, mut inputs: Vec<Candidate>) -> Result<()> {
+    match run_round(log, &inputs) {
+        Err(error) if error.is_full() && inputs.len() > 1 => {}
+        done => return done,
+    }
+    inputs.retain(Candidate::pays);
+    inputs.sort_by_key(Candidate::copy_bytes);
+    for input in inputs {
+        run_round(log, slice::from_ref(&input))?;
+        // An unlinked file takes space until it is closed.
+        drop(input);
+        log.reap();
     }
     Ok(())
 }
 
 /// One round over some inputs. The caller holds the lock of compaction.
-fn run_round(log: &Log, inputs: Vec<Candidate>) -> Result<()> {
+fn run_round(log: &Log, inputs: &[Candidate]) -> Result<()> {
     if inputs.is_empty() {
         return Ok(());
     }
     log.commit.check()?;
     // After this no slot holds a tombstone that lies in an input.
     log.unlink_all_released();
-    let inputs: Vec<Arc<Segment>> = inputs.into_iter().map(|input| input.segment).collect();
+    let inputs: Vec<Arc<Segment>> = inputs.iter().map(|input| Arc::clone(&input.segment)).collect();
     let mut round = Round::new(log, &inputs);
     let copied = round.copy().and_then(|()| round.finish_copy());
     if let Err(error) = copied.and_then(|()| round.commit()) {
@@ -161,13 +202,9 @@ fn candidates(log: &Log) -> Vec<Candidate> {
 /// The inputs of a round: those that pay best; or, if none does, the oldest ones, whose
 /// tombstones can go because nothing older is left.
 fn choose(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
-    let pays = |c: &Candidate| c.gain_bytes * 100 >= c.disk_bytes * GAIN_PERCENT_MIN;
-    let paying = candidates.iter().any(pays);
-    if paying {
-        candidates.retain(pays);
-        candidates.sort_by_key(|c| {
-            c.disk_bytes.saturating_sub(c.gain_bytes) * 1000 / c.disk_bytes.max(1)
-        });
+    if candidates.iter().any(Candidate::pays) {
+        candidates.retain(Candidate::pays);
+        candidates.sort_by_key(|c| c.copy_bytes() * 1000 / c.disk_bytes.max(1));
     } else {
         candidates.sort_by_key(|c| c.segment.seq_min.load(Ordering::Relaxed));
     }
@@ -187,6 +224,7 @@ struct Round<'a> {
     outside: Vec<Arc<Segment>>,
     /// Everything numbered below this was published before the pass began.
     purged_seq: u64,
+    copy_bytes_max: u64,
     writer: Option<CopyWriter>,
     copies: Vec<Copied>,
     moved: Vec<Moved>,
@@ -198,8 +236,9 @@ impl<'a> Round<'a> {
         let mut outside = log.table.all();
         outside.retain(|segment| !is_input(segment));
         let purged_seq = log.next_seq();
+        let copy_bytes_max = log.segment_limit().min(COPY_BYTES_MAX);
         let (writer, copies, moved) = (None, Vec::new(), Vec::new());
-        Round { log, inputs, outside, purged_seq, writer, copies, moved }
+        Round { log, inputs, outside, purged_seq, copy_bytes_max, writer, copies, moved }
     }
 
     /// Steps 1 and 2, up to the last copy.
@@ -256,7 +295,7 @@ impl<'a> Round<'a> {
         record: &Scanned<'_>,
         entry: Option<EntryId>,
     ) -> Result<()> {
-        if self.writer.as_ref().is_some_and(|writer| writer.bytes() >= COPY_BYTES_MAX) {
+        if self.writer.as_ref().is_some_and(|writer| writer.bytes() >= self.copy_bytes_max) {
             self.finish_copy()?;
         }
         let writer = match &mut self.writer {

@@ -298,10 +298,7 @@ fn compact(log: &Log) {
         }
         let at_rest = written_at.elapsed() >= REST_AFTER;
         while futile_at != Some((now, at_rest)) && compaction::is_due(log, at_rest) {
-            let useful = match compaction::run(log, at_rest) {
-                Err(error) if error.is_full() => log.free_reserve(),
-                result => result.unwrap_or(false),
-            };
+            let useful = compaction::run(log, at_rest).unwrap_or(false);
             if !useful {
                 futile_at = Some((now, at_rest));
             }

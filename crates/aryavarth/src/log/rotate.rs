@@ -29,7 +29,6 @@ const STEP_BYTES_MAX: u64 = 128 << 10;
 /// Files are no longer than a slot's offset can name.
 const SEGMENT_FILE_BYTES_MAX: u64 = 4 << 30;
 const RESERVE_BYTES_MIN: u64 = 128 << 10;
-const RESERVE_BYTES_MAX: u64 = 64 << 20;
 /// An active segment smaller than this is left alone at rest.
 const ACTIVE_DEAD_BYTES_MIN: u64 = 1 << 20;
 /// How often a full disk is tried again.
@@ -59,7 +58,7 @@ impl Log {
     }
 
     /// At which size a segment is sealed: a sixteenth of the live data, within the options' limits.
-    fn segment_limit(&self) -> u64 {
+    pub(crate) fn segment_limit(&self) -> u64 {
         let live = self.live_bytes.load(Ordering::Relaxed).max(0) as u64;
         (live / 16).clamp(self.options.segment_bytes_min, self.options.segment_bytes_max)
     }
@@ -329,11 +328,13 @@ impl Log {
         self.dir.join("reserve")
     }
 
-    /// Sees to it that the reserve exists and is large enough.
+    /// Sees to it that the reserve exists and is about as large as a segment, so that on a full
+    /// disk the live part of one can be copied and the whole of it freed; see
+    /// `docs/decisions/0009`.
     fn hold_reserve(&self, growth: &mut Growth) -> Result<bool> {
         let live = self.live_bytes.load(Ordering::Relaxed).max(0) as u64;
-        let bytes = blocks((live / 64).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX));
-        if growth.reserve_bytes >= bytes / 2 {
+        let bytes = blocks((live / 4).min(self.segment_limit()).max(RESERVE_BYTES_MIN));
+        if (bytes / 2..=bytes * 2).contains(&growth.reserve_bytes) {
             return Ok(false);
         }
         self.give_up_reserve(growth);

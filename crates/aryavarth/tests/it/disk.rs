@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aryavarth::fs::{Crash, Fault, SimFs, Site};
+use aryavarth::fs::{Crash, Fault, Fs, OpenHow, SimFs, Site};
 use aryavarth::{Durability, KeyRange, KvStore, KvsError, Options};
 
 fn options(fs: &SimFs) -> Options {
@@ -219,4 +219,64 @@ fn a_store_that_is_full_and_poisoned_says_poisoned() {
     fs.limit_space(u64::MAX);
     assert!(matches!(store.put(b"k", b"v"), Err(KvsError::Poisoned { .. })));
     assert!(matches!(store.compact(), Err(KvsError::Poisoned { .. })));
+}
+
+/// The live part of a segment has to be copied before the whole is freed, and what was freed must
+/// be closed before its space is there: a round over all segments at once found no space for that,
+/// again and again.
+#[test]
+fn a_full_disk_is_compacted_segment_by_segment() {
+    let fs = SimFs::new();
+    let store = open(&fs);
+    while store.step().unwrap() {}
+    fs.limit_space(4 << 20);
+    let mut keys = 0_u32;
+    while store.put(&keys.to_be_bytes(), &[1; 2000]).is_ok() {
+        keys += 1;
+        store.step().unwrap();
+        assert!(keys < 5_000, "the disk never got full");
+    }
+    // Of each segment something is left.
+    for key in (0..keys).filter(|key| key % 2 == 0) {
+        assert!(store.delete(&key.to_be_bytes()).unwrap(), "removal {key} of {keys} was refused");
+    }
+    store.compact().unwrap();
+    while store.step().unwrap() {}
+    assert!(!store.stats().full);
+    for key in 0..keys / 4 {
+        store.put(&key.to_be_bytes(), &[2; 2000]).unwrap();
+        store.step().unwrap();
+    }
+    drop(store);
+    let store = after(&fs, Crash::Nothing);
+    for key in 0..keys {
+        let value = store.read(&key.to_be_bytes()).unwrap();
+        let expected = if key < keys / 4 {
+            Some(vec![2; 2000])
+        } else {
+            (key % 2 == 1).then(|| vec![1; 2000])
+        };
+        assert_eq!(value, expected, "key {key} of {keys}");
+    }
+}
+
+/// Space is bounded by what lives: a store that lost its keys keeps no reserve for them.
+#[test]
+fn the_reserve_shrinks_with_the_store() {
+    let fs = SimFs::new();
+    let reserve_bytes = || {
+        let file = fs.open(Site::VerifyOpen, Path::new("/db/reserve"), OpenHow::Read).unwrap();
+        file.len(Site::VerifyLength).unwrap()
+    };
+    let store = open(&fs);
+    for key in 0..200_u32 {
+        store.put(&key.to_be_bytes(), &vec![1; 50_000]).unwrap();
+        store.step().unwrap();
+    }
+    assert!(reserve_bytes() > 256 << 10, "about as large as a segment");
+    for key in 0..200_u32 {
+        store.delete(&key.to_be_bytes()).unwrap();
+    }
+    while store.step().unwrap() {}
+    assert_eq!(reserve_bytes(), 128 << 10);
 }

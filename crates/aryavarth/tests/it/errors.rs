@@ -184,7 +184,7 @@ fn no_failing_call_loses_or_invents_anything() {
                         tally.injections += 1;
                         match end {
                             Ok(end) => {
-                                *tally.ends.entry(format!("{fault:?}: {end}")).or_default() += 1
+                                *tally.ends.entry(format!("{fault:?}: {end}")).or_default() += 1;
                             }
                             Err(what) => tally.wrong.push(format!("{}: {what}", scene.0)),
                         }

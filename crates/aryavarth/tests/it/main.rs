@@ -30,4 +30,6 @@ mod scripts;
 #[cfg(test)]
 mod sled;
 #[cfg(test)]
+mod small_disk;
+#[cfg(test)]
 mod workload;

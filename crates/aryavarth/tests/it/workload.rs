@@ -253,9 +253,12 @@ fn emptied() -> Vec<Act> {
     acts
 }
 
-/// Compactions that find no space, once while they copy and once at the manifest.
+/// Compactions that find no space: for the copy of a single segment, which takes the reserve, for
+/// the copies of several, and at the manifest.
 fn refused() -> Vec<Act> {
-    let mut acts: Vec<Act> = (0..10).map(|n| set(n, n % 4, 900)).collect();
+    let mut acts = vec![set(1, 1, 500), set(2, 1, 500), Act::Work(9)];
+    acts.extend([Act::NoSpaceAt(Site::CopyWrite), Act::Compact, Act::Work(9)]);
+    acts.extend((0..10).map(|n| set(n, n % 4, 900)));
     acts.extend([Act::NoSpaceAt(Site::CopyWrite), Act::Compact, set(20, 2, 900), Act::Compact]);
     // Nothing is left to seal now, so that the manifest's next edit is the compaction's.
     acts.extend([Act::NoSpaceAt(Site::ManifestWrite), Act::Compact, set(21, 3, 900), remove(1)]);
