@@ -412,7 +412,7 @@ fn what_was_waited_for_is_reached<E: KvsEngine>(engine: &E) {
         let (_, seen) = engine.read(b"k").unwrap();
         assert!(seen <= position);
         assert!(engine.scan(&KeyRange::all(), 10).unwrap().position <= position);
-        let (_, computed) = engine.commit(&[], |_| Ok(())).unwrap();
+        let ((), computed) = engine.commit(&[], |_| Ok(())).unwrap();
         assert!(computed >= position, "a closure may have looked at everything");
         engine.wait(position, Durability::Always).unwrap();
         for level in [Durability::Always, Durability::Interval(5), Durability::Os] {

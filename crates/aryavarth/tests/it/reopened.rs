@@ -87,11 +87,11 @@ impl Life {
 
 impl KvsEngine for Reopened {
     fn name(&self) -> &'static str {
-        self.once(|store| store.name())
+        self.once(KvsEngine::name)
     }
 
     fn durability(&self) -> Durability {
-        self.once(|store| store.durability())
+        self.once(KvsEngine::durability)
     }
 
     fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)> {
@@ -128,10 +128,10 @@ impl KvsEngine for Reopened {
     }
 
     fn compact(&self) -> Result<()> {
-        self.once(|store| store.compact())
+        self.once(KvStore::compact)
     }
 
     fn stats(&self) -> Stats {
-        self.once(|store| store.stats())
+        self.once(KvStore::stats)
     }
 }
