@@ -1,8 +1,9 @@
 //! Data moves between the engines: exported from one, imported into the other, and back, equal to
 //! the byte; and an import that was killed half-way is simply run again.
 //!
-//! `TRANSFER_KEYS` says how many keys (default 3,000). Whatever their number, nobody holds them
-//! all: texts are compared by their digests, and flow from one program to the next through pipes.
+//! `TRANSFER_KEYS` says how many keys (default 20,000, of which a half is more than an import sends
+//! at once). Whatever their number, nobody holds them all: texts are compared by their digests, and
+//! flow from one program to the next through pipes.
 #![expect(clippy::print_stdout, reason = "a long run says what it did")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -11,7 +12,10 @@ use std::hash::Hasher;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Longer than anything here takes, on a machine however busy.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Server {
     child: Child,
@@ -86,9 +90,10 @@ impl Server {
         let mut import = self.start_import();
         let mut half = export.stdout.take().unwrap().take(whole.bytes / 2);
         io::copy(&mut half, import.stdin.as_mut().unwrap()).unwrap();
-        let first = key(0);
+        let (first, began) = (key(0), Instant::now());
         while !self.command("get").arg(&first).output().unwrap().status.success() {
             assert!(import.try_wait().unwrap().is_none(), "the import ended by itself");
+            assert!(began.elapsed() < PATIENCE, "half of the keys are not enough to send");
         }
         import.kill().unwrap();
         import.wait().unwrap();
@@ -154,7 +159,7 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn all_pairs_go_from_one_engine_to_the_other_and_back() {
-    let keys = std::env::var("TRANSFER_KEYS").ok().and_then(|n| n.parse().ok()).unwrap_or(3_000);
+    let keys = std::env::var("TRANSFER_KEYS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
     let dir = tempfile::tempdir().unwrap();
     let start = |name: &str, engine: &str| Server::start(&dir.path().join(name), engine);
     println!("{keys} keys");
