@@ -18,7 +18,7 @@ use crate::client::{Pages, connect};
 use crate::output::{Failure, Output};
 
 /// Pairs of one pipeline, at most.
-const BATCH_PAIRS: usize = 512;
+const BATCH_PAIRS: usize = 4096;
 /// Bytes of one pipeline's pairs at which no further one is added.
 const BATCH_BYTES: usize = 1 << 20;
 /// The longest line: the largest value and key with every byte escaped.

@@ -263,7 +263,9 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             shared.pool.spawn(move || {
                 let Shared { engine, limits, counters, .. } = &*pool_side;
                 let done = execute::run(engine, calls, limits, counters);
-                drop((permit, turn));
+                // Before the answer: once all are answered the server may go, and its engine and
+                // pool must not end here, behind its back.
+                drop((permit, turn, pool_side));
                 // A client that has gone does not want its answers.
                 drop(sender.send(done));
             });

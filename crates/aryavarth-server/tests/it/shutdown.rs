@@ -57,3 +57,22 @@ fn a_call_that_never_returns_does_not_keep_the_server_beyond_its_limit() {
     engine.open_gate();
     server.join();
 }
+
+/// A job on the pool once kept its handle until after its answer was on the way. So a server could
+/// be gone while its directory was still locked, and a program could end in the middle of a close.
+#[test]
+fn when_the_server_has_gone_nobody_holds_its_engine() {
+    for _ in 0..300 {
+        let engine = Obedient::default();
+        let mut server = Server::with(engine.clone(), Limits::default());
+        let mut client = server.client();
+        client.send(get("a"));
+        while server.handle.counters().requests == 0 {
+            std::hint::spin_loop();
+        }
+        server.handle.shutdown();
+        server.join();
+        assert_eq!(engine.handles(), 1, "only the test's own is left");
+        assert_eq!(client.rest(), "{\"Ok\":null}\n");
+    }
+}

@@ -163,6 +163,11 @@ impl Obedient {
         self.change(|control| control.open = true);
     }
 
+    /// How many handles of this engine there are.
+    pub(crate) fn handles(&self) -> usize {
+        Arc::strong_count(&self.control)
+    }
+
     /// Makes durable what has been written.
     pub(crate) fn sync(&self) {
         self.change(|control| control.durable = control.written);

@@ -1,14 +1,20 @@
-//! The contract of `KvsEngine`, told as stories, each on every engine.
+//! The contract of `KvsEngine`, told as stories, each on every engine, and on a store that is
+//! reopened before every call.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::task::{Poll, Waker};
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
 
 use aryavarth::{
     Batch, Durability, KEY_BYTES_MAX, KeyRange, KvStore, KvsEngine, KvsError, MemoryEngine,
 };
+
+use crate::reopened::Reopened;
 
 macro_rules! stories {
     ($($story:ident,)*) => {
@@ -25,6 +31,11 @@ macro_rules! stories {
             })*
         }
 
+        mod reopened {
+            use super::Reopened;
+            $(#[test] fn $story() { super::$story(&Reopened::new()); })*
+        }
+
         #[cfg(feature = "sled")]
         mod sled {
             use aryavarth::SledKvsEngine;
@@ -38,6 +49,7 @@ macro_rules! stories {
 }
 
 stories! {
+    an_engine_says_its_name_and_what_it_waits_for,
     a_value_is_there_until_it_is_overwritten_or_removed,
     removing_what_is_not_there_is_an_error_and_changes_nothing,
     keys_and_values_may_be_empty,
@@ -56,6 +68,7 @@ stories! {
     clones_are_handles_of_one_store,
     stats_count_the_keys,
     what_was_waited_for_is_reached,
+    a_task_is_woken_when_its_position_is_reached,
     compaction_changes_nothing_that_can_be_read,
 }
 
@@ -95,6 +108,12 @@ fn keys<E: KvsEngine>(engine: &E, range: &KeyRange, limit: usize) -> Vec<Vec<u8>
 
 fn all_keys<E: KvsEngine>(engine: &E) -> Vec<Vec<u8>> {
     keys(engine, &KeyRange::all(), 1000)
+}
+
+fn an_engine_says_its_name_and_what_it_waits_for<E: KvsEngine>(engine: &E) {
+    assert!(["kvs", "memory", "sled"].contains(&engine.name()), "{}", engine.name());
+    assert_eq!(engine.clone().name(), engine.name());
+    assert_eq!(engine.durability(), Durability::Always, "the default promises the most");
 }
 
 fn a_value_is_there_until_it_is_overwritten_or_removed<E: KvsEngine>(engine: &E) {
@@ -392,6 +411,9 @@ fn what_was_waited_for_is_reached<E: KvsEngine>(engine: &E) {
         before = Some(position);
         let (_, seen) = engine.read(b"k").unwrap();
         assert!(seen <= position);
+        assert!(engine.scan(&KeyRange::all(), 10).unwrap().position <= position);
+        let ((), computed) = engine.commit(&[], |_| Ok(())).unwrap();
+        assert!(computed >= position, "a closure may have looked at everything");
         engine.wait(position, Durability::Always).unwrap();
         for level in [Durability::Always, Durability::Interval(5), Durability::Os] {
             engine.wait(position, level).unwrap();
@@ -399,6 +421,36 @@ fn what_was_waited_for_is_reached<E: KvsEngine>(engine: &E) {
             assert!(matches!(reached, Poll::Ready(Ok(()))));
         }
     }
+}
+
+/// Wakes a thread that waits as a task would.
+struct Unpark(Thread, AtomicBool);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.1.store(true, Ordering::Release);
+        self.0.unpark();
+    }
+}
+
+fn a_task_is_woken_when_its_position_is_reached<E: KvsEngine>(engine: &E) {
+    for level in [Durability::Always, Durability::Interval(5), Durability::Os] {
+        for n in 0..10 {
+            let (_, position) = engine.write(Batch::new().set("k", n.to_string())).unwrap();
+            loop {
+                let task = Arc::new(Unpark(thread::current(), AtomicBool::new(false)));
+                match engine.on_reached(position, level, &Waker::from(Arc::clone(&task))) {
+                    Poll::Ready(reached) => break reached.unwrap(),
+                    Poll::Pending => {
+                        while !task.1.load(Ordering::Acquire) {
+                            thread::park_timeout(Duration::from_secs(60));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(read(engine, b"k").unwrap(), b"9");
 }
 
 fn compaction_changes_nothing_that_can_be_read<E: KvsEngine>(engine: &E) {

@@ -23,6 +23,8 @@ mod read_now;
 #[cfg(test)]
 mod regressions;
 #[cfg(test)]
+mod reopened;
+#[cfg(test)]
 mod runner;
 #[cfg(test)]
 mod scripts;

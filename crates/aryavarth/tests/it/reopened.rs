@@ -1,0 +1,137 @@
+//! A store that is closed and opened again before every call, as an engine for the contract.
+//!
+//! What the contract promises must not depend on how long a store has been open. So each call of
+//! the trait finds a store that has just been recovered: every second time after a clean close,
+//! the other times from what a killed process leaves, which is everything that it wrote and no
+//! word that it ended. Background work is done by explicit steps before every third end.
+//!
+//! The files are simulated, because the stories make thousands of calls. Calls exclude each other,
+//! so that nobody is inside when the store goes away.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+
+use aryavarth::fs::{Crash, SimFs};
+use aryavarth::{
+    Batch, Durability, KeyRange, KvStore, KvsEngine, Options, Page, Position, Result, Stats,
+    Transaction,
+};
+
+use crate::runner::{DIR, options};
+
+/// Steps of background work before an end, at most.
+const STEPS_MAX: usize = 8;
+
+/// Each life that writes leaves a segment of its own, far too small for compaction to begin by
+/// itself. So every so many lives it is asked for.
+const COMPACT_EVERY: u64 = 17;
+
+/// `KvStore` with a reopen before every call. Clones are handles of one store.
+#[derive(Clone)]
+pub(crate) struct Reopened(Arc<Mutex<Life>>);
+
+struct Life {
+    fs: SimFs,
+    /// There whenever nobody reopens it.
+    store: Option<KvStore>,
+    opens: u64,
+}
+
+impl Reopened {
+    pub(crate) fn new() -> Reopened {
+        let (fs, opens) = (SimFs::new(), 0);
+        let mut life = Life { fs, store: None, opens };
+        life.open();
+        Reopened(Arc::new(Mutex::new(life)))
+    }
+
+    /// Reopens the store for one call.
+    fn once<R>(&self, call: impl FnOnce(&KvStore) -> R) -> R {
+        // A closure that panics is one of the stories.
+        let mut life = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        life.end();
+        call(life.open())
+    }
+}
+
+impl Life {
+    fn open(&mut self) -> &KvStore {
+        self.opens += 1;
+        let options = Options { seed: self.opens, ..options(&self.fs) };
+        let store = KvStore::open_with(Path::new(DIR), options).unwrap();
+        assert_eq!(store.recovery().clean, !self.opens.is_multiple_of(2));
+        self.store.insert(store)
+    }
+
+    fn end(&mut self) {
+        let store = self.store.take().unwrap();
+        // Not before every end: the first step is a sync, and a killed store may lack one.
+        let steps = if self.opens.is_multiple_of(3) { STEPS_MAX } else { 0 };
+        for _ in 0..steps {
+            if !store.step().unwrap() {
+                break;
+            }
+        }
+        if self.opens.is_multiple_of(COMPACT_EVERY) {
+            store.compact().unwrap();
+        }
+        if self.opens.is_multiple_of(2) {
+            store.close().unwrap();
+        } else {
+            // The store itself ends on a disk that nobody sees any more.
+            self.fs = self.fs.crash(Crash::Everything);
+        }
+    }
+}
+
+impl KvsEngine for Reopened {
+    fn name(&self) -> &'static str {
+        self.once(KvsEngine::name)
+    }
+
+    fn durability(&self) -> Durability {
+        self.once(KvsEngine::durability)
+    }
+
+    fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)> {
+        self.once(|store| KvsEngine::read(store, key))
+    }
+
+    fn read_now(&self, key: &[u8]) -> Result<Option<(Option<Vec<u8>>, Position)>> {
+        self.once(|store| store.read_now(key))
+    }
+
+    fn write(&self, batch: Batch) -> Result<(u64, Position)> {
+        self.once(|store| KvsEngine::write(store, batch))
+    }
+
+    fn commit<R>(
+        &self,
+        keys: &[&[u8]],
+        body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
+    ) -> Result<(R, Position)> {
+        self.once(|store| KvsEngine::commit(store, keys, body))
+    }
+
+    fn scan(&self, range: &KeyRange, limit: usize) -> Result<Page> {
+        self.once(|store| KvsEngine::scan(store, range, limit))
+    }
+
+    fn wait(&self, position: Position, level: Durability) -> Result<()> {
+        self.once(|store| store.wait(position, level))
+    }
+
+    fn on_reached(&self, position: Position, level: Durability, waker: &Waker) -> Poll<Result<()>> {
+        // What an earlier life wrote was made durable when this one began, so none is pending.
+        self.once(|store| store.on_reached(position, level, waker))
+    }
+
+    fn compact(&self) -> Result<()> {
+        self.once(KvStore::compact)
+    }
+
+    fn stats(&self) -> Stats {
+        self.once(KvStore::stats)
+    }
+}
