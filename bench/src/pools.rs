@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use aryavarth::{KvStore, KvsEngine};
+use aryavarth::{KvStore, KvsEngine, SledKvsEngine};
 use aryavarth_server::{
     KvServer, NaiveThreadPool, RayonThreadPool, ServerHandle, SharedQueueThreadPool, ThreadPool,
 };
@@ -22,14 +22,14 @@ use crate::disk::drop_pages;
 use crate::engines::load_all;
 use crate::figure::{Figure, as_f64, per_second, print_machine};
 use crate::nothing::Nothing;
-use crate::peers::{Peer, kvs};
+use crate::peers::{kvs, sled};
 use crate::slice::turn;
 use crate::wire::{Connection, raise_open_files};
 use crate::{BoxError, Outcome, progress};
 
 /// The first is the one that others are put beside.
 const POOLS: [&str; 3] = ["shared-queue", "rayon", "naive"];
-const STORES: [&str; 2] = ["kvs hot", "kvs cold"];
+const STORES: [&str; 3] = ["kvs hot", "kvs cold", "sled"];
 const DO_NOTHING: &str = "do-nothing server";
 /// Threads of clients, which share the connections.
 const CLIENT_THREADS: usize = 2;
@@ -67,10 +67,16 @@ pub(crate) fn run(args: &mut Args) -> Outcome {
     for name in stores {
         let dir = tempfile::tempdir_in(&dir)?;
         progress(&format!("loading {name}"));
+        if name == "sled" {
+            let store = SledKvsEngine::new(dir.path())?;
+            load_all(&sled::of(store.clone()), plan.keys, &plan.values)?;
+            store.flush()?;
+            plan.compare(name, &store, &pools, &connections, value_bytes, || Ok(()))?;
+            continue;
+        }
         let store = KvStore::open(dir.path())?;
-        let peer = kvs::of(store.clone());
-        load_all(&peer, plan.keys, &plan.values)?;
-        peer.sync()?;
+        load_all(&kvs::of(store.clone()), plan.keys, &plan.values)?;
+        store.flush()?;
         let before_slice = || if name == "kvs cold" { drop_pages(dir.path()) } else { Ok(()) };
         plan.compare(name, &store, &pools, &connections, value_bytes, before_slice)?;
     }
