@@ -8,7 +8,6 @@
 mod args;
 mod data;
 mod disk;
-mod durable;
 mod engines;
 mod figure;
 mod group;
@@ -18,7 +17,6 @@ mod nothing;
 mod peers;
 mod pools;
 mod report;
-mod sled;
 mod slice;
 mod space;
 mod wire;
@@ -41,12 +39,8 @@ usage: aryavarth-bench COMMAND [OPTIONS]
       the server's thread pools beside each other, over stores in memory and on the disk
   report [--in FILE] [--out FILE]
       draws the lines of other commands (default: standard input) into one page of charts
-  durable [--seconds N] [--rounds N] [--dir DIR]
-      durable sets with 1 and with 64 threads, beside a bare loop of append and sync
   idle --addr ADDR [--connections N] [--busy N] [--seconds N] [--rounds N]
       the rate of busy connections to a running server, with and without idle ones beside them
-  sled [--seconds N] [--rounds N] [--dir DIR]
-      durable sets of SledKvsEngine with 1 and with 64 threads, beside sled's own flush
   space [--keys N] [--dir DIR]
       what a store takes on the disk at rest, after four histories; exits with 1 if over its bound
 
@@ -73,10 +67,8 @@ fn main() -> ExitCode {
 fn run() -> Outcome {
     let mut args = Args::parse(std::env::args().skip(1))?;
     match args.command.as_str() {
-        "durable" => durable::run(&mut args),
         "engines" => engines::run(&mut args),
         "idle" => idle::run(&mut args),
-        "sled" => sled::run(&mut args),
         "pools" => pools::run(&mut args),
         "report" => report::run(&mut args),
         "space" => space::run(&mut args),
