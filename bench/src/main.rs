@@ -6,6 +6,7 @@
 //! output, progress to standard error.
 
 mod args;
+mod clients;
 mod data;
 mod disk;
 mod engines;
@@ -17,6 +18,8 @@ mod nothing;
 mod peers;
 mod pools;
 mod report;
+mod serve;
+mod server;
 mod slice;
 mod space;
 mod wire;
@@ -37,6 +40,9 @@ usage: aryavarth-bench COMMAND [OPTIONS]
   pools [--keys N] [--value-bytes N] [--seconds N] [--rounds N] [--threads N] [--sets PERCENT]
         [--connections N,...] [--stores NAME,...] [--pools NAME,...] [--dir DIR]
       the server's thread pools beside each other, over stores in memory and on the disk
+  server [--keys N] [--value-bytes N] [--seconds N] [--rounds N] [--threads N]
+         [--connections N] [--pipelines N,...] [--dir DIR]
+      the server over loopback, gets and sets at several depths of pipelines
   report [--in FILE] [--out FILE]
       draws the lines of other commands (default: standard input) into one page of charts
   idle --addr ADDR [--connections N] [--busy N] [--seconds N] [--rounds N]
@@ -71,9 +77,11 @@ fn run() -> Outcome {
         "idle" => idle::run(&mut args),
         "pools" => pools::run(&mut args),
         "report" => report::run(&mut args),
+        "server" => server::run(&mut args),
         "space" => space::run(&mut args),
-        // What `engines` starts for each system, so that its memory is not mixed with others'.
+        // What `engines` and `server` start for each system, in a process of its own.
         "memory" => memory::run(&mut args),
+        "serve" => serve::run(&mut args),
         _ => Err(USAGE.into()),
     }
 }

@@ -17,14 +17,14 @@ use aryavarth_server::{
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::args::{Args, chosen};
-use crate::data::{Rng, Values, key};
+use crate::data::{Rng, Values};
 use crate::disk::drop_pages;
 use crate::engines::load_all;
 use crate::figure::{Figure, as_f64, per_second, print_machine};
 use crate::nothing::Nothing;
-use crate::peers::{kvs, sled};
+use crate::peers::{Peer, kvs, sled};
 use crate::slice::turn;
-use crate::wire::{Connection, raise_open_files};
+use crate::wire::{Connection, Requests, found, raise_open_files};
 use crate::{BoxError, Outcome, progress};
 
 /// The first is the one that others are put beside.
@@ -36,13 +36,10 @@ const CLIENT_THREADS: usize = 2;
 
 /// What is measured.
 struct Plan {
-    keys: u64,
+    requests: Requests,
     time: Duration,
     rounds: usize,
     threads: u32,
-    /// Sets in a hundred requests; the others are gets.
-    sets: u64,
-    values: Values,
 }
 
 pub(crate) fn run(args: &mut Args) -> Outcome {
@@ -62,20 +59,21 @@ pub(crate) fn run(args: &mut Args) -> Outcome {
 
     raise_open_files()?;
     print_machine()?;
-    let values = Values::new(value_bytes);
-    let plan = Plan { keys, time, rounds, threads, sets, values };
+    let requests = Requests { keys, sets, values: Values::new(value_bytes) };
+    let plan = Plan { requests, time, rounds, threads };
+    let load = |peer: &dyn Peer| load_all(peer, keys, &plan.requests.values);
     for name in stores {
         let dir = tempfile::tempdir_in(&dir)?;
         progress(&format!("loading {name}"));
         if name == "sled" {
             let store = SledKvsEngine::new(dir.path())?;
-            load_all(&sled::of(store.clone()), plan.keys, &plan.values)?;
+            load(&sled::of(store.clone()))?;
             store.flush()?;
             plan.compare(name, &store, &pools, &connections, value_bytes, || Ok(()))?;
             continue;
         }
         let store = KvStore::open(dir.path())?;
-        load_all(&kvs::of(store.clone()), plan.keys, &plan.values)?;
+        load(&kvs::of(store.clone()))?;
         store.flush()?;
         let before_slice = || if name == "kvs cold" { drop_pages(dir.path()) } else { Ok(()) };
         plan.compare(name, &store, &pools, &connections, value_bytes, before_slice)?;
@@ -102,13 +100,13 @@ impl Plan {
         value_bytes: usize,
         before_slice: impl Fn() -> io::Result<()>,
     ) -> Result<(), BoxError> {
-        let nothing = Nothing::start(value_bytes)?;
+        let nothing = Nothing::start(found(value_bytes))?;
         let started = pools.iter().map(|pool| start(pool, engine.clone(), self.threads));
         let servers = started.collect::<Result<Vec<_>, _>>()?;
         let mut systems = vec![(DO_NOTHING, nothing.addr)];
         systems.extend(pools.iter().copied().zip(servers.iter().map(|server| server.addr)));
         for connections in connections {
-            let sets = self.sets;
+            let sets = self.requests.sets;
             let name = format!("{store}, {sets} % durable sets, connections: {connections}");
             let mut runs = vec![Vec::new(); systems.len()];
             for round in 0..=self.rounds {
@@ -144,10 +142,13 @@ impl Plan {
         let work = |mut connections: Vec<Connection>, seed| -> io::Result<(u64, Duration)> {
             let cpu_start = cpu_time(ClockId::ThreadCPUTime);
             let mut rng = Rng::new(seed);
+            let mut request = Vec::new();
             let mut count = 0;
             while start.elapsed() < self.time {
                 for connection in &mut connections {
-                    connection.send(&self.request(&mut rng))?;
+                    request.clear();
+                    self.requests.add(&mut rng, &mut request);
+                    connection.send(&request)?;
                 }
                 for connection in &mut connections {
                     connection.receive()?;
@@ -169,16 +170,6 @@ impl Plan {
         let clients_cpu = done.iter().map(|(_, cpu)| cpu).sum();
         let server_us = cpu.saturating_sub(clients_cpu).as_secs_f64() * 1e6 / as_f64(count);
         Ok(Rate { per_second: per_second(count, elapsed), server_us })
-    }
-
-    fn request(&self, rng: &mut Rng) -> String {
-        let key = key(rng.below(self.keys));
-        let key = String::from_utf8_lossy(&key);
-        if rng.below(100) >= self.sets {
-            return format!("{{\"Get\":{{\"key\":\"{key}\"}}}}");
-        }
-        let value = String::from_utf8_lossy(self.values.any(rng));
-        format!("{{\"Set\":{{\"key\":\"{key}\",\"value\":\"{value}\"}}}}")
     }
 }
 
