@@ -24,9 +24,9 @@ const RECORD: u8 = 1;
 ///
 /// What matters is that a sync finds nothing but data to write. On ext4 that is so if the file has
 /// its blocks and its length already: then append and sync took as long as overwriting the same
-/// place again and again (within 5 %, and no matter in which steps of 128 KiB to 64 MiB), as did a
-/// file filled with zeros before. An append that changes the length took 1.5 times as long, and so
-/// did blocks allocated beyond the end. The step is small so that no round waits for a large one.
+/// place again and again (within 5 %, in whatever steps of 128 KiB to 64 MiB). A file filled with
+/// zeros before was no faster. An append that changes the length took 1.5 times as long, and so did
+/// blocks allocated beyond the end. The step is small so that no round waits for a large one.
 const AHEAD_BYTES: u64 = 1 << 20;
 /// So many maps that threads rarely meet at one.
 const SHARDS: usize = 64;
