@@ -17,6 +17,11 @@ pub(crate) fn allocated_bytes(dir: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
+/// Writes the files of a directory to the disk, whoever wrote into them.
+pub(crate) fn sync_files(dir: &Path) -> io::Result<()> {
+    each_file(dir, &mut |path| File::open(path)?.sync_data())
+}
+
 /// Writes the files of a directory to the disk and takes their pages out of the page cache, so
 /// that the next read of each has to wait for the disk.
 pub(crate) fn drop_pages(dir: &Path) -> io::Result<()> {

@@ -13,8 +13,8 @@ use crate::figure::{Figure, per_second, print_machine};
 use crate::wire::{Connection, raise_open_files};
 use crate::{BoxError, Outcome, progress};
 
-const SET: &str = "{\"Set\":{\"key\":\"aryavarth-bench\",\"value\":\"v\"}}";
-const GET: &str = "{\"Get\":{\"key\":\"aryavarth-bench\"}}";
+const SET: &[u8] = b"{\"Set\":{\"key\":\"aryavarth-bench\",\"value\":\"v\"}}\n";
+const GET: &[u8] = b"{\"Get\":{\"key\":\"aryavarth-bench\"}}\n";
 
 pub(crate) fn run(args: &mut Args) -> Outcome {
     let addr: String = args.take("addr", String::new())?;

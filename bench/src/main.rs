@@ -6,9 +6,9 @@
 //! output, progress to standard error.
 
 mod args;
+mod clients;
 mod data;
 mod disk;
-mod durable;
 mod engines;
 mod figure;
 mod group;
@@ -18,7 +18,8 @@ mod nothing;
 mod peers;
 mod pools;
 mod report;
-mod sled;
+mod serve;
+mod server;
 mod slice;
 mod space;
 mod wire;
@@ -39,14 +40,13 @@ usage: aryavarth-bench COMMAND [OPTIONS]
   pools [--keys N] [--value-bytes N] [--seconds N] [--rounds N] [--threads N] [--sets PERCENT]
         [--connections N,...] [--stores NAME,...] [--pools NAME,...] [--dir DIR]
       the server's thread pools beside each other, over stores in memory and on the disk
+  server [--keys N] [--value-bytes N] [--seconds N] [--rounds N] [--threads N]
+         [--connections N] [--pipelines N,...] [--dir DIR]
+      the server over loopback, gets and sets at several depths of pipelines
   report [--in FILE] [--out FILE]
       draws the lines of other commands (default: standard input) into one page of charts
-  durable [--seconds N] [--rounds N] [--dir DIR]
-      durable sets with 1 and with 64 threads, beside a bare loop of append and sync
   idle --addr ADDR [--connections N] [--busy N] [--seconds N] [--rounds N]
       the rate of busy connections to a running server, with and without idle ones beside them
-  sled [--seconds N] [--rounds N] [--dir DIR]
-      durable sets of SledKvsEngine with 1 and with 64 threads, beside sled's own flush
   space [--keys N] [--dir DIR]
       what a store takes on the disk at rest, after four histories; exits with 1 if over its bound
 
@@ -73,15 +73,15 @@ fn main() -> ExitCode {
 fn run() -> Outcome {
     let mut args = Args::parse(std::env::args().skip(1))?;
     match args.command.as_str() {
-        "durable" => durable::run(&mut args),
         "engines" => engines::run(&mut args),
         "idle" => idle::run(&mut args),
-        "sled" => sled::run(&mut args),
         "pools" => pools::run(&mut args),
         "report" => report::run(&mut args),
+        "server" => server::run(&mut args),
         "space" => space::run(&mut args),
-        // What `engines` starts for each system, so that its memory is not mixed with others'.
+        // What `engines` and `server` start for each system, in a process of its own.
         "memory" => memory::run(&mut args),
+        "serve" => serve::run(&mut args),
         _ => Err(USAGE.into()),
     }
 }

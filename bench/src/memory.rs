@@ -61,10 +61,15 @@ pub(crate) fn run(args: &mut Args) -> Outcome {
 
 /// The resident memory of this process that is no file's.
 fn anonymous_bytes() -> Result<u64, BoxError> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).ok_or("no RssAnon")?;
-    Ok(kib.trim().parse::<u64>()? * 1024)
+    status_bytes("self", "RssAnon:")
+}
+
+/// A field of what the system says of a process, in bytes.
+pub(crate) fn status_bytes(process: &str, field: &str) -> Result<u64, BoxError> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    Ok(kib.ok_or_else(|| format!("no {field} of {process}"))?.trim().parse::<u64>()? * 1024)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A server that reads lines and answers each with the same value: what any server must do.
+//! A server that reads lines and answers each with the same line: what any server must do.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -18,13 +18,12 @@ pub(crate) struct Nothing {
 }
 
 impl Nothing {
-    /// A server whose every reply is a value of that many bytes.
-    pub(crate) fn start(value_bytes: usize) -> io::Result<Nothing> {
+    /// A server whose every reply is that line.
+    pub(crate) fn start(reply: String) -> io::Result<Nothing> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
         let runtime = Builder::new_multi_thread().worker_threads(THREADS).enable_io().build()?;
-        let reply = format!("{{\"Ok\":\"{}\"}}\n", "v".repeat(value_bytes));
         runtime.spawn(async move {
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
             while let Ok((stream, _)) = listener.accept().await {

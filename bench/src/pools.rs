@@ -10,39 +10,36 @@ use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use aryavarth::{KvStore, KvsEngine};
+use aryavarth::{KvStore, KvsEngine, SledKvsEngine};
 use aryavarth_server::{
     KvServer, NaiveThreadPool, RayonThreadPool, ServerHandle, SharedQueueThreadPool, ThreadPool,
 };
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::args::{Args, chosen};
-use crate::data::{Rng, Values, key};
+use crate::data::{Rng, Values};
 use crate::disk::drop_pages;
 use crate::engines::load_all;
 use crate::figure::{Figure, as_f64, per_second, print_machine};
 use crate::nothing::Nothing;
-use crate::peers::{Peer, kvs};
+use crate::peers::{Peer, kvs, sled};
 use crate::slice::turn;
-use crate::wire::{Connection, raise_open_files};
+use crate::wire::{Connection, Requests, found, raise_open_files};
 use crate::{BoxError, Outcome, progress};
 
 /// The first is the one that others are put beside.
 const POOLS: [&str; 3] = ["shared-queue", "rayon", "naive"];
-const STORES: [&str; 2] = ["kvs hot", "kvs cold"];
+const STORES: [&str; 3] = ["kvs hot", "kvs cold", "sled"];
 const DO_NOTHING: &str = "do-nothing server";
 /// Threads of clients, which share the connections.
 const CLIENT_THREADS: usize = 2;
 
 /// What is measured.
 struct Plan {
-    keys: u64,
+    requests: Requests,
     time: Duration,
     rounds: usize,
     threads: u32,
-    /// Sets in a hundred requests; the others are gets.
-    sets: u64,
-    values: Values,
 }
 
 pub(crate) fn run(args: &mut Args) -> Outcome {
@@ -62,15 +59,22 @@ pub(crate) fn run(args: &mut Args) -> Outcome {
 
     raise_open_files()?;
     print_machine()?;
-    let values = Values::new(value_bytes);
-    let plan = Plan { keys, time, rounds, threads, sets, values };
+    let requests = Requests { keys, sets, values: Values::new(value_bytes) };
+    let plan = Plan { requests, time, rounds, threads };
+    let load = |peer: &dyn Peer| load_all(peer, keys, &plan.requests.values);
     for name in stores {
         let dir = tempfile::tempdir_in(&dir)?;
         progress(&format!("loading {name}"));
+        if name == "sled" {
+            let store = SledKvsEngine::new(dir.path())?;
+            load(&sled::of(store.clone()))?;
+            store.flush()?;
+            plan.compare(name, &store, &pools, &connections, value_bytes, || Ok(()))?;
+            continue;
+        }
         let store = KvStore::open(dir.path())?;
-        let peer = kvs::of(store.clone());
-        load_all(&peer, plan.keys, &plan.values)?;
-        peer.sync()?;
+        load(&kvs::of(store.clone()))?;
+        store.flush()?;
         let before_slice = || if name == "kvs cold" { drop_pages(dir.path()) } else { Ok(()) };
         plan.compare(name, &store, &pools, &connections, value_bytes, before_slice)?;
     }
@@ -96,13 +100,13 @@ impl Plan {
         value_bytes: usize,
         before_slice: impl Fn() -> io::Result<()>,
     ) -> Result<(), BoxError> {
-        let nothing = Nothing::start(value_bytes)?;
+        let nothing = Nothing::start(found(value_bytes))?;
         let started = pools.iter().map(|pool| start(pool, engine.clone(), self.threads));
         let servers = started.collect::<Result<Vec<_>, _>>()?;
         let mut systems = vec![(DO_NOTHING, nothing.addr)];
         systems.extend(pools.iter().copied().zip(servers.iter().map(|server| server.addr)));
         for connections in connections {
-            let sets = self.sets;
+            let sets = self.requests.sets;
             let name = format!("{store}, {sets} % durable sets, connections: {connections}");
             let mut runs = vec![Vec::new(); systems.len()];
             for round in 0..=self.rounds {
@@ -138,10 +142,13 @@ impl Plan {
         let work = |mut connections: Vec<Connection>, seed| -> io::Result<(u64, Duration)> {
             let cpu_start = cpu_time(ClockId::ThreadCPUTime);
             let mut rng = Rng::new(seed);
+            let mut request = Vec::new();
             let mut count = 0;
             while start.elapsed() < self.time {
                 for connection in &mut connections {
-                    connection.send(&self.request(&mut rng))?;
+                    request.clear();
+                    self.requests.add(&mut rng, &mut request);
+                    connection.send(&request)?;
                 }
                 for connection in &mut connections {
                     connection.receive()?;
@@ -163,16 +170,6 @@ impl Plan {
         let clients_cpu = done.iter().map(|(_, cpu)| cpu).sum();
         let server_us = cpu.saturating_sub(clients_cpu).as_secs_f64() * 1e6 / as_f64(count);
         Ok(Rate { per_second: per_second(count, elapsed), server_us })
-    }
-
-    fn request(&self, rng: &mut Rng) -> String {
-        let key = key(rng.below(self.keys));
-        let key = String::from_utf8_lossy(&key);
-        if rng.below(100) >= self.sets {
-            return format!("{{\"Get\":{{\"key\":\"{key}\"}}}}");
-        }
-        let value = String::from_utf8_lossy(self.values.any(rng));
-        format!("{{\"Set\":{{\"key\":\"{key}\",\"value\":\"{value}\"}}}}")
     }
 }
 

@@ -16,23 +16,26 @@ use crate::{BoxError, Outcome, progress};
 
 const STYLE: &str = include_str!("report.css");
 const OURS: &str = "aryavarth";
+/// The bar of a limit that is a number and no system.
+const LIMIT: &str = "limit";
 /// Systems that do only the unavoidable.
-const LIMITS: [&str; 2] = ["bare loop", "do-nothing server"];
+const LIMITS: [&str; 3] = ["bare loop", "do-nothing server", LIMIT];
 
 const LABEL_WIDTH: f64 = 170.0;
 const BAR_WIDTH: f64 = 360.0;
-const VALUE_WIDTH: f64 = 210.0;
+const VALUE_WIDTH: f64 = 250.0;
 const ROW_HEIGHT: f64 = 26.0;
 const BAR_HEIGHT: f64 = 16.0;
 
 /// A line of another command, as it is read back.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Bar {
     system: String,
     value: f64,
     runs: Vec<f64>,
     peer: Option<String>,
     ratio: Option<f64>,
+    limit: Option<f64>,
 }
 
 /// The bars of one figure.
@@ -41,6 +44,8 @@ struct Chart {
     figure: String,
     unit: String,
     bars: Vec<Bar>,
+    /// The number of the run that it is of.
+    run: usize,
 }
 
 /// Everything that a page shows.
@@ -66,6 +71,7 @@ pub(crate) fn run(args: &mut Args) -> Outcome {
 impl Page {
     fn read(lines: &str) -> Result<Page, BoxError> {
         let mut page = Page::default();
+        let mut run = 0;
         let mut places = BTreeMap::new();
         for (number, line) in lines.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
             let wrong = |what: &str| format!("line {}: {what}", number + 1);
@@ -73,6 +79,7 @@ impl Page {
                 serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
             if let Some(machine) = line.get("machine") {
                 page.add_machine(machine);
+                run += 1;
                 continue;
             }
             let figure = line["figure"].as_str().ok_or_else(|| wrong("no figure"))?;
@@ -80,13 +87,16 @@ impl Page {
             let place = *places.entry(figure.to_owned()).or_insert(page.charts.len());
             if place == page.charts.len() {
                 let unit = line["unit"].as_str().unwrap_or_default().to_owned();
-                page.charts.push(Chart { figure: figure.to_owned(), unit, bars: Vec::new() });
+                page.charts.push(Chart { figure: figure.to_owned(), unit, bars: Vec::new(), run });
             }
-            // A later run of the same figure takes the place of an earlier one.
-            let bars = &mut page.charts[place].bars;
-            bars.retain(|earlier| earlier.system != bar.system);
-            bars.push(bar);
+            let chart = &mut page.charts[place];
+            // A later run takes the place of an earlier one: side by side they would say nothing.
+            if chart.run != run {
+                (chart.run, chart.bars) = (run, Vec::new());
+            }
+            chart.bars.push(bar);
         }
+        page.charts.iter_mut().for_each(Chart::add_limit);
         Ok(page)
     }
 
@@ -106,8 +116,8 @@ impl Page {
              <title>Aryavarth, measured</title>\n<style>\n{STYLE}</style>\n\
              <h1>Aryavarth, measured</h1>\n<p>{}</p>\n\
              <p>A bar is the median of the rounds; the thin line spans the slowest and the fastest \
-             round. All systems of a chart ran in turns. Hatched is the limit: a loop that does only \
-             the unavoidable. Ratios are medians over the rounds.</p>\n<main>\n",
+             round. All systems of a chart ran in turns. Hatched is the limit: what only does the \
+             unavoidable, or must not be exceeded. Ratios are medians over the rounds.</p>\n<main>\n",
             escape(&self.machines.join("; ")),
         );
         for chart in &self.charts {
@@ -127,6 +137,7 @@ impl Bar {
             runs: runs.filter_map(Value::as_f64).collect(),
             peer: line["peer"].as_str().map(str::to_owned),
             ratio: line["ratio"].as_f64(),
+            limit: line["limit"].as_f64(),
         })
     }
 
@@ -141,6 +152,24 @@ impl Bar {
 }
 
 impl Chart {
+    /// A bar for a limit that none of the systems stands for.
+    fn add_limit(&mut self) {
+        let limit = self.bars.iter().find_map(|bar| bar.limit);
+        if let Some(value) = limit.filter(|_| !self.bars.iter().any(Bar::is_limit)) {
+            self.bars.push(Bar { system: LIMIT.to_owned(), value, ..Bar::default() });
+        }
+    }
+
+    /// The value of the longest bar. A limit that is far away would make all others small; it is
+    /// cut instead.
+    fn full(&self) -> f64 {
+        let (limits, compared): (Vec<_>, Vec<_>) = self.bars.iter().partition(|bar| bar.is_limit());
+        let highest = |bars: &[&Bar]| bars.iter().map(|bar| bar.range().1).fold(0.0, f64::max);
+        let (limit, full) = (highest(&limits), highest(&compared));
+        let full = if limit <= 2.0 * full { full.max(limit) } else { full };
+        if full > 0.0 { full } else { 1.0 }
+    }
+
     fn more_is_better(&self) -> bool {
         self.unit == "1/s"
     }
@@ -158,10 +187,7 @@ impl Chart {
 
     fn svg(&self) -> String {
         let bars = self.sorted();
-        // A limit that is far away would make everything else small; it is cut instead.
-        let compared = bars.iter().filter(|bar| !bar.is_limit());
-        let full = compared.map(|bar| bar.range().1).fold(0.0, f64::max);
-        let full = if full > 0.0 { full } else { 1.0 };
+        let full = self.full();
         let (width, mut y) = (LABEL_WIDTH + BAR_WIDTH + VALUE_WIDTH, 0.0);
         let mut rows = String::new();
         for bar in &bars {
@@ -284,6 +310,25 @@ mod tests {
         let page = Page::read(&format!("{LINES}{again}")).unwrap();
         assert_eq!(page.charts[0].bars.len(), 3);
         assert!(page.html().contains("175 /s"));
+    }
+
+    #[test]
+    fn a_later_run_of_fewer_systems_stands_alone() {
+        let (machine, lines) = LINES.split_once('\n').unwrap();
+        let again = lines.lines().find(|line| line.contains("fjall\",\"value")).unwrap();
+        let page = Page::read(&format!("{LINES}{machine}\n{again}")).unwrap();
+        let systems: Vec<_> = page.charts[0].bars.iter().map(|bar| bar.system.as_str()).collect();
+        assert_eq!(systems, ["fjall", LIMIT]);
+        assert_eq!(page.charts[1].bars.len(), 1);
+    }
+
+    #[test]
+    fn a_near_limit_is_shown_whole_and_a_far_one_is_cut() {
+        let page = Page::read(LINES).unwrap();
+        assert!(page.charts[0].svg().contains("900 /s \u{2192}"));
+        let near = LINES.replace("\"value\":900", "\"value\":500").replace("[900]", "[500]");
+        let svg = Page::read(&near).unwrap().charts[0].svg();
+        assert!(svg.contains("500 /s") && !svg.contains('\u{2192}'), "{svg}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod redb;
 #[cfg(feature = "rocksdb")]
 mod rocksdb;
 mod seed;
-mod sled;
+pub(crate) mod sled;
 
 use std::path::Path;
 

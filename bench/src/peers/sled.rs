@@ -1,33 +1,23 @@
 //! sled 0.34, whose `flush` starts the writing and does not wait for the device.
 //!
-//! So there are two of it: with `flush` alone, which acknowledges before the data is safe, and with
-//! a sync of its file on top, which callers share.
+//! So there are two of it: with `flush` alone, which acknowledges before the data is safe, and
+//! through [`SledKvsEngine`], which syncs sled's files before it acknowledges.
 
-use std::fs::File;
 use std::path::Path;
+
+use aryavarth::{Batch, Durability, KvsEngine, SledKvsEngine};
 
 use super::{CACHE_BYTES, Peer, Result};
 use crate::data::Key;
-use crate::group::Group;
 
 struct Sled {
     db: sled::Db,
-    /// The file that holds sled's log, if sets are to be synced.
-    synced: Option<(File, Group)>,
 }
 
+/// sled itself.
 pub(super) fn open(dir: &Path) -> Result<Box<dyn Peer>> {
-    Ok(Box::new(Sled { db: open_db(dir)?, synced: None }))
-}
-
-pub(super) fn open_synced(dir: &Path) -> Result<Box<dyn Peer>> {
-    let db = open_db(dir)?;
-    let file = File::open(dir.join("db"))?;
-    Ok(Box::new(Sled { db, synced: Some((file, Group::default())) }))
-}
-
-fn open_db(dir: &Path) -> Result<sled::Db> {
-    Ok(sled::Config::new().path(dir).cache_capacity(CACHE_BYTES as u64).open()?)
+    let db = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES as u64).open()?;
+    Ok(Box::new(Sled { db }))
 }
 
 impl Peer for Sled {
@@ -46,14 +36,7 @@ impl Peer for Sled {
 
     fn put_durable(&self, key: &Key, value: &[u8]) -> Result<()> {
         self.put(key, value)?;
-        let flush = || Ok(self.db.flush().map(drop)?);
-        match &self.synced {
-            None => flush(),
-            Some((file, group)) => group.sync(|| {
-                flush()?;
-                Ok(file.sync_data()?)
-            }),
-        }
+        self.sync()
     }
 
     fn get(&self, key: &Key, value: &mut Vec<u8>) -> Result<bool> {
@@ -67,6 +50,57 @@ impl Peer for Sled {
 
     fn sync(&self) -> Result<()> {
         self.db.flush()?;
-        Ok(self.synced.as_ref().map_or(Ok(()), |(file, _)| file.sync_data())?)
+        Ok(())
+    }
+}
+
+struct Synced {
+    engine: SledKvsEngine,
+    /// The same store, without waiting for the disk.
+    fast: SledKvsEngine,
+}
+
+pub(super) fn open_synced(dir: &Path) -> Result<Box<dyn Peer>> {
+    Ok(Box::new(of(SledKvsEngine::new(dir)?)))
+}
+
+/// A store that is open already.
+pub(crate) fn of(engine: SledKvsEngine) -> impl Peer {
+    let fast = engine.with_durability(Durability::Os);
+    Synced { engine, fast }
+}
+
+/// Writes and waits as long as the handle does.
+fn write(engine: &SledKvsEngine, batch: Batch) -> Result<()> {
+    let (_, position) = engine.write(batch)?;
+    Ok(engine.wait(position, engine.durability())?)
+}
+
+impl Peer for Synced {
+    fn load(&self, entries: &[(Key, &[u8])]) -> Result<()> {
+        let set = |batch: Batch, (key, value): &(Key, &[u8])| batch.set(*key, *value);
+        write(&self.fast, entries.iter().fold(Batch::new(), set))
+    }
+
+    fn put(&self, key: &Key, value: &[u8]) -> Result<()> {
+        write(&self.fast, Batch::new().set(*key, value))
+    }
+
+    fn put_durable(&self, key: &Key, value: &[u8]) -> Result<()> {
+        write(&self.engine, Batch::new().set(*key, value))
+    }
+
+    fn get(&self, key: &Key, value: &mut Vec<u8>) -> Result<bool> {
+        let (found, position) = self.engine.read(key)?;
+        self.engine.wait(position, Durability::Always)?;
+        let is_found = found.is_some();
+        if let Some(found) = found {
+            *value = found;
+        }
+        Ok(is_found)
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(self.engine.flush()?)
     }
 }

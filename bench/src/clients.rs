@@ -1,0 +1,163 @@
+//! Clients that keep a server busy: connections that each have some requests under way.
+//!
+//! Each connection sends as many requests as its pipeline is deep, waits for all replies, and sends
+//! the next ones at once, whatever the others do. So the time between is what a client waits.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+
+use crate::BoxError;
+use crate::data::Rng;
+use crate::figure::per_second;
+use crate::wire::{PATIENCE, Requests, is_ok};
+
+const THREADS: usize = 2;
+
+/// How much the clients ask for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    pub(crate) connections: usize,
+    /// Requests that are sent at once, over each connection.
+    pub(crate) pipeline: usize,
+    pub(crate) time: Duration,
+    /// Seeds the requests; the same for all servers of a round.
+    pub(crate) seed: u64,
+}
+
+/// What a slice of requests was.
+pub(crate) struct Answered {
+    pub(crate) requests: u64,
+    pub(crate) per_second: f64,
+    /// From the sending of a pipeline to its last reply, in order.
+    waits: Vec<Duration>,
+}
+
+impl Answered {
+    /// What so many of a hundred waits did not exceed, in microseconds.
+    pub(crate) fn wait_us(&self, percent: usize) -> f64 {
+        let at = (self.waits.len() * percent / 100).min(self.waits.len().saturating_sub(1));
+        self.waits.get(at).map_or(f64::NAN, |wait| wait.as_secs_f64() * 1e6)
+    }
+}
+
+/// The threads that the clients share.
+pub(crate) struct Clients(Runtime);
+
+impl Clients {
+    pub(crate) fn new() -> io::Result<Clients> {
+        Ok(Clients(Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?))
+    }
+
+    /// Asks for as long as a slice. The first error, also one that the server answers, ends it.
+    pub(crate) fn slice(
+        &self,
+        addr: SocketAddr,
+        requests: &Arc<Requests>,
+        load: Load,
+    ) -> Result<Answered, BoxError> {
+        self.0.block_on(async {
+            // The clock runs only once all are connected.
+            let mut streams = Vec::new();
+            for _ in 0..load.connections {
+                let stream = TcpStream::connect(addr).await?;
+                stream.set_nodelay(true)?;
+                streams.push(stream);
+            }
+            let start = Instant::now();
+            let seeds = (load.seed << 16)..;
+            let converse = |(stream, seed)| {
+                let talk = converse(stream, Arc::clone(requests), load, start, seed);
+                tokio::spawn(timeout(load.time + PATIENCE, talk))
+            };
+            let tasks: Vec<_> = streams.into_iter().zip(seeds).map(converse).collect();
+            let mut waits = Vec::new();
+            for task in tasks {
+                waits.extend(task.await???);
+            }
+            let elapsed = start.elapsed();
+            waits.sort_unstable();
+            let requests = (waits.len() * load.pipeline) as u64;
+            Ok(Answered { requests, per_second: per_second(requests, elapsed), waits })
+        })
+    }
+}
+
+/// One connection's slice; returns how long it waited for each pipeline.
+async fn converse(
+    mut stream: TcpStream,
+    requests: Arc<Requests>,
+    load: Load,
+    start: Instant,
+    seed: u64,
+) -> io::Result<Vec<Duration>> {
+    let mut rng = Rng::new(seed);
+    let (mut lines, mut replies, mut waits) = (Vec::new(), Vec::new(), Vec::new());
+    while start.elapsed() < load.time {
+        lines.clear();
+        for _ in 0..load.pipeline {
+            requests.add(&mut rng, &mut lines);
+        }
+        let sent = Instant::now();
+        stream.write_all(&lines).await?;
+        receive(&mut stream, load.pipeline, &mut replies).await?;
+        waits.push(sent.elapsed());
+    }
+    Ok(waits)
+}
+
+/// Waits for so many replies, none of which may be an error.
+async fn receive(stream: &mut TcpStream, count: usize, replies: &mut Vec<u8>) -> io::Result<()> {
+    replies.clear();
+    let mut received = 0;
+    while received < count {
+        let from = replies.len();
+        if stream.read_buf(replies).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        received += replies[from..].split(|byte| *byte == b'\n').count() - 1;
+    }
+    match replies.split_inclusive(|byte| *byte == b'\n').find(|reply| !is_ok(reply)) {
+        None => Ok(()),
+        Some(reply) => {
+            let reply = String::from_utf8_lossy(reply);
+            Err(io::Error::other(format!("the server answered `{}`", reply.trim_end())))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Values;
+    use crate::nothing::Nothing;
+    use crate::wire::DONE;
+
+    fn ask(reply: &str) -> Result<Answered, BoxError> {
+        let server = Nothing::start(reply.to_owned()).unwrap();
+        let requests = Arc::new(Requests { keys: 10, sets: 50, values: Values::new(100) });
+        let time = Duration::from_millis(20);
+        let load = Load { connections: 3, pipeline: 16, time, seed: 1 };
+        Clients::new().unwrap().slice(server.addr, &requests, load)
+    }
+
+    #[test]
+    fn every_reply_is_counted_and_waits_are_in_order() {
+        let answered = ask(DONE).unwrap();
+        assert!(answered.requests >= 3 * 16 && answered.requests.is_multiple_of(16));
+        assert!(answered.per_second > 0.0);
+        assert!(0.0 < answered.wait_us(50) && answered.wait_us(50) <= answered.wait_us(99));
+    }
+
+    #[test]
+    fn an_error_of_the_server_ends_the_slice() {
+        let error = ask("{\"Err\":\"busy\"}\n").err().unwrap().to_string();
+        assert!(error.contains("busy"), "{error}");
+    }
+}
