@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use aryavarth::{KvsEngine, Position};
 use aryavarth_protocol::{Event, Request, Response, Session};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio::task::yield_now;
@@ -324,7 +325,17 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         let room = self.session.input_bytes().clamp(READ_BYTES_MIN, READ_BYTES_MAX);
         let buffer = self.session.input_buffer();
         buffer.reserve(room);
-        match self.stream.try_read_buf(buffer) {
+        // A read that does not fill the buffer has emptied the socket. Saying so (as tokio's own
+        // `AsyncRead` does) spares the read that would find nothing, and lets the others have
+        // their turn before a client that has sent more meanwhile.
+        let mut done = Err(io::ErrorKind::WouldBlock.into());
+        let emptied = self.stream.try_io(Interest::READABLE, || {
+            done = self.stream.try_read_buf(buffer);
+            let is_all = matches!(done, Ok(bytes @ 1..) if bytes < room);
+            if is_all { Err(io::Error::from(io::ErrorKind::WouldBlock)) } else { Ok(()) }
+        });
+        drop(emptied);
+        match done {
             Ok(0) => self.session.end_of_input(),
             Ok(_) => {
                 let bytes = self.counted_bytes();
