@@ -114,8 +114,22 @@ pub(crate) fn write(fs: &dyn Fs, dir: &Path, segment: &Segment, places: &Places)
 
 /// Reads a sealed segment's hint file; `None` if there is none that fits.
 pub(crate) fn read(fs: &dyn Fs, dir: &Path, segment: &Segment) -> Option<Places> {
-    let end = segment.end.load(Ordering::Acquire);
-    let path = hint_path(dir, segment.id);
+    read_of(fs, dir, segment.id, segment.salt, segment.end.load(Ordering::Acquire))
+}
+
+/// The salt of a segment whose own header is damaged, as its hint file tells it. Only a
+/// record that fits it proves it.
+pub(crate) fn salt_of(fs: &dyn Fs, dir: &Path, id: u64) -> Option<u64> {
+    let file = fs.open(Site::HintSaltOpen, &hint_path(dir, id), OpenHow::Read).ok()?;
+    let mut bytes = [0; HEADER_BYTES];
+    let got = read_full(&*file, Site::HintSaltRead, &mut bytes, 0).ok()?;
+    (got == bytes.len() && &bytes[..4] == HINT_MAGIC && u64_at(&bytes, 8) == id)
+        .then(|| u64_at(&bytes, 16))
+}
+
+/// The same for a segment of which only these are known.
+pub(crate) fn read_of(fs: &dyn Fs, dir: &Path, id: u64, salt: u64, end: u64) -> Option<Places> {
+    let path = hint_path(dir, id);
     let file = fs.open(Site::HintOpen, &path, OpenHow::Read).ok()?;
     let length = file.len(Site::HintLength).ok()?;
     // An entry is smaller than its record, so a longer file is not this segment's hint.
@@ -131,8 +145,8 @@ pub(crate) fn read(fs: &dyn Fs, dir: &Path, segment: &Segment) -> Option<Places>
     let fits = u32_at(&bytes, footer) == crc32c::crc32c(&bytes[..footer])
         && &bytes[..4] == HINT_MAGIC
         && u32::from(u16_at(&bytes, 4)) == FORMAT_VERSION
-        && u64_at(&bytes, 8) == segment.id
-        && u64_at(&bytes, 16) == segment.salt
+        && u64_at(&bytes, 8) == id
+        && u64_at(&bytes, 16) == salt
         && u64_at(&bytes, 24) == end
         && count <= length / ENTRY_BYTES as u64;
     if !fits {

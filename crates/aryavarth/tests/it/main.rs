@@ -23,6 +23,8 @@ mod regressions;
 #[cfg(test)]
 mod runner;
 #[cfg(test)]
+mod salvage;
+#[cfg(test)]
 mod scripts;
 #[cfg(feature = "sled")]
 #[cfg(test)]
