@@ -18,6 +18,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::PoisonError;
 
 use crate::error::{KvsError, Result};
 use crate::fs::Site;
@@ -27,8 +28,9 @@ use crate::manifest::{Edit, Manifest, State};
 use crate::options::Options;
 use crate::record::{Header, Kind, SEQ_MAX};
 use crate::recovery::{Claimed, ENGINE, claim};
-use crate::scrub::{Damage, Survey, VerifyReport, Visitor};
+use crate::scrub::{Damage, Survey, VerifyReport, Visitor, threads};
 use crate::segment::{ScanStop, Scanned, Scanner, SegmentHeader, SegmentKind};
+use crate::sync::{Mutex, lock};
 
 /// A file of the new store ends at this size.
 const COPY_BYTES_MAX: u64 = 256 << 20;
@@ -78,17 +80,17 @@ struct Newest {
 }
 
 /// What the first reading learns.
-struct Learnt<F> {
+#[derive(Default)]
+struct Learnt {
     newest: HashMap<Box<[u8]>, Newest>,
     /// Per key the newest of its lost records that are known, and whether that is a removal.
     lost: HashMap<Box<[u8]>, (u64, bool)>,
     /// The highest number that a lost record of an unknown key may have.
     doubtful_seq_max: u64,
     seq_max: u64,
-    progress: F,
 }
 
-impl<F: FnMut(u64, u64)> Visitor for Learnt<F> {
+impl Learnt {
     fn record(&mut self, source: usize, offset: u64, header: &Header, key: &[u8]) {
         let (seq, kind) = (header.seq, header.kind);
         self.seq_max = self.seq_max.max(seq);
@@ -116,9 +118,25 @@ impl<F: FnMut(u64, u64)> Visitor for Learnt<F> {
             _ => self.doubtful_seq_max = self.doubtful_seq_max.max(seq),
         }
     }
+}
 
-    fn progress(&mut self, done: u64, all: u64) {
-        (self.progress)(done, 2 * all);
+/// Learns from the first reading, and tells how far it is.
+struct Learner<F> {
+    learnt: Mutex<Learnt>,
+    progress: Mutex<F>,
+}
+
+impl<F: FnMut(u64, u64) + Send> Visitor for Learner<F> {
+    fn record(&self, source: usize, offset: u64, header: &Header, key: &[u8]) {
+        lock(&self.learnt).record(source, offset, header, key);
+    }
+
+    fn damage(&self, damage: &Damage) {
+        lock(&self.learnt).damage(damage);
+    }
+
+    fn progress(&self, done: u64, all: u64) {
+        lock(&self.progress)(done, 2 * all);
     }
 }
 
@@ -151,21 +169,21 @@ pub fn salvage(
     dir: impl AsRef<Path>,
     out: impl AsRef<Path>,
     options: &Options,
-    mut progress: impl FnMut(u64, u64),
+    mut progress: impl FnMut(u64, u64) + Send,
 ) -> Result<SalvageReport> {
     let (dir, out) = (dir.as_ref(), out.as_ref());
     options.check()?;
     refuse_inside(dir, out)?;
     let mut survey = Survey::open(&*options.fs, dir)?;
     let Claimed { lock, state, .. } = claim_empty(out, options)?;
-    let mut learnt = Learnt {
-        newest: HashMap::new(),
-        lost: HashMap::new(),
+    let learnt = Learnt {
         doubtful_seq_max: if survey.is_whole { 0 } else { SEQ_MAX },
         seq_max: survey.state.seq.saturating_sub(1),
-        progress: &mut progress,
+        ..Learnt::default()
     };
-    survey.read(&mut learnt);
+    let learner = Learner { learnt: Mutex::new(learnt), progress: Mutex::new(&mut progress) };
+    survey.read(threads(options), &learner);
+    let learnt = learner.learnt.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut report = SalvageReport {
         manifest_is_whole: survey.is_whole,
         doubtful_seq_max: learnt.doubtful_seq_max,

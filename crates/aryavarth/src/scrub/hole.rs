@@ -26,16 +26,17 @@ pub(super) struct Hole {
 }
 
 /// Reads all records from where `scanner` is to `end`, holes included. `each` gets the whole
-/// ones, with place, header and key.
+/// ones, with place, header and key. Stops early before the first record at or behind `until`.
 pub(super) fn walk(
     scanner: &mut Scanner<'_>,
     end: u64,
+    until: u64,
     mut each: impl FnMut(u64, &Header, &[u8]),
 ) -> Vec<Hole> {
     let (mut holes, mut key) = (Vec::<Hole>::new(), Vec::new());
     let mut before: Option<Header> = None;
     let mut open_holes = 0;
-    loop {
+    while scanner.offset() < until {
         match scanner.check(&mut key) {
             Ok(None) => {
                 if scanner.offset() < end {
@@ -70,6 +71,7 @@ pub(super) fn walk(
             }
         }
     }
+    holes
 }
 
 /// What is known of a segment beside its records.

@@ -11,6 +11,7 @@
 //! - Memory is bounded by a window of the log and the hints of damaged segments.
 
 mod hole;
+mod online;
 mod survey;
 
 use std::ops::RangeInclusive;
@@ -18,7 +19,9 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Result;
 use crate::options::Options;
+use crate::sync::{Mutex, lock};
 
+pub(crate) use online::Scrubber;
 pub(crate) use survey::{Survey, Visitor};
 
 /// The most damaged places that a report lists one by one.
@@ -98,6 +101,15 @@ impl VerifyReport {
             self.damage.push(damage);
         }
     }
+
+    /// Adds what was found in another file.
+    fn add(&mut self, other: VerifyReport) {
+        self.records += other.records;
+        self.bytes += other.bytes;
+        let unlisted = other.damaged - other.damage.len() as u64;
+        other.damage.into_iter().for_each(|damage| self.push(damage));
+        self.damaged += unlisted;
+    }
 }
 
 /// Reads every record of the store in `dir` and reports all damage. Nothing is changed.
@@ -127,18 +139,25 @@ impl VerifyReport {
 pub fn verify(
     dir: impl AsRef<Path>,
     options: &Options,
-    progress: impl FnMut(u64, u64),
+    progress: impl FnMut(u64, u64) + Send,
 ) -> Result<VerifyReport> {
     /// Records pass it by; it only tells how far the reading is.
-    struct Progress<F>(F);
+    struct Progress<F>(Mutex<F>);
 
-    impl<F: FnMut(u64, u64)> Visitor for Progress<F> {
-        fn progress(&mut self, done: u64, all: u64) {
-            (self.0)(done, all);
+    impl<F: FnMut(u64, u64) + Send> Visitor for Progress<F> {
+        fn progress(&self, done: u64, all: u64) {
+            lock(&self.0)(done, all);
         }
     }
 
     let mut survey = Survey::open(&*options.fs, dir.as_ref())?;
-    survey.read(&mut Progress(progress));
+    survey.read(threads(options), &Progress(Mutex::new(progress)));
     Ok(survey.report)
+}
+
+/// How many files are read at a time. Two keep a disk busy while checksums are computed; more would
+/// only make it seek. One for those who want to repeat a run.
+pub(crate) fn threads(options: &Options) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if options.background { cores.min(2) } else { 1 }
 }

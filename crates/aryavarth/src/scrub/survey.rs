@@ -12,8 +12,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
-use super::hole::{Known, describe, walk};
+use super::hole::{Hole, Known, describe, walk};
 use super::{Damage, VerifyReport};
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, FsFile, OpenHow, Site};
@@ -26,24 +27,24 @@ use crate::recovery::{
 use crate::segment::{
     SEGMENT_HEADER_BYTES, ScanStop, Scanner, SegmentKind, hint_path, log_path, raw_salt,
 };
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
 
 const FROM: u64 = SEGMENT_HEADER_BYTES as u64;
 /// How often progress is told.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
-/// What wants to know of everything that a survey reads.
-pub(crate) trait Visitor {
+/// What wants to know of everything that a survey reads. Several threads tell it.
+pub(crate) trait Visitor: Sync {
     /// A whole record, which lies in the source with this number.
-    fn record(&mut self, source: usize, offset: u64, header: &Header, key: &[u8]) {
+    fn record(&self, source: usize, offset: u64, header: &Header, key: &[u8]) {
         let _ = (source, offset, header, key);
     }
     /// A damaged place.
-    fn damage(&mut self, damage: &Damage) {
+    fn damage(&self, damage: &Damage) {
         let _ = damage;
     }
     /// How far the reading is, in bytes.
-    fn progress(&mut self, done: u64, all: u64);
+    fn progress(&self, done: u64, all: u64);
 }
 
 /// A segment's file and the parts of it that hold records.
@@ -317,57 +318,96 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// Reads everything once.
-    pub(crate) fn read(&mut self, visitor: &mut impl Visitor) {
+    /// Reads everything once, several files at a time if there may be `threads`: checksums cost
+    /// about as much time as copying from the page cache, and one thread would do these in turn.
+    pub(crate) fn read(&mut self, threads: usize, visitor: &impl Visitor) {
         let pieces = self.sources.iter().flat_map(|source| &source.pieces);
         let all = pieces.map(|piece| piece.end - piece.start).sum();
         self.report.damage.iter().for_each(|damage| visitor.damage(damage));
-        for number in 0..self.sources.len() {
-            self.read_source(number, all, visitor);
-        }
+        let reading = Reading { survey: self, visitor, all, done: AtomicU64::new(0) };
+        let queue = Mutex::new(0..self.sources.len());
+        let reports = Mutex::new(BTreeMap::new());
+        let work = || {
+            while let Some(number) = { lock(&queue).next() } {
+                let report = reading.source(number);
+                lock(&reports).insert(number, report);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads.min(self.sources.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
         visitor.progress(all, all);
+        for report in reports.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
+            self.report.add(report);
+        }
     }
+}
 
-    fn read_source(&mut self, number: usize, all: u64, visitor: &mut impl Visitor) {
-        let Survey { sources, report, .. } = self;
-        let source = &sources[number];
-        let (mut holes, mut told) = (Vec::new(), 0);
+/// Everything being read.
+struct Reading<'a, V> {
+    survey: &'a Survey<'a>,
+    visitor: &'a V,
+    all: u64,
+    done: AtomicU64,
+}
+
+impl<V: Visitor> Reading<'_, V> {
+    /// Reads one source, holes included.
+    fn source(&self, number: usize) -> VerifyReport {
+        let source = &self.survey.sources[number];
+        let mut report = VerifyReport::default();
+        let mut holes = Vec::new();
         for piece in &source.pieces {
+            let mut told = piece.start;
             let mut scanner = Scanner::patient(&*source.file, source.salt, piece.start, piece.end);
-            holes.extend(walk(&mut scanner, piece.end, |offset, header, key| {
+            holes.extend(walk(&mut scanner, piece.end, u64::MAX, |offset, header, key| {
                 if header.kind != Kind::Mark {
                     report.records += 1;
-                    visitor.record(number, offset, header, key);
+                    self.visitor.record(number, offset, header, key);
                 }
                 if offset - told > PROGRESS_BYTES {
+                    self.tell(offset - told);
                     told = offset;
-                    visitor.progress(report.bytes + offset - piece.start, all);
                 }
             }));
+            self.tell(piece.end - told);
             report.bytes += piece.end - piece.start;
         }
-        let path = source.file.path().to_owned();
-        let hint_name = format!("{}.hint", source.id);
-        let seal = source.seal.filter(|_| self.names.contains(&hint_name));
+        self.name_damage(source, &holes, &mut report);
+        report
+    }
+
+    fn tell(&self, bytes: u64) {
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.visitor.progress(done, self.all);
+    }
+
+    /// Reports the holes of a source, and its hint file if that does not fit.
+    fn name_damage(&self, source: &Source, holes: &[Hole], report: &mut VerifyReport) {
+        let Survey { fs, dir, names, .. } = self.survey;
+        let path = source.file.path();
+        let has_hint = names.contains(&format!("{}.hint", source.id));
+        let seal = source.seal.filter(|_| has_hint);
         let (id, salt) = (source.id, source.salt);
-        let places = seal.and_then(|seal| hint::read_of(self.fs, &self.dir, id, salt, seal.end));
+        let places = seal.and_then(|seal| hint::read_of(*fs, dir, id, salt, seal.end));
+        let mut push = |damage: Damage| {
+            self.visitor.damage(&damage);
+            report.push(damage);
+        };
         if seal.is_some() && places.is_none() {
             let reason = "the hint file does not fit its segment; the next open does without it";
-            let mut damage = Damage::new(&hint_path(&self.dir, id), 0, reason);
-            damage.harmless = true;
-            visitor.damage(&damage);
-            report.push(damage);
+            push(Damage { harmless: true, ..Damage::new(&hint_path(dir, id), 0, reason) });
         }
         if holes.is_empty() {
             return;
         }
         let known = Known { rises: source.rises, seqs: source.seqs(), places };
         let by_offset = known.by_offset();
-        for hole in &holes {
-            describe(hole, &path, &known, by_offset.as_ref(), |damage| {
-                visitor.damage(&damage);
-                report.push(damage);
-            });
+        for hole in holes {
+            describe(hole, path, &known, by_offset.as_ref(), &mut push);
         }
     }
 }

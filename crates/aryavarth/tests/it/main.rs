@@ -26,6 +26,8 @@ mod runner;
 mod salvage;
 #[cfg(test)]
 mod scripts;
+#[cfg(test)]
+mod scrub;
 #[cfg(feature = "sled")]
 #[cfg(test)]
 mod sled;
