@@ -1,8 +1,9 @@
 //! The scrubber: reads a running store's sealed segments in the background, at a bounded rate.
 //!
 //! Data that nobody reads rots unnoticed until it is needed, and by then the backup has rotted or
-//! gone. A pass reads each sealed segment once, then rests for a day. What it reads may come from
-//! the page cache, which hides a disk's rot until the pages are dropped; that is why it comes back.
+//! gone. A pass reads once each segment that was sealed when it began, then rests for a day. What
+//! it reads may come from the page cache, which hides a disk's rot until the pages are dropped;
+//! that is why it comes back.
 //!
 //! Invariants:
 //! - No lock that a reader or writer takes is held while anything is read, and no segment is held
@@ -34,6 +35,9 @@ struct Pass {
     at: Option<(u64, u16, u64)>,
     /// Segments with lower ids were read.
     from_id: u64,
+    /// Segments with this id and higher ones did not exist when the pass began. They are left to
+    /// the next one, or a pass beside many writers would not end.
+    to_id: Option<u64>,
 }
 
 /// What the scrubber knows.
@@ -164,8 +168,10 @@ impl Scrubber {
         }
         let sealed: Vec<u64> = {
             let manifest = lock(&log.manifest);
-            let later = manifest.state().segments.range(pass.from_id..);
-            later.filter(|(_, facts)| facts.seal.is_some()).map(|(&id, _)| id).collect()
+            let state = manifest.state();
+            let to_id = *pass.to_id.get_or_insert(state.file_id);
+            let left = state.segments.range(pass.from_id.min(to_id)..to_id);
+            left.filter(|(_, facts)| facts.seal.is_some()).map(|(&id, _)| id).collect()
         };
         let segments = log.table.all().into_iter().filter(|s| sealed.binary_search(&s.id).is_ok());
         let segment = segments.min_by_key(|segment| segment.id)?;

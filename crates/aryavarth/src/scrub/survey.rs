@@ -139,14 +139,17 @@ impl<'a> Survey<'a> {
                 }
             };
             let length = file.len(Site::VerifyLength)?;
-            let header = read_header(&*file, length).ok().flatten();
+            let (header, reason) = match read_header(&*file, length) {
+                Ok(header) => (header, "its header does not match its checksum".to_owned()),
+                Err(error) => (None, error.to_string()),
+            };
             let header = header.filter(|header| header.id == id && header.salt == facts.salt);
             let Some(seal) = facts.seal else {
                 unsealed.push(Unsealed { id, facts, file, length, header });
                 continue;
             };
             if header.is_none() && length >= FROM {
-                let mut damage = Damage::new(&path, 0, "its header does not match its checksum");
+                let mut damage = Damage::new(&path, 0, reason);
                 damage.bytes = FROM;
                 self.report.push(damage);
             }
@@ -279,8 +282,12 @@ impl<'a> Survey<'a> {
                     damage.seqs = Some(self.state.seq..=SEQ_MAX);
                     self.report.push(damage);
                 }
-                // A disk that cannot read the tail: what it can read counts.
-                Err(KvsError::Io(_)) => {}
+                // A disk that cannot read all of it: what it can read counts.
+                Err(KvsError::Io(error)) => {
+                    let mut damage = Damage::new(&error.path, 0, error.to_string());
+                    damage.seqs = Some(self.state.seq..=SEQ_MAX);
+                    self.report.push(damage);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -324,7 +331,8 @@ impl<'a> Survey<'a> {
         let pieces = self.sources.iter().flat_map(|source| &source.pieces);
         let all = pieces.map(|piece| piece.end - piece.start).sum();
         self.report.damage.iter().for_each(|damage| visitor.damage(damage));
-        let reading = Reading { survey: self, visitor, all, done: AtomicU64::new(0) };
+        let (done, naming) = (AtomicU64::new(0), Mutex::new(()));
+        let reading = Reading { survey: self, visitor, all, done, naming };
         let queue = Mutex::new(0..self.sources.len());
         let reports = Mutex::new(BTreeMap::new());
         let work = || {
@@ -352,6 +360,7 @@ struct Reading<'a, V> {
     visitor: &'a V,
     all: u64,
     done: AtomicU64,
+    naming: Mutex<()>,
 }
 
 impl<V: Visitor> Reading<'_, V> {
@@ -392,18 +401,21 @@ impl<V: Visitor> Reading<'_, V> {
         let has_hint = names.contains(&format!("{}.hint", source.id));
         let seal = source.seal.filter(|_| has_hint);
         let (id, salt) = (source.id, source.salt);
-        let places = seal.and_then(|seal| hint::read_of(*fs, dir, id, salt, seal.end));
+        let fits = |seal: Seal| hint::fits(*fs, dir, id, salt, seal.end);
         let mut push = |damage: Damage| {
             self.visitor.damage(&damage);
             report.push(damage);
         };
-        if seal.is_some() && places.is_none() {
+        if seal.is_some_and(|seal| !fits(seal)) {
             let reason = "the hint file does not fit its segment; the next open does without it";
             push(Damage { harmless: true, ..Damage::new(&hint_path(dir, id), 0, reason) });
         }
         if holes.is_empty() {
             return;
         }
+        // Only a damaged file's hint is worth the memory, and only one at a time.
+        let _one_at_a_time = lock(&self.naming);
+        let places = seal.and_then(|seal| hint::read_of(*fs, dir, id, salt, seal.end));
         let known = Known { rises: source.rises, seqs: source.seqs(), places };
         let by_offset = known.by_offset();
         for hole in holes {

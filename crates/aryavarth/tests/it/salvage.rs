@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use aryavarth::fs::{Crash, Fs, FsFile, OpenHow, SimFs, Site, read_full, write_full};
+use aryavarth::fs::{Crash, Fault, Fs, FsFile, OpenHow, SimFs, Site, read_full, write_full};
 use aryavarth::{Batch, Damage, KeyRange, KvStore, KvsError, Options, SalvageReport, verify};
 
 use crate::runner::{DIR, options};
@@ -338,6 +338,18 @@ fn a_torn_batch_is_kept_and_said_to_be_torn() {
     assert!(damage.tears_batch && damage.key_is_certain);
     assert_eq!(damage.key.as_deref(), Some(b"to".as_slice()));
     assert_eq!((damage.removal, damage.seqs.clone()), (Some(false), Some(2..=2)));
+}
+
+#[test]
+fn a_block_that_the_disk_cannot_read_is_stepped_over() {
+    let disk = Disk::made(60, true);
+    // The window cannot be read, and then one of its blocks; the other blocks can.
+    disk.fs.fail_next(Site::SegmentScan, Fault::Io);
+    disk.fs.fail_next(Site::SegmentScanPiece, Fault::Io);
+    let report = verify(DIR, &options(&disk.fs), |_, _| {}).unwrap();
+    assert!(report.damaged > 0 && report.records > 0, "{report:?}");
+    assert!(report.damage.iter().all(|d| d.reason == "the disk could not read it"), "{report:?}");
+    assert_eq!(verify(DIR, &options(&disk.fs), |_, _| {}).unwrap().damaged, 0);
 }
 
 #[test]
