@@ -21,6 +21,7 @@ mod report;
 mod sled;
 mod slice;
 mod space;
+mod verify;
 mod wire;
 
 use std::error::Error;
@@ -49,6 +50,8 @@ usage: aryavarth-bench COMMAND [OPTIONS]
       durable sets of SledKvsEngine with 1 and with 64 threads, beside sled's own flush
   space [--keys N] [--dir DIR]
       what a store takes on the disk at rest, after four histories; exits with 1 if over its bound
+  verify [--keys N] [--value-bytes N] [--rounds N] [--dir DIR]
+      the time that verify takes, beside plain reads of the files, both from a cold cache
 
 DIR is where temporary directories are made (default: here); it must be on the disk to measure.
 ";
@@ -80,6 +83,7 @@ fn run() -> Outcome {
         "pools" => pools::run(&mut args),
         "report" => report::run(&mut args),
         "space" => space::run(&mut args),
+        "verify" => verify::run(&mut args),
         // What `engines` starts for each system, so that its memory is not mixed with others'.
         "memory" => memory::run(&mut args),
         _ => Err(USAGE.into()),
