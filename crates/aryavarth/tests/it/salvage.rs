@@ -262,6 +262,44 @@ fn a_killed_store_loses_what_is_damaged_and_its_last_write_at_most() {
 }
 
 #[test]
+fn however_much_is_damaged_no_value_is_made_up() {
+    for seed in 0..salvages() as u64 / 10 {
+        let disk = Disk::made(24 + seed as u32 % 20, seed % 2 == 0);
+        let fs = disk.fs.crash(Crash::Everything);
+        // Knuth's generator; its high bits are random enough to spread damage.
+        let mut state = seed;
+        let mut below = |end: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize % end
+        };
+        let paths: Vec<PathBuf> = files(&fs, DIR).into_keys().collect();
+        for _ in 0..=below(12) {
+            let path = &paths[below(paths.len())];
+            let Ok(file) = fs.open(SITE, path, OpenHow::Write) else { continue };
+            let used = files(&fs, DIR)[path].1.len().max(1);
+            let at = below(used) as u64;
+            match below(10) {
+                0 => file.truncate(SITE, at).unwrap(),
+                1 => fs.remove(Site::SegmentRemove, path).unwrap(),
+                2 => write_full(&*file, SITE, &vec![0; below(600) + 1], at).unwrap(),
+                _ => write_full(&*file, SITE, &[below(256) as u8], at).unwrap(),
+            }
+        }
+        let _scene = Scene(Path::new(DIR), seed as usize);
+        let before = files(&fs, DIR);
+        match aryavarth::salvage(DIR, OUT, &options(&fs), |_, _| {}) {
+            Ok(_) => {
+                let store = KvStore::open_with(OUT, options(&fs)).unwrap();
+                let saved: Pairs = store.scan(KeyRange::all()).collect::<Result<_, _>>().unwrap();
+                disk.check_history(&saved);
+            }
+            Err(error) => assert!(matches!(error, KvsError::NotOurs { .. }), "{error}"),
+        }
+        assert_eq!(files(&fs, DIR), before);
+    }
+}
+
+#[test]
 fn a_missing_segment_is_named_key_by_key() {
     let disk = Disk::made(60, true);
     for path in disk.paths(".log") {
