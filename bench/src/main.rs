@@ -22,6 +22,7 @@ mod serve;
 mod server;
 mod slice;
 mod space;
+mod verify;
 mod wire;
 
 use std::error::Error;
@@ -49,6 +50,8 @@ usage: aryavarth-bench COMMAND [OPTIONS]
       the rate of busy connections to a running server, with and without idle ones beside them
   space [--keys N] [--dir DIR]
       what a store takes on the disk at rest, after four histories; exits with 1 if over its bound
+  verify [--keys N] [--value-bytes N] [--rounds N] [--dir DIR]
+      the time that verify takes, beside plain reads of the files, both from a cold cache
 
 DIR is where temporary directories are made (default: here); it must be on the disk to measure.
 ";
@@ -79,6 +82,7 @@ fn run() -> Outcome {
         "report" => report::run(&mut args),
         "server" => server::run(&mut args),
         "space" => space::run(&mut args),
+        "verify" => verify::run(&mut args),
         // What `engines` and `server` start for each system, in a process of its own.
         "memory" => memory::run(&mut args),
         "serve" => serve::run(&mut args),

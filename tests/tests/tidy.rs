@@ -26,8 +26,9 @@ const STEPS: &[&str] = &[
     "log",
     "recovery",
     "compaction",
-    "store",
     "scrub",
+    "salvage",
+    "store",
     "memory",
     "sled",
 ];

@@ -127,6 +127,16 @@ pub(crate) enum Command {
         /// The store's directory; nothing in it is changed
         dir: PathBuf,
     },
+
+    /// Save what is whole in the damaged directory of a stopped server as a new store
+    #[command(after_help = "Examples:\n  aryavarth salvage ./aryavarth-data ./saved\n  \
+                            aryavarth salvage /var/lib/aryavarth /mnt/saved --json")]
+    Salvage {
+        /// The damaged directory; nothing in it is changed
+        dir: PathBuf,
+        /// The new store's directory: empty, or none yet
+        out: PathBuf,
+    },
 }
 
 /// The engines that a server can run on.

@@ -7,6 +7,7 @@
 mod args;
 mod client;
 mod output;
+mod salvage;
 mod server;
 mod transfer;
 mod verify;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         }
         Command::Compact { to } => client::compact(&to),
         Command::Verify { dir } => verify::run(&dir, &output),
+        Command::Salvage { dir, out } => salvage::run(&dir, &out, &output),
     };
     match done {
         Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,

@@ -67,6 +67,11 @@ impl Output {
         writeln!(io::stdout(), "{line}").map_err(|error| Failure::stdout(&error))
     }
 
+    /// Prints a line of data that there is only as JSON; people are told in other words.
+    pub(crate) fn summary(&self, json: &impl Serialize) -> Result<(), Failure> {
+        if self.json { self.line("", json) } else { Ok(()) }
+    }
+
     /// Prints an error. Where standard error is gone, the exit code has to do.
     pub(crate) fn error(&self, message: &str) {
         let error = Error { error: message };

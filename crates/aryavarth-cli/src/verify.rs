@@ -14,18 +14,18 @@ use crate::output::{Failure, Output, base64, say};
 
 /// What takes less is not worth a sign of progress.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
+/// Sequence numbers from here on mean that there is no upper end.
+const SEQ_MAX: u64 = (1 << 56) - 1;
 
 pub(crate) fn run(dir: &Path, output: &Output) -> Result<(), Failure> {
-    let mut progress = Progress { shown: None, started: Instant::now() };
+    let mut progress = Progress::new();
     let report = aryavarth::verify(dir, &Options::default(), |done, all| progress.at(done, all));
     progress.end();
     let report = report.map_err(|error| match error {
         KvsError::Io(error) => Failure::Other(format!("{error}; nothing was changed")),
         error => error.into(),
     })?;
-    for damage in &report.damage {
-        output.line(&describe(damage), &DamageLine::of(damage))?;
-    }
+    print_damage(&report, output)?;
     let VerifyReport { segments, records, bytes, torn_bytes, .. } = report;
     say(format_args!("{segments} segments, {records} good records, {bytes} bytes read"));
     if torn_bytes > 0 {
@@ -34,34 +34,74 @@ pub(crate) fn run(dir: &Path, output: &Output) -> Result<(), Failure> {
     if report.is_good() {
         return Ok(());
     }
-    let lost = report.damage.iter().filter(|damage| !damage.harmless).count();
+    let harmless = report.damage.iter().filter(|damage| damage.harmless).count() as u64;
     Err(Failure::Other(format!(
-        "{} is damaged in {lost} places; nothing was changed. Restore the files named above from a \
-         backup",
-        dir.display()
+        "{} is damaged in {} places; nothing was changed. Restore the files named above from a \
+         backup, or save what is whole with `aryavarth salvage`",
+        dir.display(),
+        report.damaged - harmless
     )))
 }
 
+/// Prints all damage, one line each.
+pub(crate) fn print_damage(report: &VerifyReport, output: &Output) -> Result<(), Failure> {
+    for damage in &report.damage {
+        output.line(&describe(damage), &DamageLine::of(damage))?;
+    }
+    let unlisted = report.damaged - report.damage.len() as u64;
+    if unlisted > 0 {
+        say(format_args!("and {unlisted} more damaged places"));
+    }
+    Ok(())
+}
+
 fn describe(damage: &Damage) -> String {
-    let Damage { path, offset, reason, key, seq, harmless, .. } = damage;
-    let key = key.as_ref().map(|key| format!("; key {}", key.escape_ascii()));
-    let seq = seq.map(|seq| format!("; sequence number {seq}"));
-    let harmless = if *harmless { "; nothing is lost by it" } else { "" };
-    let (key, seq) = (key.unwrap_or_default(), seq.unwrap_or_default());
-    format!("{}: byte {offset}: {reason}{key}{seq}{harmless}", path.display())
+    let Damage { path, offset, bytes, reason, .. } = damage;
+    let mut line = vec![format!("{}: byte {offset}: {reason}", path.display())];
+    if *bytes > 0 {
+        line.push(format!("{bytes} bytes"));
+    }
+    if let Some(key) = &damage.key {
+        let likely = if damage.key_is_certain { "" } else { "likely " };
+        line.push(format!("{likely}key {}", key.escape_ascii()));
+    }
+    if damage.removal == Some(true) {
+        line.push("a removal".to_owned());
+    }
+    match damage.seqs.as_ref().map(|seqs| (*seqs.start(), *seqs.end())) {
+        Some((first, last)) if first == last => line.push(format!("sequence number {first}")),
+        Some((first, SEQ_MAX)) => line.push(format!("sequence numbers from {first}")),
+        Some((first, last)) => line.push(format!("sequence numbers {first} to {last}")),
+        None => {}
+    }
+    if damage.tears_batch {
+        line.push("its batch is torn".to_owned());
+    }
+    if damage.harmless {
+        line.push("nothing is lost by it".to_owned());
+    }
+    line.join("; ")
 }
 
 #[derive(Serialize)]
 struct DamageLine<'a> {
     path: String,
     offset: u64,
+    bytes: u64,
     reason: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_base64: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    seq: Option<u64>,
+    key_is_certain: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removal: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq_min: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq_max: Option<u64>,
+    tears_batch: bool,
     harmless: bool,
 }
 
@@ -72,23 +112,32 @@ impl<'a> DamageLine<'a> {
         DamageLine {
             path: damage.path.display().to_string(),
             offset: damage.offset,
+            bytes: damage.bytes,
             reason: &damage.reason,
             key,
             key_base64: if key.is_none() { bytes.map(base64) } else { None },
-            seq: damage.seq,
+            key_is_certain: bytes.map(|_| damage.key_is_certain),
+            removal: damage.removal,
+            seq_min: damage.seqs.as_ref().map(|seqs| *seqs.start()),
+            seq_max: damage.seqs.as_ref().map(|seqs| *seqs.end()),
+            tears_batch: damage.tears_batch,
             harmless: damage.harmless,
         }
     }
 }
 
 /// How far it is, on a terminal.
-struct Progress {
+pub(crate) struct Progress {
     shown: Option<u64>,
     started: Instant,
 }
 
 impl Progress {
-    fn at(&mut self, done: u64, all: u64) {
+    pub(crate) fn new() -> Self {
+        Progress { shown: None, started: Instant::now() }
+    }
+
+    pub(crate) fn at(&mut self, done: u64, all: u64) {
         let percent = done.saturating_mul(100) / all.max(1);
         if self.shown == Some(percent) || self.started.elapsed() < PROGRESS_AFTER {
             return;
@@ -100,7 +149,7 @@ impl Progress {
         }
     }
 
-    fn end(&self) {
+    pub(crate) fn end(&self) {
         if self.shown.is_some() {
             drop(write!(stderr(), "\r           \r"));
         }

@@ -349,6 +349,55 @@ fn verify_names_what_is_damaged_and_changes_nothing() {
 }
 
 #[test]
+fn salvage_saves_what_is_whole_and_touches_nothing() {
+    let (dir, data) = data();
+    let mut server = Server::start(&data);
+    for n in 1..=3 {
+        server.run(&["set", &format!("key-{n}"), &format!("value-{n}")]);
+    }
+    let (path, out) = (data.to_str().unwrap(), dir.path().join("saved"));
+    let out = out.to_str().unwrap();
+    let locked = run(&["salvage", path, out]);
+    assert!(locked.code == 2 && locked.stderr.contains("in use"), "{}", locked.stderr);
+    server.signal(Signal::TERM);
+    server.wait();
+
+    let before = files(&data, Path::new(""));
+    let whole = run(&["salvage", path, out]);
+    assert_eq!((whole.code, whole.stdout.as_str()), (0, ""), "{}", whole.stderr);
+    assert!(whole.stderr.contains("3 keys saved"), "{}", whole.stderr);
+    let again = run(&["salvage", path, out]);
+    assert!(again.code == 2 && again.stderr.contains("not empty"), "{}", again.stderr);
+    fs::remove_dir_all(out).unwrap();
+    assert_eq!(files(&data, Path::new("")), before);
+
+    let (log, mut bytes) = before
+        .into_iter()
+        .find(|(_, bytes)| bytes.windows(7).any(|part| part == b"value-2"))
+        .unwrap();
+    let at = bytes.windows(7).position(|part| part == b"value-2").unwrap();
+    bytes[at] ^= 1;
+    fs::write(&log, &bytes).unwrap();
+    fs::remove_file(data.join("LOCK")).unwrap();
+    let before = files(&data, Path::new(""));
+    let Did { code, stdout, stderr } = run(&["salvage", path, out, "--json"]);
+    assert_eq!((code, stdout.lines().count()), (2, 2), "{stdout}{stderr}");
+    let damage = stdout.lines().next().unwrap();
+    for part in [r#""key":"key-2""#, r#""key_is_certain":true"#, r#""seq_min":"#, r#""offset":"#] {
+        assert!(damage.contains(part), "{damage}");
+    }
+    let summary = stdout.lines().last().unwrap();
+    assert!(summary.starts_with(r#"{"saved_keys":2,"#), "{summary}");
+    assert!(summary.contains(r#""damaged":1"#) && summary.contains(r#""doubtful_keys":0"#));
+    assert_eq!(files(&data, Path::new("")), before, "not even the lock file was made");
+
+    let server = Server::start(Path::new(out));
+    assert_eq!(server.run(&["get", "key-1"]), did(0, "value-1\n", ""));
+    assert_eq!(server.run(&["get", "key-2"]).code, 1);
+    assert_eq!(server.run(&["get", "key-3"]), did(0, "value-3\n", ""));
+}
+
+#[test]
 fn a_server_says_what_it_does_and_ends_with_ready() {
     let (_dir, data) = data();
     let server = Server::start_with(&data, &["--durability", "interval:10"]);

@@ -148,7 +148,7 @@ impl fmt::Display for KvsError {
                 f,
                 "{} is damaged at byte {offset}: {reason}. Nothing was changed; copy the \
                  directory, then run `aryavarth verify` on it to see what is affected, and restore \
-                 the file from a backup",
+                 the file from a backup or save what is whole with `aryavarth salvage`",
                 path.display()
             ),
             KvsError::Locked { path, pid } => {

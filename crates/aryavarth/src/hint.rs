@@ -22,6 +22,8 @@ const HINT_MAGIC: &[u8; 4] = b"ARYH";
 const HEADER_BYTES: usize = 40;
 const ENTRY_BYTES: usize = 18;
 const FOOTER_BYTES: usize = 4;
+/// What a check reads at a time.
+const CHECK_BYTES: usize = 1 << 20;
 
 /// A record's key, number and place.
 #[derive(Clone, Copy, Debug)]
@@ -112,10 +114,60 @@ pub(crate) fn write(fs: &dyn Fs, dir: &Path, segment: &Segment, places: &Places)
     Ok(out.len() as u64)
 }
 
+/// Whether a sealed segment's hint file fits it, found in little memory.
+pub(crate) fn fits(fs: &dyn Fs, dir: &Path, id: u64, salt: u64, end: u64) -> bool {
+    let check = || {
+        let file = fs.open(Site::HintCheckOpen, &hint_path(dir, id), OpenHow::Read).ok()?;
+        let length = file.len(Site::HintCheckLength).ok()?;
+        let footer = length.checked_sub(FOOTER_BYTES as u64)?;
+        let mut window = vec![0; CHECK_BYTES];
+        let (mut crc, mut at, mut is_its) = (0, 0, false);
+        while at < length {
+            let got = read_full(&*file, Site::HintCheckRead, &mut window, at).ok()?;
+            let bytes = window.get(..got).filter(|bytes| !bytes.is_empty())?;
+            if at == 0 {
+                is_its = header_fits(bytes, id, salt, end);
+            }
+            // The footer may lie across two windows.
+            let covered = bytes.len().min(footer.saturating_sub(at) as usize);
+            crc = crc32c::crc32c_append(crc, &bytes[..covered]);
+            at += got as u64;
+        }
+        let mut last = [0; FOOTER_BYTES];
+        read_full(&*file, Site::HintFooterRead, &mut last, footer).ok()?;
+        Some(is_its && u32::from_le_bytes(last) == crc)
+    };
+    check().unwrap_or(false)
+}
+
+/// Whether a hint file's header is that of a segment.
+fn header_fits(bytes: &[u8], id: u64, salt: u64, end: u64) -> bool {
+    bytes.len() >= HEADER_BYTES
+        && &bytes[..4] == HINT_MAGIC
+        && u32::from(u16_at(bytes, 4)) == FORMAT_VERSION
+        && u64_at(bytes, 8) == id
+        && u64_at(bytes, 16) == salt
+        && u64_at(bytes, 24) == end
+}
+
 /// Reads a sealed segment's hint file; `None` if there is none that fits.
 pub(crate) fn read(fs: &dyn Fs, dir: &Path, segment: &Segment) -> Option<Places> {
-    let end = segment.end.load(Ordering::Acquire);
-    let path = hint_path(dir, segment.id);
+    read_of(fs, dir, segment.id, segment.salt, segment.end.load(Ordering::Acquire))
+}
+
+/// The salt of a segment whose own header is damaged, as its hint file tells it. Only a
+/// record that fits it proves it.
+pub(crate) fn salt_of(fs: &dyn Fs, dir: &Path, id: u64) -> Option<u64> {
+    let file = fs.open(Site::HintSaltOpen, &hint_path(dir, id), OpenHow::Read).ok()?;
+    let mut bytes = [0; HEADER_BYTES];
+    let got = read_full(&*file, Site::HintSaltRead, &mut bytes, 0).ok()?;
+    (got == bytes.len() && &bytes[..4] == HINT_MAGIC && u64_at(&bytes, 8) == id)
+        .then(|| u64_at(&bytes, 16))
+}
+
+/// The same for a segment of which only these are known.
+pub(crate) fn read_of(fs: &dyn Fs, dir: &Path, id: u64, salt: u64, end: u64) -> Option<Places> {
+    let path = hint_path(dir, id);
     let file = fs.open(Site::HintOpen, &path, OpenHow::Read).ok()?;
     let length = file.len(Site::HintLength).ok()?;
     // An entry is smaller than its record, so a longer file is not this segment's hint.
@@ -129,11 +181,7 @@ pub(crate) fn read(fs: &dyn Fs, dir: &Path, segment: &Segment) -> Option<Places>
     let footer = bytes.len() - FOOTER_BYTES;
     let count = u64_at(&bytes, 32);
     let fits = u32_at(&bytes, footer) == crc32c::crc32c(&bytes[..footer])
-        && &bytes[..4] == HINT_MAGIC
-        && u32::from(u16_at(&bytes, 4)) == FORMAT_VERSION
-        && u64_at(&bytes, 8) == segment.id
-        && u64_at(&bytes, 16) == segment.salt
-        && u64_at(&bytes, 24) == end
+        && header_fits(&bytes, id, salt, end)
         && count <= length / ENTRY_BYTES as u64;
     if !fits {
         return None;

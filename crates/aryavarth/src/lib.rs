@@ -21,6 +21,7 @@ mod memory;
 mod options;
 mod record;
 mod recovery;
+mod salvage;
 mod scrub;
 mod segment;
 #[cfg(feature = "sled")]
@@ -35,6 +36,7 @@ pub use memory::MemoryEngine;
 pub use options::{Clock, Durability, KEY_BYTES_MAX, Options, SystemClock, VALUE_BYTES_MAX};
 pub use record::{Batch, Write, record_bytes};
 pub use recovery::Recovery;
+pub use salvage::{SalvageReport, Stale, salvage};
 pub use scrub::{Damage, VerifyReport, verify};
 #[cfg(feature = "sled")]
 pub use sled::SledKvsEngine;

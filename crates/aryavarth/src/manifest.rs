@@ -14,7 +14,7 @@
 //! - A segment is named here before its first record is written, a copy before it is pointed at.
 //! - A bad edit at the end was never acknowledged; a bad one with a good one after it is rot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::error::{KvsError, Result};
@@ -286,14 +286,7 @@ impl From<AppendError> for KvsError {
 pub(crate) fn load(fs: &dyn Fs, dir: &Path) -> Result<(u64, State)> {
     let number = read_current(fs, dir)?;
     let path = manifest_path(dir, number);
-    let file = fs.open(Site::ManifestOpen, &path, OpenHow::Read)?;
-    let length = file.len(Site::ManifestLength)?;
-    if length > MANIFEST_BYTES_MAX {
-        return Err(KvsError::corrupt(&path, 0, "it is far larger than a manifest can be"));
-    }
-    let mut bytes = vec![0; length as usize];
-    let got = read_full(&*file, Site::ManifestRead, &mut bytes, 0)?;
-    bytes.truncate(got);
+    let bytes = read_whole(fs, &path)?;
     let corrupt = |at: usize, reason: &str| KvsError::corrupt(&path, at as u64, reason);
     let mut state = State::default();
     let mut at = 0;
@@ -318,6 +311,107 @@ pub(crate) fn load(fs: &dyn Fs, dir: &Path) -> Result<(u64, State)> {
         return Err(corrupt(at, "an edit does not match its checksum, and good ones follow"));
     }
     Ok((number, state))
+}
+
+/// What a damaged directory's manifests still say.
+#[derive(Debug, Default)]
+pub(crate) struct Remains {
+    /// What the edits add up to that could be read.
+    pub(crate) state: State,
+    /// Segments that an edit dropped.
+    pub(crate) dropped: BTreeSet<u64>,
+    /// What is wrong, and where; empty if the manifest is whole.
+    pub(crate) damage: Vec<(PathBuf, u64, String)>,
+}
+
+/// Makes out what there is to make out, from the manifest that `CURRENT` names or else from the
+/// newest that says anything.
+///
+/// # Errors
+/// [`KvsError::UnknownFormat`]; everything else is damage.
+pub(crate) fn load_remains(fs: &dyn Fs, dir: &Path, names: &[String]) -> Result<Remains> {
+    let mut remains = Remains::default();
+    let number_of = |name: &String| name.strip_prefix("MANIFEST-")?.parse().ok();
+    let mut numbers: Vec<u64> = names.iter().filter_map(number_of).collect();
+    numbers.sort_unstable();
+    match read_current(fs, dir) {
+        Ok(current) => {
+            numbers.retain(|&number| number != current);
+            numbers.push(current);
+        }
+        Err(KvsError::Corrupt { path, offset, reason }) => {
+            remains.damage.push((path, offset, reason));
+        }
+        Err(error) => remains.damage.push((current_path(dir), 0, error.to_string())),
+    }
+    for &number in numbers.iter().rev() {
+        let path = manifest_path(dir, number);
+        let bytes = match read_whole(fs, &path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                remains.damage.push((path, 0, error.to_string()));
+                continue;
+            }
+        };
+        if remains.take(&path, &bytes, number)? {
+            return Ok(remains);
+        }
+        remains.damage.push((path, 0, "no edit in it matches its checksum".to_owned()));
+    }
+    Ok(remains)
+}
+
+impl Remains {
+    /// Applies all good edits of a manifest; returns whether there were any.
+    fn take(&mut self, path: &Path, bytes: &[u8], number: u64) -> Result<bool> {
+        let (mut at, mut bad_at, mut any) = (0, None, false);
+        while at < bytes.len() {
+            let Some(payload) = payload_at(bytes, at, number) else {
+                if bytes[at..bytes.len().min(at + 8)].iter().any(|&byte| byte != 0) {
+                    bad_at = bad_at.or(Some(at));
+                }
+                at += 8;
+                continue;
+            };
+            if let Some(found) = format_of(payload)
+                && found > FORMAT_VERSION
+            {
+                let path = path.to_owned();
+                return Err(KvsError::UnknownFormat { path, found, known: FORMAT_VERSION });
+            }
+            for edit in decode(payload).unwrap_or_default() {
+                any = true;
+                if let Edit::Drop { id } = edit {
+                    self.dropped.insert(id);
+                }
+                // An edit that does not fit follows one that is lost.
+                if self.state.apply(&edit).is_err() {
+                    bad_at = bad_at.or(Some(at));
+                }
+            }
+            at += padded(EDIT_HEADER_BYTES + payload.len());
+        }
+        if let Some(at) = bad_at
+            && any
+        {
+            let reason = "an edit does not match its checksum".to_owned();
+            self.damage.push((path.to_owned(), at as u64, reason));
+        }
+        Ok(any)
+    }
+}
+
+/// The bytes of a manifest.
+fn read_whole(fs: &dyn Fs, path: &Path) -> Result<Vec<u8>> {
+    let file = fs.open(Site::ManifestOpen, path, OpenHow::Read)?;
+    let length = file.len(Site::ManifestLength)?;
+    if length > MANIFEST_BYTES_MAX {
+        return Err(KvsError::corrupt(path, 0, "it is far larger than a manifest can be"));
+    }
+    let mut bytes = vec![0; length as usize];
+    let got = read_full(&*file, Site::ManifestRead, &mut bytes, 0)?;
+    bytes.truncate(got);
+    Ok(bytes)
 }
 
 /// Writes what is to become `CURRENT`.

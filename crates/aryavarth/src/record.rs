@@ -97,6 +97,12 @@ impl Header {
         payload.len() == self.payload_bytes() && crc32c::crc32c(payload) == self.payload_crc
     }
 
+    /// The same for a payload of the right length that was read in pieces, of which this is the
+    /// checksum.
+    pub(crate) fn vouches_for_crc(&self, payload_crc: u32) -> bool {
+        payload_crc == self.payload_crc
+    }
+
     /// The header of a copy of this record, a frame of its own, at another place.
     pub(crate) fn copied_to(&self, salt: u64, offset: u64) -> [u8; HEADER_BYTES] {
         Header { last: true, ..*self }.encode(salt, offset)

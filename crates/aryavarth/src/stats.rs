@@ -26,6 +26,10 @@ pub struct Stats {
     pub durable_position: u64,
     /// Position up to which the log is written.
     pub written_position: u64,
+    /// Bytes that were read to see whether they are still what was written.
+    pub scrubbed_bytes: u64,
+    /// Damaged places that this found, in files that there still are.
+    pub damaged_records: u64,
     /// Whether writes are refused because the disk is full.
     pub full: bool,
 }

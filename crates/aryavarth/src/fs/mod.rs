@@ -86,6 +86,7 @@ sites! {
     SegmentFill = "extend a segment that could not be allocated",
     SegmentHeaderRead = "read a segment's header",
     SegmentScan = "scan a segment",
+    SegmentScanPiece = "scan a block of a segment",
     SegmentTruncate = "cut a segment to its end",
     SegmentRemove = "remove a segment",
     FrameWrite = "append to the log",
@@ -115,6 +116,17 @@ sites! {
     VerifyList = "look into the directory to verify",
     VerifyOpen = "open a segment to verify",
     VerifyLength = "measure a segment to verify",
+    StrayLogOpen = "open a segment that a damaged manifest may have named",
+    StrayLogLength = "measure a segment that a damaged manifest may have named",
+    SegmentSaltRead = "read a damaged segment header",
+    HintCheckOpen = "open a hint file to check it",
+    HintCheckLength = "measure a hint file to check it",
+    HintCheckRead = "read a hint file to check it",
+    HintFooterRead = "read a hint file's checksum",
+    HintSaltOpen = "open the hint file of a damaged segment",
+    HintSaltRead = "read the hint file of a damaged segment",
+    SalvageDirCreate = "create the directory for what is saved",
+    SalvageDirList = "look into the directory for what is saved",
     SpaceMeasure = "measure a file's blocks",
     SledStrayRemove = "remove an unfinished manifest",
     SledManifestRemove = "remove the manifest of a store in the making",
@@ -215,6 +227,11 @@ pub trait FsFile: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Option<usize>, IoError> {
         let _ = (site, buf, offset);
         Ok(None)
+    }
+    /// Says that these bytes will be read soon, so that the disk can begin. Waits for nothing and
+    /// cannot fail: it is advice.
+    fn will_need(&self, offset: u64, bytes: u64) {
+        let _ = (offset, bytes);
     }
     /// Writes up to `buf.len()` bytes. May write fewer.
     fn write_at(&self, site: Site, buf: &[u8], offset: u64) -> Result<usize, IoError>;

@@ -85,7 +85,12 @@ impl Fs for RealFs {
     fn try_lock(&self, site: Site, path: &Path) -> Result<Option<Arc<dyn FsFile>>, IoError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(path).map_err(at(site, path))?;
+        // A disk that is mounted read-only, as a failing one should be, can be locked all the same.
+        let file = options.open(path).or_else(|error| match error.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => File::open(path),
+            _ => Err(error),
+        });
+        let file = file.map_err(at(site, path))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Arc::new(RealFile { path: path.to_owned(), file }))),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -117,6 +122,11 @@ impl FsFile for RealFile {
             }
             Err(errno) => Err(at(site, &self.path)(errno.into())),
         }
+    }
+
+    fn will_need(&self, offset: u64, bytes: u64) {
+        let length = std::num::NonZeroU64::new(bytes);
+        let _ = rustix::fs::fadvise(&self.file, offset, length, rustix::fs::Advice::WillNeed);
     }
 
     fn write_at(&self, site: Site, buf: &[u8], offset: u64) -> Result<usize, IoError> {

@@ -171,6 +171,16 @@ pub(crate) fn hold_lock(fs: &dyn Fs, dir: &Path) -> Result<DirLock> {
     Ok(DirLock { file })
 }
 
+/// The same without making a file: nobody has a directory open in which there is no `LOCK`.
+pub(crate) fn hold_lock_as_found(
+    fs: &dyn Fs,
+    dir: &Path,
+    names: &[String],
+) -> Result<Option<DirLock>> {
+    let is_there = names.iter().any(|name| name == "LOCK");
+    if is_there { hold_lock(fs, dir).map(Some) } else { Ok(None) }
+}
+
 /// Refuses a directory with files in it that no store made.
 fn refuse_foreign(fs: &dyn Fs, dir: &Path) -> Result<()> {
     let names = fs.list(Site::DirListFirst, dir)?;

@@ -33,8 +33,7 @@ pub(crate) struct Tail {
     pub(crate) dropped: Vec<u64>,
     /// Good records that nothing proves durable: to be copied.
     pub(crate) loose: Vec<Loose>,
-    /// The positions at which the unsealed part of the log begins and its good part ends.
-    pub(crate) start: u64,
+    /// The position at which the log's good part ends.
     pub(crate) end: u64,
     /// Records in between, marks not counted.
     pub(crate) records: u64,
@@ -79,7 +78,7 @@ pub(crate) fn find_tail(dir: &Path, state: &State, unsealed: &[Unsealed]) -> Res
     let start = logs.map(|(_, seal)| seal.base + seal.end).max().unwrap_or(0).max(state.position);
     let seq_max = seals().map(|(_, seal)| seal.seq_max).max().unwrap_or(0);
     let seq_max = seq_max.max(state.seq.saturating_sub(1));
-    let mut tail = Tail { start, end: start, seq_max, ..Tail::default() };
+    let mut tail = Tail { end: start, seq_max, ..Tail::default() };
 
     let mut order: Vec<&Unsealed> = unsealed.iter().collect();
     order.sort_by_key(|segment| (segment.header.map_or(u64::MAX, |h| h.base), segment.id));

@@ -36,8 +36,17 @@ const DEEP_EVERY: u64 = 64;
 const NEAR_CALLS: u64 = 20;
 
 /// Calls that no sweep can cross, each with its reason.
-const NOT_CROSSED: &[(Site, &str)] =
-    &[(Site::TableReserve, "no call of the disk: all 65,536 segments are taken")];
+const NOT_CROSSED: &[(Site, &str)] = &[
+    (Site::TableReserve, "no call of the disk: all 65,536 segments are taken"),
+    (Site::SegmentScanPiece, "only where a disk cannot read"),
+    (Site::StrayLogOpen, "only where rot has taken an edit of the manifest"),
+    (Site::StrayLogLength, "only where rot has taken an edit of the manifest"),
+    (Site::SegmentSaltRead, "only where rot has taken an edit of the manifest"),
+    (Site::HintSaltOpen, "only where rot has taken an edit of the manifest"),
+    (Site::HintSaltRead, "only where rot has taken an edit of the manifest"),
+    (Site::SalvageDirCreate, "salvage is cut short at every call by its own test"),
+    (Site::SalvageDirList, "salvage is cut short at every call by its own test"),
+];
 
 /// Says which crash it was, should anything panic while it is alive.
 pub(crate) struct Scene(pub(crate) String);

@@ -27,7 +27,11 @@ mod reopened;
 #[cfg(test)]
 mod runner;
 #[cfg(test)]
+mod salvage;
+#[cfg(test)]
 mod scripts;
+#[cfg(test)]
+mod scrub;
 #[cfg(feature = "sled")]
 #[cfg(test)]
 mod sled;

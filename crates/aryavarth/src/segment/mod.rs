@@ -12,6 +12,8 @@
 //!
 //! Not here: which segment is active (log), which records are live (index), when to sync (commit).
 
+mod scan;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -19,10 +21,10 @@ use arc_swap::{ArcSwapOption, Guard};
 
 use crate::error::{KvsError, Result};
 use crate::fs::{FsFile, IoError, Site, read_full};
-use crate::record::{
-    ALIGN, HEADER_BYTES, Header, Kind, MARK_BYTES, Mark, padded, u16_at, u32_at, u64_at,
-};
+use crate::record::{ALIGN, HEADER_BYTES, Header, Kind, padded, u16_at, u32_at, u64_at};
 use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, Mutex, OnceLock, Ordering, lock};
+
+pub(crate) use scan::{ScanStop, Scanned, Scanner};
 
 /// Bytes of a segment's header.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
@@ -33,8 +35,6 @@ const TABLE_MAX: usize = 1 << 16;
 const TABLE_CHUNK: usize = 256;
 /// Of these, the log leaves as many to compaction and to the next open.
 const TABLE_SPARE: usize = 1 << 10;
-/// What a scan reads at a time.
-const SCAN_WINDOW_BYTES: usize = 1 << 20;
 
 /// The name of a segment's file.
 pub(crate) fn log_path(dir: &Path, id: u64) -> PathBuf {
@@ -114,6 +114,13 @@ impl SegmentHeader {
             store_id: u64_at(bytes, 40),
         })
     }
+}
+
+/// The salt that stands in a file's header, whether or not the header is right.
+pub(crate) fn raw_salt(file: &dyn FsFile) -> Result<Option<u64>, IoError> {
+    let mut bytes = [0; SEGMENT_HEADER_BYTES];
+    let got = read_full(file, Site::SegmentSaltRead, &mut bytes, 0)?;
+    Ok((got == bytes.len()).then(|| u64_at(&bytes, 16)))
 }
 
 /// One log file as the running store knows it.
@@ -246,156 +253,6 @@ impl Segment {
 
     fn damage(&self, offset: u64, reason: &str) -> KvsError {
         KvsError::corrupt(self.file.path(), offset, reason)
-    }
-}
-
-/// A record met by a [`Scanner`], verified.
-pub(crate) struct Scanned<'a> {
-    pub(crate) offset: u64,
-    pub(crate) header: Header,
-    pub(crate) key: &'a [u8],
-    pub(crate) value: &'a [u8],
-}
-
-/// Why a scan cannot go on.
-#[derive(Debug)]
-pub(crate) enum ScanStop {
-    /// There is no valid record at this offset.
-    Bad {
-        offset: u64,
-        reason: &'static str,
-    },
-    Io(IoError),
-}
-
-impl From<IoError> for ScanStop {
-    fn from(error: IoError) -> Self {
-        ScanStop::Io(error)
-    }
-}
-
-/// Reads a file's records in order, a window at a time, verifying each.
-pub(crate) struct Scanner<'a> {
-    file: &'a dyn FsFile,
-    salt: u64,
-    offset: u64,
-    end: u64,
-    window: Vec<u8>,
-    window_at: u64,
-}
-
-impl fmt::Debug for Scanner<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Scanner at {} of {}", self.offset, self.file.path().display())
-    }
-}
-
-impl<'a> Scanner<'a> {
-    /// A scan of the records in `from..end`.
-    pub(crate) fn new(file: &'a dyn FsFile, salt: u64, from: u64, end: u64) -> Scanner<'a> {
-        Scanner { file, salt, offset: from, end, window: Vec::new(), window_at: from }
-    }
-
-    /// The next record; `None` at the end of the range.
-    pub(crate) fn next(&mut self) -> Result<Option<Scanned<'_>>, ScanStop> {
-        if self.offset >= self.end {
-            return Ok(None);
-        }
-        let offset = self.offset;
-        let bad = |reason| Err(ScanStop::Bad { offset, reason });
-        if self.end - offset < HEADER_BYTES as u64 {
-            return bad("the file ends inside a record's header");
-        }
-        let salt = self.salt;
-        let first = self.bytes(offset, HEADER_BYTES)?;
-        let Some(header) = first.first_chunk().and_then(|b| Header::decode(b, salt, offset)) else {
-            return bad("the record's header does not match its checksum");
-        };
-        if header.record_bytes() as u64 > self.end - offset {
-            return bad("the file ends inside a record");
-        }
-        self.offset += header.record_bytes() as u64;
-        let record = self.bytes(offset, HEADER_BYTES + header.payload_bytes())?;
-        let payload = record.get(HEADER_BYTES..).unwrap_or_default();
-        if !header.vouches_for(payload) {
-            return bad("the record's payload does not match its checksum");
-        }
-        let (key, value) = payload.split_at(header.key_bytes);
-        Ok(Some(Scanned { offset, header, key, value }))
-    }
-
-    /// Looks at every possible place from here on for a mark, and goes on behind it. For telling a torn tail from rot, where records cannot be followed.
-    pub(crate) fn find_mark(&mut self) -> Result<Option<Mark>, IoError> {
-        self.offset = self.offset.next_multiple_of(ALIGN as u64);
-        while self.offset + MARK_BYTES as u64 <= self.end {
-            let (offset, salt) = (self.offset, self.salt);
-            self.offset += ALIGN as u64;
-            let bytes = self.bytes(offset, MARK_BYTES)?;
-            // The kind is looked at first: nearly all places fail there, and a checksum costs more.
-            let header = bytes.first_chunk().filter(|bytes| bytes[8] == Kind::Mark as u8);
-            let header = header.and_then(|bytes| Header::decode(bytes, salt, offset));
-            if let Some(header) = header
-                && let Some(payload) = bytes.get(HEADER_BYTES..)
-                && header.vouches_for(payload)
-                && let Some(mark) = Mark::decode(payload)
-            {
-                return Ok(Some(mark));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Where the scan is.
-    pub(crate) fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// Goes on behind a bad record: at the next place that has a record's header.
-    pub(crate) fn step_over(&mut self, bad: u64) -> Result<(), IoError> {
-        self.offset = self.offset.max(bad + ALIGN as u64).next_multiple_of(ALIGN as u64);
-        while self.offset + HEADER_BYTES as u64 <= self.end {
-            let (offset, salt) = (self.offset, self.salt);
-            let bytes = self.bytes(offset, HEADER_BYTES)?;
-            if bytes.first_chunk().is_some_and(|b| Header::decode(b, salt, offset).is_some()) {
-                return Ok(());
-            }
-            self.offset += ALIGN as u64;
-        }
-        self.offset = self.end;
-        Ok(())
-    }
-
-    /// How many bytes from `from` on are there before only zeros follow.
-    pub(crate) fn written_after(&mut self, from: u64) -> Result<u64, IoError> {
-        let (mut at, mut last) = (from, from);
-        while at < self.end {
-            let length = SCAN_WINDOW_BYTES.min((self.end - at) as usize);
-            let bytes = self.bytes(at, length)?;
-            if bytes.is_empty() {
-                break;
-            }
-            if let Some(i) = bytes.iter().rposition(|&byte| byte != 0) {
-                last = at + i as u64 + 1;
-            }
-            at += bytes.len() as u64;
-        }
-        Ok(last - from)
-    }
-
-    /// `length` bytes at `offset`, or fewer where the file ends. The caller has bounded `length`
-    /// by the file's length.
-    fn bytes(&mut self, offset: u64, length: usize) -> Result<&[u8], IoError> {
-        let inside = offset >= self.window_at
-            && offset + length as u64 <= self.window_at + self.window.len() as u64;
-        if !inside {
-            let window = length.max(SCAN_WINDOW_BYTES).min((self.end - offset) as usize);
-            self.window.resize(window, 0);
-            let got = read_full(self.file, Site::SegmentScan, &mut self.window, offset)?;
-            self.window.truncate(got);
-            self.window_at = offset;
-        }
-        let at = (offset - self.window_at) as usize;
-        Ok(&self.window[at..(at + length).min(self.window.len())])
     }
 }
 

@@ -1,0 +1,110 @@
+//! The salvage command: what is whole in a damaged directory, as a new store.
+//!
+//! As with verify, damage is data and goes to standard output, what was done to standard error.
+//! The exit code is 0 only if nothing is lost: what could be saved is in the new store either way.
+
+use std::path::Path;
+
+use aryavarth::{Options, SalvageReport, Stale};
+use serde::Serialize;
+
+use crate::output::{Failure, Output, base64, say};
+use crate::verify::{Progress, print_damage};
+
+pub(crate) fn run(dir: &Path, out: &Path, output: &Output) -> Result<(), Failure> {
+    let mut progress = Progress::new();
+    let report =
+        aryavarth::salvage(dir, out, &Options::default(), |done, all| progress.at(done, all));
+    progress.end();
+    let report = report?;
+    print_damage(&report.read, output)?;
+    for stale in &report.stale {
+        output.line(&describe(stale), &StaleLine::of(stale))?;
+    }
+    let SalvageReport { read, keys, bytes, stale, doubtful, .. } = &report;
+    say(format_args!(
+        "{} segments, {} good records, {} bytes read",
+        read.segments, read.records, read.bytes
+    ));
+    say(format_args!("{keys} keys saved in {}, {bytes} bytes", out.display()));
+    output.summary(&Summary::of(&report))?;
+    if read.torn_bytes > 0 {
+        say(format_args!("{} bytes of a torn tail were left out", read.torn_bytes));
+    }
+    if read.is_good() {
+        return Ok(());
+    }
+    if !stale.is_empty() {
+        say(format_args!("{} keys have an older value, as their newest is lost", stale.len()));
+    }
+    if *doubtful > 0 {
+        say(format_args!(
+            "{doubtful} keys may be out of date: something newer, nobody knows whose, is lost"
+        ));
+    }
+    if !report.manifest_is_whole {
+        say(
+            "the manifest is damaged: files may be missing that nothing names, and keys that were \
+             removed may be back",
+        );
+    }
+    let lost = read.damaged - read.damage.iter().filter(|damage| damage.harmless).count() as u64;
+    Err(Failure::Other(format!(
+        "{} is damaged in {lost} places; nothing in it was changed. What is whole is in {}, a store \
+         that opens",
+        dir.display(),
+        out.display()
+    )))
+}
+
+fn describe(stale: &Stale) -> String {
+    let Stale { key, seq, lost_seq, .. } = stale;
+    let key = key.escape_ascii();
+    format!("key {key}: saved as of sequence number {seq}; the newest, {lost_seq}, is lost")
+}
+
+#[derive(Serialize)]
+struct StaleLine<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale_base64: Option<String>,
+    seq: u64,
+    lost_seq: u64,
+}
+
+impl<'a> StaleLine<'a> {
+    fn of(stale: &'a Stale) -> Self {
+        let key = std::str::from_utf8(&stale.key).ok();
+        let stale_base64 = if key.is_none() { Some(base64(&stale.key)) } else { None };
+        StaleLine { stale: key, stale_base64, seq: stale.seq, lost_seq: stale.lost_seq }
+    }
+}
+
+/// The last line of the JSON output.
+#[derive(Serialize)]
+struct Summary {
+    saved_keys: u64,
+    saved_bytes: u64,
+    stale_keys: u64,
+    doubtful_keys: u64,
+    doubtful_seq_max: u64,
+    damaged: u64,
+    torn_bytes: u64,
+    manifest_is_whole: bool,
+}
+
+impl Summary {
+    fn of(report: &SalvageReport) -> Self {
+        Summary {
+            saved_keys: report.keys,
+            saved_bytes: report.bytes,
+            stale_keys: report.stale.len() as u64,
+            doubtful_keys: report.doubtful,
+            doubtful_seq_max: report.doubtful_seq_max,
+            damaged: report.read.damaged,
+            torn_bytes: report.read.torn_bytes,
+            manifest_is_whole: report.manifest_is_whole,
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! Salvage: what can still be proven whole in a damaged directory, as a new store.
+//!
+//! The damaged directory is surveyed as `verify` does it, twice: first to learn which record of
+//! each key is the newest, then to copy those, with their sequence numbers. A record counts if its
+//! header and its payload match their checksums at the place where it lies; nothing else does, and
+//! nothing is guessed or corrected.
+//!
+//! What is lost may have been newer than what is left. So:
+//! - A removal of which only the hint file still tells is respected: its key is not brought back.
+//! - A key whose newest record is known to be lost keeps its older value, and is listed as stale.
+//! - Where it is not known whose records were lost, the keys older than these are counted.
+//! - Of a batch of which a part is lost, the whole records are kept: who salvages wants the data,
+//!   and can undo half a batch but not bring it back. The damage says that it tears a batch.
+//!
+//! Invariants:
+//! - Nothing in the damaged directory is changed or created.
+//! - The new store is synced, and becomes one by its last step: an unfinished one does not open.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::PoisonError;
+
+use crate::error::{KvsError, Result};
+use crate::fs::Site;
+use crate::hint;
+use crate::log::CopyWriter;
+use crate::manifest::{Edit, Manifest, State};
+use crate::options::Options;
+use crate::record::{Header, Kind, SEQ_MAX};
+use crate::recovery::{Claimed, ENGINE, claim};
+use crate::scrub::{Damage, Survey, VerifyReport, Visitor, threads};
+use crate::segment::{ScanStop, Scanned, Scanner, SegmentHeader, SegmentKind};
+use crate::sync::{Mutex, lock};
+
+/// A file of the new store ends at this size.
+const COPY_BYTES_MAX: u64 = 256 << 20;
+
+/// What [`salvage`] read, saved and could not save.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SalvageReport {
+    /// What was read, and all damage.
+    pub read: VerifyReport,
+    /// Whether the manifest is whole and all files that it names are there. If not, nothing tells
+    /// whether other files are missing, and a removed key may be back where only a file that had
+    /// been given up still holds it.
+    pub manifest_is_whole: bool,
+    /// Keys saved, each with its newest value that is whole.
+    pub keys: u64,
+    /// Bytes of their records.
+    pub bytes: u64,
+    /// Keys whose newest record is lost, so that an older value was saved.
+    pub stale: Vec<Stale>,
+    /// Keys saved that are older than some lost record of which nobody knows the key: their value
+    /// may be old, or they may have been removed.
+    pub doubtful: u64,
+    /// Keys with a higher sequence number than this are not doubtful.
+    pub doubtful_seq_max: u64,
+}
+
+/// A key that was saved with an older value than its last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stale {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The sequence number of the value that was saved.
+    pub seq: u64,
+    /// The sequence number of the newest one, which is lost.
+    pub lost_seq: u64,
+}
+
+/// The newest whole record of a key.
+struct Newest {
+    seq: u64,
+    source: usize,
+    offset: u64,
+    kind: Kind,
+    is_saved: bool,
+}
+
+/// What the first reading learns.
+#[derive(Default)]
+struct Learnt {
+    newest: HashMap<Box<[u8]>, Newest>,
+    /// Per key the newest of its lost records that are known, and whether that is a removal.
+    lost: HashMap<Box<[u8]>, (u64, bool)>,
+    /// The highest number that a lost record of an unknown key may have.
+    doubtful_seq_max: u64,
+    seq_max: u64,
+}
+
+impl Learnt {
+    fn record(&mut self, source: usize, offset: u64, header: &Header, key: &[u8]) {
+        let (seq, kind) = (header.seq, header.kind);
+        self.seq_max = self.seq_max.max(seq);
+        match self.newest.get_mut(key) {
+            Some(known) if known.seq >= seq => {}
+            Some(known) => *known = Newest { seq, source, offset, kind, is_saved: false },
+            None => {
+                let newest = Newest { seq, source, offset, kind, is_saved: false };
+                self.newest.insert(key.into(), newest);
+            }
+        }
+    }
+
+    fn damage(&mut self, damage: &Damage) {
+        let Some(seqs) = &damage.seqs else {
+            return;
+        };
+        let seq = *seqs.end();
+        match (&damage.key, damage.removal) {
+            (Some(key), Some(removal)) if damage.key_is_certain => {
+                let lost = self.lost.entry(key.as_slice().into()).or_default();
+                *lost = (*lost).max((seq, removal));
+                self.seq_max = self.seq_max.max(seq);
+            }
+            _ => self.doubtful_seq_max = self.doubtful_seq_max.max(seq),
+        }
+    }
+}
+
+/// Learns from the first reading, and tells how far it is.
+struct Learner<F> {
+    learnt: Mutex<Learnt>,
+    progress: Mutex<F>,
+}
+
+impl<F: FnMut(u64, u64) + Send> Visitor for Learner<F> {
+    fn record(&self, source: usize, offset: u64, header: &Header, key: &[u8]) {
+        lock(&self.learnt).record(source, offset, header, key);
+    }
+
+    fn damage(&self, damage: &Damage) {
+        lock(&self.learnt).damage(damage);
+    }
+
+    fn progress(&self, done: u64, all: u64) {
+        lock(&self.progress)(done, 2 * all);
+    }
+}
+
+/// Reads the damaged store in `dir` and writes all that can still be proven whole into a new store
+/// in `out`, which must be empty or not exist. Nothing in `dir` is changed.
+///
+/// `progress` is called with the bytes read so far and the bytes in all; everything is read twice.
+/// Memory: all keys, and the largest record.
+///
+/// # Errors
+/// [`KvsError::Locked`] if a process has `dir` open, [`KvsError::NotOurs`] if there is nothing of
+/// a store in it, [`KvsError::WrongEngine`], [`KvsError::UnknownFormat`];
+/// [`KvsError::InvalidOption`] if `out` cannot be used, and [`KvsError::Io`] if it cannot be
+/// written. What cannot be read in `dir` is no error but damage, in the report.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let (dir, out) = (dir.path().join("damaged"), dir.path().join("saved"));
+/// use aryavarth::{KvStore, Options, salvage};
+///
+/// let store = KvStore::open(&dir)?;
+/// store.put(b"k", b"v")?;
+/// store.close()?;
+/// let report = salvage(&dir, &out, &Options::default(), |_done, _all| {})?;
+/// assert_eq!((report.keys, report.read.damaged), (1, 0));
+/// assert_eq!(KvStore::open(&out)?.read(b"k")?, Some(b"v".to_vec()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn salvage(
+    dir: impl AsRef<Path>,
+    out: impl AsRef<Path>,
+    options: &Options,
+    mut progress: impl FnMut(u64, u64) + Send,
+) -> Result<SalvageReport> {
+    let (dir, out) = (dir.as_ref(), out.as_ref());
+    options.check()?;
+    refuse_inside(dir, out)?;
+    let mut survey = Survey::open(&*options.fs, dir)?;
+    let Claimed { lock, state, .. } = claim_empty(out, options)?;
+    let learnt = Learnt {
+        doubtful_seq_max: if survey.is_whole { 0 } else { SEQ_MAX },
+        seq_max: survey.state.seq.saturating_sub(1),
+        ..Learnt::default()
+    };
+    let learner = Learner { learnt: Mutex::new(learnt), progress: Mutex::new(&mut progress) };
+    survey.read(threads(options), &learner);
+    let learnt = learner.learnt.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut report = SalvageReport {
+        manifest_is_whole: survey.is_whole,
+        doubtful_seq_max: learnt.doubtful_seq_max,
+        ..SalvageReport::default()
+    };
+    let Learnt { mut newest, lost, seq_max, .. } = learnt;
+    judge(&mut newest, &lost, &mut report);
+    let mut writer = Writer { out, options, state, copy: None, bytes: 0 };
+    save(&survey, &mut newest, &mut writer, &mut progress)?;
+    report.bytes = writer.bytes;
+    writer.finish(&survey.state, seq_max + 1)?;
+    report.read = survey.report;
+    for (key, _) in newest.iter().filter(|(_, newest)| !newest.is_saved) {
+        report.keys -= 1;
+        let mut damage = Damage::new(dir, 0, "a record that was whole could not be read again");
+        (damage.key, damage.key_is_certain) = (Some(key.to_vec()), true);
+        report.read.push(damage);
+    }
+    drop(lock);
+    Ok(report)
+}
+
+/// A directory inside the damaged one would change that.
+fn refuse_inside(dir: &Path, out: &Path) -> Result<()> {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if absolute(out).starts_with(absolute(dir)) {
+        let what = format!("{} lies in {}, which is not changed", out.display(), dir.display());
+        return Err(KvsError::InvalidOption(what));
+    }
+    Ok(())
+}
+
+/// Makes and locks the directory of the new store.
+fn claim_empty(out: &Path, options: &Options) -> Result<Claimed> {
+    let is_new = options.fs.create_dir(Site::SalvageDirCreate, out)?;
+    if !is_new && !options.fs.list(Site::SalvageDirList, out)?.is_empty() {
+        let what = format!("{} is not empty; choose a new directory", out.display());
+        return Err(KvsError::InvalidOption(what));
+    }
+    claim(out, options, ENGINE)
+}
+
+/// Decides what is saved: leaves the keys to save in `newest`, and counts those that may be old.
+fn judge(
+    newest: &mut HashMap<Box<[u8]>, Newest>,
+    lost: &HashMap<Box<[u8]>, (u64, bool)>,
+    report: &mut SalvageReport,
+) {
+    newest.retain(|key, newest| {
+        let lost = lost.get(key).filter(|(lost_seq, _)| *lost_seq > newest.seq);
+        let lost_removal = lost.is_some_and(|(_, removal)| *removal);
+        if newest.kind != Kind::Put || lost_removal {
+            return false;
+        }
+        if let Some(&(lost_seq, _)) = lost {
+            report.stale.push(Stale { key: key.to_vec(), seq: newest.seq, lost_seq });
+        }
+        report.doubtful += u64::from(newest.seq <= report.doubtful_seq_max);
+        true
+    });
+    report.stale.sort_by(|a, b| a.key.cmp(&b.key));
+    report.keys = newest.len() as u64;
+}
+
+/// Reads everything again and copies what is the newest of its key.
+fn save(
+    survey: &Survey<'_>,
+    newest: &mut HashMap<Box<[u8]>, Newest>,
+    writer: &mut Writer<'_>,
+    progress: &mut impl FnMut(u64, u64),
+) -> Result<()> {
+    let pieces = survey.sources.iter().flat_map(|source| &source.pieces);
+    let all: u64 = pieces.map(|piece| piece.end - piece.start).sum();
+    let mut done = all;
+    for (number, source) in survey.sources.iter().enumerate() {
+        for piece in &source.pieces {
+            let mut scanner = Scanner::patient(&*source.file, source.salt, piece.start, piece.end);
+            loop {
+                match scanner.next() {
+                    Ok(None) => break,
+                    Ok(Some(record)) => {
+                        let known = newest.get_mut(record.key);
+                        let known = known.filter(|known| {
+                            known.source == number && known.offset == record.offset
+                        });
+                        if let Some(known) = known {
+                            writer.push(&record)?;
+                            known.is_saved = true;
+                        }
+                    }
+                    Err(ScanStop::Bad { offset, .. }) => scanner.step_over(offset)?,
+                    Err(ScanStop::Io(error)) => return Err(error.into()),
+                }
+            }
+            done += piece.end - piece.start;
+            progress(done, 2 * all);
+        }
+    }
+    Ok(())
+}
+
+/// The new store in the making.
+struct Writer<'a> {
+    out: &'a Path,
+    options: &'a Options,
+    state: State,
+    copy: Option<CopyWriter>,
+    bytes: u64,
+}
+
+impl Writer<'_> {
+    fn push(&mut self, record: &Scanned<'_>) -> Result<()> {
+        if self.copy.as_ref().is_some_and(|copy| copy.bytes() >= COPY_BYTES_MAX) {
+            self.finish_copy()?;
+        }
+        let copy = match &mut self.copy {
+            Some(copy) => copy,
+            none => {
+                let id = self.state.file_id;
+                let header = SegmentHeader {
+                    kind: SegmentKind::Copy,
+                    id,
+                    salt: self.options.seed.rotate_left(17)
+                        ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+                    base: 0,
+                    created_ms: self.options.clock.now_ms(),
+                    store_id: self.state.store_id,
+                };
+                self.state.file_id += 1;
+                none.insert(CopyWriter::create(&*self.options.fs, self.out, header, 0)?)
+            }
+        };
+        copy.push(record)?;
+        self.bytes += record.header.record_bytes() as u64;
+        Ok(())
+    }
+
+    fn finish_copy(&mut self) -> Result<()> {
+        let Some(mut copy) = self.copy.take() else {
+            return Ok(());
+        };
+        let fs = &*self.options.fs;
+        // Each key has one record here, but a copy without promises holds in any case.
+        let copied = copy.finish(fs, self.out, 0)?;
+        for edit in copied.edits() {
+            self.state.apply(&edit).map_err(|reason| KvsError::corrupt(self.out, 0, reason))?;
+        }
+        // Without it the first open takes longer, that is all.
+        drop(hint::write(fs, self.out, &copied.segment, &copied.places));
+        Ok(())
+    }
+
+    /// Makes a store of it, as if it had just been closed.
+    fn finish(mut self, old: &State, seq: u64) -> Result<()> {
+        self.finish_copy()?;
+        let fs = &*self.options.fs;
+        self.state.seq = seq.max(self.state.seq).min(SEQ_MAX);
+        self.state.clock_ms = old.clock_ms;
+        let mut manifest = Manifest::create(fs, self.out, 1, self.state)?;
+        Ok(manifest.append(fs, &[Edit::Clean])?)
+    }
+}

@@ -1,0 +1,163 @@
+//! Scrub: reading everything to see whether it is still what was written.
+//!
+//! [`verify`] works on a directory that nobody has open. It changes nothing, goes on behind every
+//! damaged place, and names each: file, offset, sequence numbers and, where they can still be
+//! read, keys. A running store reads its own sealed segments in the background (online.rs). What
+//! is read and in which order is the survey's business (survey.rs), which salvage shares; how a
+//! damaged place is described, the hole's (hole.rs).
+//!
+//! Invariants:
+//! - Nothing is written here, and nothing is created.
+//! - Memory is bounded by a window of the log and the hints of damaged segments.
+
+mod hole;
+mod online;
+mod survey;
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use crate::error::Result;
+use crate::options::Options;
+use crate::sync::{Mutex, lock};
+
+pub(crate) use online::Scrubber;
+pub(crate) use survey::{Survey, Visitor};
+
+/// The most damaged places that a report lists one by one.
+const DAMAGE_LISTED_MAX: usize = 100_000;
+
+/// Something that is not what the store wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Damage {
+    /// The damaged file.
+    pub path: PathBuf,
+    /// Where in the file, in bytes.
+    pub offset: u64,
+    /// How many bytes are damaged; 0 if that is not known, or if the file is missing.
+    pub bytes: u64,
+    /// What is wrong there.
+    pub reason: String,
+    /// The key of the damaged record, where it can still be read.
+    pub key: Option<Vec<u8>>,
+    /// Whether a checksum vouches for the key. Else it is what is left of it in the damaged record.
+    pub key_is_certain: bool,
+    /// Whether the damaged record was a removal, where that is known.
+    pub removal: Option<bool>,
+    /// The sequence numbers of what was lost: those of the record where it can still be read, or
+    /// else those between its neighbours. `None` if no record was lost.
+    pub seqs: Option<RangeInclusive<u64>>,
+    /// Whether other records of the same batch are whole, so that the batch is torn.
+    pub tears_batch: bool,
+    /// Whether nothing is lost by it: a hint file is made again from its segment.
+    pub harmless: bool,
+}
+
+impl Damage {
+    pub(crate) fn new(path: &Path, offset: u64, reason: impl Into<String>) -> Damage {
+        Damage {
+            path: path.to_owned(),
+            offset,
+            bytes: 0,
+            reason: reason.into(),
+            key: None,
+            key_is_certain: false,
+            removal: None,
+            seqs: None,
+            tears_batch: false,
+            harmless: false,
+        }
+    }
+}
+
+/// What was found by reading everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Segments read.
+    pub segments: u64,
+    /// Good records in them.
+    pub records: u64,
+    /// Bytes of the segments.
+    pub bytes: u64,
+    /// Everything that is damaged, in the order in which it was met: the first 100,000 places.
+    pub damage: Vec<Damage>,
+    /// Damaged places in all.
+    pub damaged: u64,
+    /// Bytes of a torn tail, which the next open will cut off.
+    pub torn_bytes: u64,
+}
+
+impl VerifyReport {
+    /// Whether nothing is lost.
+    pub fn is_good(&self) -> bool {
+        self.damage.iter().all(|damage| damage.harmless)
+    }
+
+    pub(crate) fn push(&mut self, damage: Damage) {
+        self.damaged += 1;
+        if self.damage.len() < DAMAGE_LISTED_MAX {
+            self.damage.push(damage);
+        }
+    }
+
+    /// Adds what was found in another file.
+    fn add(&mut self, other: VerifyReport) {
+        self.records += other.records;
+        self.bytes += other.bytes;
+        let unlisted = other.damaged - other.damage.len() as u64;
+        other.damage.into_iter().for_each(|damage| self.push(damage));
+        self.damaged += unlisted;
+    }
+}
+
+/// Reads every record of the store in `dir` and reports all damage. Nothing is changed.
+///
+/// `progress` is called with the bytes read so far and the bytes in all. Where the manifest is
+/// damaged, what is left of it and the segments' own headers say what there is to read.
+///
+/// # Errors
+/// [`KvsError::Locked`](crate::KvsError::Locked) if a process has the store open,
+/// [`KvsError::NotOurs`](crate::KvsError::NotOurs) if there is nothing of a store,
+/// [`KvsError::WrongEngine`](crate::KvsError::WrongEngine) and
+/// [`KvsError::UnknownFormat`](crate::KvsError::UnknownFormat).
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let dir = dir.path();
+/// use aryavarth::{KvStore, Options, verify};
+///
+/// let store = KvStore::open(dir)?;
+/// store.put(b"k", b"v")?;
+/// store.close()?;
+/// let report = verify(dir, &Options::default(), |_done, _all| {})?;
+/// assert!(report.is_good());
+/// assert_eq!(report.records, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn verify(
+    dir: impl AsRef<Path>,
+    options: &Options,
+    progress: impl FnMut(u64, u64) + Send,
+) -> Result<VerifyReport> {
+    /// Records pass it by; it only tells how far the reading is.
+    struct Progress<F>(Mutex<F>);
+
+    impl<F: FnMut(u64, u64) + Send> Visitor for Progress<F> {
+        fn progress(&self, done: u64, all: u64) {
+            lock(&self.0)(done, all);
+        }
+    }
+
+    let mut survey = Survey::open(&*options.fs, dir.as_ref())?;
+    survey.read(threads(options), &Progress(Mutex::new(progress)));
+    Ok(survey.report)
+}
+
+/// How many files are read at a time. Two keep a disk busy while checksums are computed; more would
+/// only make it seek. One for those who want to repeat a run.
+pub(crate) fn threads(options: &Options) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if options.background { cores.min(2) } else { 1 }
+}

@@ -1,0 +1,236 @@
+//! The scrubber: reads a running store's sealed segments in the background, at a bounded rate.
+//!
+//! Data that nobody reads rots unnoticed until it is needed, and by then the backup has rotted or
+//! gone. A pass reads once each segment that was sealed when it began, then rests for a day. What
+//! it reads may come from the page cache, which hides a disk's rot until the pages are dropped;
+//! that is why it comes back.
+//!
+//! Invariants:
+//! - No lock that a reader or writer takes is held while anything is read, and no segment is held
+//!   between two slices: compaction retires what it likes, and its file is closed soon after.
+//! - Damage counts only if the segment is still in the table after it was found.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::hole::{Hole, Known, describe, walk};
+use super::{DAMAGE_LISTED_MAX, Damage, VerifyReport};
+use crate::hint;
+use crate::log::Log;
+use crate::record::Kind;
+use crate::segment::{SEGMENT_HEADER_BYTES, Scanner, Segment, SegmentKind};
+use crate::sync::{Arc, AtomicU64, Condvar, Mutex, Ordering, lock, wait_timeout};
+
+/// What is read at a time.
+const SLICE_BYTES: u64 = 1 << 20;
+/// A store that was just opened has other things to do.
+const FIRST_REST: Duration = Duration::from_secs(60);
+/// Between two passes.
+const PASS_REST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Where a pass is.
+#[derive(Debug, Default)]
+struct Pass {
+    /// The segment that is being read, its place in the table, and how far it was read.
+    at: Option<(u64, u16, u64)>,
+    /// Segments with lower ids were read.
+    from_id: u64,
+    /// Segments with this id and higher ones did not exist when the pass began. They are left to
+    /// the next one, or a pass beside many writers would not end.
+    to_id: Option<u64>,
+}
+
+/// What the scrubber knows.
+#[derive(Debug)]
+pub(crate) struct Scrubber {
+    /// The pass in the background.
+    pass: Mutex<Pass>,
+    /// When a step may read on, by the store's clock.
+    next_ms: AtomicU64,
+    /// By segment and offset.
+    found: Mutex<BTreeMap<(u64, u64), Damage>>,
+    bytes: AtomicU64,
+    stopped: Mutex<bool>,
+    call: Condvar,
+}
+
+impl Scrubber {
+    pub(crate) fn new(log: &Log) -> Scrubber {
+        let first_ms = log.options.clock.now_ms().saturating_add(FIRST_REST.as_millis() as u64);
+        Scrubber {
+            pass: Mutex::default(),
+            next_ms: AtomicU64::new(first_ms),
+            found: Mutex::default(),
+            bytes: AtomicU64::new(0),
+            stopped: Mutex::default(),
+            call: Condvar::new(),
+        }
+    }
+
+    /// Bytes read so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The damage that is known, in segments that there still are.
+    pub(crate) fn damage(&self, log: &Log) -> Vec<Damage> {
+        let ids: Vec<u64> = log.table.all().iter().map(|segment| segment.id).collect();
+        let mut found = lock(&self.found);
+        found.retain(|(id, _), _| ids.contains(id));
+        found.values().cloned().collect()
+    }
+
+    /// The scrubber's life.
+    pub(crate) fn run(&self, log: &Log) {
+        let mut rest = FIRST_REST;
+        while self.rest(rest) {
+            rest = self.turn(log);
+        }
+    }
+
+    /// The same for a store without threads: one slice, if it is time; returns whether it was.
+    pub(crate) fn step(&self, log: &Log) -> bool {
+        let now_ms = log.options.clock.now_ms();
+        if log.options.scrub_bytes_per_second == 0 || now_ms < self.next_ms.load(Ordering::Relaxed)
+        {
+            return false;
+        }
+        let rest_ms = self.turn(log).as_millis() as u64;
+        self.next_ms.store(now_ms + rest_ms.max(1), Ordering::Relaxed);
+        true
+    }
+
+    /// One slice of the background pass; returns how long to rest after it.
+    fn turn(&self, log: &Log) -> Duration {
+        let mut pass = lock(&self.pass);
+        let mut report = VerifyReport::default();
+        if !self.advance(log, &mut pass, &mut report) {
+            *pass = Pass::default();
+            return PASS_REST;
+        }
+        let rate = log.options.scrub_bytes_per_second.max(1);
+        Duration::from_millis(report.bytes.saturating_mul(1000) / rate)
+    }
+
+    /// One whole pass without rests.
+    pub(crate) fn pass(&self, log: &Log) -> VerifyReport {
+        let (mut pass, mut report) = (Pass::default(), VerifyReport::default());
+        while !log.is_stopping() && self.advance(log, &mut pass, &mut report) {}
+        report
+    }
+
+    /// Reads on for a slice; returns whether there was anything left to read.
+    fn advance(&self, log: &Log, pass: &mut Pass, report: &mut VerifyReport) -> bool {
+        let Some((segment, from)) = self.at(log, pass, report) else {
+            return false;
+        };
+        let end = segment.end.load(Ordering::Acquire);
+        let mut scanner = Scanner::patient(&*segment.file, segment.salt, from, end);
+        let holes = walk(&mut scanner, end, from + SLICE_BYTES, |_, header, _| {
+            report.records += u64::from(header.kind != Kind::Mark);
+        });
+        let read = scanner.offset() - from;
+        self.bytes.fetch_add(read, Ordering::Relaxed);
+        report.bytes += read;
+        pass.at = Some((segment.id, segment.table_index, scanner.offset()));
+        if scanner.offset() >= end {
+            (pass.at, pass.from_id) = (None, segment.id + 1);
+        }
+        let damage = if holes.is_empty() { Vec::new() } else { name(log, &segment, &holes) };
+        if is_there(log, segment.id, segment.table_index) {
+            self.note(segment.id, damage, report);
+        }
+        true
+    }
+
+    fn note(&self, id: u64, damage: Vec<Damage>, report: &mut VerifyReport) {
+        let mut found = lock(&self.found);
+        for damage in damage {
+            if found.len() < DAMAGE_LISTED_MAX {
+                found.insert((id, damage.offset), damage.clone());
+            }
+            report.push(damage);
+        }
+    }
+
+    /// The segment that a pass is at, and from where it goes on.
+    fn at(
+        &self,
+        log: &Log,
+        pass: &mut Pass,
+        report: &mut VerifyReport,
+    ) -> Option<(Arc<Segment>, u64)> {
+        if let Some((id, index, offset)) = pass.at.take() {
+            pass.from_id = id + 1;
+            if let Some(segment) = segment_at(log, id, index) {
+                return Some((segment, offset));
+            }
+        }
+        let sealed: Vec<u64> = {
+            let manifest = lock(&log.manifest);
+            let state = manifest.state();
+            let to_id = *pass.to_id.get_or_insert(state.file_id);
+            let left = state.segments.range(pass.from_id.min(to_id)..to_id);
+            left.filter(|(_, facts)| facts.seal.is_some()).map(|(&id, _)| id).collect()
+        };
+        let segments = log.table.all().into_iter().filter(|s| sealed.binary_search(&s.id).is_ok());
+        let segment = segments.min_by_key(|segment| segment.id)?;
+        report.segments += 1;
+        // What was found there earlier is found again, unless it was a passing fault of the disk.
+        let (id, found) = (segment.id, &self.found);
+        lock(found).retain(|(of, _), _| *of != id);
+        Some((segment, SEGMENT_HEADER_BYTES as u64))
+    }
+
+    /// Ends the scrubber's life.
+    pub(crate) fn stop(&self) {
+        *lock(&self.stopped) = true;
+        self.call.notify_all();
+    }
+
+    /// Waits; returns false when the store is closing.
+    fn rest(&self, rest: Duration) -> bool {
+        let until = Instant::now() + rest;
+        let mut stopped = lock(&self.stopped);
+        while !*stopped {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            stopped = wait_timeout(&self.call, stopped, left);
+        }
+        false
+    }
+}
+
+/// Describes the holes of a segment.
+fn name(log: &Log, segment: &Segment, holes: &[Hole]) -> Vec<Damage> {
+    let (id, salt) = (segment.id, segment.salt);
+    let end = segment.end.load(Ordering::Acquire);
+    let seq_min = segment.seq_min.load(Ordering::Relaxed);
+    let seq_max = segment.seq_max.load(Ordering::Relaxed);
+    let rises = {
+        let manifest = lock(&log.manifest);
+        let facts = manifest.state().segments.get(&id);
+        facts.is_some_and(|facts| facts.kind == SegmentKind::Log)
+    };
+    let places = hint::read_of(&*log.options.fs, &log.dir, id, salt, end);
+    let known = Known { rises, seqs: seq_min..=seq_max, places };
+    let by_offset = known.by_offset();
+    let mut damage = Vec::new();
+    for hole in holes {
+        let path = segment.file.path();
+        describe(hole, path, &known, by_offset.as_ref(), |found| damage.push(found));
+    }
+    damage
+}
+
+/// The segment at a place in the table, if it is still this one.
+fn segment_at(log: &Log, id: u64, index: u16) -> Option<Arc<Segment>> {
+    let guard = log.table.get(index)?;
+    guard.as_ref().filter(|segment| segment.id == id).cloned()
+}
+
+fn is_there(log: &Log, id: u64, index: u16) -> bool {
+    segment_at(log, id, index).is_some()
+}

@@ -1,0 +1,168 @@
+//! Scrubbing a running store: rot is found while everything goes on, told by file, offset and key,
+//! and nothing that compaction takes away passes for damage.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use aryavarth::fs::{Fs, OpenHow, SimFs, Site, read_full, write_full};
+use aryavarth::{Clock, KvStore, Options};
+
+use crate::runner::{DIR, options};
+
+const SITE: Site = Site::SegmentOpen;
+
+/// A clock that the test sets.
+#[derive(Debug, Default)]
+struct Hands(AtomicU64);
+
+impl Clock for Hands {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Flips a bit of the first place in the store's logs that holds `bytes`.
+fn rot(fs: &SimFs, bytes: &[u8]) {
+    for name in fs.list(SITE, Path::new(DIR)).unwrap() {
+        let path = Path::new(DIR).join(&name);
+        let file = fs.open(SITE, &path, OpenHow::Write).unwrap();
+        let mut contents = vec![0; file.len(SITE).unwrap() as usize];
+        read_full(&*file, SITE, &mut contents, 0).unwrap();
+        let at = contents.windows(bytes.len()).position(|part| part == bytes);
+        let is_log = path.extension().is_some_and(|extension| extension == "log");
+        if let Some(at) = at.filter(|_| is_log) {
+            write_full(&*file, SITE, &[contents[at] ^ 4], at as u64).unwrap();
+            return;
+        }
+    }
+    panic!("no log holds these bytes");
+}
+
+#[test]
+fn a_flip_under_a_running_store_is_found_and_named() {
+    let fs = SimFs::new();
+    let store = KvStore::open_with(DIR, options(&fs)).unwrap();
+    for n in 0..50 {
+        store.put(format!("key-{n}").as_bytes(), format!("value-{n}-of-50").as_bytes()).unwrap();
+    }
+    store.compact().unwrap();
+    let report = store.scrub().unwrap();
+    assert_eq!((report.records, report.damaged), (50, 0));
+    assert!(store.damage().is_empty());
+
+    rot(&fs, b"value-31-of-50");
+    let report = store.scrub().unwrap();
+    assert_eq!((report.records, report.damaged), (49, 1));
+    let [damage] = &store.damage()[..] else { panic!("one place: {:?}", store.damage()) };
+    assert_eq!((&report.damage[0], damage.key_is_certain), (damage, true));
+    assert_eq!(damage.key.as_deref(), Some(b"key-31".as_slice()));
+    assert_eq!(store.stats().damaged_records, 1);
+    assert!(store.stats().scrubbed_bytes >= report.bytes);
+
+    // The store goes on, and the same damage is counted once.
+    assert!(store.read(b"key-31").is_err());
+    store.put(b"key-31", b"new").unwrap();
+    assert_eq!(store.read(b"key-31").unwrap(), Some(b"new".to_vec()));
+    store.scrub().unwrap();
+    assert_eq!(store.stats().damaged_records, 1);
+}
+
+#[test]
+fn a_store_without_threads_scrubs_in_its_steps_as_the_clock_allows() {
+    let (fs, clock) = (SimFs::new(), Arc::new(Hands::default()));
+    let rate = 1 << 20;
+    let options = Options { clock: clock.clone(), scrub_bytes_per_second: rate, ..options(&fs) };
+    let store = KvStore::open_with(DIR, options).unwrap();
+    for n in 0..10 {
+        store.put(&[n], &vec![n + 100; 300 << 10]).unwrap();
+    }
+    store.compact().unwrap();
+    rot(&fs, &[107; 100]);
+    while store.step().unwrap() {}
+    assert_eq!(store.stats().scrubbed_bytes, 0, "not right after an open");
+    clock.0.store(60_000, Ordering::Relaxed);
+    while store.step().unwrap() {}
+    let slice = store.stats().scrubbed_bytes;
+    assert!(slice > 0 && slice < 2 << 20, "one slice, then a rest: {slice}");
+    for second in 61..75 {
+        clock.0.store(second * 1000, Ordering::Relaxed);
+        while store.step().unwrap() {}
+    }
+    let pass = store.stats().scrubbed_bytes;
+    assert!(pass > 3_000_000, "{pass}");
+    assert_eq!(store.damage().len(), 1);
+    clock.0.store(3_600_000, Ordering::Relaxed);
+    while store.step().unwrap() {}
+    assert_eq!(store.stats().scrubbed_bytes, pass, "a pass is followed by a day of rest");
+    clock.0.store(2 * 86_400_000, Ordering::Relaxed);
+    while store.step().unwrap() {}
+    assert!(store.stats().scrubbed_bytes > pass);
+}
+
+#[test]
+fn a_segment_that_compaction_takes_away_in_the_middle_is_left() {
+    let (fs, clock) = (SimFs::new(), Arc::new(Hands::default()));
+    let store = KvStore::open_with(DIR, Options { clock: clock.clone(), ..options(&fs) }).unwrap();
+    for n in 0..10 {
+        store.put(&[n], &vec![n + 100; 300 << 10]).unwrap();
+    }
+    store.compact().unwrap();
+    clock.0.store(60_000, Ordering::Relaxed);
+    assert!(store.step().unwrap(), "the pass has begun");
+    while store.step().unwrap() {}
+    let before = store.stats().scrubbed_bytes;
+    store.compact().unwrap();
+    for second in 61..75 {
+        clock.0.store(second * 1000, Ordering::Relaxed);
+        while store.step().unwrap() {}
+    }
+    // The copies did not exist when the pass began; the next one reads them.
+    assert_eq!(store.stats().scrubbed_bytes, before);
+    for second in 86_500..86_520 {
+        clock.0.store(second * 1000, Ordering::Relaxed);
+        while store.step().unwrap() {}
+    }
+    assert!(store.stats().scrubbed_bytes >= before + 3_000_000);
+    assert!(store.damage().is_empty());
+}
+
+#[test]
+fn a_rate_of_zero_is_off() {
+    let (fs, clock) = (SimFs::new(), Arc::new(Hands::default()));
+    let options = Options { clock: clock.clone(), scrub_bytes_per_second: 0, ..options(&fs) };
+    let store = KvStore::open_with(DIR, options).unwrap();
+    store.put(b"k", b"v").unwrap();
+    store.compact().unwrap();
+    clock.0.store(86_400_000, Ordering::Relaxed);
+    while store.step().unwrap() {}
+    assert_eq!(store.stats().scrubbed_bytes, 0);
+    assert_eq!(store.scrub().unwrap().records, 1);
+}
+
+#[test]
+fn scrubbing_beside_writers_and_compaction_finds_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes_min: 64 << 10, ..Options::default() };
+    let store = KvStore::open_with(dir.path(), options).unwrap();
+    let store = store.with_durability(aryavarth::Durability::Os);
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for n in 0..20_000u32 {
+                store.put(&(n % 500).to_be_bytes(), &[n as u8; 100]).unwrap();
+                if n % 2_000 == 0 {
+                    store.compact().unwrap();
+                }
+            }
+        });
+        let mut records = 0;
+        while !writer.is_finished() {
+            let report = store.scrub().unwrap();
+            assert_eq!(report.damaged, 0, "{:?}", report.damage);
+            records += report.records;
+        }
+        assert!(records > 0);
+    });
+    assert!(store.damage().is_empty());
+}
