@@ -15,6 +15,8 @@ mod disk;
 #[cfg(test)]
 mod format;
 #[cfg(test)]
+mod histories;
+#[cfg(test)]
 mod linear;
 #[cfg(test)]
 mod oracle;
