@@ -23,6 +23,8 @@ const GROUPS: usize = 4;
 /// Keys of a group.
 const KEYS: usize = 3;
 const ALL: [usize; KEYS] = [0, 1, 2];
+/// Keys that a batch sets beside those of the group, between any two of them.
+const OTHER_KEYS: usize = 8;
 /// Operations of one thread in one round.
 const OPS: usize = 8;
 
@@ -72,6 +74,8 @@ fn writes_all(group: usize) -> bool {
 /// What a thread does next in a group.
 enum Step {
     Op(Op),
+    /// Reads all keys, one after the other.
+    Each,
     Scan,
 }
 
@@ -79,7 +83,8 @@ fn choose(random: &mut Random, group: usize, fresh: u64, held: Option<u64>) -> S
     let key = random.below(KEYS);
     let whole = writes_all(group);
     let op = match random.below(16) {
-        0..=4 => Op::Read(vec![key]),
+        0..=2 => Op::Read(vec![key]),
+        3 | 4 => return Step::Each,
         5 => Op::Read(ALL.to_vec()),
         6 | 7 => return Step::Scan,
         8 | 9 if !whole => Op::Write(vec![(key, Some(fresh))]),
@@ -93,6 +98,23 @@ fn choose(random: &mut Random, group: usize, fresh: u64, held: Option<u64>) -> S
     Step::Op(op)
 }
 
+/// A batch of the writes. One that is all sets has other keys in between, so that publishing it
+/// takes long enough for somebody to look.
+fn batch(group: usize, writes: &[(usize, Option<u64>)]) -> Batch {
+    let others = if writes.len() > 1 { OTHER_KEYS } else { 0 };
+    let mut batch = Batch::new();
+    for &(at, value) in writes {
+        batch = match value {
+            Some(value) => (0..others)
+                .fold(batch.set(key(group, at), bytes(value)), |batch, other| {
+                    batch.set(format!("{group}~{other}"), "")
+                }),
+            None => batch.remove(key(group, at)),
+        };
+    }
+    batch
+}
+
 /// Does one operation; what leaves is as durable as the handle's level asks.
 fn run<E: KvsEngine>(engine: &E, group: usize, op: &Op) -> Result<Answer> {
     let (answer, position) = match op {
@@ -101,11 +123,7 @@ fn run<E: KvsEngine>(engine: &E, group: usize, op: &Op) -> Result<Answer> {
             (Answer::Values(vec![read.as_deref().map(value)]), position)
         }
         Op::Write(writes) => {
-            let batch = writes.iter().fold(Batch::new(), |batch, &(at, value)| match value {
-                Some(value) => batch.set(key(group, at), bytes(value)),
-                None => batch.remove(key(group, at)),
-            });
-            let (removed, position) = engine.write(batch)?;
+            let (removed, position) = engine.write(batch(group, writes))?;
             (Answer::Removed(removed), position)
         }
         Op::Read(_) | Op::Increment(_) | Op::CompareAndSet { .. } => {
@@ -158,38 +176,45 @@ impl Ticks {
     }
 }
 
-/// The history of one thread in one round, by group. Ends after the first operation that fails.
+/// The history of one thread in one round, by group. After its first operation that fails a thread
+/// only looks around.
 fn thread<E: KvsEngine>(engine: &E, ticks: &Ticks, seed: u64) -> Vec<(usize, Event)> {
     let mut random = Random::new(seed);
     let mut events = Vec::new();
     let mut held = None;
+    let mut failed = false;
+    let mut record = |group: usize, op: Op, held: &mut Option<u64>| {
+        let call = ticks.tick();
+        let answer = run(engine, group, &op).ok();
+        let end = ticks.tick();
+        if let Some(Answer::Values(values)) = &answer {
+            *held = values[0];
+        }
+        let ok = answer.is_some();
+        events.push((group, Event { op, answer, call, end }));
+        ok
+    };
+    let mut scans = Vec::new();
     for i in 0..OPS {
         let group = random.below(GROUPS);
         // No other thread and no other round writes the same.
         let fresh = (seed << 8 | i as u64) << 20;
-        let call = ticks.tick();
         let ok = match choose(&mut random, group, fresh, held) {
-            Step::Op(op) => {
-                let answer = run(engine, group, &op).ok();
-                let end = ticks.tick();
-                if let Some(Answer::Values(values)) = &answer {
-                    held = values[0];
-                }
-                let ok = answer.is_some();
-                events.push((group, Event { op, answer, call, end }));
-                ok
+            Step::Op(op) if !failed => record(group, op, &mut held),
+            Step::Op(_) | Step::Each => {
+                ALL.iter().all(|&at| record(group, Op::Read(vec![at]), &mut held))
             }
             Step::Scan => {
+                let call = ticks.tick();
                 let state = scan(engine, group).ok();
                 let ok = state.is_some();
-                events.extend(seen(group, state, call, ticks.tick()));
+                scans.extend(seen(group, state, call, ticks.tick()));
                 ok
             }
         };
-        if !ok {
-            break;
-        }
+        failed |= !ok;
     }
+    events.extend(scans);
     events
 }
 
@@ -336,7 +361,7 @@ fn every_history_that_a_power_cut_ends_has_an_order_that_explains_it() {
         rounds += 1;
         let store = KvStore::open_with("/store", options(&fs)).unwrap();
         fs.fail_from(fs.calls() + random.below(400) as u64);
-        let stop = AtomicBool::new(false);
+        let stop = AtomicBool::new(rounds % 2 == 0);
         let events = thread::scope(|scope| {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) && store.compact().is_ok() {
