@@ -19,7 +19,7 @@ use crate::engine::{KeyRange, Page, Position};
 use crate::error::Result;
 use crate::index::Slot;
 use crate::segment::Segment;
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, Ordering, spin_loop};
 
 /// Keys that a scan looks at under one epoch.
 const WALK_KEYS_MAX: usize = 256;
@@ -132,7 +132,7 @@ impl Log {
                     return result;
                 }
             }
-            std::hint::spin_loop();
+            spin_loop();
         }
     }
 
@@ -188,7 +188,7 @@ impl Log {
             }
             // A shorter walk fits between two commits.
             max = (max / 2).max(WALK_KEYS_MIN.min(wanted));
-            std::hint::spin_loop();
+            spin_loop();
         }
     }
 }
