@@ -21,7 +21,9 @@ mod model {
     use std::sync::Arc;
 
     use aryavarth::fs::{Crash, Fault, SimFs, Site};
-    use aryavarth::{Batch, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options};
+    use aryavarth::{
+        Batch, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options, Transaction,
+    };
     use crossbeam_epoch as epoch;
     use shuttle::scheduler::{PctScheduler, RandomScheduler};
     use shuttle::sync::atomic::{AtomicU64, Ordering};
@@ -221,19 +223,19 @@ mod model {
             let threads: Vec<_> = (1..=3)
                 .map(|i| {
                     let (store, fs) = (store.clone(), fs.clone());
-                    thread::spawn(move || match i {
-                        3 => acknowledged(number(store.read(b"k").unwrap()), &fs),
-                        _ => {
+                    thread::spawn(move || {
+                        let value = if i == 3 {
+                            number(store.read(b"k").unwrap())
+                        } else {
                             let add = |held: Option<Vec<u8>>| number(held).unwrap_or(0) + 1;
-                            let value = store
-                                .commit(&[b"k"], |tx| {
-                                    let value = add(tx.get(b"k")?);
-                                    tx.set("k", [value]);
-                                    Ok(value)
-                                })
-                                .unwrap();
-                            acknowledged(Some(value), &fs);
-                        }
+                            let add = |tx: &mut Transaction<'_>| {
+                                let value = add(tx.get(b"k")?);
+                                tx.set("k", [value]);
+                                Ok(value)
+                            };
+                            Some(store.commit(&[b"k"], add).unwrap())
+                        };
+                        acknowledged(value, &fs);
                     })
                 })
                 .collect();
