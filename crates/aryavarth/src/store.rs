@@ -181,6 +181,7 @@ impl KvStore {
     /// what is dead. Needs space for up to 256 MiB of live data beside the files that there are.
     pub fn compact(&self) -> Result<()> {
         let log = self.log()?;
+        log.commit.check()?;
         log.seal_active()?;
         match compaction::run_all(log) {
             Err(error) if error.is_full() && log.free_reserve() => compaction::run_all(log),

@@ -177,7 +177,9 @@ pub enum OpenHow {
     CreateNew,
 }
 
-/// A file system, real or simulated. One call is one system call.
+/// A file system, real or simulated. One call is one system call, repeated if a signal interrupts
+/// it; only [`FsFile::read_at`] and [`FsFile::write_at`] leave that to [`read_full`] and
+/// [`write_full`], which repeat anyway.
 pub trait Fs: fmt::Debug + Send + Sync + 'static {
     /// Creates a directory (mode 0700) and its missing parents; an existing one is fine.
     /// Returns whether it was created.

@@ -257,7 +257,7 @@ impl Log {
         let pin = epoch::pin();
         let mut position = 0;
         for write in batch.writes() {
-            let found = known.filter(|found| is_linked(found));
+            let found = known.filter(|found| is_linked(*found));
             match found.or_else(|| self.index.find(write.key(), &pin)) {
                 Some(found) if !found.slot().is_tombstone() => return None,
                 Some(found) => position = position.max(self.position_of(found.slot())),
@@ -354,7 +354,7 @@ impl Log {
             let offset = frame_at + frame.offset_of(record);
             let tombstone = record.kind() == Kind::Tombstone;
             let slot = Slot::new(segment.table_index, offset, bytes, tombstone);
-            let found = known.filter(|found| is_linked(found));
+            let found = known.filter(|found| is_linked(*found));
             let found = found.or_else(|| self.index.find(key, &pin));
             let existed = found.is_some_and(|found| !found.slot().is_tombstone());
             if tombstone {
@@ -488,6 +488,6 @@ fn need_of(bytes: usize) -> u64 {
 
 /// Whether an entry found earlier under the same pin is certainly still in the index: only a
 /// tombstone can have been taken out.
-fn is_linked(found: &Found<'_>) -> bool {
+fn is_linked(found: Found<'_>) -> bool {
     !found.slot().is_tombstone()
 }

@@ -17,7 +17,7 @@ use crossbeam_epoch as epoch;
 use super::Log;
 use crate::engine::{KeyRange, Page, Position};
 use crate::error::Result;
-use crate::index::Slot;
+use crate::index::{Found, Slot};
 use crate::segment::Segment;
 use crate::sync::{Arc, Ordering, spin_loop};
 
@@ -90,7 +90,7 @@ impl Log {
     pub(super) fn see(&self, key: &[u8]) -> Option<Seen> {
         loop {
             let pin = epoch::pin();
-            let slot = self.stable(|| self.index.find(key, &pin).map(|found| found.slot()))?;
+            let slot = self.stable(|| self.index.find(key, &pin).map(Found::slot))?;
             if let Some(seen) = self.hold(slot) {
                 return Some(seen);
             }

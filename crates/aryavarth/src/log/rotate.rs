@@ -315,8 +315,10 @@ impl Log {
         KvsError::Full { source }
     }
 
-    /// Refuses a write while the disk is full, unless it frees space in the end.
+    /// Refuses a write while the disk is full, unless it frees space in the end. A store that is
+    /// poisoned too says that, since space would not help it.
     pub(super) fn check_full(&self, only_removes: bool) -> Result<()> {
+        self.commit.check()?;
         match self.full.load_full() {
             Some(source) if !only_removes => Err(KvsError::Full { source }),
             _ => Ok(()),

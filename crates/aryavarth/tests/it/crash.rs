@@ -40,7 +40,7 @@ const NOT_CROSSED: &[(Site, &str)] =
     &[(Site::TableReserve, "no call of the disk: all 65,536 segments are taken")];
 
 /// Says which crash it was, should anything panic while it is alive.
-struct Scene(String);
+pub(crate) struct Scene(pub(crate) String);
 
 impl Drop for Scene {
     fn drop(&mut self) {
@@ -241,7 +241,12 @@ impl Tally {
 }
 
 /// Opens the store, checks what it contains, and that it goes on from there, come what may.
-fn recover(fs: &SimFs, workload: &Workload, crash: Crash, oracle: &Oracle) -> Result<(), String> {
+pub(crate) fn recover(
+    fs: &SimFs,
+    workload: &Workload,
+    crash: Crash,
+    oracle: &Oracle,
+) -> Result<(), String> {
     let failed = |what: &'static str| move |error: KvsError| format!("{what}: {error}");
     let mut runner = Runner::new(fs, workload, oracle.clone());
     runner.open().map_err(failed("the store does not open"))?;

@@ -199,3 +199,24 @@ fn at_rest_the_directory_takes_twice_the_live_data_and_eight_mebibytes_at_most()
     let (used, allowed) = settle();
     assert!(used <= allowed, "all removed: {used} bytes, {allowed} are promised");
 }
+
+/// Space does not help a poisoned store, so it must not be told that space would.
+#[test]
+fn a_store_that_is_full_and_poisoned_says_poisoned() {
+    let fs = SimFs::new();
+    let store = open(&fs);
+    fs.limit_space(600 << 10);
+    let error = loop {
+        if let Err(error) = store.put(b"k", &[7; 9_000]) {
+            break error;
+        }
+    };
+    assert!(matches!(error, KvsError::Full { .. }), "{error}");
+    // Removals still go to the log.
+    fs.fail_next(Site::LogSync, Fault::LostSync);
+    assert!(matches!(store.delete(b"k"), Err(KvsError::Poisoned { .. })));
+    assert!(matches!(store.put(b"k", b"v"), Err(KvsError::Poisoned { .. })));
+    fs.limit_space(u64::MAX);
+    assert!(matches!(store.put(b"k", b"v"), Err(KvsError::Poisoned { .. })));
+    assert!(matches!(store.compact(), Err(KvsError::Poisoned { .. })));
+}

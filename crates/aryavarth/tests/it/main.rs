@@ -13,6 +13,8 @@ mod cut_and_flip;
 #[cfg(test)]
 mod disk;
 #[cfg(test)]
+mod errors;
+#[cfg(test)]
 mod format;
 #[cfg(test)]
 mod histories;

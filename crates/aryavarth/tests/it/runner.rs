@@ -111,6 +111,16 @@ impl Runner {
         Ok(())
     }
 
+    /// Whether a store was opened and not closed.
+    pub(crate) fn is_open(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// Time passes, in milliseconds.
+    pub(crate) fn pass(&self, ms: u64) {
+        self.clock.0.fetch_add(ms, Ordering::Relaxed);
+    }
+
     /// Closes the store cleanly.
     pub(crate) fn close(&mut self) -> Result<(), KvsError> {
         self.store.take().map_or(Ok(()), KvStore::close)
@@ -188,9 +198,7 @@ impl Runner {
                     }
                 }
             }
-            Act::Wait(ms) => {
-                self.clock.0.fetch_add(*ms, Ordering::Relaxed);
-            }
+            Act::Wait(ms) => self.pass(*ms),
             Act::Reopen => {
                 self.close()?;
                 self.oracle.synced_all();

@@ -68,8 +68,12 @@ impl SimFile {
 }
 
 /// How many of `bytes` a call with `fault` moves.
-fn moved(bytes: usize, fault: Option<Fault>) -> usize {
-    if fault == Some(Fault::Short) { bytes.div_ceil(2) } else { bytes }
+fn moved(bytes: usize, fault: Option<Fault>) -> io::Result<usize> {
+    match fault {
+        Some(Fault::Interrupted) => Err(Errno::INTR.into()),
+        Some(Fault::Short) => Ok(bytes.div_ceil(2)),
+        _ => Ok(bytes),
+    }
 }
 
 impl fmt::Debug for SimFile {
@@ -97,7 +101,7 @@ impl FsFile for SimFile {
 
     fn read_at(&self, site: Site, buf: &mut [u8], offset: u64) -> Result<usize, IoError> {
         self.call(site, |state, fault| {
-            let bytes = moved(buf.len(), fault);
+            let bytes = moved(buf.len(), fault)?;
             Ok(self.inode(state)?.live().read(&mut buf[..bytes], offset))
         })
     }
@@ -109,7 +113,10 @@ impl FsFile for SimFile {
         offset: u64,
     ) -> Result<Option<usize>, IoError> {
         // Everything is in memory.
-        self.read_at(site, buf, offset).map(Some)
+        match self.read_at(site, buf, offset) {
+            Err(error) if error.source.kind() == io::ErrorKind::Interrupted => Ok(None),
+            done => done.map(Some),
+        }
     }
 
     fn write_at(&self, site: Site, buf: &[u8], offset: u64) -> Result<usize, IoError> {
@@ -117,7 +124,7 @@ impl FsFile for SimFile {
             self.check_change(offset.checked_add(buf.len() as u64))?;
             let blocks_free = state.blocks_free();
             let inode = self.inode(state)?;
-            let asked = moved(buf.len(), fault);
+            let asked = moved(buf.len(), fault)?;
             let bytes = inode.live().fitting(offset, asked, blocks_free);
             if bytes == 0 && asked > 0 {
                 return Err(Errno::NOSPC.into());

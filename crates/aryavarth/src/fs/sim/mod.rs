@@ -62,7 +62,8 @@ pub enum Fault {
     Io,
     /// The disk is full (`ENOSPC`).
     NoSpace,
-    /// A signal interrupts it (`EINTR`).
+    /// A signal interrupts a read or write (`EINTR`); of what is at hand nothing is read. Other
+    /// calls are untouched: the operating system's [`Fs`] repeats them by itself.
     Interrupted,
     /// A read or write moves half of its bytes, one at least. Other calls are untouched.
     Short,
@@ -200,7 +201,7 @@ impl SimFs {
 }
 
 impl State {
-    /// Numbers a call and says how it goes: on, on but [`Fault::Short`], or not at all.
+    /// Numbers a call and says how it goes: on, on with a fault to mind, or not at all.
     fn call(&mut self, site: Site) -> io::Result<Option<Fault>> {
         match self.sync_call(site)? {
             Some(Fault::LostSync) => Err(Errno::IO.into()),
@@ -219,7 +220,6 @@ impl State {
         match fault {
             Some(Fault::Io) => Err(Errno::IO.into()),
             Some(Fault::NoSpace) => Err(Errno::NOSPC.into()),
-            Some(Fault::Interrupted) => Err(Errno::INTR.into()),
             fault => Ok(fault),
         }
     }
