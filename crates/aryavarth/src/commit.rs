@@ -406,8 +406,8 @@ impl Sleeper {
 }
 
 /// The hand-over between those who wait and those who sync, under shuttle: see `tests/shuttle.rs`.
-#[cfg(test)]
 #[cfg(shuttle)]
+#[cfg(test)]
 mod tests {
     use std::io;
     use std::path::PathBuf;

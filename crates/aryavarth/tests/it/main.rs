@@ -23,6 +23,8 @@ mod linear;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
+mod races;
+#[cfg(test)]
 mod read_now;
 #[cfg(test)]
 mod regressions;
