@@ -203,6 +203,34 @@ fn links_between_documents_lead_somewhere() {
     assert_none(&offenders, "a link in a document names a file of this repository");
 }
 
+/// Pages that name the tests which guard what they say: all words in backticks that have three
+/// underscores or more.
+const PAGES_THAT_NAME_TESTS: &[&str] = &["docs/races.md"];
+
+#[test]
+fn every_test_that_a_page_names_exists() {
+    let sources: Vec<String> = rust_sources().into_iter().map(|file| file.text).collect();
+    let exists = |name: &str| {
+        let function = format!("fn {name}");
+        let ends = |rest: &str| rest.starts_with(['(', '<']);
+        sources.iter().any(|text| text.split(&function).skip(1).any(ends))
+    };
+    let mut offenders = Vec::new();
+    let mut named = 0;
+    for page in PAGES_THAT_NAME_TESTS {
+        let text = fs::read_to_string(root().join(page)).expect("the page exists");
+        for name in names_in_code(text.lines()) {
+            let is_test = name.matches('_').count() >= 3 && !name.contains(' ');
+            named += usize::from(is_test);
+            if is_test && !exists(&name) {
+                offenders.push(format!("{page}: {name}"));
+            }
+        }
+    }
+    assert!(named > 20, "the pages were not understood");
+    assert_none(&offenders, "a test that a page names exists");
+}
+
 #[test]
 fn text_is_clean() {
     // In pieces, so that this file does not contain what it forbids.

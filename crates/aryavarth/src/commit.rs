@@ -15,7 +15,6 @@
 
 use std::fmt;
 use std::task::{Poll, Waker};
-use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crate::engine::Position;
@@ -24,8 +23,8 @@ use crate::fs::Site;
 use crate::options::Durability;
 use crate::segment::Segment;
 use crate::sync::{
-    Arc, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, Ordering, fence, lock, wait,
-    wait_timeout,
+    Arc, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, Ordering, fence, lock,
+    thread, wait, wait_timeout,
 };
 
 /// A sync starts when this much waits for one, whatever the level.
@@ -39,7 +38,7 @@ const NEVER: u64 = u64::MAX;
 /// A blocking caller that waits for a sync somebody else runs.
 struct Sleeper {
     position: u64,
-    thread: Thread,
+    thread: thread::Thread,
     awake: Arc<AtomicBool>,
 }
 
@@ -403,5 +402,156 @@ impl Sleeper {
     fn wake_by_ref(&self) {
         self.awake.store(true, Ordering::Release);
         self.thread.unpark();
+    }
+}
+
+/// The hand-over between those who wait and those who sync, under shuttle: see `tests/shuttle.rs`.
+#[cfg(shuttle)]
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::PathBuf;
+    use std::task::Wake;
+
+    use super::*;
+    use crate::fs::IoError;
+
+    /// A disk that knows what it has, and may fail at one of its syncs.
+    struct Disk {
+        written: AtomicU64,
+        synced: AtomicU64,
+        syncs_left: AtomicU64,
+    }
+
+    impl Syncable for Arc<Disk> {
+        fn sync(&self) -> Result<()> {
+            let written = self.written.load(Ordering::SeqCst);
+            if self.syncs_left.fetch_sub(1, Ordering::SeqCst) == 1 {
+                let source = io::Error::other("the disk lost it");
+                return Err(IoError { site: Site::LogSync, path: PathBuf::new(), source }.into());
+            }
+            self.synced.fetch_max(written, Ordering::SeqCst);
+            Ok(())
+        }
+    }
+
+    struct Store {
+        disk: Arc<Disk>,
+        commit: Commit<Arc<Disk>>,
+        writer: Mutex<()>,
+    }
+
+    impl Store {
+        /// A store whose sync number `fails_at` fails; 0 for none.
+        fn new(fails_at: u64) -> Arc<Store> {
+            let syncs_left = AtomicU64::new(fails_at);
+            let (written, synced) = (AtomicU64::new(0), AtomicU64::new(0));
+            let disk = Arc::new(Disk { written, synced, syncs_left });
+            let commit = Commit::over(Arc::clone(&disk), 0);
+            Arc::new(Store { disk, commit, writer: Mutex::new(()) })
+        }
+
+        fn write(&self) -> Position {
+            let _writer = lock(&self.writer);
+            let position = self.disk.written.fetch_add(8, Ordering::SeqCst) + 8;
+            self.commit.set_written(position);
+            Position(position)
+        }
+
+        /// What a caller may be told of `position`.
+        fn check(&self, position: Position, told: &Result<()>) {
+            match told {
+                Ok(()) => assert!(self.disk.synced.load(Ordering::SeqCst) >= position.0),
+                Err(error) => assert!(matches!(error, KvsError::Poisoned { .. }), "{error}"),
+            }
+        }
+
+        fn write_and_wait(&self) {
+            let position = self.write();
+            self.check(position, &self.commit.wait(position, Durability::Always));
+        }
+
+        fn write_as_task(&self) {
+            let position = self.write();
+            let bell = Arc::new(Bell::default());
+            let waker = Waker::from(Arc::clone(&bell));
+            let told = loop {
+                match self.commit.on_reached(position, Durability::Always, &waker) {
+                    Poll::Ready(told) => break told,
+                    Poll::Pending => bell.wait(),
+                }
+            };
+            self.check(position, &told);
+        }
+    }
+
+    #[derive(Default)]
+    struct Bell {
+        rung: Mutex<bool>,
+        call: Condvar,
+    }
+
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            *lock(&self.rung) = true;
+            self.call.notify_all();
+        }
+    }
+
+    impl Bell {
+        fn wait(&self) {
+            let mut rung = lock(&self.rung);
+            while !*rung {
+                rung = wait(&self.call, rung);
+            }
+            *rung = false;
+        }
+    }
+
+    /// Under many schedules: `threads` and `tasks` that each write twice and wait, a committer for
+    /// the tasks, and a sync that fails, or none. Shuttle fails if anybody waits for ever.
+    fn explore(threads: usize, tasks: usize, fails_at: u64) {
+        let set = std::env::var("SHUTTLE_ITERATIONS").ok();
+        let iterations = set.and_then(|text| text.parse().ok()).unwrap_or(300);
+        let test = move || {
+            let store = Store::new(fails_at);
+            let start = |work: fn(&Store)| {
+                let store = Arc::clone(&store);
+                thread::spawn(move || (0..2).for_each(|_| work(&store)))
+            };
+            let mut workers: Vec<_> = (0..threads).map(|_| start(Store::write_and_wait)).collect();
+            workers.extend((0..tasks).map(|_| start(Store::write_as_task)));
+            let committer = thread::spawn({
+                let store = Arc::clone(&store);
+                move || store.commit.run()
+            });
+            for worker in workers {
+                worker.join().unwrap();
+            }
+            store.commit.stop();
+            committer.join().unwrap();
+            let failed = store.commit.check().is_err();
+            assert!(store.commit.durable() <= store.disk.synced.load(Ordering::SeqCst));
+            assert!(failed || store.commit.durable() == store.commit.written());
+        };
+        shuttle::check_random(test, iterations);
+        shuttle::check_pct(test, iterations, 3);
+    }
+
+    #[test]
+    fn model_threads_that_wait_share_syncs_and_all_go_on() {
+        explore(3, 0, 0);
+    }
+
+    #[test]
+    fn model_tasks_that_wait_are_all_woken() {
+        explore(1, 2, 0);
+    }
+
+    #[test]
+    fn model_a_failed_sync_tells_everybody_who_waits() {
+        for fails_at in 1..=3 {
+            explore(2, 1, fails_at);
+        }
     }
 }

@@ -167,9 +167,10 @@ impl KvStore {
         Ok(result)
     }
 
-    /// The entries of a range, in order; what is returned is durable. Pages of 16 to 256 keys are
-    /// each seen at one moment (16 while commits of several keys follow each other closely), the
-    /// range as a whole is not. Ends after the first error.
+    /// The entries of a range, in order; what is returned is durable. Each commit of several keys
+    /// is seen wholly or not at all among 16 to 256 keys that are looked at together (16 while such
+    /// commits follow each other closely). Writes of single keys may come in between, and the range
+    /// as a whole is not seen at one moment. Ends after the first error.
     pub fn scan(&self, range: KeyRange) -> Scan {
         Scan { store: self.clone(), rest: Some(range), page: VecDeque::new() }
     }

@@ -1,21 +1,33 @@
-//! The one place where atomics and locks come from.
+//! The one place where atomics, locks and threads come from.
 //!
 //! The engine imports them from here so that a model checker can be put underneath
-//! (`--cfg shuttle`) without touching the code that it checks. Locks recover from a panic of
+//! (`--cfg shuttle`) without touching the code that it checks: shuttle runs the threads of a test
+//! one at a time and decides at each of these calls who goes on. Locks recover from a panic of
 //! another holder: whatever the engine protects with a lock is changed only after everything that
 //! can panic has run, so a panicking caller leaves nothing half done.
 
+#[cfg(not(shuttle))]
+use std as under;
 use std::sync::PoisonError;
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
-pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+pub(crate) use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+#[cfg(shuttle)]
+use shuttle as under;
+pub(crate) use under::hint::spin_loop;
+pub(crate) use under::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering, fence,
+};
+pub(crate) use under::sync::{Condvar, Mutex, MutexGuard};
+pub(crate) use under::thread;
 
 /// Locks, whether or not another holder panicked.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for a notification or for `timeout`, whichever comes first.
+/// Waits for a notification or for `timeout`, whichever comes first. Under shuttle no time passes:
+/// there it waits for the notification.
 pub(crate) fn wait_timeout<'a, T>(
     condvar: &Condvar,
     guard: MutexGuard<'a, T>,

@@ -19,11 +19,12 @@ use crate::engine::{KeyRange, Page, Position};
 use crate::error::Result;
 use crate::index::{Found, Slot};
 use crate::segment::Segment;
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, Ordering, spin_loop};
 
 /// Keys that a scan looks at under one epoch.
 const WALK_KEYS_MAX: usize = 256;
-/// So few keys are always seen at one moment; more, if no commit of several keys comes between.
+/// Among so few keys commits of several keys are always seen wholly or not at all; among more, if
+/// none comes between.
 const WALK_KEYS_MIN: usize = 16;
 /// Records above this are not read in passing: they are copied and checked for too long, in bytes.
 const READ_NOW_BYTES_MAX: usize = 256 << 10;
@@ -131,7 +132,7 @@ impl Log {
                     return result;
                 }
             }
-            std::hint::spin_loop();
+            spin_loop();
         }
     }
 
@@ -141,7 +142,8 @@ impl Log {
         let mut rest = range.clone();
         let mut bytes = 0;
         while !rest.is_empty() {
-            let keys = self.walk(&rest, (limit - page.entries.len()).saturating_add(1));
+            let wanted = (limit - page.entries.len()).saturating_add(1);
+            let (keys, is_end) = self.walk(&rest, wanted);
             let Some((last, _)) = keys.last() else {
                 break;
             };
@@ -155,13 +157,18 @@ impl Log {
                 bytes += value.as_ref().map_or(0, Vec::len) as u64;
                 page.entries.extend(value.map(|value| (key, value)));
             }
+            // Looking again could find the new keys of a commit whose old ones are on this page.
+            if is_end {
+                break;
+            }
         }
         page.done = true;
         Ok(page)
     }
 
-    /// The next keys of a range with what their slots said at one moment, tombstones included.
-    fn walk(&self, range: &KeyRange, wanted: usize) -> Vec<(Vec<u8>, Seen)> {
+    /// The next keys of a range with what their slots said, tombstones included, and whether they
+    /// are the last ones. Each commit of several keys is seen wholly or not at all.
+    fn walk(&self, range: &KeyRange, wanted: usize) -> (Vec<(Vec<u8>, Seen)>, bool) {
         let mut max = WALK_KEYS_MAX.min(wanted);
         loop {
             let pin = epoch::pin();
@@ -176,11 +183,12 @@ impl Log {
                 whole && seen.len() < max
             });
             if whole && self.multi.load(Ordering::Acquire) == before {
-                return seen;
+                let is_end = seen.len() < max;
+                return (seen, is_end);
             }
             // A shorter walk fits between two commits.
             max = (max / 2).max(WALK_KEYS_MIN.min(wanted));
-            std::hint::spin_loop();
+            spin_loop();
         }
     }
 }

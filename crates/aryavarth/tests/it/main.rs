@@ -17,7 +17,13 @@ mod errors;
 #[cfg(test)]
 mod format;
 #[cfg(test)]
+mod histories;
+#[cfg(test)]
+mod linear;
+#[cfg(test)]
 mod oracle;
+#[cfg(test)]
+mod races;
 #[cfg(test)]
 mod read_now;
 #[cfg(test)]

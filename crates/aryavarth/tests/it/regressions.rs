@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use aryavarth::fs::{Crash, Fs, FsFile, IoError, OpenHow, SimFs, Site};
-use aryavarth::{Batch, Durability, KvStore, KvsEngine, KvsError, Options};
+use aryavarth::{Batch, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options};
 
 type Hook = Arc<dyn Fn(Site) -> io::Result<()> + Send + Sync>;
 
@@ -143,15 +143,15 @@ fn no_space() -> io::Result<()> {
     Err(io::ErrorKind::StorageFull.into())
 }
 
-fn options(fs: impl Fs) -> Options {
+pub(crate) fn options(fs: impl Fs) -> Options {
     Options { fs: Arc::new(fs), background: false, seed: 7, ..Options::default() }
 }
 
-fn open(fs: impl Fs) -> KvStore {
+pub(crate) fn open(fs: impl Fs) -> KvStore {
     KvStore::open_with("/store", options(fs)).unwrap()
 }
 
-fn open_hooked(
+pub(crate) fn open_hooked(
     fs: &SimFs,
     hook: impl Fn(Site) -> io::Result<()> + Send + Sync + 'static,
 ) -> KvStore {
@@ -542,4 +542,27 @@ fn nobody_syncs_after_a_failed_sync() {
         assert!(failed.load(Ordering::SeqCst));
         assert_eq!(again.load(Ordering::SeqCst), 0, "a sync after the failed one");
     }
+}
+
+/// A scan looks for keys, reads their values, and looked again behind the last key: a batch that
+/// came in between was seen by half, its new key beside the old value of the other.
+#[test]
+fn a_scan_that_found_the_end_does_not_look_behind_it() {
+    let fs = SimFs::new();
+    let between = Arc::new(Mutex::new(None::<KvStore>));
+    let other = Arc::clone(&between);
+    let store = open_hooked(&fs, move |site| {
+        let writer = (site == Site::RecordRead).then(|| other.lock().unwrap().take());
+        if let Some(store) = writer.flatten() {
+            store.write(Batch::new().set("a", "new").set("b", "new")).unwrap();
+        }
+        Ok(())
+    });
+    store.put(b"a", b"old").unwrap();
+    *between.lock().unwrap() = Some(store.clone());
+    let page = KvsEngine::scan(&store, &KeyRange::all(), 10).unwrap();
+    assert_eq!(page.entries, [(b"a".to_vec(), b"old".to_vec())]);
+    assert!(page.done);
+    let page = KvsEngine::scan(&store, &KeyRange::all(), 10).unwrap();
+    assert_eq!(page.entries.len(), 2);
 }

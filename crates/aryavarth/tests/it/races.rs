@@ -1,0 +1,292 @@
+//! Races between readers, writers and compaction, each brought about on purpose: while one
+//! operation is at a certain call of the file system, the other one happens. What they are and
+//! which other tests look for them is in `docs/races.md`.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use aryavarth::fs::{Crash, SimFs, Site};
+use aryavarth::{Batch, Clock, Durability, KeyRange, KvStore, KvsEngine, Options};
+
+use crate::regressions::{open, open_hooked, options};
+
+type Act = Box<dyn FnOnce() + Send>;
+
+/// A store, and what is to happen before its next call at a site, once.
+struct Store {
+    store: KvStore,
+    next: Arc<Mutex<Option<Act>>>,
+}
+
+impl Store {
+    fn new(fs: &SimFs, site: Site) -> Store {
+        let next = Arc::new(Mutex::new(None::<Act>));
+        let other = Arc::clone(&next);
+        let store = open_hooked(fs, move |call| {
+            let act = (call == site).then(|| other.lock().unwrap().take()).flatten();
+            if let Some(act) = act {
+                act();
+            }
+            Ok(())
+        });
+        Store { store, next }
+    }
+
+    fn before_the_next_call(&self, act: impl FnOnce(&KvStore) + Send + 'static) {
+        let store = self.store.clone();
+        *self.next.lock().unwrap() = Some(Box::new(move || act(&store)));
+    }
+}
+
+fn os(store: &KvStore) -> KvStore {
+    store.with_durability(Durability::Os)
+}
+
+fn rest(store: &KvStore) {
+    for _ in 0..16 {
+        store.step().unwrap();
+    }
+}
+
+#[test]
+fn a_record_is_read_although_its_file_is_gone() {
+    let fs = SimFs::new();
+    let held = Store::new(&fs, Site::RecordRead);
+    let store = &held.store;
+    store.put(b"k", b"value").unwrap();
+    held.before_the_next_call(|store| {
+        // Removed, closed as far as may be, and its place in the table taken by others.
+        for i in 0..4u8 {
+            store.compact().unwrap();
+            store.put(&[i], b"other").unwrap();
+            rest(store);
+        }
+    });
+    assert_eq!(store.read(b"k").unwrap(), Some(b"value".to_vec()));
+    assert_eq!(store.read(b"k").unwrap(), Some(b"value".to_vec()));
+}
+
+#[test]
+fn a_scan_goes_on_although_its_files_are_gone() {
+    let fs = SimFs::new();
+    let held = Store::new(&fs, Site::RecordRead);
+    let store = &held.store;
+    for key in ["a", "b", "c"] {
+        store.put(key.as_bytes(), key.as_bytes()).unwrap();
+        store.compact().unwrap();
+    }
+    held.before_the_next_call(|store| {
+        store.write(Batch::new().set("b", "new").remove("c")).unwrap();
+        store.compact().unwrap();
+        rest(store);
+    });
+    let all: Vec<_> = store.scan(KeyRange::all()).map(|entry| entry.unwrap().1).collect();
+    assert_eq!(all, [b"a", b"b", b"c"], "what it found at the beginning");
+}
+
+/// A write, or a removal, that comes after compaction's pass and before its copies count.
+#[test]
+fn what_is_written_during_a_compaction_wins_also_after_a_crash() {
+    for site in [Site::CopyWrite, Site::CopySync, Site::CopyDirSync] {
+        let fs = SimFs::new();
+        let held = Store::new(&fs, site);
+        let store = &held.store;
+        store.write(Batch::new().set("set", "old").set("gone", "old").set("kept", "old")).unwrap();
+        // Ready for the next segment, which then has a lower number than the copy.
+        rest(store);
+        held.before_the_next_call(|store| {
+            let store = os(store);
+            store.write(Batch::new().set("set", "new").remove("gone")).unwrap();
+        });
+        store.compact().unwrap();
+        let is_right = |store: &KvStore| {
+            assert_eq!(store.read(b"set").unwrap(), Some(b"new".to_vec()), "{site:?}");
+            assert_eq!(store.read(b"gone").unwrap(), None, "{site:?}");
+            assert_eq!(store.read(b"kept").unwrap(), Some(b"old".to_vec()), "{site:?}");
+        };
+        is_right(store);
+        // Whatever the crash leaves: a compaction may only count what is durable.
+        for crash in [Crash::Nothing, Crash::Everything, Crash::Some { seed: 1 }] {
+            is_right(&open(fs.crash(crash)));
+        }
+        // Removed from the index, and compacted once more.
+        rest(store);
+        store.compact().unwrap();
+        is_right(store);
+        is_right(&open(fs.crash(Crash::Nothing)));
+    }
+}
+
+#[test]
+fn a_key_that_is_set_again_before_it_was_unlinked_stays() {
+    let store = open(SimFs::new());
+    store.put(b"k", b"1").unwrap();
+    os(&store).delete(b"k").unwrap();
+    os(&store).put(b"k", b"2").unwrap();
+    // The removal is durable now and its turn comes, but the slot has moved on.
+    store.flush().unwrap();
+    rest(&store);
+    assert_eq!(store.read(b"k").unwrap(), Some(b"2".to_vec()));
+    assert_eq!(store.scan(KeyRange::all()).count(), 1);
+}
+
+/// The tombstone's segment pays to be compacted, that of the value does not.
+#[test]
+fn a_tombstone_stays_as_long_as_an_older_value_does() {
+    let fs = SimFs::new();
+    let store = open(fs.clone());
+    let large = vec![1; 1 << 20];
+    os(&store).put(b"k", b"back from the dead").unwrap();
+    for i in 0..4u8 {
+        os(&store).put(&[i], &large).unwrap();
+    }
+    store.compact().unwrap();
+    assert!(store.delete(b"k").unwrap());
+    for _ in 0..16 {
+        os(&store).put(b"often", &large).unwrap();
+    }
+    os(&store).delete(b"often").unwrap();
+    // Another segment takes over, so that nothing of this is left alone as the active one.
+    store.flush().unwrap();
+    let before = store.stats();
+    for _ in 0..64 {
+        store.step().unwrap();
+    }
+    let after = store.stats();
+    assert!(after.compactions > before.compactions, "nothing was compacted");
+    for crash in [Crash::Nothing, Crash::Everything] {
+        let store = open(fs.crash(crash));
+        assert_eq!(store.read(b"k").unwrap(), None);
+        assert_eq!(store.stats().keys, 4);
+    }
+}
+
+#[test]
+fn a_write_that_is_not_durable_makes_nothing_garbage() {
+    let fs = SimFs::new();
+    let store = open(fs.clone());
+    store.write(Batch::new().set("set", "old").set("gone", "old")).unwrap();
+    store.compact().unwrap();
+    os(&store).write(Batch::new().set("set", "new").remove("gone")).unwrap();
+    let before = fs.crash(Crash::Nothing);
+    assert_eq!(open(before).read(b"set").unwrap(), Some(b"old".to_vec()), "not synced yet");
+    store.compact().unwrap();
+    let store = open(fs.crash(Crash::Nothing));
+    assert_eq!(store.read(b"set").unwrap(), Some(b"new".to_vec()));
+    assert_eq!(store.read(b"gone").unwrap(), None);
+}
+
+#[test]
+fn two_compactions_take_turns() {
+    let fs = SimFs::new();
+    let store = Arc::new(open(fs.clone()));
+    let running = Arc::new(AtomicU64::new(0));
+    thread::scope(|scope| {
+        for thread in 0..3u8 {
+            let (store, running) = (&store, &running);
+            scope.spawn(move || {
+                for i in 0..20u8 {
+                    store.put(&[thread, i], &[i]).unwrap();
+                    store.compact().unwrap();
+                    running.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let all = |store: &KvStore| store.scan(KeyRange::all()).map(Result::unwrap).collect::<Vec<_>>();
+    let found = all(&store);
+    assert_eq!(found.len(), 60);
+    assert_eq!(all(&open(fs.crash(Crash::Nothing))), found);
+}
+
+/// A closure's value is read before the lock is taken. By the time it is used, the key may have
+/// another value in another segment, at the same place under the same table index.
+#[test]
+fn a_closure_does_not_take_an_old_value_from_a_place_that_looks_the_same() {
+    let fs = SimFs::new();
+    let held = Store::new(&fs, Site::RecordRead);
+    let store = &held.store;
+    store.put(b"k", b"1").unwrap();
+    store.compact().unwrap();
+    held.before_the_next_call(|store| {
+        store.put(b"k", b"2").unwrap();
+        // Until every free index was given out again.
+        for _ in 0..6 {
+            store.compact().unwrap();
+            rest(store);
+        }
+    });
+    let seen = store.commit(&[b"k"], |tx| tx.get(b"k")).unwrap();
+    assert_eq!(seen, Some(b"2".to_vec()));
+}
+
+#[test]
+fn the_counts_are_those_that_a_recovery_finds() {
+    let fs = SimFs::new();
+    let store =
+        KvStore::open_with("/store", Options { segment_bytes_min: 4096, ..options(fs.clone()) })
+            .unwrap();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                store.compact().unwrap();
+            }
+        });
+        let writers: Vec<_> = (0..3u8)
+            .map(|thread| {
+                let store = os(&store);
+                scope.spawn(move || {
+                    for i in 0..400_usize {
+                        let key = [(i * 7 % 16) as u8];
+                        let value = vec![thread; i * 31 % 200];
+                        match i % 4 {
+                            0 => assert!(store.delete(&key).is_ok()),
+                            1 => {
+                                let batch = Batch::new().set(key, value).remove("k");
+                                assert_eq!(store.write(batch).unwrap(), 0);
+                            }
+                            _ => store.put(&key, &value).unwrap(),
+                        }
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let told = store.stats();
+    store.close().unwrap();
+    let found = open(fs).stats();
+    assert_eq!((told.keys, told.live_bytes), (found.keys, found.live_bytes));
+}
+
+/// A clock that somebody sets.
+#[derive(Debug, Default)]
+struct SetClock(AtomicU64);
+
+impl Clock for SetClock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn a_clock_that_goes_back_makes_nothing_older() {
+    let fs = SimFs::new();
+    let clock = Arc::new(SetClock::default());
+    for (round, now_ms) in [1_000_000, 1000, 0].into_iter().enumerate() {
+        clock.0.store(now_ms, Ordering::Relaxed);
+        let options = Options { clock: clock.clone(), ..options(fs.clone()) };
+        let store = KvStore::open_with("/store", options).unwrap();
+        if let Some(last) = round.checked_sub(1) {
+            assert_eq!(store.read(b"k").unwrap(), Some(vec![last as u8]));
+        }
+        store.put(b"k", &[round as u8]).unwrap();
+        store.compact().unwrap();
+        assert_eq!(KvsEngine::read(&store, b"k").unwrap().0, Some(vec![round as u8]));
+    }
+}
