@@ -2,9 +2,12 @@
 //! operation is at a certain call of the file system, the other one happens. What they are and
 //! which other tests look for them is in `docs/races.md`.
 
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use aryavarth::fs::{Crash, SimFs, Site};
 use aryavarth::{Batch, Clock, Durability, KeyRange, KvStore, KvsEngine, Options};
@@ -288,5 +291,57 @@ fn a_clock_that_goes_back_makes_nothing_older() {
         store.put(b"k", &[round as u8]).unwrap();
         store.compact().unwrap();
         assert_eq!(KvsEngine::read(&store, b"k").unwrap().0, Some(vec![round as u8]));
+    }
+}
+
+/// Reads take no lock: what others hold while they are stuck in a call of the disk, a reader does
+/// not need.
+#[test]
+fn reads_go_on_while_a_writer_a_sync_and_a_compaction_are_stuck() {
+    // The call that sticks, who makes it, and whether the readers outlasted it.
+    let stories: [(Site, fn(&KvStore)); 4] = [
+        // Under the writer's mutex.
+        (Site::FrameWrite, |store| drop(store.put(b"new", b"v"))),
+        (Site::LogSync, |store| drop(store.put(b"new", b"v"))),
+        (Site::CopySync, |store| drop(store.compact())),
+        // Under the manifest's mutex.
+        (Site::ManifestSync, |store| drop(store.compact())),
+    ];
+    for (site, stuck) in stories {
+        let armed = Arc::new(AtomicBool::new(false));
+        let (is_stuck, stuck_now) = channel();
+        let (free, freed) = channel::<()>();
+        let freed = Mutex::new(freed);
+        let hook = armed.clone();
+        let store = open_hooked(&SimFs::new(), move |called| {
+            if called == site && hook.swap(false, Ordering::SeqCst) {
+                is_stuck.send(()).unwrap();
+                let _ = freed.lock().unwrap().recv_timeout(Duration::from_secs(60));
+            }
+            Ok(())
+        });
+        for i in 0..100_u8 {
+            store.put(&[i], &[i; 100]).unwrap();
+        }
+        armed.store(true, Ordering::SeqCst);
+        let other = store.clone();
+        let victim = thread::spawn(move || stuck(&other));
+        stuck_now.recv_timeout(Duration::from_secs(30)).expect("the call is made");
+        let (reader, done) = (store.clone(), channel());
+        let readers = thread::spawn(move || {
+            for i in 0..100_u8 {
+                assert_eq!(reader.read(&[i]).unwrap(), Some(vec![i; 100]));
+                assert!(KvsEngine::read_now(&reader, &[i]).unwrap().is_some());
+            }
+            assert_eq!(reader.read(b"never written").unwrap(), None);
+            let all = KeyRange { end: Bound::Excluded(vec![100]), ..KeyRange::all() };
+            assert_eq!(reader.scan(all).map(Result::unwrap).count(), 100);
+            done.0.send(()).unwrap();
+        });
+        let outlasted = done.1.recv_timeout(Duration::from_secs(30));
+        let _ = free.send(());
+        readers.join().unwrap();
+        victim.join().unwrap();
+        assert!(outlasted.is_ok(), "a reader waited for whoever was stuck in {site:?}");
     }
 }
