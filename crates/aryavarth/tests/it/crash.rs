@@ -9,7 +9,8 @@
 //! `CRASH_POINTS=n` sets how many crashes are tried (default: 40,000): the scripts first, thinned
 //! out if they are more than that, then random workloads until there were enough. The summary
 //! names the calls of the engine that no crash crossed; with the default or more, there must be
-//! none.
+//! none. `CRASH_WORKLOAD="random 17"` sweeps only the workload that a failure named, in exactly the
+//! same way.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -21,7 +22,7 @@ use aryavarth::{Durability, KvsError};
 
 use crate::oracle::Oracle;
 use crate::runner::{Act, Runner};
-use crate::workload::{Workload, random, scripted};
+use crate::workload::{Workload, named, random, scripted};
 
 const CRASH_POINTS: u64 = 40_000;
 const SCRIPT_POINTS: u64 = 36_000;
@@ -306,6 +307,13 @@ fn points_asked() -> u64 {
 #[test]
 fn no_crash_undoes_what_anybody_was_told() {
     let points_max = points_asked();
+    if let Ok(name) = std::env::var("CRASH_WORKLOAD") {
+        let workload = named(&name).expect("CRASH_WORKLOAD names a script, or is \"random SEED\"");
+        let tally = Sweep { workload, tally: Tally::default() }.sweep(1);
+        println!("{}", tally.summary());
+        assert!(tally.wrong.is_empty(), "{}", tally.summary());
+        return;
+    }
     // Crashing the scripts at every call takes about so many.
     let stride = (SCRIPT_POINTS / points_max).max(1);
     let scripts = scripted().into_iter().map(|script| (script, stride));

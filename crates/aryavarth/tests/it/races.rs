@@ -15,6 +15,7 @@ use aryavarth::{Batch, Clock, Durability, KeyRange, KvStore, KvsEngine, Options}
 use crate::regressions::{open, open_hooked, options};
 
 type Act = Box<dyn FnOnce() + Send>;
+type Call = fn(&KvStore);
 
 /// A store, and what is to happen before its next call at a site, once.
 struct Store {
@@ -299,7 +300,7 @@ fn a_clock_that_goes_back_makes_nothing_older() {
 #[test]
 fn reads_go_on_while_a_writer_a_sync_and_a_compaction_are_stuck() {
     // The call that sticks, who makes it, and whether the readers outlasted it.
-    let stories: [(Site, fn(&KvStore)); 4] = [
+    let stories: [(Site, Call); 4] = [
         // Under the writer's mutex.
         (Site::FrameWrite, |store| drop(store.put(b"new", b"v"))),
         (Site::LogSync, |store| drop(store.put(b"new", b"v"))),

@@ -304,6 +304,14 @@ fn due() -> Vec<Act> {
     acts
 }
 
+/// The workload that a failure names: a script, or `random SEED`.
+pub(crate) fn named(name: &str) -> Option<Workload> {
+    match name.strip_prefix("random ") {
+        Some(seed) => seed.parse().ok().map(random),
+        None => scripted().into_iter().find(|workload| workload.name == name),
+    }
+}
+
 /// A script from a seed.
 pub(crate) fn random(seed: u64) -> Workload {
     let mut dice = Dice::new(seed);
