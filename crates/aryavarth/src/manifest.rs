@@ -298,12 +298,12 @@ pub(crate) fn load(fs: &dyn Fs, dir: &Path) -> Result<(u64, State)> {
     let mut state = State::default();
     let mut at = 0;
     while let Some(payload) = payload_at(&bytes, at, number) {
-        // The version is looked at before anything that a newer one may have added.
-        if at == 0
-            && let Some(found) = format_of(payload)
-            && found > FORMAT_VERSION
-        {
-            return Err(KvsError::UnknownFormat { path, found, known: FORMAT_VERSION });
+        // The version is looked at before anything that another one may do otherwise.
+        if at == 0 {
+            let found = format_of(payload).ok_or_else(|| corrupt(0, "it names no format"))?;
+            if found != FORMAT_VERSION {
+                return Err(KvsError::UnknownFormat { path, found, known: FORMAT_VERSION });
+            }
         }
         let edits = decode(payload).ok_or_else(|| corrupt(at, "an edit cannot be understood"))?;
         for edit in edits {

@@ -26,8 +26,9 @@ use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, Mutex, OnceLock, Orderi
 
 /// Bytes of a segment's header.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
-/// The version of everything on disk.
-pub(crate) const FORMAT_VERSION: u32 = 0;
+/// The version of everything on disk. Version 0 was what came before the first fixture, and is not
+/// read.
+pub(crate) const FORMAT_VERSION: u32 = 1;
 /// Segments that a store can have at once.
 const TABLE_MAX: usize = 1 << 16;
 const TABLE_CHUNK: usize = 256;
@@ -100,7 +101,7 @@ impl SegmentHeader {
         let version = u32::from(u16_at(bytes, 4));
         if &bytes[..4] != SEGMENT_MAGIC
             || u32_at(bytes, 60) != crc32c::crc32c(&bytes[..60])
-            || version > FORMAT_VERSION
+            || version != FORMAT_VERSION
             || bytes[7] != 0
         {
             return None;
