@@ -30,6 +30,7 @@ const STEPS: &[&str] = &[
     "scrub",
     "memory",
     "sled",
+    "fuzzing",
 ];
 
 const ENGINE_SRC: &str = "crates/aryavarth/src/";
