@@ -31,6 +31,7 @@ const STEPS: &[&str] = &[
     "store",
     "memory",
     "sled",
+    "fuzzing",
 ];
 
 const ENGINE_SRC: &str = "crates/aryavarth/src/";

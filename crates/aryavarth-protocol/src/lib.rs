@@ -19,6 +19,9 @@
 //! The format on the wire is described in `docs/protocol.md`.
 
 mod extent;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod limits;
 mod message;
 mod output;

@@ -9,7 +9,8 @@
 //! - Events come in the order of the input, and each request or error is answered once, in order.
 //! - After a [`Event::Broken`] nothing that arrives is looked at: where a request would begin is
 //!   no longer known, and guessing would let one protocol smuggle requests into another.
-//! - What is kept of the input is at most the limit of one request and what one feed added.
+//! - What is kept of the input is at most the limit of one request, or of a first line that may be
+//!   HTTP, and what one feed added.
 
 use serde::de::IgnoredAny;
 
@@ -198,7 +199,10 @@ impl Session {
             return Some(broken(&format!("unexpected `{shown}` after a request; {EXAMPLE}")));
         }
         let limit = self.limits.wire_bytes_max();
-        match self.extent.scan(rest) {
+        // Not further than where a longer request is refused, or what it is refused for would depend
+        // on the pieces in which it arrives.
+        let looked_at = &rest[..rest.len().min(limit.saturating_add(1))];
+        match self.extent.scan(looked_at) {
             Found::Bad(why) => Some(broken(&format!("not JSON: {why}; {EXAMPLE}"))),
             Found::End(bytes) if bytes > limit => Some(too_long(limit)),
             Found::More if rest.len() > limit => Some(too_long(limit)),

@@ -7,7 +7,7 @@
 use memchr::memchr;
 
 /// A first line longer than this is no HTTP that we would recognise.
-const LINE_BYTES_MAX: usize = 8192;
+pub(crate) const LINE_BYTES_MAX: usize = 8192;
 
 const HTTP_METHODS: [&[u8]; 10] = [
     b"GET ",
@@ -39,6 +39,8 @@ pub(crate) fn sniff(start: &[u8], ended: bool) -> Option<Protocol> {
         Some(b'{') => return Some(Protocol::Json),
         Some(_) => {}
     }
+    // Not further than it waits for, or the decision would depend on the pieces that arrive.
+    let start = &start[..start.len().min(LINE_BYTES_MAX + 1)];
     let line = match memchr(b'\n', start) {
         Some(end) => &start[..end],
         None if ended || start.len() > LINE_BYTES_MAX => start,
@@ -88,5 +90,13 @@ mod tests {
         assert_eq!(sniff(b"GET k\r\n", false), Some(Protocol::Unknown));
         assert_eq!(sniff(b"hello", false), Some(Protocol::Unknown));
         assert_eq!(sniff(b"GET / HTTP/1.1", true), Some(Protocol::Http));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_the_same_in_pieces_and_at_once() {
+        let line = [b"GET /", "x".repeat(LINE_BYTES_MAX).as_bytes(), b" HTTP/1.1\r\n"].concat();
+        let first = (0..line.len()).find_map(|bytes| sniff(&line[..bytes], false));
+        assert_eq!(first, Some(Protocol::Unknown));
+        assert_eq!(sniff(&line, false), first);
     }
 }

@@ -65,7 +65,8 @@ pub enum KvsError {
         /// What was found.
         reason: String,
     },
-    /// The directory was written by a format that this version does not know. Left untouched.
+    /// The directory was written in a format that this version does not know: a newer one, or 0,
+    /// which was never released. Left untouched.
     UnknownFormat {
         /// The file that says so.
         path: PathBuf,
@@ -164,12 +165,18 @@ impl fmt::Display for KvsError {
                  directory or one that a store made",
                 path.display()
             ),
-            KvsError::UnknownFormat { path, found, known } => write!(
-                f,
-                "{} has format version {found}, this program knows up to {known}; nothing was \
-                 changed. Open it with a newer version",
-                path.display()
-            ),
+            KvsError::UnknownFormat { path, found, known } => {
+                let remedy = match *found {
+                    0 => "Export from it with the unreleased version that wrote it, and import",
+                    _ => "Open it with a newer version",
+                };
+                write!(
+                    f,
+                    "{} has format version {found}, this program knows 1 to {known}; nothing was \
+                     changed. {remedy}",
+                    path.display()
+                )
+            }
             KvsError::WrongEngine { path, found, asked } => write!(
                 f,
                 "{} was made by the engine {found}, not by {asked}; nothing was changed. Use \

@@ -93,11 +93,19 @@ pub(crate) fn scan(segment: &Segment, end: u64) -> Result<Places, ScanStop> {
 /// Writes a sealed segment's hint file; returns its size in bytes. Not synced.
 pub(crate) fn write(fs: &dyn Fs, dir: &Path, segment: &Segment, places: &Places) -> Result<u64> {
     let end = segment.end.load(Ordering::Acquire);
+    let out = encode(places, segment.id, segment.salt, end);
+    let path = hint_path(dir, segment.id);
+    let file = fs.open(Site::HintCreate, &path, OpenHow::CreateNew)?;
+    write_full(&*file, Site::HintWrite, &out, 0)?;
+    Ok(out.len() as u64)
+}
+
+/// The hint file of the segment with this id and salt, which ends at `end`.
+pub(crate) fn encode(places: &Places, id: u64, salt: u64, end: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_BYTES + places.bytes.len() + 24 * places.len());
     out.extend_from_slice(HINT_MAGIC);
-    out.extend_from_slice(&(FORMAT_VERSION as u16).to_le_bytes());
-    out.extend_from_slice(&[0; 2]);
-    for word in [segment.id, segment.salt, end, places.len() as u64] {
+    out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    for word in [id, salt, end, places.len() as u64] {
         out.extend_from_slice(&word.to_le_bytes());
     }
     for (key, place) in places.iter() {
@@ -108,10 +116,7 @@ pub(crate) fn write(fs: &dyn Fs, dir: &Path, segment: &Segment, places: &Places)
         out.extend_from_slice(key);
     }
     out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
-    let path = hint_path(dir, segment.id);
-    let file = fs.open(Site::HintCreate, &path, OpenHow::CreateNew)?;
-    write_full(&*file, Site::HintWrite, &out, 0)?;
-    Ok(out.len() as u64)
+    out
 }
 
 /// Whether a sealed segment's hint file fits it, found in little memory.
@@ -144,7 +149,7 @@ pub(crate) fn fits(fs: &dyn Fs, dir: &Path, id: u64, salt: u64, end: u64) -> boo
 fn header_fits(bytes: &[u8], id: u64, salt: u64, end: u64) -> bool {
     bytes.len() >= HEADER_BYTES
         && &bytes[..4] == HINT_MAGIC
-        && u32::from(u16_at(bytes, 4)) == FORMAT_VERSION
+        && u32_at(bytes, 4) == FORMAT_VERSION
         && u64_at(bytes, 8) == id
         && u64_at(bytes, 16) == salt
         && u64_at(bytes, 24) == end
@@ -171,18 +176,23 @@ pub(crate) fn read_of(fs: &dyn Fs, dir: &Path, id: u64, salt: u64, end: u64) -> 
     let file = fs.open(Site::HintOpen, &path, OpenHow::Read).ok()?;
     let length = file.len(Site::HintLength).ok()?;
     // An entry is smaller than its record, so a longer file is not this segment's hint.
-    if length < (HEADER_BYTES + FOOTER_BYTES) as u64 || length > end + HEADER_BYTES as u64 {
+    if length > end + HEADER_BYTES as u64 {
         return None;
     }
     let mut bytes = vec![0; length as usize];
     if read_full(&*file, Site::HintRead, &mut bytes, 0).ok()? != bytes.len() {
         return None;
     }
-    let footer = bytes.len() - FOOTER_BYTES;
+    decode(bytes, id, salt, end)
+}
+
+/// The places in a hint file; `None` if it does not fit the segment with this id, salt and end.
+pub(crate) fn decode(bytes: Vec<u8>, id: u64, salt: u64, end: u64) -> Option<Places> {
+    let footer = bytes.len().checked_sub(FOOTER_BYTES).filter(|&at| at >= HEADER_BYTES)?;
     let count = u64_at(&bytes, 32);
     let fits = u32_at(&bytes, footer) == crc32c::crc32c(&bytes[..footer])
         && header_fits(&bytes, id, salt, end)
-        && count <= length / ENTRY_BYTES as u64;
+        && count <= (bytes.len() / ENTRY_BYTES) as u64;
     if !fits {
         return None;
     }
@@ -207,4 +217,12 @@ pub(crate) fn read_of(fs: &dyn Fs, dir: &Path, id: u64, salt: u64, end: u64) -> 
         places.push(Place { key_at, key_bytes, kind, seq: word >> 8, offset, bytes: record });
     }
     (at == footer).then_some(Places { bytes, places })
+}
+
+/// Gives a hint file the checksum that it should have.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn mend(bytes: &mut [u8]) {
+    if let Some((all, footer)) = bytes.split_last_chunk_mut::<FOOTER_BYTES>() {
+        *footer = crc32c::crc32c(all).to_le_bytes();
+    }
 }

@@ -13,6 +13,9 @@ mod compaction;
 mod engine;
 mod error;
 pub mod fs;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hint;
 mod index;
 mod log;

@@ -93,12 +93,16 @@ impl State {
         self.clean = false;
         match edit {
             Edit::Store { format, id, engine } => {
+                if self.format != 0 {
+                    return Err("an edit names the store a second time");
+                }
                 (self.format, self.store_id) = (*format, *id);
                 self.engine.clone_from(engine);
             }
             Edit::Add { id, kind, salt, step } => {
                 let facts = SegmentFacts { kind: *kind, salt: *salt, step: *step, seal: None };
-                self.file_id = self.file_id.max(id + 1);
+                let next = id.checked_add(1).ok_or("an edit uses the last file id there is")?;
+                self.file_id = self.file_id.max(next);
                 if self.segments.insert(*id, facts).is_some() {
                     return Err("an edit adds a segment twice");
                 }
@@ -128,6 +132,11 @@ impl State {
             Edit::Clean => self.clean = true,
         }
         Ok(())
+    }
+
+    /// The first edit of a manifest that says this.
+    pub(crate) fn encode(&self, number: u64) -> Vec<u8> {
+        frame(&encode(&self.edits()), number, 0)
     }
 
     /// The edits that lead to this state at once.
@@ -185,8 +194,7 @@ impl Manifest {
     fn prepare(fs: &dyn Fs, dir: &Path, number: u64, state: State) -> Result<Manifest> {
         let path = manifest_path(dir, number);
         let file = fs.open(Site::ManifestCreate, &path, OpenHow::CreateNew)?;
-        let payload = encode(&state.edits());
-        let bytes = frame(&payload, number, 0);
+        let bytes = state.encode(number);
         let rotate_at = SLACK_BYTES.max(4 * bytes.len() as u64);
         file.allocate(Site::ManifestAllocate, rotate_at)?;
         let dir = dir.to_owned();
@@ -287,16 +295,22 @@ pub(crate) fn load(fs: &dyn Fs, dir: &Path) -> Result<(u64, State)> {
     let number = read_current(fs, dir)?;
     let path = manifest_path(dir, number);
     let bytes = read_whole(fs, &path)?;
-    let corrupt = |at: usize, reason: &str| KvsError::corrupt(&path, at as u64, reason);
+    Ok((number, replay(&path, &bytes, number)?))
+}
+
+/// What the bytes of the manifest at `path` say.
+pub(crate) fn replay(path: &Path, bytes: &[u8], number: u64) -> Result<State> {
+    let corrupt = |at: usize, reason: &str| KvsError::corrupt(path, at as u64, reason);
     let mut state = State::default();
     let mut at = 0;
-    while let Some(payload) = payload_at(&bytes, at, number) {
-        // The version is looked at before anything that a newer one may have added.
-        if at == 0
-            && let Some(found) = format_of(payload)
-            && found > FORMAT_VERSION
-        {
-            return Err(KvsError::UnknownFormat { path, found, known: FORMAT_VERSION });
+    while let Some(payload) = payload_at(bytes, at, number) {
+        // The version is looked at before anything that another one may do otherwise.
+        if at == 0 {
+            let found = format_of(payload).ok_or_else(|| corrupt(0, "it names no format"))?;
+            if found != FORMAT_VERSION {
+                let path = path.to_owned();
+                return Err(KvsError::UnknownFormat { path, found, known: FORMAT_VERSION });
+            }
         }
         let edits = decode(payload).ok_or_else(|| corrupt(at, "an edit cannot be understood"))?;
         for edit in edits {
@@ -307,10 +321,10 @@ pub(crate) fn load(fs: &dyn Fs, dir: &Path) -> Result<(u64, State)> {
     if at == 0 {
         return Err(corrupt(0, "its first edit does not match its checksum"));
     }
-    if (at..bytes.len()).step_by(8).skip(1).any(|at| payload_at(&bytes, at, number).is_some()) {
+    if (at..bytes.len()).step_by(8).skip(1).any(|at| payload_at(bytes, at, number).is_some()) {
         return Err(corrupt(at, "an edit does not match its checksum, and good ones follow"));
     }
-    Ok((number, state))
+    Ok(state)
 }
 
 /// What a damaged directory's manifests still say.
@@ -374,7 +388,7 @@ impl Remains {
                 continue;
             };
             if let Some(found) = format_of(payload)
-                && found > FORMAT_VERSION
+                && found != FORMAT_VERSION
             {
                 let path = path.to_owned();
                 return Err(KvsError::UnknownFormat { path, found, known: FORMAT_VERSION });
@@ -417,9 +431,7 @@ fn read_whole(fs: &dyn Fs, path: &Path) -> Result<Vec<u8>> {
 /// Writes what is to become `CURRENT`.
 fn write_next_current(fs: &dyn Fs, dir: &Path, number: u64) -> Result<()> {
     let file = fs.open(Site::CurrentCreate, &next_current_path(dir), OpenHow::CreateNew)?;
-    let name = format!("MANIFEST-{number}");
-    let line = format!("{name} {:08x}\n", crc32c::crc32c(name.as_bytes()));
-    write_full(&*file, Site::CurrentWrite, line.as_bytes(), 0)?;
+    write_full(&*file, Site::CurrentWrite, current_line(number).as_bytes(), 0)?;
     file.sync(Site::CurrentSync)?;
     // Both names are on disk before the one that everything hangs on changes.
     fs.sync_dir(Site::ManifestDirSync, dir)?;
@@ -438,15 +450,22 @@ fn read_current(fs: &dyn Fs, dir: &Path) -> Result<u64> {
     let file = fs.open(Site::CurrentOpen, &path, OpenHow::Read)?;
     let mut bytes = [0; 64];
     let got = read_full(&*file, Site::CurrentRead, &mut bytes, 0)?;
-    let number = std::str::from_utf8(&bytes[..got]).ok().and_then(|line| {
-        let (name, crc) = line.strip_suffix('\n')?.split_once(' ')?;
-        let number: u64 = name.strip_prefix("MANIFEST-")?.parse().ok()?;
-        let crc = u32::from_str_radix(crc, 16).ok()?;
-        // Written the same way again, so that no second spelling of a number passes.
-        let same = format!("MANIFEST-{number}") == name && crc32c::crc32c(name.as_bytes()) == crc;
-        same.then_some(number)
-    });
+    let number = current_number(&bytes[..got]);
     number.ok_or_else(|| KvsError::corrupt(&path, 0, "it does not name a manifest"))
+}
+
+/// What `CURRENT` contains.
+pub(crate) fn current_line(number: u64) -> String {
+    let name = format!("MANIFEST-{number}");
+    format!("{name} {:08x}\n", crc32c::crc32c(name.as_bytes()))
+}
+
+/// The number of the manifest that a line of `CURRENT` names.
+pub(crate) fn current_number(line: &[u8]) -> Option<u64> {
+    let name = std::str::from_utf8(line).ok()?.split(' ').next()?;
+    let number = name.strip_prefix("MANIFEST-")?.parse().ok()?;
+    // Written the same way again, so that no second spelling of a number or checksum passes.
+    (current_line(number).as_bytes() == line).then_some(number)
 }
 
 fn seed(number: u64, offset: u64) -> u32 {
@@ -461,6 +480,15 @@ fn frame(payload: &[u8], number: u64, offset: u64) -> Vec<u8> {
     bytes[..4].copy_from_slice(&crc.to_le_bytes());
     bytes.resize(padded(bytes.len()), 0);
     bytes
+}
+
+/// Gives the edit at `at` the checksum that it should have; returns where the next one begins.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn mend(bytes: &mut [u8], at: usize, number: u64) -> Option<usize> {
+    let end = at + EDIT_HEADER_BYTES + u32_at(bytes.get(at..at + EDIT_HEADER_BYTES)?, 4) as usize;
+    let crc = crc32c::crc32c_append(seed(number, at as u64), bytes.get(at + 4..end)?);
+    bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+    Some(padded(end))
 }
 
 fn payload_at(bytes: &[u8], at: usize, number: u64) -> Option<&[u8]> {

@@ -19,7 +19,7 @@
 //! - Nothing is believed before its checksum: lengths come from a verified header.
 
 use crate::error::{KvsError, Result};
-use crate::options::KEY_BYTES_MAX;
+use crate::options::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// Bytes of a record's header.
 pub(crate) const HEADER_BYTES: usize = 24;
@@ -72,14 +72,26 @@ impl Header {
         if flags & !FLAG_LAST != 0 {
             return None;
         }
-        Some(Header {
+        let header = Header {
             payload_crc: u32_at(bytes, 4),
             seq: u64_at(bytes, 8) >> 8,
             kind,
             key_bytes: usize::from(u16_at(bytes, 20)),
             value_bytes: u32_at(bytes, 16) as usize,
             last: flags & FLAG_LAST != 0,
-        })
+        };
+        header.has_sizes_of_its_kind().then_some(header)
+    }
+
+    /// Whether a record of this kind can have such a key and value.
+    fn has_sizes_of_its_kind(&self) -> bool {
+        match self.kind {
+            Kind::Put => self.value_bytes <= VALUE_BYTES_MAX,
+            Kind::Tombstone => self.value_bytes == 0,
+            Kind::Mark => {
+                self.last && self.key_bytes == 0 && HEADER_BYTES + self.value_bytes == MARK_BYTES
+            }
+        }
     }
 
     /// Bytes of key and value.
@@ -395,6 +407,21 @@ pub(crate) fn check_size(what: &'static str, size: usize, limit: usize) -> Resul
 /// Rounds up to the alignment of records.
 pub(crate) const fn padded(bytes: usize) -> usize {
     bytes.next_multiple_of(ALIGN)
+}
+
+/// Gives the record at `at` the checksums that it should have, as far as it lies in `bytes`; returns
+/// where the next one begins.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn mend(bytes: &mut [u8], at: usize, salt: u64) -> Option<usize> {
+    let record = bytes.get_mut(at..).filter(|record| record.len() >= HEADER_BYTES)?;
+    let payload_bytes = u32_at(record, 16) as usize + usize::from(u16_at(record, 20));
+    if let Some(payload) = record.get(HEADER_BYTES..HEADER_BYTES + payload_bytes) {
+        let crc = crc32c::crc32c(payload);
+        record[4..8].copy_from_slice(&crc.to_le_bytes());
+    }
+    let crc = crc32c::crc32c_append(seed(salt, at as u64), &record[4..HEADER_BYTES]);
+    record[..4].copy_from_slice(&crc.to_le_bytes());
+    Some(at + padded(HEADER_BYTES + payload_bytes))
 }
 
 fn seed(salt: u64, offset: u64) -> u32 {

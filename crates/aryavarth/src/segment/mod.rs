@@ -28,8 +28,9 @@ pub(crate) use scan::{ScanStop, Scanned, Scanner};
 
 /// Bytes of a segment's header.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
-/// The version of everything on disk.
-pub(crate) const FORMAT_VERSION: u32 = 0;
+/// The version of everything on disk. Version 0 was what came before the first fixture, and is not
+/// read.
+pub(crate) const FORMAT_VERSION: u32 = 1;
 /// Segments that a store can have at once.
 const TABLE_MAX: usize = 1 << 16;
 const TABLE_CHUNK: usize = 256;
@@ -95,12 +96,19 @@ impl SegmentHeader {
         bytes
     }
 
+    /// Gives a header the checksum that it should have.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn mend(bytes: &mut [u8; SEGMENT_HEADER_BYTES]) {
+        let crc = crc32c::crc32c(&bytes[..60]);
+        bytes[60..].copy_from_slice(&crc.to_le_bytes());
+    }
+
     /// Decodes a header; `None` if it is not one.
     pub(crate) fn decode(bytes: &[u8; SEGMENT_HEADER_BYTES]) -> Option<SegmentHeader> {
         let version = u32::from(u16_at(bytes, 4));
         if &bytes[..4] != SEGMENT_MAGIC
             || u32_at(bytes, 60) != crc32c::crc32c(&bytes[..60])
-            || version > FORMAT_VERSION
+            || version != FORMAT_VERSION
             || bytes[7] != 0
         {
             return None;

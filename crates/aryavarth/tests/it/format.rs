@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use aryavarth::fs::{Crash, Fs, OpenHow, SimFs, Site, read_full};
-use aryavarth::{Batch, Clock, KvStore, KvsError, Options, record_bytes};
+use aryavarth::{Batch, Clock, KvStore, KvsError, Options, record_bytes, verify};
 use crc32c::{crc32c, crc32c_append};
 
 const DIR: &str = "/db";
@@ -21,7 +21,7 @@ const MANIFEST: u64 = 1;
 
 /// A clock that stands still, so that two runs write the same bytes.
 #[derive(Debug)]
-struct Stopped;
+pub(crate) struct Stopped;
 
 impl Clock for Stopped {
     fn now_ms(&self) -> u64 {
@@ -386,7 +386,7 @@ fn the_tables_in_the_document_decode_a_segment() {
     let bytes = read(&closed_example(), "0.log");
     let (_, header, records) = dump_log(Page::load(), &bytes);
     assert_eq!(header["magic"], u64::from(u32::from_le_bytes(*b"ARYV")));
-    assert_eq!((header["version"], header["kind"]), (0, 0));
+    assert_eq!((header["version"], header["kind"]), (1, 0));
     assert_eq!((header["id"], header["base"], header["store id"]), (0, 0, 0x5eed));
 
     let told = |name: &str| records.iter().map(|record| record[name]).collect::<Vec<_>>();
@@ -432,6 +432,44 @@ fn the_tables_in_the_document_decode_a_hint_file() {
     assert_eq!(told("sequence number"), [1, 3, 4]);
     assert_eq!(told("offset / 8").iter().map(|at| at * 8).collect::<Vec<_>>(), [64, 168, 208]);
     assert_eq!(told("record length"), [40, 40, 32]);
+}
+
+/// Gives a manifest, which has the number `number`, another format.
+pub(crate) fn set_format(manifest: &mut [u8], number: u64, format: u8) {
+    // The tag of the first operation stands at 8, the format behind it.
+    manifest[9] = format;
+    let end = 8 + usize::from(manifest[4]);
+    let place = [number.to_le_bytes(), [0; 8]].concat();
+    let crc = crc32c_append(crc32c(&place), &manifest[4..end]);
+    manifest[..4].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// The bytes of version 0 changed from day to day, and a newer version's are not known: neither is
+/// read, and neither is touched.
+#[test]
+fn a_store_of_another_format_is_refused_and_left_as_it_was() {
+    for (found_there, remedy) in [(0, "unreleased version"), (2, "a newer version")] {
+        let fs = closed_example();
+        let path = Path::new(DIR).join("MANIFEST-1");
+        let file = fs.open(Site::TailOpen, &path, OpenHow::Write).unwrap();
+        let mut bytes = read(&fs, "MANIFEST-1");
+        set_format(&mut bytes, MANIFEST, found_there);
+        file.write_at(Site::ManifestWrite, &bytes, 0).unwrap();
+
+        let told = |error: KvsError| {
+            let text = error.to_string();
+            assert!(text.contains("nothing was changed") && text.contains(remedy), "{text}");
+            match error {
+                KvsError::UnknownFormat { found, known, .. } => (found, known),
+                error => panic!("{error}"),
+            }
+        };
+        let version = (u32::from(found_there), 1);
+        assert_eq!(told(KvStore::open_with(DIR, options(&fs)).unwrap_err()), version);
+        assert_eq!(told(verify(DIR, &options(&fs), |_, _| {}).unwrap_err()), version);
+        assert_eq!(read(&fs, "MANIFEST-1"), bytes);
+        assert_eq!(read(&fs, "0.log"), read(&closed_example(), "0.log"));
+    }
 }
 
 #[test]

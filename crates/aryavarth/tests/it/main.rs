@@ -15,6 +15,8 @@ mod disk;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod fixture;
+#[cfg(test)]
 mod format;
 #[cfg(test)]
 mod histories;

@@ -20,6 +20,8 @@ use aryavarth::{
     verify,
 };
 
+use crate::format::set_format;
+
 const LEVELS: [Durability; 3] = [Durability::Always, Durability::Interval(5), Durability::Os];
 
 /// The real file system, with a list of the calls and one that fails.
@@ -201,6 +203,22 @@ fn a_directory_remembers_its_engine() {
     assert_eq!(KvStore::open(&of_kvs).unwrap().read(b"k").unwrap(), Some(b"kvs".to_vec()));
     let sled = SledKvsEngine::new(&of_sled).unwrap();
     assert_eq!(sled.get("k".into()).unwrap(), Some("sled".into()));
+}
+
+#[test]
+fn a_directory_of_another_format_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    SledKvsEngine::new(dir.path()).unwrap().set("k".into(), "v".into()).unwrap();
+    let current = fs::read_to_string(dir.path().join("CURRENT")).unwrap();
+    let name = current.split(' ').next().unwrap();
+    let number = name.strip_prefix("MANIFEST-").unwrap().parse().unwrap();
+    let mut manifest = fs::read(dir.path().join(name)).unwrap();
+    set_format(&mut manifest, number, 0);
+    fs::write(dir.path().join(name), &manifest).unwrap();
+
+    let error = SledKvsEngine::new(dir.path()).unwrap_err();
+    assert!(matches!(error, KvsError::UnknownFormat { found: 0, known: 1, .. }), "{error}");
+    assert_eq!(fs::read(dir.path().join(name)).unwrap(), manifest);
 }
 
 #[test]

@@ -1,0 +1,8 @@
+//! Manifests and `CURRENT`. The properties stand in `aryavarth::fuzzing`, which ordinary tests call too.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| aryavarth::fuzzing::manifest(data));
+
+#[cfg(not(fuzzing))]
+fn main() {}

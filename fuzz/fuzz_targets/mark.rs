@@ -1,0 +1,8 @@
+//! The search for marks behind damage. The properties stand in `aryavarth::fuzzing`, which ordinary tests call too.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| aryavarth::fuzzing::mark(data));
+
+#[cfg(not(fuzzing))]
+fn main() {}
