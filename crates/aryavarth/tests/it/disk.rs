@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aryavarth::fs::{Crash, Fault, Fs, OpenHow, SimFs, Site};
-use aryavarth::{Durability, KeyRange, KvStore, KvsError, Options};
+use aryavarth::{Batch, Durability, KeyRange, KvStore, KvsError, Options};
 
 fn options(fs: &SimFs) -> Options {
     Options {
@@ -279,4 +279,27 @@ fn the_reserve_shrinks_with_the_store() {
     }
     while store.step().unwrap() {}
     assert_eq!(reserve_bytes(), 128 << 10);
+}
+
+/// A write that found no space left its first half in the file, whose zeros make it whole. A
+/// shorter write goes over its beginning; behind that the rest must not pass for the log.
+#[test]
+fn what_a_full_disk_refused_does_not_come_back() {
+    let fs = SimFs::new();
+    let store = open(&fs);
+    store.put(b"a", b"1").unwrap();
+    while store.step().unwrap() {}
+    let next = fs.calls();
+    fs.fail_call(next, Fault::Short);
+    fs.fail_call(next + 1, Fault::NoSpace);
+    let batch = Batch::new().set("x", "refused").set("y", vec![0; 400]);
+    assert!(store.write(batch).unwrap_err().is_full());
+    assert_eq!(fs.trace()[next as usize..], [Site::FrameWrite; 2]);
+    while store.step().unwrap() {}
+    store.put(b"x", b"written").unwrap();
+    for crash in [Crash::Nothing, Crash::Everything] {
+        let store = after(&fs, crash);
+        assert_eq!(store.read(b"x").unwrap().as_deref(), Some(&b"written"[..]));
+        assert_eq!(store.read(b"y").unwrap(), None);
+    }
 }

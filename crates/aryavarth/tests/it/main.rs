@@ -19,6 +19,8 @@ mod format;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
+mod order;
+#[cfg(test)]
 mod read_now;
 #[cfg(test)]
 mod regressions;

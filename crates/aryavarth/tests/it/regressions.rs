@@ -147,11 +147,11 @@ fn options(fs: impl Fs) -> Options {
     Options { fs: Arc::new(fs), background: false, seed: 7, ..Options::default() }
 }
 
-fn open(fs: impl Fs) -> KvStore {
+pub(crate) fn open(fs: impl Fs) -> KvStore {
     KvStore::open_with("/store", options(fs)).unwrap()
 }
 
-fn open_hooked(
+pub(crate) fn open_hooked(
     fs: &SimFs,
     hook: impl Fn(Site) -> io::Result<()> + Send + Sync + 'static,
 ) -> KvStore {
