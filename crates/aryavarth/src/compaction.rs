@@ -406,3 +406,30 @@ fn new_copy(log: &Log) -> Result<CopyWriter> {
         error.into()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::SimFs;
+    use crate::options::Options;
+    use crate::record::Batch;
+    use crate::recovery;
+
+    /// Between the loads of a slot and of its segment lie a few instructions, so threads would
+    /// hardly ever be caught there.
+    #[test]
+    fn a_table_index_means_one_segment_as_long_as_a_reader_may_have_it() {
+        let options =
+            Options { fs: Arc::new(SimFs::new()), background: false, ..Options::default() };
+        let (log, _lock, _) = recovery::open("/store".as_ref(), &options).unwrap();
+        log.write(&Batch::new().set("k", "v")).unwrap();
+        log.seal_active().unwrap();
+        let pin = epoch::pin();
+        let slot = log.index.find(b"k", &pin).unwrap().slot();
+        run_all(&log).unwrap();
+        assert_ne!(log.index.find(b"k", &pin).unwrap().slot(), slot, "it was moved");
+        for _ in 0..100 {
+            assert_ne!(log.table.reserve(), Some(slot.pointer().segment), "given away");
+        }
+    }
+}

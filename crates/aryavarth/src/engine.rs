@@ -223,7 +223,8 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     ///
     /// Nobody else writes while it runs. The values of `keys` are fetched beforehand; if the
     /// closure asks for others, it may run several times, so it must have no effects of its own.
-    /// A closure that returns an error or panics writes nothing.
+    /// A closure that returns an error or panics writes nothing. Its error comes without a position:
+    /// whoever lets one out first waits for [`Stats::written_position`].
     fn commit<R>(
         &self,
         keys: &[&[u8]],

@@ -469,6 +469,23 @@ mod tests {
         }
     }
 
+    /// The window is a few instructions wide, so threads would hardly ever hit it.
+    #[test]
+    fn an_entry_is_not_reused_under_the_pin_of_somebody_who_found_it() {
+        let (index, mut writer) = (Index::new(), IndexWriter::default());
+        index.insert(&mut writer, b"a", Slot::new(1, 64, 64, false));
+        let pin = epoch::pin();
+        let found = index.find(b"a", &pin).expect("it was inserted");
+        let tombstone = Slot::new(1, 128, 64, true);
+        found.publish(tombstone);
+        assert!(index.unlink(found.id(), tombstone));
+        for other in 0..100 {
+            let id = index.insert(&mut writer, &[other], Slot::new(1, 192, 64, false));
+            assert_ne!(id, found.id(), "two keys in one entry");
+        }
+        assert_eq!(found.slot(), tombstone);
+    }
+
     #[test]
     fn an_entry_and_its_reference_stay_small() {
         assert_eq!((size_of::<Entry>(), size_of::<KeyRef>()), (40, 24));

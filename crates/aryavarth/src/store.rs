@@ -155,16 +155,19 @@ impl KvStore {
     }
 
     /// Runs a closure on the newest state and writes its effects, all of them or nothing; returns
-    /// its result when everything that it can depend on is durable. The rules for the closure are
-    /// those of [`KvsEngine::commit`].
+    /// its result, or its error, when everything that it can depend on is durable. The rules for
+    /// the closure are those of [`KvsEngine::commit`].
     pub fn commit<R>(
         &self,
         keys: &[&[u8]],
         body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<R> {
-        let (result, position) = KvsEngine::commit(self, keys, body)?;
+        let done = KvsEngine::commit(self, keys, body);
+        // An error of the closure tells of what it saw too, be it that a key is absent.
+        let everything = || Position(self.inner.log.last_position());
+        let position = done.as_ref().map_or_else(|_| everything(), |&(_, position)| position);
         self.wait(position, self.durability)?;
-        Ok(result)
+        done.map(|(result, _)| result)
     }
 
     /// The entries of a range, in order; what is returned is durable. Each commit of several keys

@@ -274,3 +274,54 @@ fn a_killed_store_whose_last_write_was_torn_says_so() {
         assert_eq!(disk.judge(&fs, &path), Verdict::LastWriteLost);
     }
 }
+
+/// Offset and key of every value in a hint file, with the length of its record.
+fn values_of(hint: &[u8]) -> Vec<(usize, u32, Vec<u8>)> {
+    let mut values = Vec::new();
+    let mut at = 40;
+    while at < hint.len() - 4 {
+        let key_bytes = usize::from(u16::from_le_bytes([hint[at + 16], hint[at + 17]]));
+        let record_bytes = u32::from_le_bytes(hint[at + 12..at + 16].try_into().unwrap());
+        let key = hint[at + 18..at + 18 + key_bytes].to_vec();
+        if hint[at] == 1 {
+            values.push((at + 8, record_bytes, key));
+        }
+        at += 18 + key_bytes;
+    }
+    values
+}
+
+/// Two keys change places, and every checksum is right: only the key in the record still tells.
+#[test]
+fn a_place_that_is_another_keys_is_an_error() {
+    let disk = Disk::made(140, 560, true);
+    let hints = disk.files().into_iter().filter(|(path, _)| kind(path) == "hint");
+    let mut pairs = 0;
+    for (path, mut hint) in hints {
+        let values = values_of(&hint);
+        let Some((a, b)) = values.windows(2).find_map(|two| match two {
+            [a, b] if a.1 == b.1 && a.2 != b.2 => Some((a.clone(), b.clone())),
+            _ => None,
+        }) else {
+            continue;
+        };
+        for i in 0..4 {
+            hint.swap(a.0 + i, b.0 + i);
+        }
+        let footer = hint.len() - 4;
+        let crc = crc32c::crc32c(&hint[..footer]);
+        hint[footer..].copy_from_slice(&crc.to_le_bytes());
+        let fs = disk.damaged(&path, |file| write_full(file, SITE, &hint, 0).unwrap());
+        let store = KvStore::open_with(Path::new(DIR), options(&fs)).unwrap();
+        for (key, value) in &disk.state {
+            match store.read(key) {
+                Ok(found) => assert_eq!(found, *value, "a wrong value of {}", key.escape_ascii()),
+                Err(error) => {
+                    assert!(error.to_string().contains("another key"), "{error}");
+                    pairs += 1;
+                }
+            }
+        }
+    }
+    assert!(pairs > 0, "no hint was of use");
+}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aryavarth::fs::{Crash, Fault, Fs, OpenHow, SimFs, Site};
-use aryavarth::{Durability, KeyRange, KvStore, KvsError, Options};
+use aryavarth::{Batch, Durability, KeyRange, KvStore, KvsError, Options};
 
 fn options(fs: &SimFs) -> Options {
     Options {
@@ -68,6 +68,26 @@ fn a_removal_that_was_not_synced_is_not_shown_as_an_absence_either() {
     assert!(matches!(store.read(b"k"), Err(KvsError::Poisoned { .. })));
     let scanned: Result<Vec<_>, _> = store.scan(KeyRange::all()).collect();
     assert!(matches!(scanned, Err(KvsError::Poisoned { .. })));
+}
+
+/// Each append takes removed keys out of the index; not those whose removal is not on disk, since
+/// nothing would then say how young their absence is.
+#[test]
+fn an_absence_is_not_shown_before_it_is_durable_although_the_log_went_on() {
+    let asked: [fn(&KvStore) -> Option<KvsError>; 2] =
+        [|store| store.read(b"k").err(), |store| store.delete(b"k").err()];
+    for (ask, goes_on) in asked.into_iter().flat_map(|ask| [(ask, false), (ask, true)]) {
+        let fs = SimFs::new();
+        let store = open(&fs);
+        store.put(b"k", b"v").unwrap();
+        let os = store.with_durability(Durability::Os);
+        assert!(os.delete(b"k").unwrap());
+        if goes_on {
+            os.put(b"other", b"v").unwrap();
+        }
+        fs.fail_next(Site::LogSync, Fault::LostSync);
+        assert!(matches!(ask(&store), Some(KvsError::Poisoned { .. })));
+    }
 }
 
 #[test]
@@ -129,6 +149,24 @@ fn a_full_disk_stops_writes_and_nothing_else() {
     }
     for key in &removed {
         assert_eq!(store.read(key).unwrap(), None);
+    }
+}
+
+/// The reserve is for removals, as long as it lasts.
+#[test]
+fn removals_go_on_when_not_a_byte_is_free() {
+    let fs = SimFs::new();
+    let store = open(&fs);
+    let key = |i: u32| format!("key:{i:05}").into_bytes();
+    for i in 0..400 {
+        store.put(&key(i), &[7; 100]).unwrap();
+    }
+    while store.step().unwrap() {}
+    fs.limit_space(fs.space_used());
+    let more = (400..1000).position(|i| store.put(&key(i), &[7; 100]).is_err());
+    assert!(more.is_some(), "the disk never got full");
+    for i in 0..400 {
+        assert!(store.delete(&key(i)).unwrap(), "removal {i} was refused");
     }
 }
 
@@ -198,6 +236,22 @@ fn at_rest_the_directory_takes_twice_the_live_data_and_eight_mebibytes_at_most()
     }
     let (used, allowed) = settle();
     assert!(used <= allowed, "all removed: {used} bytes, {allowed} are promised");
+}
+
+/// At the levels that do not wait, a power cut takes no more than the last moments.
+#[test]
+fn what_nobody_waits_for_is_synced_all_the_same() {
+    for level in [Durability::Interval(10), Durability::Os] {
+        let options = Options { background: true, durability: level, ..options(&SimFs::new()) };
+        let store = KvStore::open_with(Path::new("/db"), options).unwrap();
+        store.put(b"k", b"v").unwrap();
+        let written = store.stats().written_position;
+        let began = Instant::now();
+        while store.stats().durable_position < written {
+            assert!(began.elapsed() < Duration::from_secs(20), "never synced at {level:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 /// Space does not help a poisoned store, so it must not be told that space would.
@@ -279,4 +333,27 @@ fn the_reserve_shrinks_with_the_store() {
     }
     while store.step().unwrap() {}
     assert_eq!(reserve_bytes(), 128 << 10);
+}
+
+/// A write that found no space left its first half in the file, whose zeros make it whole. A
+/// shorter write goes over its beginning; behind that the rest must not pass for the log.
+#[test]
+fn what_a_full_disk_refused_does_not_come_back() {
+    let fs = SimFs::new();
+    let store = open(&fs);
+    store.put(b"a", b"1").unwrap();
+    while store.step().unwrap() {}
+    let next = fs.calls();
+    fs.fail_call(next, Fault::Short);
+    fs.fail_call(next + 1, Fault::NoSpace);
+    let batch = Batch::new().set("x", "refused").set("y", vec![0; 400]);
+    assert!(store.write(batch).unwrap_err().is_full());
+    assert_eq!(fs.trace()[next as usize..], [Site::FrameWrite; 2]);
+    while store.step().unwrap() {}
+    store.put(b"x", b"written").unwrap();
+    for crash in [Crash::Nothing, Crash::Everything] {
+        let store = after(&fs, crash);
+        assert_eq!(store.read(b"x").unwrap().as_deref(), Some(&b"written"[..]));
+        assert_eq!(store.read(b"y").unwrap(), None);
+    }
 }

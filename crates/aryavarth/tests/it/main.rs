@@ -25,6 +25,8 @@ mod linear;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
+mod order;
+#[cfg(test)]
 mod races;
 #[cfg(test)]
 mod read_now;

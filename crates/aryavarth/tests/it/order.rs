@@ -1,0 +1,147 @@
+//! What the crash sweep does not show: another write at the wrong moment, results that are
+//! computed, numbers that nobody is told.
+//!
+//! The sweep runs one call after the other, so nothing is ever written while a compaction runs.
+//! Here a hook in the file system writes at a certain step, and looks at a later one at what a
+//! power cut would leave.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use aryavarth::fs::{Crash, Fs, OpenHow, SimFs, Site, read_full};
+use aryavarth::{Durability, KvStore, KvsError};
+
+use crate::regressions::{open, open_hooked};
+
+/// What a power cut at `look` leaves of a store in which, during a compaction, `key` was set at
+/// `write`, without a sync. The store holds two keys, and both are on disk.
+fn left_by_a_cut(write: Site, key: &'static [u8], look: Site) -> KvStore {
+    let fs = SimFs::new();
+    let (disk, other) = (fs.clone(), Arc::new(Mutex::new(None::<KvStore>)));
+    let (stage, left) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(None)));
+    let (now, writer, seen) = (stage.clone(), other.clone(), left.clone());
+    let store = open_hooked(&fs, move |site| {
+        if site == write && now.compare_exchange(1, 2, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            let store = writer.lock().unwrap().take().expect("armed with a store");
+            store.with_durability(Durability::Os).put(key, b"new").map_err(io::Error::other)?;
+            now.store(3, Ordering::SeqCst);
+        }
+        if site == look && now.compare_exchange(3, 4, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            *seen.lock().unwrap() = Some(disk.crash(Crash::Nothing));
+        }
+        Ok(())
+    });
+    store.put(b"a", b"old").unwrap();
+    store.put(b"b", b"old").unwrap();
+    // What the armed one reads is then a copy, and it seals nothing.
+    store.compact().unwrap();
+    *other.lock().unwrap() = Some(store.clone());
+    stage.store(1, Ordering::SeqCst);
+    store.compact().unwrap();
+    let left = left.lock().unwrap().take().expect("the compaction came by");
+    open(left)
+}
+
+/// The pass found the old value dead, because a newer one had been written; but only a newer one
+/// that is on disk makes it garbage.
+#[test]
+fn a_durable_value_outlives_a_newer_one_that_is_not() {
+    let store = left_by_a_cut(Site::SegmentScan, b"a", Site::HintCreate);
+    assert!(store.read(b"a").unwrap().is_some(), "both values of a key are gone");
+    assert_eq!(store.read(b"b").unwrap().as_deref(), Some(&b"old"[..]));
+}
+
+/// A write that is not released knows the place that it replaced, and may have to go back to it:
+/// what holds such places is not retired.
+#[test]
+fn nothing_is_retired_before_what_replaced_it_is_durable() {
+    let store = left_by_a_cut(Site::HintCreate, b"a", Site::SegmentRemove);
+    assert_eq!(store.read(b"a").unwrap().as_deref(), Some(&b"new"[..]));
+    assert_eq!(store.read(b"b").unwrap().as_deref(), Some(&b"old"[..]));
+}
+
+/// A sync covers what was written before it began: whether what comes in meanwhile is covered too,
+/// nobody knows.
+#[test]
+fn a_sync_vouches_for_nothing_that_was_written_while_it_ran() {
+    let fs = SimFs::new();
+    let (other, writer) = (Arc::new(Mutex::new(None::<KvStore>)), Arc::new(Mutex::new(None)));
+    let (taken, later) = (other.clone(), writer.clone());
+    let store = open_hooked(&fs, move |site| {
+        if site == Site::LogSync
+            && let Some(store) = taken.lock().unwrap().take()
+        {
+            store.with_durability(Durability::Os).put(b"later", b"v").map_err(io::Error::other)?;
+            *later.lock().unwrap() = Some(store.stats().written_position);
+        }
+        Ok(())
+    });
+    *other.lock().unwrap() = Some(store.clone());
+    store.put(b"k", b"v").unwrap();
+    let later = writer.lock().unwrap().expect("the sync came by");
+    let durable = store.stats().durable_position;
+    assert!(durable > 0 && durable < later, "durable up to {durable}, written up to {later}");
+}
+
+/// What a closure returns may be computed from anything that it saw: it waits for all of it, be it
+/// a result or an error, although the closure itself writes nothing.
+#[test]
+fn what_a_closure_tells_is_durable() {
+    let fs = SimFs::new();
+    let store = open(fs.clone());
+    store.put(b"gone", b"v").unwrap();
+    let unsynced = store.with_durability(Durability::Os);
+    unsynced.put(b"k", b"v").unwrap();
+    let told = store.commit(&[b"k"], |tx| tx.get(b"k")).unwrap();
+    assert_eq!(open(fs.crash(Crash::Nothing)).read(b"k").unwrap(), told);
+
+    assert!(unsynced.delete(b"gone").unwrap());
+    let told = store.commit(&[b"gone"], |tx| tx.get(b"gone")?.ok_or(KvsError::KeyNotFound));
+    assert!(matches!(told, Err(KvsError::KeyNotFound)), "{told:?}");
+    assert_eq!(open(fs.crash(Crash::Nothing)).read(b"gone").unwrap(), None);
+}
+
+/// The highest sequence number in the log files of a store.
+fn seq_max(fs: &SimFs) -> u64 {
+    let dir = Path::new("/store");
+    let names = fs.list(Site::DirList, dir).unwrap();
+    let logs = names.iter().filter(|name| Path::new(name).extension().is_some_and(|e| e == "log"));
+    let mut highest = 0;
+    for name in logs {
+        let file = fs.open(Site::SegmentOpen, &dir.join(name), OpenHow::Read).unwrap();
+        let mut bytes = vec![0; file.len(Site::SegmentLength).unwrap() as usize];
+        read_full(&*file, Site::SegmentScan, &mut bytes, 0).unwrap();
+        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        let mut at = 64;
+        // A record begins with its checksums, which are not both zero; see docs/format.md.
+        while at + 24 <= bytes.len() && word(at) != 0 {
+            highest = highest.max(word(at + 8) >> 8);
+            let payload = (word(at + 16) & 0xffff_ffff) + (word(at + 16) >> 32 & 0xffff);
+            at += (24 + payload as usize).next_multiple_of(8);
+        }
+    }
+    highest
+}
+
+/// A crash took writes that somebody may have been shown: their numbers and places stay theirs.
+#[test]
+fn numbers_that_a_crash_took_are_not_given_again() {
+    let fs = SimFs::new();
+    let store = open(fs.clone());
+    store.put(b"a", b"1").unwrap();
+    for i in 0..50_u8 {
+        store.with_durability(Durability::Os).put(&[i], b"lost").unwrap();
+    }
+    let (seq, position) = (seq_max(&fs), store.stats().written_position);
+    assert!(seq > 50);
+    let fs = fs.crash(Crash::Nothing);
+    let store = open(fs.clone());
+    assert_eq!(store.stats().keys, 1);
+    assert!(store.stats().written_position > position);
+    let before = seq_max(&fs);
+    store.put(b"a", b"2").unwrap();
+    let after = seq_max(&fs);
+    assert!(after > before && after > seq, "{before}, {after}, before the crash {seq}");
+}
