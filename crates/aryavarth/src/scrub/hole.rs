@@ -36,7 +36,8 @@ pub(super) fn walk(
     let (mut holes, mut key) = (Vec::<Hole>::new(), Vec::new());
     let mut before: Option<Header> = None;
     let mut open_holes = 0;
-    while scanner.offset() < until {
+    // What is missing at the end is told before anybody takes the file for read.
+    while scanner.offset() < until || scanner.is_over() {
         match scanner.check(&mut key) {
             Ok(None) => {
                 if scanner.offset() < end {
@@ -58,6 +59,10 @@ pub(super) fn walk(
                     return holes;
                 }
                 let range = offset..scanner.offset();
+                if range.is_empty() {
+                    // The file ends here, which is told next.
+                    continue;
+                }
                 let unreadable = scanner.is_unreadable(&range);
                 let reason = if unreadable { "the disk could not read it" } else { reason };
                 let reason = reason.to_owned();

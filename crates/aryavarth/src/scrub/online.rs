@@ -133,7 +133,8 @@ impl Scrubber {
         self.bytes.fetch_add(read, Ordering::Relaxed);
         report.bytes += read;
         pass.at = Some((segment.id, segment.table_index, scanner.offset()));
-        if scanner.offset() >= end {
+        // A file that was cut short ends before `end`.
+        if scanner.is_over() {
             (pass.at, pass.from_id) = (None, segment.id + 1);
         }
         let damage = if holes.is_empty() { Vec::new() } else { name(log, &segment, &holes) };

@@ -5,6 +5,8 @@
 //! - A scan takes a window of memory; only a record that is handed out whole may take more.
 //! - A *patient* scan goes on behind what the disk cannot read: it reads as zeros, which are no
 //!   record, and is noted.
+//! - A file that is shorter than was expected is damage, also where it ends with a whole record. Only
+//!   a patient scan ends there, and says by its offset that it is not at the end of its range.
 
 use std::fmt;
 use std::ops::Range;
@@ -50,6 +52,8 @@ pub(crate) struct Scanner<'a> {
     salt: u64,
     offset: u64,
     end: u64,
+    /// Whether the file ended before the range did; then `end` is where.
+    is_cut: bool,
     window: Vec<u8>,
     window_at: u64,
     /// Up to where the disk was asked.
@@ -67,8 +71,17 @@ impl fmt::Debug for Scanner<'_> {
 impl<'a> Scanner<'a> {
     /// A scan of the records in `from..end`.
     pub(crate) fn new(file: &'a dyn FsFile, salt: u64, from: u64, end: u64) -> Scanner<'a> {
-        let (window, window_at, asked, unreadable) = (Vec::new(), from, from, None);
-        Scanner { file, salt, offset: from, end, window, window_at, asked, unreadable }
+        Scanner {
+            file,
+            salt,
+            offset: from,
+            end,
+            is_cut: false,
+            window: Vec::new(),
+            window_at: from,
+            asked: from,
+            unreadable: None,
+        }
     }
 
     /// The same, but it goes on behind what the disk cannot read.
@@ -117,11 +130,12 @@ impl<'a> Scanner<'a> {
 
     /// The header of the next record, which is then behind the scan; `None` at the end.
     fn head(&mut self) -> Result<Option<(u64, Header)>, ScanStop> {
-        if self.offset >= self.end {
-            return Ok(None);
-        }
         let offset = self.offset;
         let bad = |reason| Err(ScanStop::Bad { offset, reason });
+        if self.is_over() {
+            let is_expected = !self.is_cut || self.unreadable.is_some();
+            return if is_expected { Ok(None) } else { bad("the file ends here") };
+        }
         if self.end - offset < HEADER_BYTES as u64 {
             return bad("the file ends inside a record's header");
         }
@@ -187,6 +201,11 @@ impl<'a> Scanner<'a> {
         self.offset
     }
 
+    /// Whether there is nothing left to read: the range ends here, or the file.
+    pub(crate) fn is_over(&self) -> bool {
+        self.offset >= self.end
+    }
+
     /// Goes on behind a bad record: at the next place that has a record's header.
     pub(crate) fn step_over(&mut self, bad: u64) -> Result<(), IoError> {
         self.offset = self.offset.max(bad + ALIGN as u64).next_multiple_of(ALIGN as u64);
@@ -236,8 +255,9 @@ impl<'a> Scanner<'a> {
             match read_full(self.file, Site::SegmentScan, &mut self.window, offset) {
                 Ok(got) => {
                     self.window.truncate(got);
-                    // The file ends there, whatever was expected of it.
-                    self.end = if got < window { offset + got as u64 } else { self.end };
+                    if got < window {
+                        self.ends_at(offset + got as u64);
+                    }
                 }
                 Err(_) if self.unreadable.is_some() => self.fill_by_pieces(),
                 Err(error) => {
@@ -248,6 +268,11 @@ impl<'a> Scanner<'a> {
         }
         let at = (offset - self.window_at) as usize;
         Ok(&self.window[at..(at + length).min(self.window.len())])
+    }
+
+    /// The file ends there, whatever was expected of it.
+    fn ends_at(&mut self, end: u64) {
+        (self.end, self.is_cut) = (end, true);
     }
 
     /// Has the disk begin with what follows the window that ends at `to`.
@@ -275,7 +300,7 @@ impl<'a> Scanner<'a> {
             match read_full(self.file, Site::SegmentScanPiece, piece, offset) {
                 Ok(got) if got < piece.len() => {
                     self.window.truncate(at + got);
-                    self.end = offset + got as u64;
+                    self.ends_at(offset + got as u64);
                     return;
                 }
                 Ok(_) => {}

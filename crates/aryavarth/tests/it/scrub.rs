@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use aryavarth::fs::{Fs, OpenHow, SimFs, Site, read_full, write_full};
-use aryavarth::{Clock, KvStore, Options};
+use aryavarth::{Clock, KvStore, KvsError, Options};
 
 use crate::runner::{DIR, options};
 
@@ -40,6 +40,18 @@ fn rot(fs: &SimFs, bytes: &[u8]) {
     panic!("no log holds these bytes");
 }
 
+/// Cuts the store's only sealed log to its header and `kept` bytes of records; returns how many
+/// records of 1024 bytes it held.
+fn cut(fs: &SimFs, kept: u64) -> u64 {
+    let names = fs.list(SITE, Path::new(DIR)).unwrap();
+    let is_sealed = |name: &&String| names.contains(&name.replace(".log", ".hint"));
+    let name = names.iter().filter(|name| name.ends_with(".log")).find(is_sealed).unwrap();
+    let file = fs.open(SITE, &Path::new(DIR).join(name), OpenHow::Write).unwrap();
+    let length = file.len(SITE).unwrap();
+    file.truncate(SITE, 64 + kept).unwrap();
+    (length - 64) / 1024
+}
+
 #[test]
 fn a_flip_under_a_running_store_is_found_and_named() {
     let fs = SimFs::new();
@@ -67,6 +79,54 @@ fn a_flip_under_a_running_store_is_found_and_named() {
     assert_eq!(store.read(b"key-31").unwrap(), Some(b"new".to_vec()));
     store.scrub().unwrap();
     assert_eq!(store.stats().damaged_records, 1);
+}
+
+/// The scrubber went on behind the end of the file, and stayed there for ever.
+#[test]
+fn a_file_that_was_cut_short_is_named_and_the_pass_ends() {
+    // In a record, behind one, in the header, and at the end of a slice.
+    for kept in [6 * 1024 + 500, 6 * 1024, 0, 30, 1 << 20] {
+        let fs = SimFs::new();
+        let options = Options { segment_bytes_min: 4 << 20, ..options(&fs) };
+        let store = KvStore::open_with(DIR, options).unwrap();
+        let records = if kept == 1 << 20 { 2 << 10 } else { 10 };
+        for n in 0..records {
+            // With its header, 1024 bytes.
+            store.put(&u64::to_be_bytes(n), &[1; 992]).unwrap();
+        }
+        store.compact().unwrap();
+        let whole = cut(&fs, kept);
+        assert_eq!(whole, records, "one copy holds everything");
+        let report = store.scrub().unwrap();
+        let left = kept / 1024;
+        assert_eq!(report.records, left, "{kept} bytes are left");
+        assert_eq!(report.damaged, whole - left, "{:?}", report.damage.first());
+        assert_eq!(store.damage().len() as u64, whole - left);
+    }
+}
+
+/// A file that ends with a whole record was taken for complete: the round dropped it with all that
+/// was missing, the keys were gone after the next open without a word, and until then who read one
+/// of them looked for ever for a segment that was no more.
+#[test]
+fn compaction_leaves_a_file_alone_that_was_cut_short_behind_a_record() {
+    let fs = SimFs::new();
+    let options = Options { segment_bytes_min: 1 << 20, ..options(&fs) };
+    let store = KvStore::open_with(DIR, options.clone()).unwrap();
+    for n in 0..10_u64 {
+        store.put(&n.to_be_bytes(), &[1; 992]).unwrap();
+    }
+    store.compact().unwrap();
+    cut(&fs, 7 * 1024);
+    let error = store.compact().unwrap_err();
+    assert!(matches!(error, KvsError::Corrupt { offset: 7232, .. }), "{error}");
+    for n in 0..10_u64 {
+        let read = store.read(&n.to_be_bytes());
+        assert_eq!(read.is_ok(), n < 7, "key {n}: {read:?}");
+    }
+    store.close().unwrap();
+    let error = KvStore::open_with(DIR, options).unwrap_err();
+    assert!(matches!(error, KvsError::Corrupt { .. }), "{error}");
 }
 
 #[test]
