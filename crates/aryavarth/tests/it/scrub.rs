@@ -45,7 +45,8 @@ fn rot(fs: &SimFs, bytes: &[u8]) {
 fn cut(fs: &SimFs, kept: u64) -> u64 {
     let names = fs.list(SITE, Path::new(DIR)).unwrap();
     let is_sealed = |name: &&String| names.contains(&name.replace(".log", ".hint"));
-    let name = names.iter().filter(|name| name.ends_with(".log")).find(is_sealed).unwrap();
+    let name =
+        names.iter().filter(|name| name.strip_suffix(".log").is_some()).find(is_sealed).unwrap();
     let file = fs.open(SITE, &Path::new(DIR).join(name), OpenHow::Write).unwrap();
     let length = file.len(SITE).unwrap();
     file.truncate(SITE, 64 + kept).unwrap();
