@@ -67,6 +67,10 @@ fn scan(input: &Input) {
             Err(ScanStop::Io(error)) => panic!("{error}"),
         };
         assert_eq!(bad, next, "damage is named where it is");
+        if scanner.is_over() && bad == scanner.offset() {
+            // The file ends here, before the range does.
+            break;
+        }
         scanner.step_over(bad).expect("the input can be read");
         next = scanner.offset();
         assert!(next > bad, "the scan goes on");
