@@ -91,20 +91,21 @@ pub(crate) fn is_due(log: &Log, at_rest: bool) -> bool {
     log.disk_bytes() > allowed + SLACK_BYTES
 }
 
-/// One background round over the segments that pay best; returns whether it gave anything back, if
-/// only the reserve, which the next round may need. At rest the active segment, if it is mostly dead, is one of them.
+/// One background round over the segments that pay best; returns whether it gave anything back. At
+/// rest the active segment, if it is mostly dead, is one of them.
 pub(crate) fn run(log: &Log, at_rest: bool) -> Result<bool> {
     let _only_one = lock(&log.compacting);
-    let before = log.disk_bytes();
+    // The reserve is only lent.
+    let before = log.data_bytes();
     if at_rest {
         // Where that fails the others can be compacted all the same.
         drop(log.seal_mostly_dead());
     }
-    let done = run_rounds(log, choose(candidates(log)));
-    let useful = log.disk_bytes() < before;
+    let done = with_reserve(log, || run_rounds(log, choose(candidates(log))));
+    let useful = log.data_bytes() < before;
     match done {
-        // The disk is less full now, or will be without the reserve.
-        Err(error) if error.is_full() => Ok(useful || log.free_reserve()),
+        // The disk is less full now.
+        Err(error) if error.is_full() && useful => Ok(true),
         done => done.map(|()| useful),
     }
 }
@@ -112,18 +113,33 @@ pub(crate) fn run(log: &Log, at_rest: bool) -> Result<bool> {
 /// Rewrites every sealed segment, oldest first, so that only live records are left.
 pub(crate) fn run_all(log: &Log) -> Result<()> {
     let _only_one = lock(&log.compacting);
-    let mut left = candidates(log);
-    left.sort_by_key(|candidate| candidate.segment.seq_min.load(Ordering::Relaxed));
-    while !left.is_empty() {
-        let mut bytes = 0;
-        let fits = left.partition_point(|candidate| {
-            bytes += candidate.disk_bytes;
-            bytes <= ROUND_BYTES_MAX
-        });
-        let later = left.split_off(fits.max(1));
-        run_rounds(log, std::mem::replace(&mut left, later))?;
+    with_reserve(log, || {
+        let mut left = candidates(log);
+        left.sort_by_key(|candidate| candidate.segment.seq_min.load(Ordering::Relaxed));
+        while !left.is_empty() {
+            let mut bytes = 0;
+            let fits = left.partition_point(|candidate| {
+                bytes += candidate.disk_bytes;
+                bytes <= ROUND_BYTES_MAX
+            });
+            let later = left.split_off(fits.max(1));
+            run_rounds(log, std::mem::replace(&mut left, later))?;
+        }
+        Ok(())
+    })
+}
+
+/// Does it again with the space of the reserve if the disk was full. The caller holds the lock of
+/// compaction.
+fn with_reserve(log: &Log, mut rounds: impl FnMut() -> Result<()>) -> Result<()> {
+    match rounds() {
+        Err(error) if error.is_full() && log.lend_reserve() => {
+            let done = rounds();
+            log.end_loan();
+            done
+        }
+        done => done,
     }
-    Ok(())
 }
 
 /// One round over some inputs; if there is no space for the copies of all, then one for each that
