@@ -50,6 +50,8 @@ const ROUND_BYTES_MAX: u64 = 256 << 20;
 const COPY_BYTES_MAX: u64 = 256 << 20;
 /// A segment pays if a round would give back at least this share of it.
 const GAIN_PERCENT_MIN: u64 = 10;
+/// The same at rest, if the directory takes more than is promised.
+const GAIN_PERCENT_MIN_AT_REST: u64 = 2;
 /// The background round rests after reading this much.
 const PACE_BYTES: u64 = 4 << 20;
 const PACE_REST: Duration = Duration::from_millis(1);
@@ -64,7 +66,11 @@ struct Candidate {
 
 impl Candidate {
     fn pays(&self) -> bool {
-        self.gain_bytes * 100 >= self.disk_bytes * GAIN_PERCENT_MIN
+        self.gives(GAIN_PERCENT_MIN)
+    }
+
+    fn gives(&self, percent: u64) -> bool {
+        self.gain_bytes * 100 >= self.disk_bytes * percent
     }
 
     /// Bytes that a round has to write before it can free the segment.
@@ -87,24 +93,26 @@ pub(crate) fn is_due(log: &Log, at_rest: bool) -> bool {
         return candidates(log).iter().any(Candidate::pays);
     }
     let live = log.live_bytes.load(Ordering::Relaxed).max(0) as u64;
-    let allowed = if at_rest { live + live / 10 * 3 } else { live * 2 };
-    log.disk_bytes() > allowed + SLACK_BYTES
+    log.disk_bytes() > SLACK_BYTES + if at_rest { live + live / 10 * 3 } else { live * 2 }
 }
 
-/// One background round over the segments that pay best; returns whether it gave anything back, if
-/// only the reserve, which the next round may need. At rest the active segment, if it is mostly dead, is one of them.
+/// One background round over the segments that pay best; returns whether it gave anything back. At
+/// rest the active segment, if it is mostly dead, is one of them.
 pub(crate) fn run(log: &Log, at_rest: bool) -> Result<bool> {
     let _only_one = lock(&log.compacting);
-    let before = log.disk_bytes();
+    // The reserve is only lent.
+    let before = log.data_bytes();
     if at_rest {
         // Where that fails the others can be compacted all the same.
         drop(log.seal_mostly_dead());
     }
-    let done = run_rounds(log, choose(candidates(log)));
-    let useful = log.disk_bytes() < before;
+    let presses = at_rest && is_due(log, false);
+    let percent_min = if presses { GAIN_PERCENT_MIN_AT_REST } else { GAIN_PERCENT_MIN };
+    let done = with_reserve(log, || run_rounds(log, choose(candidates(log), percent_min)));
+    let useful = log.data_bytes() < before;
     match done {
-        // The disk is less full now, or will be without the reserve.
-        Err(error) if error.is_full() => Ok(useful || log.free_reserve()),
+        // The disk is less full now.
+        Err(error) if error.is_full() && useful => Ok(true),
         done => done.map(|()| useful),
     }
 }
@@ -112,18 +120,33 @@ pub(crate) fn run(log: &Log, at_rest: bool) -> Result<bool> {
 /// Rewrites every sealed segment, oldest first, so that only live records are left.
 pub(crate) fn run_all(log: &Log) -> Result<()> {
     let _only_one = lock(&log.compacting);
-    let mut left = candidates(log);
-    left.sort_by_key(|candidate| candidate.segment.seq_min.load(Ordering::Relaxed));
-    while !left.is_empty() {
-        let mut bytes = 0;
-        let fits = left.partition_point(|candidate| {
-            bytes += candidate.disk_bytes;
-            bytes <= ROUND_BYTES_MAX
-        });
-        let later = left.split_off(fits.max(1));
-        run_rounds(log, std::mem::replace(&mut left, later))?;
+    with_reserve(log, || {
+        let mut left = candidates(log);
+        left.sort_by_key(|candidate| candidate.segment.seq_min.load(Ordering::Relaxed));
+        while !left.is_empty() {
+            let mut bytes = 0;
+            let fits = left.partition_point(|candidate| {
+                bytes += candidate.disk_bytes;
+                bytes <= ROUND_BYTES_MAX
+            });
+            let later = left.split_off(fits.max(1));
+            run_rounds(log, std::mem::replace(&mut left, later))?;
+        }
+        Ok(())
+    })
+}
+
+/// Does it again with the space of the reserve if the disk was full. The caller holds the lock of
+/// compaction.
+fn with_reserve(log: &Log, mut rounds: impl FnMut() -> Result<()>) -> Result<()> {
+    match rounds() {
+        Err(error) if error.is_full() && log.lend_reserve() => {
+            let done = rounds();
+            log.end_loan();
+            done
+        }
+        done => done,
     }
-    Ok(())
 }
 
 /// One round over some inputs; if there is no space for the copies of all, then one for each that
@@ -187,6 +210,10 @@ fn candidates(log: &Log) -> Vec<Candidate> {
         if others.any(|other| other.may_hold_older(seq_max)) {
             needed += segment.tombstone_bytes.load(Ordering::Relaxed);
         }
+        // What is copied needs its part of the hint file, too.
+        let end = segment.end.load(Ordering::Relaxed).max(1);
+        let hint_bytes = disk_bytes.saturating_sub(blocks(end));
+        needed += (u128::from(hint_bytes) * u128::from(needed) / u128::from(end)) as u64;
         let gain_bytes = disk_bytes.saturating_sub(needed);
         Candidate { segment: Arc::clone(segment), disk_bytes, gain_bytes }
     };
@@ -199,13 +226,23 @@ fn candidates(log: &Log) -> Vec<Candidate> {
     segments.iter().filter(is_candidate).map(of).collect()
 }
 
-/// The inputs of a round: those that pay best; or, if none does, the oldest ones, whose
-/// tombstones can go because nothing older is left.
-fn choose(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
-    if candidates.iter().any(Candidate::pays) {
-        candidates.retain(Candidate::pays);
+/// The inputs of a round: those that give back at least this share, the best ones first. If there
+/// are none and much of what there is are tombstones, then the oldest segments that these may be
+/// needed for: their copies do not need them. None of these is chosen twice, and a round that would
+/// give nothing back, neither by itself nor by the next one, is not begun.
+fn choose(mut candidates: Vec<Candidate>, percent_min: u64) -> Vec<Candidate> {
+    if candidates.iter().any(|candidate| candidate.gives(percent_min)) {
+        candidates.retain(|candidate| candidate.gives(percent_min));
         candidates.sort_by_key(|c| c.copy_bytes() * 1000 / c.disk_bytes.max(1));
     } else {
+        let tombstones = |c: &Candidate| c.segment.tombstone_bytes.load(Ordering::Relaxed);
+        let disk_bytes: u64 = candidates.iter().map(|candidate| candidate.disk_bytes).sum();
+        if candidates.iter().map(tombstones).sum::<u64>() * 100 < disk_bytes * percent_min {
+            return Vec::new();
+        }
+        let with = candidates.iter().filter(|candidate| tombstones(candidate) > 0);
+        let newest = with.map(|c| c.segment.seq_max.load(Ordering::Relaxed)).max().unwrap_or(0);
+        candidates.retain(|candidate| candidate.segment.may_hold_older(newest));
         candidates.sort_by_key(|c| c.segment.seq_min.load(Ordering::Relaxed));
     }
     let mut taken = 0;

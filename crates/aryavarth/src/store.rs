@@ -189,11 +189,7 @@ impl KvStore {
         let log = self.log()?;
         log.commit.check()?;
         log.seal_active()?;
-        match compaction::run_all(log) {
-            Err(error) if error.is_full() && log.free_reserve() => compaction::run_all(log),
-            result => result,
-        }
-        .map_err(KvsError::told_full)
+        compaction::run_all(log).map_err(KvsError::told_full)
     }
 
     /// Figures of the store. No system call.

@@ -48,6 +48,8 @@ pub(crate) struct Spare {
 pub(super) struct Growth {
     /// Bytes of the reserve file; 0 when there is none.
     reserve_bytes: u64,
+    /// Whether a compaction works from the space of the reserve.
+    is_lent: bool,
     tried: Option<Instant>,
 }
 
@@ -259,6 +261,10 @@ impl Log {
 
     fn grow_ahead(&self) -> Result<bool> {
         let mut growth = lock(&self.growth);
+        if growth.is_lent {
+            // What is made now would take the space that the compaction was given.
+            return Ok(false);
+        }
         let was_full = self.is_full();
         if was_full {
             let soon = growth.tried.is_some_and(|tried| tried.elapsed() < RETRY);
@@ -370,8 +376,15 @@ impl Log {
     }
 
     /// Frees the reserve for a compaction that found no space; returns whether there was any.
-    pub(crate) fn free_reserve(&self) -> bool {
-        self.give_up_reserve(&mut lock(&self.growth))
+    /// Nothing is made ahead until the compaction ends the loan.
+    pub(crate) fn lend_reserve(&self) -> bool {
+        let mut growth = lock(&self.growth);
+        growth.is_lent = self.give_up_reserve(&mut growth);
+        growth.is_lent
+    }
+
+    pub(crate) fn end_loan(&self) {
+        lock(&self.growth).is_lent = false;
     }
 
     /// Ends the active segment, whatever its size, and seals it.
@@ -487,11 +500,15 @@ impl Log {
 
     /// Bytes that the store's files take.
     pub(crate) fn disk_bytes(&self) -> u64 {
+        self.data_bytes() + lock(&self.growth).reserve_bytes
+    }
+
+    /// The same without the reserve.
+    pub(crate) fn data_bytes(&self) -> u64 {
         let segments: u64 =
             self.table.all().iter().map(|s| s.disk_bytes.load(Ordering::Relaxed)).sum();
         let spare = self.lock_writer().spare.as_ref().map_or(0, |spare| spare.capacity);
-        let reserve = lock(&self.growth).reserve_bytes;
-        segments + spare + reserve + lock(&self.manifest).disk_bytes() + 8192
+        segments + spare + lock(&self.manifest).disk_bytes() + 8192
     }
 
     /// Wakes the background threads.

@@ -44,10 +44,9 @@ fn rot(fs: &SimFs, bytes: &[u8]) {
 /// records of 1024 bytes it held.
 fn cut(fs: &SimFs, kept: u64) -> u64 {
     let names = fs.list(SITE, Path::new(DIR)).unwrap();
-    let is_sealed = |name: &&String| names.contains(&name.replace(".log", ".hint"));
-    let name =
-        names.iter().filter(|name| name.strip_suffix(".log").is_some()).find(is_sealed).unwrap();
-    let file = fs.open(SITE, &Path::new(DIR).join(name), OpenHow::Write).unwrap();
+    let id = names.iter().find_map(|name| name.strip_suffix(".hint")).unwrap();
+    let path = Path::new(DIR).join(format!("{id}.log"));
+    let file = fs.open(SITE, &path, OpenHow::Write).unwrap();
     let length = file.len(SITE).unwrap();
     file.truncate(SITE, 64 + kept).unwrap();
     (length - 64) / 1024
