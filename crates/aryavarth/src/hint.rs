@@ -90,10 +90,15 @@ pub(crate) fn scan(segment: &Segment, end: u64) -> Result<Places, ScanStop> {
     Ok(places)
 }
 
-/// Writes a sealed segment's hint file; returns its size in bytes. Not synced.
+/// Writes a sealed segment's hint file; returns its size in bytes. Not synced. None is written (0)
+/// where it would be nearly as large as the log, since reading it would spare nothing and keeping it
+/// would break the bound on space.
 pub(crate) fn write(fs: &dyn Fs, dir: &Path, segment: &Segment, places: &Places) -> Result<u64> {
     let end = segment.end.load(Ordering::Acquire);
     let out = encode(places, segment.id, segment.salt, end);
+    if out.len() as u64 > end / 4 * 3 {
+        return Ok(0);
+    }
     let path = hint_path(dir, segment.id);
     let file = fs.open(Site::HintCreate, &path, OpenHow::CreateNew)?;
     write_full(&*file, Site::HintWrite, &out, 0)?;

@@ -359,7 +359,7 @@ fn at_rest_nothing_is_rewritten_that_gives_nothing_back() {
     let put = |keys: std::ops::Range<u64>| {
         for first in keys.step_by(500) {
             let batch = (first..first + 500)
-                .fold(Batch::new(), |batch, key| batch.set(format!("key:{key:012}"), []));
+                .fold(Batch::new(), |batch, key| batch.set(format!("key:{key:016}"), [7; 8]));
             store.write(batch).unwrap();
             store.step().unwrap();
         }
