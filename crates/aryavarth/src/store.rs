@@ -29,6 +29,9 @@ const KEEPER_REST: Duration = Duration::from_millis(250);
 const COMPACTOR_REST: Duration = Duration::from_millis(250);
 /// Without writes for this long, a store is at rest.
 const REST_AFTER: Duration = Duration::from_secs(5);
+/// After this long a compaction that gave nothing back is tried again, without new writes: somebody
+/// else may have freed space.
+const FUTILE_REST: Duration = Duration::from_secs(60);
 /// Entries that a scan asks for at a time.
 const SCAN_ENTRIES: usize = 256;
 
@@ -329,8 +332,9 @@ fn keep(log: &Log) {
 fn compact(log: &Log) {
     let mut written = log.last_position();
     let mut written_at = Instant::now();
-    // Where a round gave nothing back, or failed, another one waits for new writes.
+    // Where a round gave nothing back, or failed, another one waits for new writes, or a while.
     let mut futile_at = None;
+    let mut tried_at = Instant::now();
     while log.pause(COMPACTOR_REST) {
         log.reap();
         let now = log.last_position();
@@ -338,7 +342,11 @@ fn compact(log: &Log) {
             (written, written_at) = (now, Instant::now());
         }
         let at_rest = written_at.elapsed() >= REST_AFTER;
+        if tried_at.elapsed() >= FUTILE_REST {
+            futile_at = None;
+        }
         while futile_at != Some((now, at_rest)) && compaction::is_due(log, at_rest) {
+            tried_at = Instant::now();
             let useful = compaction::run(log, at_rest).unwrap_or(false);
             if !useful {
                 futile_at = Some((now, at_rest));
