@@ -17,11 +17,11 @@
 //! - The new store is synced, and becomes one by its last step: an unfinished one does not open.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Component, Path};
 use std::sync::PoisonError;
 
 use crate::error::{KvsError, Result};
-use crate::fs::Site;
+use crate::fs::{Fs, Site};
 use crate::hint;
 use crate::log::CopyWriter;
 use crate::manifest::{Edit, Manifest, State};
@@ -173,7 +173,7 @@ pub fn salvage(
 ) -> Result<SalvageReport> {
     let (dir, out) = (dir.as_ref(), out.as_ref());
     options.check()?;
-    refuse_inside(dir, out)?;
+    refuse_inside(&*options.fs, dir, out)?;
     let mut survey = Survey::open(&*options.fs, dir)?;
     let Claimed { lock, state, .. } = claim_empty(out, options)?;
     let learnt = Learnt {
@@ -206,10 +206,13 @@ pub fn salvage(
     Ok(report)
 }
 
-/// A directory inside the damaged one would change that.
-fn refuse_inside(dir: &Path, out: &Path) -> Result<()> {
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    if absolute(out).starts_with(absolute(dir)) {
+/// A directory inside the damaged one would change that, by whatever way its path leads there.
+fn refuse_inside(fs: &dyn Fs, dir: &Path, out: &Path) -> Result<()> {
+    let [real_dir, real_out] = [dir, out].map(|path| fs.real_path(Site::SalvagePath, path));
+    let (real_dir, real_out) = (real_dir?, real_out?);
+    // What does not exist yet cannot be gone up from.
+    let is_vague = real_out.components().any(|part| part == Component::ParentDir);
+    if is_vague || real_out.starts_with(&real_dir) {
         let what = format!("{} lies in {}, which is not changed", out.display(), dir.display());
         return Err(KvsError::InvalidOption(what));
     }

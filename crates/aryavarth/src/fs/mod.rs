@@ -125,6 +125,7 @@ sites! {
     HintFooterRead = "read a hint file's checksum",
     HintSaltOpen = "open the hint file of a damaged segment",
     HintSaltRead = "read the hint file of a damaged segment",
+    SalvagePath = "find out where a directory really is",
     SalvageDirCreate = "create the directory for what is saved",
     SalvageDirList = "look into the directory for what is saved",
     SpaceMeasure = "measure a file's blocks",
@@ -200,6 +201,12 @@ pub trait Fs: fmt::Debug + Send + Sync + 'static {
     fn list(&self, site: Site, dir: &Path) -> Result<Vec<String>, IoError>;
     /// Opens a file.
     fn open(&self, site: Site, path: &Path, how: OpenHow) -> Result<Arc<dyn FsFile>, IoError>;
+    /// Where a path leads, without links and `..`. Of a path to what does not exist, the parents
+    /// that do exist are followed. A file system without links may return it as it is.
+    fn real_path(&self, site: Site, path: &Path) -> Result<PathBuf, IoError> {
+        let _ = site;
+        Ok(path.to_owned())
+    }
     /// Renames a file over another.
     fn rename(&self, site: Site, from: &Path, to: &Path) -> Result<(), IoError>;
     /// Removes a file's name; open handles go on reading it.

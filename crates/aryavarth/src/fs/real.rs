@@ -70,6 +70,21 @@ impl Fs for RealFs {
         Ok(Arc::new(RealFile { path: path.to_owned(), file }))
     }
 
+    fn real_path(&self, site: Site, path: &Path) -> Result<PathBuf, IoError> {
+        let absolute = std::path::absolute(path).map_err(at(site, path))?;
+        for parent in absolute.ancestors() {
+            match fs::canonicalize(parent) {
+                Ok(real) => {
+                    let rest = absolute.strip_prefix(parent).unwrap_or(Path::new(""));
+                    return Ok(if rest == Path::new("") { real } else { real.join(rest) });
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(at(site, path)(error)),
+            }
+        }
+        Ok(absolute)
+    }
+
     fn rename(&self, site: Site, from: &Path, to: &Path) -> Result<(), IoError> {
         fs::rename(from, to).map_err(at(site, from))
     }

@@ -448,3 +448,24 @@ impl Drop for Scene<'_> {
         }
     }
 }
+
+/// The directory for what is saved may lie in the damaged one although its name does not say so.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "links are made by others")]
+fn salvage_sees_through_links_and_detours() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("damaged");
+    KvStore::open(&dir).unwrap().put(b"k", b"v").unwrap();
+    std::fs::create_dir(root.path().join("other")).unwrap();
+    std::os::unix::fs::symlink(&dir, root.path().join("link")).unwrap();
+    let names = || std::fs::read_dir(&dir).unwrap().count();
+    let before = names();
+    let to =
+        |out: &str| aryavarth::salvage(&dir, root.path().join(out), &Options::default(), |_, _| {});
+    for out in ["link/out", "other/../damaged/out", "link", "none/../damaged/out"] {
+        assert!(matches!(to(out), Err(KvsError::InvalidOption(_))), "{out}");
+        assert_eq!(names(), before, "{out}");
+    }
+    assert_eq!(to("damaged/../saved").unwrap().keys, 1);
+    assert_eq!(names(), before);
+}
