@@ -372,6 +372,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         self.last_words = Some(last_words);
         self.input_over = true;
         self.linger = true;
+        // What nobody will look at is no reason to refuse others.
+        self.input_share.resize(self.job_bytes.min(self.input_share.amount()));
     }
 
     /// Takes note of a passed deadline; breaks if the connection is to be closed at once.

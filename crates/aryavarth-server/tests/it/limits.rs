@@ -91,10 +91,10 @@ fn too_much_input_in_all_is_refused_and_small_requests_still_get_through() {
     let half_a_request = r#"{"Set":{"key":"k","value":""#.to_owned() + &"x".repeat(90_000);
     let mut first = server.client();
     first.send(&half_a_request);
-    // The first one's bytes may arrive after the second one's, so either may be refused.
+    // The two arrive in pieces side by side, so either may be refused, or both.
     let mut second = server.client();
     second.send(&half_a_request);
-    eventually("one is refused", || server.handle.counters().input_refused == 1);
+    eventually("one is refused", || server.handle.counters().input_refused >= 1);
     assert_eq!(server.client().ask(get("k")), r#"{"Ok":null}"#);
 
     drop((first, second));
