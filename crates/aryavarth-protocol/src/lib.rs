@@ -25,9 +25,11 @@ pub mod fuzzing;
 mod limits;
 mod message;
 mod output;
+mod resp;
 mod session;
 mod sniff;
 
 pub use limits::Limits;
 pub use message::{KEY_NOT_FOUND, Request, Response};
+pub use resp::{Command, Reply};
 pub use session::{Event, Session};

@@ -1,0 +1,64 @@
+//! Replies of the Redis protocol.
+
+use std::borrow::Cow;
+
+/// What a client of the Redis protocol hears. How it is written depends on the version that the
+/// client speaks: what RESP2 has no form for is written as what Redis writes instead.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// `+OK`: a short text without line breaks.
+    Simple(Cow<'static, str>),
+    /// `-ERR ...`: an error, which begins with its kind; line breaks are written as spaces.
+    Error(Cow<'static, str>),
+    /// `:1`.
+    Integer(i64),
+    /// `$1`: bytes.
+    Bulk(Vec<u8>),
+    /// Nothing: `_`, or `$-1` in RESP2.
+    Null,
+    /// Nothing where an array was asked for: `_`, or `*-1` in RESP2.
+    NullArray,
+    /// `#t`, or `:1` in RESP2.
+    Boolean(bool),
+    /// `,1.5`, or a bulk in RESP2.
+    Double(f64),
+    /// `(123`: digits, or a bulk in RESP2.
+    BigNumber(String),
+    /// `=8\r\ntxt:some`: text with a format of three letters, or a bulk in RESP2.
+    Verbatim(&'static str, Vec<u8>),
+    /// `*2`.
+    Array(Vec<Reply>),
+    /// `%1`, or an array of twice as many in RESP2.
+    Map(Vec<(Reply, Reply)>),
+    /// `~2`, or an array in RESP2.
+    Set(Vec<Reply>),
+    /// `>2`, or an array in RESP2.
+    Push(Vec<Reply>),
+    /// `|1`: what is said about the reply that follows; left out in RESP2.
+    Attributed(Vec<(Reply, Reply)>, Box<Reply>),
+}
+
+impl Reply {
+    /// `+OK`.
+    pub const OK: Reply = Reply::Simple(Cow::Borrowed("OK"));
+
+    /// An error with its whole text, kind included.
+    pub fn error(text: impl Into<Cow<'static, str>>) -> Reply {
+        Reply::Error(text.into())
+    }
+
+    /// Bytes.
+    pub fn bulk(bytes: impl Into<Vec<u8>>) -> Reply {
+        Reply::Bulk(bytes.into())
+    }
+
+    /// Bytes, or nothing.
+    pub fn bulk_or_null(bytes: Option<impl Into<Vec<u8>>>) -> Reply {
+        bytes.map_or(Reply::Null, Reply::bulk)
+    }
+
+    /// Whether this is an error.
+    pub fn is_error(&self) -> bool {
+        matches!(self, Reply::Error(_))
+    }
+}
