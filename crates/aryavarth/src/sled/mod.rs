@@ -411,15 +411,34 @@ where
 struct NewestInSled<'a>(&'a Inner);
 
 impl Newest for NewestInSled<'_> {
+    fn now_ms(&self) -> u64 {
+        crate::Clock::now_ms(&crate::SystemClock)
+    }
+
+    fn keys(&mut self, _: u32, _: &KeyRange, _: usize) -> Result<Vec<Vec<u8>>> {
+        Ok(Vec::new())
+    }
+
+    fn count(&mut self, _: u32) -> Result<crate::Count> {
+        Ok(crate::Count::default())
+    }
+
+    fn find(&mut self, _: u32, key: &[u8]) -> Result<Option<crate::Stored>> {
+        let value = self.value(key)?;
+        Ok(value.map(|value| crate::Stored { value, expires_at: None }))
+    }
+
+    fn deadline(&mut self, _: u32, key: &[u8]) -> Result<Option<Option<u64>>> {
+        Ok(self.0.contains(key)?.then_some(None))
+    }
+}
+
+impl NewestInSled<'_> {
     fn value(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let Some(stored) = self.0.db.get(key).map_err(failed)? else {
             return Ok(None);
         };
         Ok(Some(self.0.decode(&stored)?.1.to_vec()))
-    }
-
-    fn contains(&mut self, key: &[u8]) -> Result<bool> {
-        self.0.contains(key)
     }
 }
 
@@ -430,6 +449,38 @@ impl KvsEngine for SledKvsEngine {
 
     fn durability(&self) -> Durability {
         self.durability
+    }
+
+    fn space(&self) -> u32 {
+        0
+    }
+
+    fn with_space(&self, _: u32) -> Self {
+        self.clone()
+    }
+
+    fn now_ms(&self) -> u64 {
+        crate::Clock::now_ms(&crate::SystemClock)
+    }
+
+    fn find(&self, key: &[u8]) -> Result<(Option<crate::Stored>, Position)> {
+        let (value, position) = KvsEngine::read(self, key)?;
+        Ok((value.map(|value| crate::Stored { value, expires_at: None }), position))
+    }
+
+    fn keys(&self, range: &KeyRange, limit: usize) -> Result<crate::KeyPage> {
+        let page = KvsEngine::scan(self, range, limit)?;
+        let keys = page.entries.into_iter().map(|(key, _)| key).collect();
+        Ok(crate::KeyPage { keys, position: page.position, done: page.done })
+    }
+
+    fn count(&self) -> Result<(crate::Count, Position)> {
+        let stats = KvsEngine::stats(self);
+        Ok((crate::Count { keys: stats.keys, expiring: 0 }, Position(stats.written_position)))
+    }
+
+    fn watch(&self, key: &[u8]) -> Result<crate::Watch> {
+        Ok(crate::engine::Watches::default().watch(0, key, None))
     }
 
     fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)> {
@@ -454,7 +505,7 @@ impl KvsEngine for SledKvsEngine {
         let mut effects = Effects::new();
         for write in batch.into_writes() {
             let (key, value) = match write {
-                Write::Set { key, value } => (key, Some(value)),
+                Write::Set { key, value, .. } => (key, Some(value)),
                 Write::Remove { key } => (key, None),
             };
             let is_removal = value.is_none();
@@ -480,11 +531,12 @@ impl KvsEngine for SledKvsEngine {
         let _writer = lock(&inner.writer);
         self.open()?.check()?;
         let mut newest = NewestInSled(inner);
-        let mut transaction = Transaction::new(&mut newest);
+        let mut transaction = Transaction::new(&mut newest, 0);
         let result = body(&mut transaction)?;
         let mut bytes = 0;
         let mut effects = Effects::new();
-        for (key, value) in transaction.into_writes() {
+        for ((_, key), stored) in transaction.into_effects().writes {
+            let value = stored.map(|stored| stored.value);
             check_key(&key)?;
             check_value(value.as_deref().unwrap_or_default(), inner.value_bytes_max)?;
             let effect = Effect { was_there: inner.contains(&key)?, value };
