@@ -20,12 +20,15 @@
 //! ```
 
 mod budget;
+mod clients;
+mod commands;
 mod connection;
 mod counters;
 mod error;
 mod execute;
 mod limits;
 mod server;
+mod settings;
 pub mod thread_pool;
 
 pub use counters::Counters;
