@@ -77,6 +77,10 @@ impl Runner {
                     writeln!(output, "{request:?}")?;
                     self.owed += 1;
                 }
+                Event::Command(command) => {
+                    writeln!(output, "{command:?}")?;
+                    self.owed += 1;
+                }
                 Event::Invalid(message) => writeln!(output, "invalid: {message}")?,
                 Event::Broken(bytes) => {
                     writeln!(output, "broken")?;
