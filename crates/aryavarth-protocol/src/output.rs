@@ -111,3 +111,45 @@ fn drop_front(bytes: &mut Vec<u8>, done: &mut usize) {
         *done = 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(output: &mut Output, position: u64, text: &str) {
+        output.push(position, |out| out.extend_from_slice(text.as_bytes()));
+    }
+
+    #[test]
+    fn what_waits_is_released_in_order_and_counted() {
+        let mut output = Output::default();
+        push(&mut output, 0, "a");
+        push(&mut output, 5, "bb");
+        push(&mut output, 3, "ccc");
+        push(&mut output, 9, "dddd");
+        push(&mut output, 0, "e");
+        assert_eq!((output.ready(), output.bytes()), (&b"a"[..], 11));
+        output.release(4);
+        assert_eq!((output.ready(), output.next_position()), (&b"a"[..], Some(5)));
+        output.release(5);
+        assert_eq!((output.ready(), output.bytes()), (&b"abbccc"[..], 11));
+        output.sent(2);
+        output.fail(|out| out.extend_from_slice(b"gone"));
+        assert_eq!((output.ready(), output.bytes()), (&b"bcccgonee"[..], 9));
+        output.sent(9);
+        assert_eq!((output.next_position(), output.bytes()), (None, 0));
+    }
+
+    #[test]
+    fn many_that_fail_cost_as_much_as_many_that_are_released() {
+        // Were the rest moved at each of them, this would be 10^12 steps.
+        let mut output = Output::default();
+        for _ in 0..1 << 20 {
+            push(&mut output, 1, "+OK\r\n");
+        }
+        for _ in 0..1 << 20 {
+            output.fail(|out| out.extend_from_slice(b"-ERR\r\n"));
+        }
+        assert_eq!((output.next_position(), output.ready().len()), (None, 6 << 20));
+    }
+}

@@ -158,3 +158,49 @@ fn double(number: f64) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_double_is_written_as_c_writes_it() {
+        for (number, text) in [
+            (0.0, "0"),
+            (-0.0, "-0"),
+            (0.1, "0.10000000000000001"),
+            (-0.1, "-0.10000000000000001"),
+            (1.5, "1.5"),
+            (100.0, "100"),
+            (1e15, "1000000000000000"),
+            (1e16, "10000000000000000"),
+            (1e17, "1e+17"),
+            (1.234_567_890_123_456_8e17, "1.2345678901234568e+17"),
+            (0.0001, "0.0001"),
+            (1e-5, "1.0000000000000001e-05"),
+            (5e-324, "4.9406564584124654e-324"),
+            (f64::MAX, "1.7976931348623157e+308"),
+            (3.25, "3.25"),
+            (-1234.5678, "-1234.5678"),
+            (9.999_999_999_999_998e16, "99999999999999984"),
+            (0.000_123_45, "0.00012344999999999999"),
+            (f64::INFINITY, "inf"),
+            (f64::NEG_INFINITY, "-inf"),
+            (-f64::NAN, "nan"),
+        ] {
+            assert_eq!(double(number), text);
+        }
+    }
+
+    #[test]
+    fn a_double_is_read_as_the_same() {
+        let mut bits: u64 = 1;
+        for _ in 0..10_000 {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let number = f64::from_bits(bits);
+            if number.is_finite() {
+                assert_eq!(double(number).parse(), Ok(number));
+            }
+        }
+    }
+}
