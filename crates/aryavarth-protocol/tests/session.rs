@@ -74,6 +74,14 @@ enum Command {
     State,
 }
 
+impl Command {
+    /// Whether it answers a request.
+    fn answers(&self) -> bool {
+        use Command::{Entry, Err, Error, Ok, Reply};
+        matches!(self, Ok { .. } | Err { .. } | Entry { .. } | Reply { .. } | Error { .. })
+    }
+}
+
 struct Runner {
     session: Session,
     /// Requests and errors that are not answered yet.
@@ -171,16 +179,7 @@ impl goldenscript::Runner for Runner {
                 writeln!(output, "keeps {bytes} bytes, partial: {partial}")?;
             }
         }
-        if matches!(
-            command,
-            Command::Ok { .. }
-                | Command::Err { .. }
-                | Command::Entry { .. }
-                | Command::Reply { .. }
-                | Command::Error { .. }
-        ) {
-            self.owed -= 1;
-        }
+        self.owed -= usize::from(command.answers());
         if self.owed == 0
             && let Some(bytes) = self.last_words.take()
         {
