@@ -218,6 +218,9 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                         break;
                     }
                 }
+                Some(Event::Command(_)) => {
+                    self.calls.push_back(Call::Refused("unknown command".to_owned()));
+                }
                 Some(Event::Invalid(message)) => {
                     count(&counters.requests_invalid, 1);
                     self.calls.push_back(Call::Refused(message));
@@ -285,7 +288,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                     format!("busy: {jobs} jobs are waiting already; nothing was done, try again")
                 }
             };
-            self.session.reply(&Response::Err(message), 0);
+            self.session.reply_error(&message, 0);
         }
         self.job_bytes = 0;
     }
@@ -298,7 +301,10 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
 
     fn take_answers(&mut self, answers: &[Answer]) {
         for (response, position) in answers {
-            self.session.reply(response, position.0);
+            match response {
+                Response::Err(message) => self.session.reply_error(message, position.0),
+                response => self.session.reply(response, position.0),
+            }
         }
         if self.calls.is_empty() {
             self.job_bytes = 0;
