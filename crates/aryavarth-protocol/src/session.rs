@@ -198,6 +198,12 @@ impl Session {
         self.output.push(0, |out| out.extend(bytes));
     }
 
+    /// Takes the place of an answer to a client that wants none: nothing is sent, but the position
+    /// is waited for as any other.
+    pub fn reply_nothing(&mut self, position: u64) {
+        self.output.push(position, |_| {});
+    }
+
     /// The position that holds back the oldest unsent reply, if one is held back.
     pub fn awaited_position(&self) -> Option<u64> {
         self.output.next_position()

@@ -19,10 +19,13 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::budget::Budget;
+use crate::clients::Clients;
+use crate::commands::Connected;
 use crate::connection::{Connection, close};
 use crate::counters::{Counters, LiveCounters, count};
 use crate::error::{Result, ServerError};
 use crate::limits::Limits;
+use crate::settings::ServerSettings;
 use crate::thread_pool::ThreadPool;
 
 /// Threads that drive the sockets. Two serve more than one engine's log takes.
@@ -51,6 +54,10 @@ pub(crate) struct Shared<E, P> {
     pub(crate) input: Budget,
     /// Held by the compaction that runs.
     pub(crate) compaction: Arc<Mutex<()>>,
+    pub(crate) clients: Clients,
+    pub(crate) settings: ServerSettings,
+    /// Set when the server is to stop.
+    pub(crate) stop: Arc<watch::Sender<bool>>,
 }
 
 /// A server of an engine `E` that runs engine calls on a pool `P`.
@@ -80,7 +87,6 @@ pub struct KvServer<E, P> {
     socket: std::sync::Mutex<Option<TcpListener>>,
     local_addr: SocketAddr,
     config: Config,
-    stop: Arc<watch::Sender<bool>>,
 }
 
 impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
@@ -106,11 +112,13 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
             jobs: Budget::new(limits.jobs_max),
             input: Budget::new(limits.input_bytes_max),
             compaction: Arc::default(),
+            clients: Clients::default(),
+            settings: ServerSettings::default(),
+            stop: Arc::new(watch::Sender::new(false)),
         };
         let Listener { socket, local_addr } = listener;
-        let stop = Arc::new(watch::Sender::new(false));
         let socket = std::sync::Mutex::new(Some(socket));
-        KvServer { shared: Arc::new(shared), socket, local_addr, config, stop }
+        KvServer { shared: Arc::new(shared), socket, local_addr, config }
     }
 
     /// The address that clients connect to.
@@ -120,7 +128,8 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
 
     /// A handle to stop and watch the server with, from anywhere.
     pub fn handle(&self) -> ServerHandle {
-        ServerHandle { stop: Arc::clone(&self.stop), counters: Arc::clone(&self.shared.counters) }
+        let Shared { stop, counters, .. } = &*self.shared;
+        ServerHandle { stop: Arc::clone(stop), counters: Arc::clone(counters) }
     }
 
     /// Serves until the server is [shut down](ServerHandle::shutdown) and drained; a server runs
@@ -156,7 +165,7 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
                 .map_err(|source| ServerError::Runtime { what: "listen for signals", source })?;
         }
         ready();
-        let mut stop = self.stop.subscribe();
+        let mut stop = self.shared.stop.subscribe();
         let mut tasks = JoinSet::new();
         let mut refusals = JoinSet::new();
         while !*stop.borrow() {
@@ -165,8 +174,8 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
                 Some(_) = tasks.join_next() => {}
                 Some(_) = refusals.join_next() => {}
                 accepted = listener.accept() => {
-                    if let Ok((stream, _)) = accepted {
-                        self.admit(stream, &mut tasks, &mut refusals);
+                    if let Ok((stream, peer)) = accepted {
+                        self.admit(stream, peer, &mut tasks, &mut refusals);
                     } else {
                         count(&self.shared.counters.accept_errors, 1);
                         sleep(ACCEPT_PAUSE).await;
@@ -181,7 +190,13 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
         Ok(())
     }
 
-    fn admit(&self, stream: TcpStream, tasks: &mut JoinSet<()>, refusals: &mut JoinSet<()>) {
+    fn admit(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        tasks: &mut JoinSet<()>,
+        refusals: &mut JoinSet<()>,
+    ) {
         let Shared { limits, counters, input, .. } = &*self.shared;
         if tasks.len() >= limits.connections_max {
             count(&counters.connections_refused, 1);
@@ -195,12 +210,16 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
         drop(stream.set_nodelay(true));
         let Some(share) = input.take(0) else { return };
         let shared = Arc::clone(&self.shared);
-        let stop = self.stop.subscribe();
+        let stop = self.shared.stop.subscribe();
         tasks.spawn(async move {
             let counters = Arc::clone(&shared.counters);
             counters.connections.fetch_add(1, Ordering::Relaxed);
             // An error here means that the client went away, which is its right.
-            drop(Connection::new(shared, stream, stop, share).run().await);
+            let client = shared.clients.enter(peer);
+            let connected = Connected::new(client.clone(), true, shared.engine.durability());
+            let connection = Connection::new(Arc::clone(&shared), stream, stop, share, connected);
+            drop(connection.run().await);
+            shared.clients.leave(&client);
             counters.connections.fetch_sub(1, Ordering::Relaxed);
         });
     }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use aryavarth::{Count, Durability, Position, Stats};
-use aryavarth_protocol::Command;
+use aryavarth_protocol::{Command, Reply};
 
 use super::transaction::Watched;
 use crate::clients::{Client, Clients};
@@ -42,6 +42,12 @@ impl Connected {
         };
         Connected { settings, queue: None, watched: Vec::new(), entry }
     }
+
+    /// The same connection with its settings, and no transaction.
+    pub(crate) fn renewed(&self) -> Self {
+        let settings = self.settings.clone();
+        Connected { settings, queue: None, watched: Vec::new(), entry: self.entry.clone() }
+    }
 }
 
 /// What a connection has set for itself.
@@ -76,14 +82,14 @@ pub(crate) enum Replies {
 }
 
 /// What the connection does once a command is answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Then {
     GoOn,
     /// Answers only after this long, without keeping a thread.
     Sleep(Duration),
-    /// Answers when all that the connection wrote is on disk, or with the other reply if that takes
-    /// longer than the time given.
-    WaitForDisk(Option<Duration>),
+    /// Answers when all that the connection was ever told of is on disk, or with the other reply if
+    /// that takes longer than the time given.
+    WaitForDisk(Option<Duration>, Reply),
     /// Closes when the reply has left.
     Close,
     /// Stops the server, without a reply.

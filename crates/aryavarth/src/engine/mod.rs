@@ -69,6 +69,7 @@ pub struct Count {
 impl Count {
     /// Takes note that a key's deadline was `before` and is `after`, where the outer `None` is a
     /// key that does not exist.
+    #[expect(clippy::option_option, reason = "there may be no key, and no deadline")]
     pub(crate) fn change(&mut self, before: Option<Option<u64>>, after: Option<Option<u64>>) {
         self.keys -= u64::from(before.is_some());
         self.keys += u64::from(after.is_some());
@@ -158,7 +159,8 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
         Ok(found.map(|(stored, position)| (stored.map(|stored| stored.value), position)))
     }
 
-    /// The first keys of a range, at most `limit`, without their values: reads no file.
+    /// The first keys of a range, at most `limit`, without their values: reads no file. A page that
+    /// is not done has a key.
     fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage>;
 
     /// How many keys the space has, and the position of what was counted.
