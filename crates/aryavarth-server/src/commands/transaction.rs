@@ -60,7 +60,7 @@ pub(super) fn collect(connected: &mut Connected, host: &dyn Host, command: &Comm
             "ERR the transaction is too long: the limit is {limit} bytes"
         ));
     }
-    queue.commands.push(command.clone());
+    queue.commands.push(command.detached());
     Reply::Simple("QUEUED".into())
 }
 
