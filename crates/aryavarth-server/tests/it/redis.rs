@@ -100,6 +100,6 @@ fn a_connection_speaks_one_protocol() {
     conversation(
         &mut client,
         &["GET k", "{\"Get\":{\"key\":\"k\"}}"],
-        &["$-1", "-ERR unknown command '{Get:{key:k}}', with args beginning with: "],
+        &["$-1", "-ERR Protocol error: unbalanced quotes in request"],
     );
 }
