@@ -27,6 +27,7 @@ mod counters;
 mod error;
 mod execute;
 mod limits;
+mod process;
 mod server;
 mod settings;
 pub mod thread_pool;
