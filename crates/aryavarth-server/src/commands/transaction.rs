@@ -91,6 +91,10 @@ pub(super) fn step<E: KvsEngine>(
             connected.watched.clear();
             done
         }
+        Step::Reset => {
+            connected.reset(host);
+            Ok((Reply::Simple("RESET".into()), Position::ZERO))
+        }
         // Both wait for the writer that runs.
         Step::Watch | Step::Exec if !may_block => Err(Failure::WouldBlock),
         Step::Watch => {

@@ -345,12 +345,11 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 self.calls.clear();
                 self.shared.stop.send_replace(true);
             }
-            Then::Sleep(_) | Then::WaitForDisk(..) => {
+            Then::Sleep(_) | Then::WaitForDisk(_) => {
                 let Some(connected) = self.connected.take() else { return };
                 let calls = std::mem::take(&mut self.calls);
-                let seen = self.gates.highest().max(answer.position);
                 let shared = Arc::clone(&self.shared);
-                self.job = Some(job::hold(shared, answer, then, seen, calls, connected));
+                self.job = Some(job::hold(shared, answer, then, calls, connected));
             }
         }
     }
