@@ -5,11 +5,18 @@ use std::sync::LazyLock;
 
 use super::args::Args;
 use super::spec::{Group, Run, Spec};
-use super::{strings, transaction};
+use super::{counters, expiry, keys, scan, set, strings, transaction};
 
 /// Every family, in the order in which docs/commands.md lists them.
-pub(crate) const FAMILIES: &[(Group, &[Spec])] =
-    &[(Group::String, strings::SPECS), (Group::Transactions, transaction::SPECS)];
+pub(crate) const FAMILIES: &[(Group, &[Spec])] = &[
+    (Group::String, strings::SPECS),
+    (Group::String, set::SPECS),
+    (Group::String, counters::SPECS),
+    (Group::Generic, keys::SPECS),
+    (Group::Generic, scan::SPECS),
+    (Group::Generic, expiry::SPECS),
+    (Group::Transactions, transaction::SPECS),
+];
 
 /// The longest name of a command.
 const NAME_BYTES_MAX: usize = 32;
