@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use aryavarth::{Count, Durability, Position, Stats};
-use aryavarth_protocol::{Command, Reply};
+use aryavarth_protocol::Command;
 
+use super::scan::Cursors;
 use super::transaction::Watched;
 use crate::clients::{Client, Clients};
 use crate::counters::Counters;
@@ -135,6 +136,8 @@ pub(crate) trait Host: Send + Sync {
     fn limits(&self) -> &Limits;
     fn settings(&self) -> &ServerSettings;
     fn clients(&self) -> &Clients;
+    /// Where the scans are.
+    fn cursors(&self) -> &Cursors;
 }
 
 /// What a command of the connection or the server works with.

@@ -5,13 +5,21 @@ use std::sync::LazyLock;
 
 use super::args::Args;
 use super::spec::{Group, Run, Spec};
-use super::{client, config, docs, info, server, session, strings, transaction};
+use super::{
+    client, config, counters, docs, expiry, info, keys, scan, server, session, set, strings,
+    transaction,
+};
 
 /// Every family, in the order in which docs/commands.md lists them.
 pub(crate) static FAMILIES: &[(Group, &[Spec])] = &[
     (Group::Connection, session::SPECS),
     (Group::Connection, client::SPECS),
     (Group::String, strings::SPECS),
+    (Group::String, set::SPECS),
+    (Group::String, counters::SPECS),
+    (Group::Generic, keys::SPECS),
+    (Group::Generic, scan::SPECS),
+    (Group::Generic, expiry::SPECS),
     (Group::Transactions, transaction::SPECS),
     (Group::Server, docs::SPECS),
     (Group::Server, info::SPECS),

@@ -144,7 +144,7 @@ fn exec<E: KvsEngine>(
         let mut settings = settings.clone();
         let mut replies = Vec::with_capacity(queue.commands.len());
         for command in &queue.commands {
-            let args = Args::new(command);
+            let args = Args::new(command).limited(host.limits().session.value_bytes_max);
             replies.push(run_inside(transaction, &mut settings, entry, host, &args)?);
         }
         Ok(Some((replies, settings)))

@@ -64,6 +64,18 @@ fn lost(owed: usize, level: Durability) -> Done {
     }
 }
 
+/// Keeps calls back while the clients are paused, if the first of them is concerned.
+pub(super) fn pause<E: KvsEngine, P: ThreadPool>(
+    shared: Arc<Shared<E, P>>,
+    rest: VecDeque<Call>,
+    connected: Box<Connected>,
+) -> Job {
+    Box::pin(async move {
+        shared.clients.pause_changed().await;
+        (Done { answers: Vec::new(), rest, then: Then::GoOn }, connected)
+    })
+}
+
 /// Keeps an answer back as `then` says; the calls after it come later.
 pub(super) fn hold<E: KvsEngine, P: ThreadPool>(
     shared: Arc<Shared<E, P>>,
