@@ -176,7 +176,8 @@ impl<'a> Transaction<'a> {
             let Some(last) = page.last() else { break };
             rest = rest.after(last);
             for key in page {
-                if self.contains(&key)? {
+                // With the transaction's own writes among them, a page may be longer than asked.
+                if keys.len() < limit && self.contains(&key)? {
                     keys.push(key);
                 }
             }
