@@ -5,7 +5,9 @@ use std::sync::LazyLock;
 
 use super::args::Args;
 use super::spec::{Group, Run, Spec};
-use super::{client, config, docs, info, server, session, strings, transaction};
+use super::{
+    client, config, debug, docs, info, observe, server, session, standalone, strings, transaction,
+};
 
 /// Every family, in the order in which docs/commands.md lists them.
 pub(crate) static FAMILIES: &[(Group, &[Spec])] = &[
@@ -17,6 +19,11 @@ pub(crate) static FAMILIES: &[(Group, &[Spec])] = &[
     (Group::Server, info::SPECS),
     (Group::Server, config::SPECS),
     (Group::Server, server::SPECS),
+    (Group::Server, observe::SPECS),
+    (Group::Server, debug::SPECS),
+    (Group::Server, standalone::SERVER),
+    (Group::Scripting, standalone::SCRIPTING),
+    (Group::Cluster, standalone::CLUSTER),
 ];
 
 /// The longest name of a command.
