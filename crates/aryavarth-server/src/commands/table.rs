@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use super::args::Args;
 use super::spec::{Group, Run, Spec};
 use super::{
-    client, config, counters, docs, expiry, info, keys, scan, server, session, set, strings,
-    transaction,
+    client, config, counters, debug, docs, expiry, info, keys, observe, scan, server, session, set,
+    standalone, strings, transaction,
 };
 
 /// Every family, in the order in which docs/commands.md lists them.
@@ -25,6 +25,11 @@ pub(crate) static FAMILIES: &[(Group, &[Spec])] = &[
     (Group::Server, info::SPECS),
     (Group::Server, config::SPECS),
     (Group::Server, server::SPECS),
+    (Group::Server, observe::SPECS),
+    (Group::Server, debug::SPECS),
+    (Group::Server, standalone::SERVER),
+    (Group::Scripting, standalone::SCRIPTING),
+    (Group::Cluster, standalone::CLUSTER),
 ];
 
 /// The longest name of a command.
