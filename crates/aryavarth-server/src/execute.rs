@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 use aryavarth::{Batch, Durability, KeyRange, KvsEngine, KvsError, Position};
 use aryavarth_protocol::{Command, KEY_NOT_FOUND, Reply, Request, Response};
@@ -14,6 +15,10 @@ use crate::counters::count;
 use crate::limits::Limits;
 use crate::server::Shared;
 use crate::thread_pool::ThreadPool;
+
+/// Bytes of blind writes that go to the engine together, at least the first of them: other writers
+/// wait for them.
+const BLIND_BYTES_MAX: usize = 256 << 10;
 
 /// An answer in JSON, and what must be durable before it leaves.
 type JsonAnswer = (Response, Position);
@@ -81,6 +86,15 @@ pub(crate) fn run<E: KvsEngine, P: ThreadPool>(
         }
         let is_work = !matches!(call, Call::Refused(_));
         if may_block && is_work {
+            let blind = run_blind(shared, connected, &mut calls);
+            if !blind.is_empty() {
+                bytes += blind.iter().map(|answer| answer.said.text_bytes()).sum::<usize>();
+                answers.extend(blind);
+                continue;
+            }
+        }
+        let Some(call) = calls.front_mut() else { break };
+        if may_block && is_work {
             count(&counters.requests, 1);
         }
         let answer = match call {
@@ -97,6 +111,61 @@ pub(crate) fn run<E: KvsEngine, P: ThreadPool>(
         answers.push(answer);
     }
     Done { answers, rest: calls, then }
+}
+
+/// Runs the first calls together, as far as they write without a look at what is there.
+fn run_blind<E: KvsEngine, P: ThreadPool>(
+    shared: &Shared<E, P>,
+    connected: &mut Connected,
+    calls: &mut VecDeque<Call>,
+) -> Vec<Answer> {
+    let began = Instant::now();
+    let Shared { engine, counters, .. } = shared;
+    let mut bytes = 0;
+    let mut batches = Vec::new();
+    for call in calls.iter_mut() {
+        let batch = match call {
+            Call::Request(Request::Set { key, value }) => {
+                Some(Batch::new().set(std::mem::take(key), std::mem::take(value)))
+            }
+            Call::Command(command) if !commands::is_paused(shared, connected, command) => {
+                commands::blind::batch(shared, connected, command)
+            }
+            _ => None,
+        };
+        let Some(batch) = batch else { break };
+        bytes += batch.bytes();
+        batches.push(batch);
+        if bytes >= BLIND_BYTES_MAX {
+            break;
+        }
+    }
+    let blind: Vec<Call> = calls.drain(..batches.len()).collect();
+    if blind.is_empty() {
+        return Vec::new();
+    }
+    count(&counters.requests, blind.len());
+    let space = connected.settings.space;
+    let written = caught(shared, || match space == engine.space() {
+        true => engine.write_each(batches),
+        false => engine.with_space(space).write_each(batches),
+    });
+    let Ok(written) = written else {
+        return blind.iter().map(|_| panicked(shared)).collect();
+    };
+    let answered = blind.iter().zip(written).map(|(call, outcome)| match call {
+        Call::Command(command) => {
+            said(commands::blind::answer(shared, connected, command, began, outcome))
+        }
+        Call::Request(_) | Call::Refused(_) => {
+            let (response, position) = match outcome {
+                Ok((_, position)) => (Response::Ok(None), position),
+                Err(failed) => error(failed.to_string()),
+            };
+            Answer { said: Said::Json(response), position, level: engine.durability() }
+        }
+    });
+    answered.collect()
 }
 
 impl Said {
@@ -123,11 +192,20 @@ fn caught<E: KvsEngine, P, R>(
 ) -> Result<R, Answer> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
         drop(payload);
-        count(&shared.counters.requests_panicked, 1);
-        let message = "internal error: the engine panicked; the outcome of this request is \
-                       unknown, everything else goes on";
-        refusal(shared, message.to_owned())
+        panicked(shared)
     })
+}
+
+fn panicked<E: KvsEngine, P>(shared: &Shared<E, P>) -> Answer {
+    count(&shared.counters.requests_panicked, 1);
+    let message = "internal error: the engine panicked; the outcome of this request is unknown, \
+                   everything else goes on";
+    refusal(shared, message.to_owned())
+}
+
+fn said(ran: commands::Answer) -> Answer {
+    let said = ran.reply.map_or(Said::Nothing, |reply| Said::Resp(reply, ran.version));
+    Answer { said, position: ran.position, level: ran.level }
 }
 
 fn run_command<E: KvsEngine, P: ThreadPool>(
@@ -143,9 +221,8 @@ fn run_command<E: KvsEngine, P: ThreadPool>(
         Ok(ran) => ran?,
         Err(lost) => return Some(lost),
     };
-    *then = ran.then;
-    let said = ran.reply.map_or(Said::Nothing, |reply| Said::Resp(reply, ran.version));
-    Some(Answer { said, position: ran.position, level: ran.level })
+    *then = ran.then.clone();
+    Some(said(ran))
 }
 
 fn run_request<E: KvsEngine, P: ThreadPool>(

@@ -399,6 +399,11 @@ impl Batch {
         self.writes
     }
 
+    /// Bytes of the batch's keys and values.
+    pub fn bytes(&self) -> usize {
+        self.writes.iter().map(|w| w.key().len() + w.value().map_or(0, <[u8]>::len)).sum()
+    }
+
     /// Bytes of the batch's records in the log.
     pub(crate) fn record_bytes(&self) -> usize {
         let record = |w: &Write| record_bytes(w.key().len(), w.value().map_or(0, <[u8]>::len));

@@ -12,6 +12,7 @@
 //! - A command that fails has changed nothing.
 
 mod args;
+pub(crate) mod blind;
 mod caller;
 mod client;
 mod config;

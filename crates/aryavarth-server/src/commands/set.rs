@@ -3,75 +3,77 @@
 //! SET, GETEX and MSETEX share their options, which are parsed here once; what contradicts itself
 //! is a syntax error. Invariant: a condition that does not hold writes nothing.
 
-use aryavarth::{Stored, Transaction};
+use aryavarth::{Batch, Stored, Transaction};
 use aryavarth_protocol::Reply;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::args::{Args, parse_integer};
+use super::caller::Host;
 use super::failure::{Failure, NOT_AN_INTEGER, SYNTAX, refused};
 use super::spec::{Flags, Outcome, Run, Spec};
 use super::table::wrong_arity;
 
 const WRITE: Flags = Flags::WRITE.and(Flags::DENYOOM);
 
-pub(super) const SPECS: &[Spec] = &[
-    Spec::new("set", -3, SET_USAGE, Run::Write(set))
-        .key()
-        .flags(WRITE)
-        .says("Sets a key, if its condition holds, and gives it the deadline asked for or none"),
-    Spec::new("setnx", 3, "key value", Run::Write(setnx))
-        .key()
-        .flags(WRITE.and(Flags::FAST))
-        .says("Sets a key that does not exist yet"),
-    Spec::new("setex", 4, "key seconds value", Run::Write(setex))
-        .key()
-        .flags(WRITE)
-        .since("2.0.0")
-        .says("Sets a key that is gone after so many seconds"),
-    Spec::new("psetex", 4, "key milliseconds value", Run::Write(psetex))
-        .key()
-        .flags(WRITE)
-        .since("2.6.0")
-        .says("Sets a key that is gone after so many milliseconds"),
-    Spec::new("getset", 3, "key value", Run::Write(getset))
-        .key()
-        .flags(WRITE.and(Flags::FAST))
-        .says("Sets a key and returns what it held before"),
-    Spec::new("getex", -2, GETEX_USAGE, Run::Write(getex))
-        .key()
-        .flags(Flags::WRITE.and(Flags::FAST))
-        .since("6.2.0")
-        .says("Returns the value of a key, and changes or takes away its deadline if asked to"),
-    Spec::new("mset", -3, "key value [key value ...]", Run::Write(mset))
-        .keys(1, -1, 2)
-        .flags(WRITE)
-        .since("1.0.1")
-        .cost("O(N), N being the number of keys")
-        .says("Sets several keys at once"),
-    Spec::new("msetnx", -3, "key value [key value ...]", Run::Write(msetnx))
-        .keys(1, -1, 2)
-        .flags(WRITE)
-        .since("1.0.1")
-        .cost("O(N), N being the number of keys")
-        .says("Sets several keys at once, if none of them exists"),
-    Spec::new("msetex", -4, MSETEX_USAGE, Run::Write(msetex))
-        .counted_keys(1, 1)
-        .flags(WRITE)
-        .since("8.4.0")
-        .cost("O(N), N being the number of keys")
-        .says("Sets several keys at once with one deadline, if all or none of them exist"),
-    Spec::new("delex", -2, DELEX_USAGE, Run::Write(delex))
-        .key()
-        .flags(Flags::WRITE.and(Flags::FAST))
-        .since("8.4.0")
-        .cost("O(1), O(N) for a digest of N bytes")
-        .says("Removes a key, if its value or the digest of its value is as asked"),
-    Spec::new("delifeq", 3, "key value", Run::Write(delifeq))
-        .key()
-        .flags(Flags::WRITE.and(Flags::FAST))
-        .since("9.0.0 of Valkey")
-        .says("Removes a key that has this value"),
-];
+pub(super) const SPECS: &[Spec] =
+    &[
+        Spec::new("set", -3, SET_USAGE, Run::Write(set)).key().blind(blind_set).flags(WRITE).says(
+            "Sets a key, if its condition holds, and gives it the deadline asked for or none",
+        ),
+        Spec::new("setnx", 3, "key value", Run::Write(setnx))
+            .key()
+            .flags(WRITE.and(Flags::FAST))
+            .says("Sets a key that does not exist yet"),
+        Spec::new("setex", 4, "key seconds value", Run::Write(setex))
+            .key()
+            .flags(WRITE)
+            .since("2.0.0")
+            .says("Sets a key that is gone after so many seconds"),
+        Spec::new("psetex", 4, "key milliseconds value", Run::Write(psetex))
+            .key()
+            .flags(WRITE)
+            .since("2.6.0")
+            .says("Sets a key that is gone after so many milliseconds"),
+        Spec::new("getset", 3, "key value", Run::Write(getset))
+            .key()
+            .flags(WRITE.and(Flags::FAST))
+            .says("Sets a key and returns what it held before"),
+        Spec::new("getex", -2, GETEX_USAGE, Run::Write(getex))
+            .key()
+            .flags(Flags::WRITE.and(Flags::FAST))
+            .since("6.2.0")
+            .says("Returns the value of a key, and changes or takes away its deadline if asked to"),
+        Spec::new("mset", -3, "key value [key value ...]", Run::Write(mset))
+            .keys(1, -1, 2)
+            .blind(blind_mset)
+            .flags(WRITE)
+            .since("1.0.1")
+            .cost("O(N), N being the number of keys")
+            .says("Sets several keys at once"),
+        Spec::new("msetnx", -3, "key value [key value ...]", Run::Write(msetnx))
+            .keys(1, -1, 2)
+            .flags(WRITE)
+            .since("1.0.1")
+            .cost("O(N), N being the number of keys")
+            .says("Sets several keys at once, if none of them exists"),
+        Spec::new("msetex", -4, MSETEX_USAGE, Run::Write(msetex))
+            .counted_keys(1, 1)
+            .flags(WRITE)
+            .since("8.4.0")
+            .cost("O(N), N being the number of keys")
+            .says("Sets several keys at once with one deadline, if all or none of them exist"),
+        Spec::new("delex", -2, DELEX_USAGE, Run::Write(delex))
+            .key()
+            .flags(Flags::WRITE.and(Flags::FAST))
+            .since("8.4.0")
+            .cost("O(1), O(N) for a digest of N bytes")
+            .says("Removes a key, if its value or the digest of its value is as asked"),
+        Spec::new("delifeq", 3, "key value", Run::Write(delifeq))
+            .key()
+            .flags(Flags::WRITE.and(Flags::FAST))
+            .since("9.0.0 of Valkey")
+            .says("Removes a key that has this value"),
+    ];
 
 const SET_USAGE: &str = "key value [NX | XX | IFEQ value | IFNE value | IFDEQ digest | IFDNE \
     digest] [GET] [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT \
@@ -259,6 +261,30 @@ impl<'a> Options<'a> {
             _ => Ok(None),
         }
     }
+}
+
+/// SET without a condition, and without a look at what was there.
+fn blind_set(args: &Args<'_>, host: &dyn Host) -> Option<Batch> {
+    let batch = Batch::new();
+    if args.len() == 3 {
+        return Some(batch.set(args.get(1), args.get(2)));
+    }
+    let options = Options::parse(args, 3, Takes::Set).ok()?;
+    if options.condition.is_some() || options.get || options.expiry == Expiry::Keep {
+        return None;
+    }
+    let deadline = options.deadline(host.now_ms(), "set").ok()??;
+    Some(batch.set_until(args.get(1), args.get(2), deadline))
+}
+
+/// MSET.
+fn blind_mset(args: &Args<'_>, _: &dyn Host) -> Option<Batch> {
+    let mut pairs = args.from(1);
+    let mut batch = Batch::new();
+    while let Some(key) = pairs.next() {
+        batch = batch.set(key, pairs.next()?);
+    }
+    Some(batch)
 }
 
 fn set(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {

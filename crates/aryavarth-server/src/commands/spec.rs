@@ -1,10 +1,10 @@
 //! What the table says of a command.
 
-use aryavarth::Transaction;
+use aryavarth::{Batch, Transaction};
 use aryavarth_protocol::Reply;
 
 use super::args::Args;
-use super::caller::Caller;
+use super::caller::{Caller, Host};
 use super::failure::Failure;
 use super::read::Read;
 use super::scan::Cursors;
@@ -30,7 +30,12 @@ pub(crate) struct Spec {
     /// The arguments as people write them, like `key value [NX | XX]`.
     pub(crate) usage: &'static str,
     pub(crate) run: Run,
+    /// What it writes if it is called so that it is blind (see blind.rs).
+    pub(crate) blind: Option<Blind>,
 }
+
+/// What a call writes, if it needs nothing of what is there and is answered by `+OK`.
+pub(crate) type Blind = fn(&Args<'_>, &dyn Host) -> Option<Batch>;
 
 /// How a command is run.
 pub(crate) enum Run {
@@ -181,6 +186,7 @@ impl Spec {
             summary: "",
             usage,
             run,
+            blind: None,
         }
     }
 
@@ -214,6 +220,11 @@ impl Spec {
     /// What it costs; O(1) if nothing is said.
     pub(super) const fn cost(mut self, complexity: &'static str) -> Spec {
         self.complexity = complexity;
+        self
+    }
+
+    pub(super) const fn blind(mut self, blind: Blind) -> Spec {
+        self.blind = Some(blind);
         self
     }
 
