@@ -69,6 +69,7 @@ pub struct Count {
 impl Count {
     /// Takes note that a key's deadline was `before` and is `after`, where the outer `None` is a
     /// key that does not exist.
+    #[expect(clippy::option_option, reason = "there may be no key, and no deadline")]
     pub(crate) fn change(&mut self, before: Option<Option<u64>>, after: Option<Option<u64>>) {
         self.keys -= u64::from(before.is_some());
         self.keys += u64::from(after.is_some());

@@ -47,7 +47,7 @@ fn spaces_and_deadlines_are_there_again<E: OnDisk>(dir: &Path, clock: &Arc<TestC
 fn a_cleared_space_stays_empty_and_takes_new_keys<E: OnDisk>(dir: &Path, clock: &Arc<TestClock>) {
     for round in 0..4 {
         let engine = E::open_at(dir, clock);
-        let left = if round == 0 { 0 } else { 1 };
+        let left = usize::from(round > 0);
         assert_eq!(names(&engine).len(), left);
         assert_eq!(engine.count().unwrap().0.keys, left as u64);
         for n in 0..300 {

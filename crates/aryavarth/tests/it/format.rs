@@ -461,6 +461,11 @@ fn the_tables_in_the_document_decode_a_hint_file() {
 pub(crate) fn set_format(manifest: &mut [u8], number: u64, format: u8) {
     // The tag of the first operation stands at 8, the format behind it.
     manifest[9] = format;
+    seal_first_edit(manifest, number);
+}
+
+/// Makes the checksum of a manifest's first edit right again.
+pub(crate) fn seal_first_edit(manifest: &mut [u8], number: u64) {
     let end = 8 + usize::from(manifest[4]);
     let place = [number.to_le_bytes(), [0; 8]].concat();
     let crc = crc32c_append(crc32c(&place), &manifest[4..end]);
