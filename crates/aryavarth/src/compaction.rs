@@ -175,7 +175,7 @@ fn run_round(log: &Log, inputs: &[Candidate]) -> Result<()> {
     }
     log.commit.check()?;
     // After this no slot holds a tombstone that lies in an input.
-    log.unlink_all_released();
+    log.purge_all_released();
     let inputs: Vec<Arc<Segment>> = inputs.iter().map(|input| Arc::clone(&input.segment)).collect();
     let mut round = Round::new(log, &inputs);
     let copied = round.copy().and_then(|()| round.finish_copy());
@@ -311,11 +311,15 @@ impl<'a> Round<'a> {
         if record.header.kind == Kind::Mark {
             return None;
         }
+        let content = record.extra.content;
+        if !self.log.index.is_in_use(content) {
+            // No space has it any more, nor will: what took it away is durable by step 3.
+            return None;
+        }
         let pin = epoch::pin();
-        let found = self.log.index.find(record.key, &pin);
+        let found = self.log.index.find_in(content, record.key, &pin);
         let tombstone = record.header.kind == Kind::Tombstone;
-        let bytes = record.header.record_bytes() as u64;
-        let here = Slot::new(input.table_index, record.offset, bytes, tombstone);
+        let here = slot_of(input.table_index, record.offset, record);
         if !tombstone {
             return found.filter(|found| found.slot() == here).map(|found| Some(found.id()));
         }
@@ -341,9 +345,8 @@ impl<'a> Round<'a> {
         };
         let offset = writer.push(record)?;
         if let Some(entry) = entry {
-            let bytes = record.header.record_bytes() as u64;
-            let from = Slot::new(input.table_index, record.offset, bytes, false);
-            let to = Slot::new(writer.table_index(), offset, bytes, false);
+            let from = slot_of(input.table_index, record.offset, record);
+            let to = slot_of(writer.table_index(), offset, record);
             self.moved.push(Moved { entry, from, to });
         }
         Ok(())
@@ -388,11 +391,14 @@ impl<'a> Round<'a> {
         let log = self.log;
         for moved in self.moved.drain(..) {
             if log.index.replace(moved.entry, moved.from, moved.to) {
-                log.account(moved.from, -1);
-                log.account(moved.to, 1);
+                log.account_segment(moved.from, -1);
+                log.account_segment(moved.to, 1);
             }
         }
-        log.commit.wait(Position(log.last_position()), Durability::Always)
+        log.commit.wait(Position(log.last_position()), Durability::Always)?;
+        // What was not copied because its space had been emptied: its slots name the inputs still.
+        log.purge_all_released();
+        Ok(())
     }
 
     /// Step 7.
@@ -424,6 +430,14 @@ impl<'a> Round<'a> {
             drop(fs.remove(Site::CopyDiscard, &log_path(&self.log.dir, copy.segment.id)));
         }
     }
+}
+
+/// The slot of a record that lies, or will lie, there.
+fn slot_of(table_index: u16, offset: u64, record: &Scanned<'_>) -> Slot {
+    let header = &record.header;
+    let tombstone = header.kind == Kind::Tombstone;
+    let slot = Slot::new(table_index, offset, header.record_bytes() as u64, tombstone);
+    slot.with_deadline(header.has_deadline)
 }
 
 fn new_copy(log: &Log) -> Result<CopyWriter> {
@@ -459,12 +473,12 @@ mod tests {
         let options =
             Options { fs: Arc::new(SimFs::new()), background: false, ..Options::default() };
         let (log, _lock, _) = recovery::open("/store".as_ref(), &options).unwrap();
-        log.write(&Batch::new().set("k", "v")).unwrap();
+        log.write(0, &Batch::new().set("k", "v")).unwrap();
         log.seal_active().unwrap();
         let pin = epoch::pin();
-        let slot = log.index.find(b"k", &pin).unwrap().slot();
+        let slot = log.index.find(0, b"k", &pin).1.unwrap().slot();
         run_all(&log).unwrap();
-        assert_ne!(log.index.find(b"k", &pin).unwrap().slot(), slot, "it was moved");
+        assert_ne!(log.index.find(0, b"k", &pin).1.unwrap().slot(), slot, "it was moved");
         for _ in 0..100 {
             assert_ne!(log.table.reserve(), Some(slot.pointer().segment), "given away");
         }

@@ -6,22 +6,31 @@
 //!
 //! ```text
 //! header: magic "ARYH", version u16, reserved u16, segment id, salt, end, count   (40 bytes)
-//! entry:  kind and sequence number u64, offset / 8 u32, record length u32, key length u16, key
+//! entry:  kind, flags and sequence number u64, offset / 8 u32, record length u32, key length u16;
+//!         deadline u64 and content u32, each only where its flag says so; key
 //! footer: CRC32C of everything before it
 //! ```
+//!
+//! Hints of format version 1, which have no flags, are read as well.
 
 use std::path::Path;
 
 use crate::error::Result;
 use crate::fs::{Fs, OpenHow, Site, read_full, write_full};
-use crate::record::{Header, Kind, u16_at, u32_at, u64_at};
-use crate::segment::{FORMAT_VERSION, SEGMENT_HEADER_BYTES, ScanStop, Scanner, Segment, hint_path};
+use crate::record::{Extra, Header, Kind, u16_at, u32_at, u64_at};
+use crate::segment::{
+    FORMAT_VERSION, SEGMENT_HEADER_BYTES, ScanStop, Scanned, Scanner, Segment, hint_path,
+    is_known_format,
+};
 use crate::sync::Ordering;
 
 const HINT_MAGIC: &[u8; 4] = b"ARYH";
 const HEADER_BYTES: usize = 40;
 const ENTRY_BYTES: usize = 18;
 const FOOTER_BYTES: usize = 4;
+/// Flags in the byte of the kind.
+const FLAG_DEADLINE: u8 = 0x10;
+const FLAG_CONTENT: u8 = 0x20;
 /// What a check reads at a time.
 const CHECK_BYTES: usize = 1 << 20;
 
@@ -31,6 +40,7 @@ pub(crate) struct Place {
     key_at: usize,
     key_bytes: u16,
     pub(crate) kind: Kind,
+    pub(crate) extra: Extra,
     pub(crate) seq: u64,
     pub(crate) offset: u64,
     /// Bytes of the record in the log.
@@ -64,16 +74,18 @@ impl Places {
     }
 
     /// Adds a record that lies, or will lie, at `offset`.
-    pub(crate) fn push(&mut self, offset: u64, header: &Header, key: &[u8]) {
+    pub(crate) fn push(&mut self, offset: u64, record: &Scanned<'_>) {
+        let Header { kind, seq, .. } = record.header;
         self.places.push(Place {
             key_at: self.bytes.len(),
-            key_bytes: key.len() as u16,
-            kind: header.kind,
-            seq: header.seq,
+            key_bytes: record.key.len() as u16,
+            kind,
+            extra: record.extra,
+            seq,
             offset,
-            bytes: header.record_bytes() as u64,
+            bytes: record.header.record_bytes() as u64,
         });
-        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(record.key);
     }
 }
 
@@ -84,7 +96,7 @@ pub(crate) fn scan(segment: &Segment, end: u64) -> Result<Places, ScanStop> {
     let mut places = Places::default();
     while let Some(record) = scanner.next()? {
         if record.header.kind != Kind::Mark {
-            places.push(record.offset, &record.header, record.key);
+            places.push(record.offset, &record);
         }
     }
     Ok(places)
@@ -114,10 +126,15 @@ pub(crate) fn encode(places: &Places, id: u64, salt: u64, end: u64) -> Vec<u8> {
         out.extend_from_slice(&word.to_le_bytes());
     }
     for (key, place) in places.iter() {
-        out.extend_from_slice(&(place.seq << 8 | place.kind as u64).to_le_bytes());
+        let flag = |is: bool, flag: u8| if is { flag } else { 0 };
+        let kind = place.kind as u8
+            | flag(place.extra.expires_at.is_some(), FLAG_DEADLINE)
+            | flag(place.extra.content != 0, FLAG_CONTENT);
+        out.extend_from_slice(&(place.seq << 8 | u64::from(kind)).to_le_bytes());
         out.extend_from_slice(&((place.offset / 8) as u32).to_le_bytes());
         out.extend_from_slice(&(place.bytes as u32).to_le_bytes());
         out.extend_from_slice(&(key.len() as u16).to_le_bytes());
+        place.extra.encode(&mut out);
         out.extend_from_slice(key);
     }
     out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
@@ -154,7 +171,7 @@ pub(crate) fn fits(fs: &dyn Fs, dir: &Path, id: u64, salt: u64, end: u64) -> boo
 fn header_fits(bytes: &[u8], id: u64, salt: u64, end: u64) -> bool {
     bytes.len() >= HEADER_BYTES
         && &bytes[..4] == HINT_MAGIC
-        && u32_at(bytes, 4) == FORMAT_VERSION
+        && is_known_format(u32_at(bytes, 4))
         && u64_at(bytes, 8) == id
         && u64_at(bytes, 16) == salt
         && u64_at(bytes, 24) == end
@@ -206,20 +223,27 @@ pub(crate) fn decode(bytes: Vec<u8>, id: u64, salt: u64, end: u64) -> Option<Pla
     for _ in 0..count {
         let entry = bytes.get(at..at + ENTRY_BYTES)?;
         let word = u64_at(entry, 0);
-        let kind = match word & 0xff {
+        let byte = word as u8;
+        let kind = match byte & !(FLAG_DEADLINE | FLAG_CONTENT) {
             1 => Kind::Put,
-            2 => Kind::Tombstone,
+            2 if byte & FLAG_DEADLINE == 0 => Kind::Tombstone,
             _ => return None,
         };
+        if byte != kind as u8 && u32_at(&bytes, 4) < FORMAT_VERSION {
+            return None;
+        }
         let offset = u64::from(u32_at(entry, 8)) * 8;
         let record = u64::from(u32_at(entry, 12));
         let key_bytes = u16_at(entry, 16);
-        let key_at = at + ENTRY_BYTES;
+        let rest = bytes.get(at + ENTRY_BYTES..footer)?;
+        let extra = Extra::decode(rest, byte & FLAG_DEADLINE != 0, byte & FLAG_CONTENT != 0)?;
+        let key_at = at + ENTRY_BYTES + extra.bytes();
         at = key_at + usize::from(key_bytes);
         if at > footer || offset + record > end {
             return None;
         }
-        places.push(Place { key_at, key_bytes, kind, seq: word >> 8, offset, bytes: record });
+        let seq = word >> 8;
+        places.push(Place { key_at, key_bytes, kind, extra, seq, offset, bytes: record });
     }
     (at == footer).then_some(Places { bytes, places })
 }

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, FsFile, OpenHow, Site, read_full, write_full};
 use crate::record::{padded, u32_at, u64_at};
-use crate::segment::{FORMAT_VERSION, SegmentKind};
+use crate::segment::{FORMAT_VERSION, SegmentKind, is_known_format};
 use crate::sync::Arc;
 
 const EDIT_HEADER_BYTES: usize = 8;
@@ -307,7 +307,7 @@ pub(crate) fn replay(path: &Path, bytes: &[u8], number: u64) -> Result<State> {
         // The version is looked at before anything that another one may do otherwise.
         if at == 0 {
             let found = format_of(payload).ok_or_else(|| corrupt(0, "it names no format"))?;
-            if found != FORMAT_VERSION {
+            if !is_known_format(found) {
                 let path = path.to_owned();
                 return Err(KvsError::UnknownFormat { path, found, known: FORMAT_VERSION });
             }
@@ -388,7 +388,7 @@ impl Remains {
                 continue;
             };
             if let Some(found) = format_of(payload)
-                && found != FORMAT_VERSION
+                && !is_known_format(found)
             {
                 let path = path.to_owned();
                 return Err(KvsError::UnknownFormat { path, found, known: FORMAT_VERSION });

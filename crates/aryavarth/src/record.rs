@@ -9,8 +9,12 @@
 //! 4   payload CRC32C
 //! 8   kind in the low byte, sequence number in the upper seven
 //! 16  value length     20  key length     22  flags
-//! 24  payload: key, value; zeros up to a multiple of eight
+//! 24  payload: deadline (8 bytes) and content (4), each only where its flag says so; key, value;
+//!     zeros up to a multiple of eight
 //! ```
+//!
+//! A *content* is what a space of keys held at some time, and its number is what a record has: so a
+//! space is emptied, or swapped with another, without touching any of its records.
 //!
 //! Invariants:
 //! - The seeded header makes a record valid at one place of one segment only, so stale bytes of
@@ -28,7 +32,11 @@ pub(crate) const ALIGN: usize = 8;
 /// Bytes of a whole mark record.
 pub(crate) const MARK_BYTES: usize = HEADER_BYTES + 40;
 /// Flag of the last record of a frame.
-pub(crate) const FLAG_LAST: u16 = 1;
+const FLAG_LAST: u16 = 1;
+/// Flag of a record with a deadline.
+const FLAG_DEADLINE: u16 = 2;
+/// Flag of a record whose content is not 0.
+const FLAG_CONTENT: u16 = 4;
 /// Sequence numbers take 56 bits.
 pub(crate) const SEQ_MAX: u64 = (1 << 56) - 1;
 
@@ -43,6 +51,59 @@ pub(crate) enum Kind {
     Mark = 3,
 }
 
+/// What a record says beside key and value. A content of 0 and no deadline take no space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extra {
+    /// The content that the key belongs to.
+    pub(crate) content: u32,
+    /// From when on the key is gone, in milliseconds since 1970; never 0.
+    pub(crate) expires_at: Option<u64>,
+}
+
+impl Extra {
+    /// Bytes that it takes in a record.
+    pub(crate) fn bytes(self) -> usize {
+        extra_bytes(self.expires_at.is_some(), self.content != 0)
+    }
+
+    pub(crate) fn encode(self, out: &mut Vec<u8>) {
+        if let Some(expires_at) = self.expires_at {
+            out.extend_from_slice(&expires_at.to_le_bytes());
+        }
+        if self.content != 0 {
+            out.extend_from_slice(&self.content.to_le_bytes());
+        }
+    }
+
+    /// Decodes what [`encode`](Self::encode) wrote at the beginning of `bytes`; `None` for what it
+    /// would not have written.
+    pub(crate) fn decode(bytes: &[u8], has_deadline: bool, has_content: bool) -> Option<Extra> {
+        let mut extra = Extra::default();
+        let bytes = bytes.get(..extra_bytes(has_deadline, has_content))?;
+        if has_deadline {
+            extra.expires_at = Some(u64_at(bytes, 0)).filter(|&deadline| deadline != 0);
+            extra.expires_at?;
+        }
+        if has_content {
+            extra.content = u32_at(bytes, bytes.len() - 4);
+        }
+        (has_content == (extra.content != 0)).then_some(extra)
+    }
+}
+
+/// Bytes before the key.
+const fn extra_bytes(has_deadline: bool, has_content: bool) -> usize {
+    8 * has_deadline as usize + 4 * has_content as usize
+}
+
+/// A record's payload, taken apart.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parts<'a> {
+    pub(crate) extra: Extra,
+    pub(crate) key: &'a [u8],
+    pub(crate) value: &'a [u8],
+}
+
 /// A record's header, verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -54,6 +115,8 @@ pub(crate) struct Header {
     pub(crate) value_bytes: usize,
     /// Whether the record ends its frame.
     pub(crate) last: bool,
+    pub(crate) has_deadline: bool,
+    pub(crate) has_content: bool,
 }
 
 impl Header {
@@ -69,7 +132,7 @@ impl Header {
             _ => return None,
         };
         let flags = u16_at(bytes, 22);
-        if flags & !FLAG_LAST != 0 {
+        if flags & !(FLAG_LAST | FLAG_DEADLINE | FLAG_CONTENT) != 0 {
             return None;
         }
         let header = Header {
@@ -79,6 +142,8 @@ impl Header {
             key_bytes: usize::from(u16_at(bytes, 20)),
             value_bytes: u32_at(bytes, 16) as usize,
             last: flags & FLAG_LAST != 0,
+            has_deadline: flags & FLAG_DEADLINE != 0,
+            has_content: flags & FLAG_CONTENT != 0,
         };
         header.has_sizes_of_its_kind().then_some(header)
     }
@@ -87,16 +152,30 @@ impl Header {
     fn has_sizes_of_its_kind(&self) -> bool {
         match self.kind {
             Kind::Put => self.value_bytes <= VALUE_BYTES_MAX,
-            Kind::Tombstone => self.value_bytes == 0,
+            Kind::Tombstone => self.value_bytes == 0 && !self.has_deadline,
             Kind::Mark => {
-                self.last && self.key_bytes == 0 && HEADER_BYTES + self.value_bytes == MARK_BYTES
+                self.last
+                    && self.payload_bytes() == self.value_bytes
+                    && HEADER_BYTES + self.value_bytes == MARK_BYTES
             }
         }
     }
 
-    /// Bytes of key and value.
+    /// Bytes before the key.
+    pub(crate) fn extra_bytes(&self) -> usize {
+        extra_bytes(self.has_deadline, self.has_content)
+    }
+
+    /// Bytes of deadline, content, key and value.
     pub(crate) fn payload_bytes(&self) -> usize {
-        self.key_bytes + self.value_bytes
+        self.extra_bytes() + self.key_bytes + self.value_bytes
+    }
+
+    /// Takes a payload apart, for which this header vouched; `None` for one that no writer wrote.
+    pub(crate) fn parts<'a>(&self, payload: &'a [u8]) -> Option<Parts<'a>> {
+        let extra = Extra::decode(payload, self.has_deadline, self.has_content)?;
+        let (key, value) = payload.get(self.extra_bytes()..)?.split_at_checked(self.key_bytes)?;
+        Some(Parts { extra, key, value })
     }
 
     /// Bytes of the whole record, padding included.
@@ -126,7 +205,11 @@ impl Header {
         bytes[8..16].copy_from_slice(&(self.seq << 8 | self.kind as u64).to_le_bytes());
         bytes[16..20].copy_from_slice(&(self.value_bytes as u32).to_le_bytes());
         bytes[20..22].copy_from_slice(&(self.key_bytes as u16).to_le_bytes());
-        bytes[22..24].copy_from_slice(&u16::from(self.last).to_le_bytes());
+        let flag = |is: bool, flag: u16| if is { flag } else { 0 };
+        let flags = flag(self.last, FLAG_LAST)
+            | flag(self.has_deadline, FLAG_DEADLINE)
+            | flag(self.has_content, FLAG_CONTENT);
+        bytes[22..24].copy_from_slice(&flags.to_le_bytes());
         let crc = crc32c::crc32c_append(seed(salt, offset), &bytes[4..]);
         bytes[..4].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -174,6 +257,8 @@ impl Mark {
             key_bytes: 0,
             value_bytes: MARK_BYTES - HEADER_BYTES,
             last: true,
+            has_deadline: false,
+            has_content: false,
         };
         out[..HEADER_BYTES].copy_from_slice(&header.encode(salt, offset));
     }
@@ -184,6 +269,7 @@ impl Mark {
 pub(crate) struct FrameRecord {
     /// Where it begins in the frame's buffer.
     pub(crate) at: usize,
+    pub(crate) extra: Extra,
     header: Header,
 }
 
@@ -215,10 +301,12 @@ impl Frame {
         Frame { buf, room, records: Vec::with_capacity(1) }
     }
 
-    /// Adds a record that sets `key`, or removes it where there is no value.
-    pub(crate) fn push(&mut self, key: &[u8], value: Option<&[u8]>) {
+    /// Adds a record that sets `key`, or removes it where there is no value, and so no deadline.
+    pub(crate) fn push(&mut self, extra: Extra, key: &[u8], value: Option<&[u8]>) {
+        debug_assert!(value.is_some() || extra.expires_at.is_none());
         let at = self.buf.len();
         self.buf.resize(at + HEADER_BYTES, 0);
+        extra.encode(&mut self.buf);
         self.buf.extend_from_slice(key);
         self.buf.extend_from_slice(value.unwrap_or_default());
         let header = Header {
@@ -228,16 +316,20 @@ impl Frame {
             key_bytes: key.len(),
             value_bytes: value.map_or(0, <[u8]>::len),
             last: false,
+            has_deadline: extra.expires_at.is_some(),
+            has_content: extra.content != 0,
         };
         self.buf.resize(padded(self.buf.len() - self.room) + self.room, 0);
-        self.records.push(FrameRecord { at, header });
+        self.records.push(FrameRecord { at, extra, header });
     }
 
-    /// The frame of a batch.
-    pub(crate) fn of_batch(room: usize, batch: &Batch) -> Frame {
+    /// The frame of a batch in a content. A deadline that has passed at `now_ms` makes a removal.
+    pub(crate) fn of_batch(room: usize, batch: &Batch, content: u32, now_ms: u64) -> Frame {
         let mut frame = Frame::new(room, batch.record_bytes());
         for write in batch.writes() {
-            frame.push(write.key(), write.value());
+            let value = write.value().filter(|_| !write.is_removal(now_ms));
+            let expires_at = write.expires_at().filter(|_| value.is_some());
+            frame.push(Extra { content, expires_at }, write.key(), value);
         }
         frame
     }
@@ -263,17 +355,17 @@ impl Frame {
 
     /// The key of one of the frame's records.
     pub(crate) fn key(&self, record: &FrameRecord) -> &[u8] {
-        let at = record.at + HEADER_BYTES;
+        let at = record.at + HEADER_BYTES + record.header.extra_bytes();
         &self.buf[at..at + record.header.key_bytes]
     }
 
-    /// The value of the record that begins `offset` bytes into the frame.
-    pub(crate) fn value_at(&self, offset: u64) -> Option<&[u8]> {
+    /// The value of the record that begins `offset` bytes into the frame, and its deadline.
+    pub(crate) fn value_at(&self, offset: u64) -> Option<(&[u8], Option<u64>)> {
         let at = self.room + usize::try_from(offset).ok()?;
         let i = self.records.binary_search_by_key(&at, |record| record.at).ok()?;
-        let header = &self.records[i].header;
-        let from = at + HEADER_BYTES + header.key_bytes;
-        self.buf.get(from..from + header.value_bytes)
+        let FrameRecord { header, extra, .. } = &self.records[i];
+        let from = at + HEADER_BYTES + header.extra_bytes() + header.key_bytes;
+        Some((self.buf.get(from..from + header.value_bytes)?, extra.expires_at))
     }
 
     /// Bytes of the records.
@@ -333,6 +425,11 @@ impl Write {
             Write::Set { expires_at, .. } => *expires_at,
             Write::Remove { .. } => None,
         }
+    }
+
+    /// Whether the key is gone once this is written: also if its deadline has passed by then.
+    pub(crate) fn is_removal(&self, now_ms: u64) -> bool {
+        self.value().is_none() || self.expires_at().is_some_and(|deadline| deadline <= now_ms)
     }
 }
 
@@ -404,14 +501,18 @@ impl Batch {
         self.writes.iter().map(|w| w.key().len() + w.value().map_or(0, <[u8]>::len)).sum()
     }
 
-    /// Bytes of the batch's records in the log.
+    /// Bytes of the batch's records in the log, at most.
     pub(crate) fn record_bytes(&self) -> usize {
-        let record = |w: &Write| record_bytes(w.key().len(), w.value().map_or(0, <[u8]>::len));
+        let record = |write: &Write| {
+            let value_bytes = write.value().map_or(0, <[u8]>::len);
+            record_bytes(extra_bytes(true, true) + write.key().len(), value_bytes)
+        };
         self.writes.iter().map(record).sum()
     }
 }
 
-/// Bytes of a record in the log, header and padding included.
+/// Bytes of a record in the log, header and padding included, for a key of space 0 without a
+/// deadline. A deadline adds 8 bytes, another space 4.
 pub fn record_bytes(key_bytes: usize, value_bytes: usize) -> usize {
     padded(HEADER_BYTES + key_bytes + value_bytes)
 }
@@ -444,7 +545,9 @@ pub(crate) const fn padded(bytes: usize) -> usize {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn mend(bytes: &mut [u8], at: usize, salt: u64) -> Option<usize> {
     let record = bytes.get_mut(at..).filter(|record| record.len() >= HEADER_BYTES)?;
-    let payload_bytes = u32_at(record, 16) as usize + usize::from(u16_at(record, 20));
+    let flags = u16_at(record, 22);
+    let extra_bytes = extra_bytes(flags & FLAG_DEADLINE != 0, flags & FLAG_CONTENT != 0);
+    let payload_bytes = extra_bytes + u32_at(record, 16) as usize + usize::from(u16_at(record, 20));
     if let Some(payload) = record.get(HEADER_BYTES..HEADER_BYTES + payload_bytes) {
         let crc = crc32c::crc32c(payload);
         record[4..8].copy_from_slice(&crc.to_le_bytes());

@@ -23,13 +23,14 @@ use std::sync::PoisonError;
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, Site};
 use crate::hint;
+use crate::index::{TABLE_CONTENT, TABLE_KEY, Table};
 use crate::log::CopyWriter;
 use crate::manifest::{Edit, Manifest, State};
 use crate::options::Options;
 use crate::record::{Header, Kind, SEQ_MAX};
 use crate::recovery::{Claimed, ENGINE, claim};
 use crate::scrub::{Damage, Survey, VerifyReport, Visitor, threads};
-use crate::segment::{ScanStop, Scanned, Scanner, SegmentHeader, SegmentKind};
+use crate::segment::{Checked, ScanStop, Scanned, Scanner, SegmentHeader, SegmentKind};
 use crate::sync::{Mutex, lock};
 
 /// A file of the new store ends at this size.
@@ -62,6 +63,8 @@ pub struct SalvageReport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stale {
+    /// The space of the key, by the number in its record; see [`Damage::space`].
+    pub space: u32,
     /// The key.
     pub key: Vec<u8>,
     /// The sequence number of the value that was saved.
@@ -69,6 +72,9 @@ pub struct Stale {
     /// The sequence number of the newest one, which is lost.
     pub lost_seq: u64,
 }
+
+/// Something by content and key.
+type Keys<T> = HashMap<(u32, Box<[u8]>), T>;
 
 /// The newest whole record of a key.
 struct Newest {
@@ -82,25 +88,22 @@ struct Newest {
 /// What the first reading learns.
 #[derive(Default)]
 struct Learnt {
-    newest: HashMap<Box<[u8]>, Newest>,
+    newest: Keys<Newest>,
     /// Per key the newest of its lost records that are known, and whether that is a removal.
-    lost: HashMap<Box<[u8]>, (u64, bool)>,
+    lost: Keys<(u64, bool)>,
     /// The highest number that a lost record of an unknown key may have.
     doubtful_seq_max: u64,
     seq_max: u64,
 }
 
 impl Learnt {
-    fn record(&mut self, source: usize, offset: u64, header: &Header, key: &[u8]) {
-        let (seq, kind) = (header.seq, header.kind);
+    fn record(&mut self, source: usize, record: &Checked, key: &[u8]) {
+        let Checked { offset, content, header: Header { seq, kind, .. } } = *record;
         self.seq_max = self.seq_max.max(seq);
-        match self.newest.get_mut(key) {
-            Some(known) if known.seq >= seq => {}
-            Some(known) => *known = Newest { seq, source, offset, kind, is_saved: false },
-            None => {
-                let newest = Newest { seq, source, offset, kind, is_saved: false };
-                self.newest.insert(key.into(), newest);
-            }
+        let newest = || Newest { seq, source, offset, kind, is_saved: false };
+        let known = self.newest.entry((content, key.into())).or_insert_with(newest);
+        if known.seq < seq {
+            *known = newest();
         }
     }
 
@@ -111,7 +114,7 @@ impl Learnt {
         let seq = *seqs.end();
         match (&damage.key, damage.removal) {
             (Some(key), Some(removal)) if damage.key_is_certain => {
-                let lost = self.lost.entry(key.as_slice().into()).or_default();
+                let lost = self.lost.entry((damage.space, key.as_slice().into())).or_default();
                 *lost = (*lost).max((seq, removal));
                 self.seq_max = self.seq_max.max(seq);
             }
@@ -127,8 +130,8 @@ struct Learner<F> {
 }
 
 impl<F: FnMut(u64, u64) + Send> Visitor for Learner<F> {
-    fn record(&self, source: usize, offset: u64, header: &Header, key: &[u8]) {
-        lock(&self.learnt).record(source, offset, header, key);
+    fn record(&self, source: usize, record: &Checked, key: &[u8]) {
+        lock(&self.learnt).record(source, record, key);
     }
 
     fn damage(&self, damage: &Damage) {
@@ -190,16 +193,18 @@ pub fn salvage(
         ..SalvageReport::default()
     };
     let Learnt { mut newest, lost, seq_max, .. } = learnt;
-    judge(&mut newest, &lost, &mut report);
+    let table = read_table(&survey, &newest)?;
+    judge(&mut newest, &lost, &table, &mut report);
     let mut writer = Writer { out, options, state, copy: None, bytes: 0 };
     save(&survey, &mut newest, &mut writer, &mut progress)?;
     report.bytes = writer.bytes;
     writer.finish(&survey.state, seq_max + 1)?;
     report.read = survey.report;
-    for (key, _) in newest.iter().filter(|(_, newest)| !newest.is_saved) {
-        report.keys -= 1;
+    for ((content, key), _) in newest.iter().filter(|(_, newest)| !newest.is_saved) {
+        report.keys -= u64::from(*content != TABLE_CONTENT);
         let mut damage = Damage::new(dir, 0, "a record that was whole could not be read again");
         (damage.key, damage.key_is_certain) = (Some(key.to_vec()), true);
+        damage.space = *content;
         report.read.push(damage);
     }
     drop(lock);
@@ -229,32 +234,55 @@ fn claim_empty(out: &Path, options: &Options) -> Result<Claimed> {
     claim(out, options, ENGINE)
 }
 
+/// Which contents the spaces have, as the newest whole record of that says.
+fn read_table(survey: &Survey<'_>, newest: &Keys<Newest>) -> Result<Table> {
+    let Some(known) = newest.get(&(TABLE_CONTENT, TABLE_KEY.into())) else {
+        return Ok(Table::default());
+    };
+    let source = &survey.sources[known.source];
+    let end = source.pieces.iter().map(|piece| piece.end).max().unwrap_or(0);
+    let mut scanner = Scanner::patient(&*source.file, source.salt, known.offset, end);
+    match scanner.next() {
+        Ok(record) => {
+            let table = record.and_then(|record| Table::decode(record.value));
+            Ok(table.unwrap_or_default())
+        }
+        Err(ScanStop::Bad { .. }) => Ok(Table::default()),
+        Err(ScanStop::Io(error)) => Err(error.into()),
+    }
+}
+
 /// Decides what is saved: leaves the keys to save in `newest`, and counts those that may be old.
 fn judge(
-    newest: &mut HashMap<Box<[u8]>, Newest>,
-    lost: &HashMap<Box<[u8]>, (u64, bool)>,
+    newest: &mut Keys<Newest>,
+    lost: &Keys<(u64, bool)>,
+    table: &Table,
     report: &mut SalvageReport,
 ) {
     newest.retain(|key, newest| {
+        if !table.is_alive(key.0) {
+            return false;
+        }
         let lost = lost.get(key).filter(|(lost_seq, _)| *lost_seq > newest.seq);
         let lost_removal = lost.is_some_and(|(_, removal)| *removal);
         if newest.kind != Kind::Put || lost_removal {
             return false;
         }
         if let Some(&(lost_seq, _)) = lost {
-            report.stale.push(Stale { key: key.to_vec(), seq: newest.seq, lost_seq });
+            let (space, key) = (key.0, key.1.to_vec());
+            report.stale.push(Stale { space, key, seq: newest.seq, lost_seq });
         }
         report.doubtful += u64::from(newest.seq <= report.doubtful_seq_max);
         true
     });
-    report.stale.sort_by(|a, b| a.key.cmp(&b.key));
-    report.keys = newest.len() as u64;
+    report.stale.sort_by(|a, b| (a.space, &a.key).cmp(&(b.space, &b.key)));
+    report.keys = newest.keys().filter(|(content, _)| *content != TABLE_CONTENT).count() as u64;
 }
 
 /// Reads everything again and copies what is the newest of its key.
 fn save(
     survey: &Survey<'_>,
-    newest: &mut HashMap<Box<[u8]>, Newest>,
+    newest: &mut Keys<Newest>,
     writer: &mut Writer<'_>,
     progress: &mut impl FnMut(u64, u64),
 ) -> Result<()> {
@@ -268,7 +296,7 @@ fn save(
                 match scanner.next() {
                     Ok(None) => break,
                     Ok(Some(record)) => {
-                        let known = newest.get_mut(record.key);
+                        let known = newest.get_mut(&(record.extra.content, record.key.into()));
                         let known = known.filter(|known| {
                             known.source == number && known.offset == record.offset
                         });

@@ -13,7 +13,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::compaction;
-use crate::engine::{Entry, KeyRange, KvsEngine, Page, Position, Transaction};
+use crate::engine::{
+    Count, Entry, KeyPage, KeyRange, KvsEngine, Page, Position, Stored, Transaction, Watch,
+};
 use crate::error::{KvsError, Result};
 use crate::log::Log;
 use crate::options::{Durability, Options};
@@ -25,6 +27,8 @@ use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
 
 /// How often the keeper looks around without being called.
 const KEEPER_REST: Duration = Duration::from_millis(250);
+/// Between two turns of the sweep, so that it leaves the writer's lock and the log to others.
+const SWEEP_REST: Duration = Duration::from_millis(1);
 /// How often the compactor looks whether there is work.
 const COMPACTOR_REST: Duration = Duration::from_millis(250);
 /// Without writes for this long, a store is at rest.
@@ -66,6 +70,7 @@ const SCAN_ENTRIES: usize = 256;
 pub struct KvStore {
     inner: Arc<Inner>,
     durability: Durability,
+    space: u32,
 }
 
 struct Inner {
@@ -117,14 +122,43 @@ impl KvStore {
         if background {
             inner.start()?;
         }
-        Ok(KvStore { inner: Arc::new(inner), durability })
+        Ok(KvStore { inner: Arc::new(inner), durability, space: 0 })
     }
 
     /// A handle of the same store that waits for another level. Costs nothing, so it serves for
     /// single calls too: `store.with_durability(Durability::Os).put(key, value)`.
     #[must_use]
     pub fn with_durability(&self, durability: Durability) -> KvStore {
-        KvStore { inner: Arc::clone(&self.inner), durability }
+        KvStore { durability, ..self.clone() }
+    }
+
+    /// A handle of the same store that works in another space of keys. Spaces know nothing of each
+    /// other's keys, share the log, its syncs and every batch of [`commit`](Self::commit), and need
+    /// not be created. A space with a few keys costs about a kilobyte of memory.
+    ///
+    /// Calls fail with [`KvsError::InvalidOption`] if `space` is over 2^31 - 1.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path();
+    /// let store = aryavarth::KvStore::open(dir)?;
+    /// let sessions = store.with_space(1);
+    /// store.put(b"k", b"in space 0")?;
+    /// sessions.put(b"k", b"in space 1")?;
+    /// sessions.clear()?;
+    /// assert_eq!(sessions.read(b"k")?, None);
+    /// assert_eq!(store.read(b"k")?, Some(b"in space 0".to_vec()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn with_space(&self, space: u32) -> KvStore {
+        KvStore { space, ..self.clone() }
+    }
+
+    /// The store's clock, in milliseconds since 1970, by which deadlines are: that of the options,
+    /// except that it does not go back behind what the store remembers, not even over a restart.
+    pub fn now_ms(&self) -> u64 {
+        self.inner.log.now_ms()
     }
 
     /// What the open found: whether the store had been closed, what a crash tore off.
@@ -135,6 +169,42 @@ impl KvStore {
     /// Sets a key; returns when that is durable. One write, and a share of one sync.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
         self.write(Batch::new().set(key, value)).map(drop)
+    }
+
+    /// Sets a key until `expires_at`, in milliseconds since 1970 by the [store's
+    /// clock](Self::now_ms): from then on nobody sees it, and its space comes back. Returns when
+    /// that is durable. A deadline costs 8 bytes of the record and about 35 bytes of memory.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path();
+    /// let store = aryavarth::KvStore::open(dir)?;
+    /// let deadline = store.now_ms() + 60_000;
+    /// store.put_until(b"session", b"Alice", deadline)?;
+    /// assert_eq!(store.deadline(b"session")?, Some(Some(deadline)));
+    /// store.put_until(b"session", b"Alice", store.now_ms())?; // has passed: gone
+    /// assert_eq!(store.read(b"session")?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn put_until(&self, key: &[u8], value: &[u8], expires_at: u64) -> Result<()> {
+        self.write(Batch::new().set_until(key, value, expires_at)).map(drop)
+    }
+
+    /// The deadline of a key: `None` if there is no such key, `Some(None)` if it has no deadline.
+    /// Returns when what was seen is durable.
+    pub fn deadline(&self, key: &[u8]) -> Result<Option<Option<u64>>> {
+        let (stored, position) = KvsEngine::find(self, key)?;
+        self.wait(position, self.durability)?;
+        Ok(stored.map(|stored| stored.expires_at))
+    }
+
+    /// Removes all keys of the space; returns when that is durable. One record, however many keys
+    /// there are. Can be done two thousand million times in the life of a store.
+    pub fn clear(&self) -> Result<()> {
+        self.commit(&[], |transaction| {
+            transaction.clear();
+            Ok(())
+        })
     }
 
     /// The value of a key; returns when what was seen, be it a value or its absence, is durable.
@@ -199,7 +269,7 @@ impl KvStore {
     pub fn stats(&self) -> Stats {
         let log = &self.inner.log;
         Stats {
-            expired_keys: 0,
+            expired_keys: log.expired_keys.load(Ordering::Relaxed),
             keys: log.keys.load(Ordering::Relaxed).max(0) as u64,
             live_bytes: log.live_bytes.load(Ordering::Relaxed).max(0) as u64,
             disk_bytes: log.disk_bytes(),
@@ -257,7 +327,7 @@ impl KvStore {
     /// whether there was any.
     pub fn step(&self) -> Result<bool> {
         let log = self.log()?;
-        if log.commit.step()? || log.tend()? {
+        if log.commit.step()? || log.tend()? || log.sweep()? {
             return Ok(true);
         }
         log.reap();
@@ -318,12 +388,21 @@ impl Drop for Inner {
     }
 }
 
-/// The keeper's life: room ahead, seals behind.
+/// The keeper's life: room ahead, seals behind, and what has expired.
 fn keep(log: &Log) {
     loop {
         // What fails here fails again, with an answer, where a caller needs it.
         drop(log.tend());
-        if !log.rest(KEEPER_REST) {
+        let rest = match log.sweep() {
+            Ok(true) => SWEEP_REST,
+            // Where nothing was to be done, or could be, the next deadline is worth waking for.
+            Ok(false) => match log.next_deadline_in_ms() {
+                Some(ms @ 1..) => Duration::from_millis(ms).min(KEEPER_REST),
+                _ => KEEPER_REST,
+            },
+            Err(_) => KEEPER_REST,
+        };
+        if !log.rest(rest) {
             return;
         }
     }
@@ -369,47 +448,39 @@ impl KvsEngine for KvStore {
     }
 
     fn space(&self) -> u32 {
-        0
+        self.space
     }
 
-    fn with_space(&self, _: u32) -> Self {
-        self.clone()
+    fn with_space(&self, space: u32) -> Self {
+        KvStore::with_space(self, space)
     }
 
     fn now_ms(&self) -> u64 {
-        crate::Clock::now_ms(&crate::SystemClock)
+        KvStore::now_ms(self)
     }
 
-    fn find(&self, key: &[u8]) -> Result<(Option<crate::Stored>, Position)> {
-        let (value, position) = KvsEngine::read(self, key)?;
-        Ok((value.map(|value| crate::Stored { value, expires_at: None }), position))
+    fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {
+        self.log()?.find(self.space, key)
     }
 
-    fn keys(&self, range: &KeyRange, limit: usize) -> Result<crate::KeyPage> {
-        let page = KvsEngine::scan(self, range, limit)?;
-        let keys = page.entries.into_iter().map(|(key, _)| key).collect();
-        Ok(crate::KeyPage { keys, position: page.position, done: page.done })
+    fn find_now(&self, key: &[u8]) -> Result<Option<(Option<Stored>, Position)>> {
+        self.log()?.find_now(self.space, key)
     }
 
-    fn count(&self) -> Result<(crate::Count, Position)> {
-        let stats = KvsEngine::stats(self);
-        Ok((crate::Count { keys: stats.keys, expiring: 0 }, Position(stats.written_position)))
+    fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {
+        self.log()?.keys(self.space, range, limit)
     }
 
-    fn watch(&self, key: &[u8]) -> Result<crate::Watch> {
-        Ok(crate::engine::Watches::default().watch(0, key, None))
+    fn count(&self) -> Result<(Count, Position)> {
+        self.log()?.count(self.space)
     }
 
-    fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)> {
-        self.log()?.read(key)
-    }
-
-    fn read_now(&self, key: &[u8]) -> Result<Option<(Option<Vec<u8>>, Position)>> {
-        self.log()?.read_now(key)
+    fn watch(&self, key: &[u8]) -> Result<Watch> {
+        self.log()?.watch(self.space, key)
     }
 
     fn write(&self, batch: Batch) -> Result<(u64, Position)> {
-        let appended = self.log()?.write(&batch)?;
+        let appended = self.log()?.write(self.space, &batch)?;
         Ok((appended.removed, Position(appended.position)))
     }
 
@@ -418,11 +489,11 @@ impl KvsEngine for KvStore {
         keys: &[&[u8]],
         body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<(R, Position)> {
-        self.log()?.commit(keys, body)
+        self.log()?.commit(self.space, keys, body)
     }
 
     fn scan(&self, range: &KeyRange, limit: usize) -> Result<Page> {
-        self.log()?.scan(range, limit)
+        self.log()?.scan(self.space, range, limit)
     }
 
     fn wait(&self, position: Position, level: Durability) -> Result<()> {

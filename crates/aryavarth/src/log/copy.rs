@@ -84,15 +84,14 @@ impl CopyWriter {
         let offset = self.bytes();
         let header = record.header;
         self.buf.extend_from_slice(&header.copied_to(self.header.salt, offset));
-        self.buf.extend_from_slice(record.key);
-        self.buf.extend_from_slice(record.value);
+        self.buf.extend_from_slice(record.payload);
         self.buf.resize(padded(self.buf.len()), 0);
         self.seq_min = self.seq_min.min(header.seq);
         self.seq_max = self.seq_max.max(header.seq);
         if header.kind == Kind::Tombstone {
             self.tombstone_bytes += header.record_bytes() as u64;
         }
-        self.places.push(offset, &header, record.key);
+        self.places.push(offset, record);
         if self.buf.len() >= WRITE_BYTES {
             self.write_buf()?;
         }

@@ -13,6 +13,7 @@
 //! - Before the first frame after a completed sync stands a mark that says how far it went.
 
 mod copy;
+mod expire;
 mod read;
 mod rotate;
 mod transact;
@@ -24,12 +25,17 @@ use arc_swap::ArcSwapOption;
 use crossbeam_epoch as epoch;
 
 use crate::commit::Commit;
+use crate::engine::Watches;
 use crate::error::{KvsError, Result};
 use crate::fs::{IoError, Site, write_full};
-use crate::index::{EntryId, Found, Index, IndexWriter, Slot};
+use crate::index::{
+    Change, Dropped, EntryId, Found, Held, Index, IndexWriter, SPACE_MAX, Slot, TABLE_CONTENT,
+};
 use crate::manifest::Manifest;
 use crate::options::Options;
-use crate::record::{Batch, Frame, Kind, MARK_BYTES, Mark, check_key, check_size, check_value};
+use crate::record::{
+    Batch, Frame, FrameRecord, Kind, MARK_BYTES, Mark, check_key, check_size, check_value,
+};
 use crate::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentKind, SegmentTable};
 use crate::sync::{Arc, AtomicI64, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock};
 
@@ -62,8 +68,14 @@ pub(crate) struct Log {
     growth: Mutex<rotate::Growth>,
     /// Held by the one thread that seals segments.
     sealing: Mutex<()>,
-    /// Odd while a frame with several records is being published.
+    /// Odd while a frame with several records, or another content of a space, is being published.
     multi: AtomicU64,
+    watches: Watches,
+    /// The latest time that the store knows of, in milliseconds since 1970.
+    clock_ms: AtomicU64,
+    /// The next deadline of all keys.
+    next_deadline_ms: AtomicU64,
+    pub(crate) expired_keys: AtomicU64,
     next_file_id: AtomicU64,
     next_salt: AtomicU64,
     /// Bytes of the records that slots point at, and keys that exist.
@@ -111,10 +123,11 @@ struct Writer {
     next_seq: u64,
     /// The durable position that the last mark told.
     marked: u64,
-    clock_ms: u64,
     index: IndexWriter,
     /// Removed keys that are still in the index, oldest first.
     unlinks: VecDeque<(u64, EntryId, Slot)>,
+    /// Contents that no space has any more and whose entries are still there, oldest first.
+    dropped: VecDeque<Dropped>,
     recent: Recent,
     spare: Option<Spare>,
     /// Segments that take no more appends and wait for their seal.
@@ -143,8 +156,8 @@ impl Recent {
         }
     }
 
-    /// The value of the record that `slot` points at, if it is among these.
-    fn value(&self, slot: Slot) -> Option<&[u8]> {
+    /// Value and deadline of the record that `slot` points at, if it is among these.
+    fn value(&self, slot: Slot) -> Option<(&[u8], Option<u64>)> {
         let pointer = slot.pointer();
         let after = self.frames.partition_point(|&(offset, _)| offset <= pointer.offset);
         let (offset, frame) = self.frames.get(after.checked_sub(1)?)?;
@@ -175,14 +188,15 @@ impl Log {
             position: state.position,
             next_seq: state.seq,
             marked: state.position,
-            clock_ms: state.clock_ms,
             index: found.index_writer,
             unlinks: VecDeque::new(),
+            dropped: VecDeque::new(),
             recent: Recent::default(),
             spare: None,
             sealing: Vec::new(),
             closed: false,
         };
+        let next_deadline_ms = writer.index.next_deadline().unwrap_or(u64::MAX);
         Log {
             dir,
             store_id: state.store_id,
@@ -195,6 +209,10 @@ impl Log {
             growth: Mutex::default(),
             sealing: Mutex::default(),
             multi: AtomicU64::new(0),
+            watches: Watches::default(),
+            clock_ms: AtomicU64::new(state.clock_ms),
+            next_deadline_ms: AtomicU64::new(next_deadline_ms),
+            expired_keys: AtomicU64::new(0),
             next_file_id: AtomicU64::new(state.file_id),
             next_salt: AtomicU64::new(options.seed ^ state.file_id.rotate_left(32)),
             live_bytes: AtomicI64::new(found.live_bytes),
@@ -220,60 +238,89 @@ impl Log {
         check_size("batch", batch.record_bytes(), self.options.batch_bytes_max)
     }
 
-    /// Appends a batch as one frame. One system call; the encoding happens outside the lock.
-    pub(crate) fn write(&self, batch: &Batch) -> Result<Appended> {
+    /// Appends a batch to a space as one frame. One system call; the encoding happens outside the
+    /// lock.
+    pub(crate) fn write(&self, space: u32, batch: &Batch) -> Result<Appended> {
+        check_space(space)?;
         self.check_batch(batch)?;
-        let only_removes = batch.writes().iter().all(|write| write.value().is_none());
         if batch.writes().is_empty() {
             return Ok(Appended { removed: 0, position: 0 });
         }
-        let mut frame = Frame::of_batch(ROOM_BYTES, batch);
+        let has_deadlines = batch.writes().iter().any(|write| write.expires_at().is_some());
+        let now_ms = if has_deadlines { self.now_ms() } else { 0 };
+        let only_removes = batch.writes().iter().all(|write| write.is_removal(now_ms));
+        let mut encoded: Option<(u32, Frame)> = None;
         loop {
             self.check_full(only_removes)?;
             self.wait_for_disk()?;
             // Found outside the lock, so that the walk through the list does not hold others up.
             let pin = epoch::pin();
-            let known = match batch.writes() {
-                [write] => self.index.find(write.key(), &pin),
-                _ => None,
+            let (held, known) = match batch.writes() {
+                [write] => self.index.find(space, write.key(), &pin),
+                _ => (self.index.held(space), None),
+            };
+            let frame = match encoded.take() {
+                Some((content, frame)) if content == held.content => frame,
+                _ => Frame::of_batch(ROOM_BYTES, batch, held.content, now_ms),
             };
             let mut writer = lock(&self.writer);
-            if only_removes && let Some(absent) = self.absent(&writer, batch, known) {
-                return Ok(absent);
+            if self.index.held(space).content != held.content {
+                // The space was emptied or swapped meanwhile, so the frame is another content's.
+                continue;
             }
-            frame = match self.append(&mut writer, frame, known)? {
-                Ok(appended) => return Ok(appended),
-                Err(frame) => frame,
+            let absent = if only_removes { self.absent(&writer, batch, held, known) } else { None };
+            let done = match absent {
+                Some(absent) => Ok(absent),
+                None => self.append(&mut writer, frame, known, None)?,
             };
-            drop(writer);
-            drop(pin);
-            self.make_room(frame.bytes(), only_removes)?;
+            match done {
+                Ok(appended) => {
+                    batch.writes().iter().for_each(|w| self.watches.touch(space, w.key()));
+                    return Ok(appended);
+                }
+                Err(frame) => {
+                    drop(writer);
+                    drop(pin);
+                    self.make_room(frame.bytes(), only_removes)?;
+                    encoded = Some((held.content, frame));
+                }
+            }
         }
     }
 
     /// What a batch of removals has to say if none of its keys exists: nothing to write, but what
     /// it saw (an absence that may be young) has a position.
-    fn absent(&self, writer: &Writer, batch: &Batch, known: Option<Found<'_>>) -> Option<Appended> {
+    fn absent(
+        &self,
+        writer: &Writer,
+        batch: &Batch,
+        held: Held,
+        known: Option<Found<'_>>,
+    ) -> Option<Appended> {
         let pin = epoch::pin();
-        let mut position = 0;
+        let mut position = held.since;
         for write in batch.writes() {
             let found = known.filter(|found| is_linked(*found));
-            match found.or_else(|| self.index.find(write.key(), &pin)) {
-                Some(found) if !found.slot().is_tombstone() => return None,
-                Some(found) => position = position.max(self.position_of(found.slot())),
-                None => {}
+            let found = found.or_else(|| self.index.find_in(held.content, write.key(), &pin));
+            if let Some(found) = found {
+                if self.exists(found) {
+                    return None;
+                }
+                position = position.max(self.position_of(found.slot()));
             }
         }
         debug_assert!(position <= writer.position, "published before it was written");
         Some(Appended { removed: 0, position })
     }
 
-    /// Appends a frame and publishes it; gives it back if there is no room.
+    /// Appends a frame and publishes it, with a change of what spaces hold that is one of its
+    /// records; gives it back if there is no room.
     fn append(
         &self,
         writer: &mut Writer,
         mut frame: Frame,
         known: Option<Found<'_>>,
+        change: Option<&Change>,
     ) -> Result<Result<Appended, Frame>> {
         self.commit.check()?;
         if writer.closed {
@@ -295,10 +342,8 @@ impl Log {
         if header_bytes > 0 {
             bytes[..SEGMENT_HEADER_BYTES].copy_from_slice(&self.header_of(&segment).encode());
         }
-        let time_ms = self.options.clock.now_ms();
-        writer.clock_ms = writer.clock_ms.max(time_ms);
+        let (time_ms, clock_ms) = self.times();
         if mark_bytes > 0 {
-            let clock_ms = writer.clock_ms;
             let mark = Mark { durable, time_ms, clock_ms, term: 0, index: 0 };
             let out = &mut bytes[header_bytes..header_bytes + MARK_BYTES];
             mark.encode(out, writer.next_seq, segment.salt, mark_at);
@@ -316,7 +361,10 @@ impl Log {
         segment.end.store(writer.offset, Ordering::Release);
         self.appended_bytes.fetch_add(written, Ordering::Relaxed);
         self.commit.set_written(writer.position);
-        let removed = self.publish(writer, &segment, &frame, frame_at, known);
+        let published = Published { segment: &segment, frame: &frame, frame_at, known, clock_ms };
+        let removed = self.publish(writer, &published, change);
+        self.next_deadline_ms
+            .store(writer.index.next_deadline().unwrap_or(u64::MAX), Ordering::Relaxed);
         writer.recent.push(frame_at, frame);
         self.look_ahead(writer);
         Ok(Ok(Appended { removed, position: writer.position }))
@@ -334,50 +382,18 @@ impl Log {
     }
 
     /// Points the slots of a frame's keys at its records; returns how many removals found a key.
-    fn publish(
-        &self,
-        writer: &mut Writer,
-        segment: &Segment,
-        frame: &Frame,
-        frame_at: u64,
-        known: Option<Found<'_>>,
-    ) -> u64 {
+    fn publish(&self, writer: &mut Writer, new: &Published<'_>, change: Option<&Change>) -> u64 {
         let pin = epoch::pin();
-        let many = frame.records().len() > 1;
+        let many = new.frame.records().len() > 1 || change.is_some();
         if many {
             self.multi.fetch_add(1, Ordering::AcqRel);
         }
+        if let Some(change) = change {
+            self.change_spaces(writer, change);
+        }
         let mut removed = 0;
-        for record in frame.records() {
-            let key = frame.key(record);
-            let bytes = record.bytes() as u64;
-            let offset = frame_at + frame.offset_of(record);
-            let tombstone = record.kind() == Kind::Tombstone;
-            let slot = Slot::new(segment.table_index, offset, bytes, tombstone);
-            let found = known.filter(|found| is_linked(*found));
-            let found = found.or_else(|| self.index.find(key, &pin));
-            let existed = found.is_some_and(|found| !found.slot().is_tombstone());
-            if tombstone {
-                segment.tombstone_bytes.fetch_add(bytes, Ordering::Relaxed);
-                removed += u64::from(existed);
-            } else {
-                self.account(slot, 1);
-            }
-            match found {
-                Some(found) => {
-                    let old = found.publish(slot);
-                    if !old.is_tombstone() {
-                        self.account(old, -1);
-                    }
-                    if tombstone {
-                        writer.unlinks.push_back((writer.position, found.id(), slot));
-                    }
-                }
-                None if tombstone => {}
-                None => {
-                    self.index.insert(&mut writer.index, key, slot);
-                }
-            }
+        for record in new.frame.records() {
+            removed += u64::from(self.publish_record(writer, new, record, &pin));
         }
         if many {
             self.multi.fetch_add(1, Ordering::AcqRel);
@@ -385,16 +401,62 @@ impl Log {
         removed
     }
 
+    /// Points one slot at its record; returns whether this removed a key.
+    fn publish_record(
+        &self,
+        writer: &mut Writer,
+        new: &Published<'_>,
+        record: &FrameRecord,
+        pin: &epoch::Guard,
+    ) -> bool {
+        let (segment, key, bytes) = (new.segment, new.frame.key(record), record.bytes() as u64);
+        let offset = new.frame_at + new.frame.offset_of(record);
+        let tombstone = record.kind() == Kind::Tombstone;
+        let slot = Slot::new(segment.table_index, offset, bytes, tombstone);
+        let found = new.known.filter(|found| is_linked(*found));
+        let found = found.or_else(|| self.index.find_in(record.extra.content, key, pin));
+        if tombstone {
+            segment.tombstone_bytes.fetch_add(bytes, Ordering::Relaxed);
+            if found.is_none() {
+                return false;
+            }
+        } else {
+            self.account(record.extra.content, slot, 1);
+        }
+        let old = self.index.put(&mut writer.index, found, record.extra, key, slot);
+        let (Some(old), Some(found)) = (old, found) else {
+            return false;
+        };
+        let existed = !old.slot.is_tombstone();
+        if existed {
+            self.account(record.extra.content, old.slot, -1);
+        }
+        if tombstone {
+            writer.unlinks.push_back((writer.position, found.id(), slot));
+        }
+        let expired = old.expires_at.is_some_and(|deadline| deadline <= new.clock_ms);
+        self.expired_keys.fetch_add(u64::from(expired), Ordering::Relaxed);
+        tombstone && existed && !expired
+    }
+
     /// Counts a value's record as live (1) or dead (-1).
-    pub(crate) fn account(&self, slot: Slot, sign: i64) {
-        let pointer = slot.pointer();
-        let bytes = sign * pointer.length as i64;
+    fn account(&self, content: u32, slot: Slot, sign: i64) {
+        let bytes = sign * slot.pointer().length as i64;
         self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.keys.fetch_add(sign, Ordering::Relaxed);
+        // The table's own record is no key.
+        if content != TABLE_CONTENT {
+            self.keys.fetch_add(sign, Ordering::Relaxed);
+        }
+        self.account_segment(slot, sign);
+    }
+
+    /// The same for the segment alone that the record lies in.
+    pub(crate) fn account_segment(&self, slot: Slot, sign: i64) {
+        let pointer = slot.pointer();
         if let Some(segment) = self.table.get(pointer.segment)
             && let Some(segment) = segment.as_ref()
         {
-            segment.live_bytes.fetch_add(bytes, Ordering::Relaxed);
+            segment.live_bytes.fetch_add(sign * pointer.length as i64, Ordering::Relaxed);
         }
     }
 
@@ -478,6 +540,25 @@ impl Log {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
+}
+
+/// A frame that was written and is about to be seen.
+struct Published<'a> {
+    segment: &'a Segment,
+    frame: &'a Frame,
+    frame_at: u64,
+    /// The entry of its only key, where that was found beforehand.
+    known: Option<Found<'a>>,
+    clock_ms: u64,
+}
+
+/// Refuses a space that there cannot be.
+pub(crate) fn check_space(space: u32) -> Result<()> {
+    if space > SPACE_MAX {
+        let what = format!("space {space} is over {SPACE_MAX}");
+        return Err(KvsError::InvalidOption(what));
+    }
+    Ok(())
 }
 
 /// Bytes that must be free for a frame of `bytes`, whatever stands in front of it. Whoever looks

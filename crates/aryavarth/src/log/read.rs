@@ -10,14 +10,15 @@
 //! - From the load of a slot to the load of its segment the reader holds an epoch, so the table
 //!   index in the slot cannot have come to mean another segment.
 //! - Key and checksum are compared on the copy that is handed out.
-//! - Every result carries the highest position of what it observed, absences included.
+//! - Every result carries the highest position of what it observed: of values, of removals, of what
+//!   has expired, and of the record that gave the space its content.
 
 use crossbeam_epoch as epoch;
 
-use super::Log;
-use crate::engine::{KeyRange, Page, Position};
+use super::{Log, check_space};
+use crate::engine::{Count, KeyPage, KeyRange, Page, Position, Stored};
 use crate::error::Result;
-use crate::index::{Found, Slot};
+use crate::index::{Found, Held, Slot};
 use crate::segment::Segment;
 use crate::sync::{Arc, Ordering, spin_loop};
 
@@ -36,63 +37,91 @@ const PAGE_BYTES_MAX: u64 = 1 << 20;
 pub(super) struct Seen {
     pub(super) slot: Slot,
     segment: Arc<Segment>,
+    held: Held,
 }
 
 impl Seen {
-    pub(super) fn position(&self) -> u64 {
-        self.segment.position_of(self.slot.pointer().offset)
+    pub(super) fn position(&self) -> Position {
+        Position(self.segment.position_of(self.slot.pointer().offset).max(self.held.since))
     }
 
-    /// Reads the record's value; for a tombstone there is none.
-    pub(super) fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    /// Reads the record's value, whether or not it has expired; for a tombstone there is none.
+    pub(super) fn value(&self, key: &[u8]) -> Result<Option<Stored>> {
         let pointer = self.slot.pointer();
         if pointer.tombstone {
             return Ok(None);
         }
-        self.segment.read_value(pointer.offset, pointer.length as usize, key).map(Some)
+        let (offset, length) = (pointer.offset, pointer.length as usize);
+        self.segment.read_value(offset, length, self.held.content, key).map(Some)
     }
 
-    /// The value and its position, without waiting for a disk: `None` if it would take one.
-    fn value_now(&self, key: &[u8]) -> Result<Option<(Option<Vec<u8>>, Position)>> {
+    /// The same without waiting for a disk: `None` if it would take one.
+    #[expect(clippy::option_option, reason = "whether it is known; and then whether there is any")]
+    fn value_now(&self, key: &[u8]) -> Result<Option<Option<Stored>>> {
         let pointer = self.slot.pointer();
-        let position = Position(self.position());
         if pointer.tombstone {
-            return Ok(Some((None, position)));
+            return Ok(Some(None));
         }
-        let length = pointer.length as usize;
+        let (offset, length) = (pointer.offset, pointer.length as usize);
         if length > READ_NOW_BYTES_MAX {
             return Ok(None);
         }
-        let value = self.segment.read_value_now(pointer.offset, length, key)?;
-        Ok(value.map(|value| (Some(value), position)))
+        let value = self.segment.read_value_now(offset, length, self.held.content, key)?;
+        Ok(value.map(Some))
     }
+}
+
+/// A key that a walk met.
+struct Met {
+    key: Vec<u8>,
+    seen: Seen,
+    /// Whether it is there: neither removed nor expired.
+    exists: bool,
 }
 
 impl Log {
     /// The newest value of a key, and the position of what was seen. One system call.
-    pub(crate) fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)> {
-        match self.see(key) {
-            Some(seen) => Ok((seen.value(key)?, Position(seen.position()))),
-            None => Ok((None, Position::ZERO)),
-        }
+    pub(crate) fn find(&self, space: u32, key: &[u8]) -> Result<(Option<Stored>, Position)> {
+        check_space(space)?;
+        let (seen, position) = self.see(space, key);
+        let stored = seen.map(|seen| seen.value(key)).transpose()?.flatten();
+        Ok((self.unexpired(stored), position))
     }
 
     /// The same without waiting for a disk: `None` if it would take one, or much copying.
-    pub(crate) fn read_now(&self, key: &[u8]) -> Result<Option<(Option<Vec<u8>>, Position)>> {
-        match self.see(key) {
-            Some(seen) => seen.value_now(key),
-            None => Ok(Some((None, Position::ZERO))),
-        }
+    pub(crate) fn find_now(
+        &self,
+        space: u32,
+        key: &[u8],
+    ) -> Result<Option<(Option<Stored>, Position)>> {
+        check_space(space)?;
+        let (seen, position) = self.see(space, key);
+        let Some(seen) = seen else {
+            return Ok(Some((None, position)));
+        };
+        let stored = seen.value_now(key)?;
+        Ok(stored.map(|stored| (self.unexpired(stored), position)))
     }
 
-    /// What the key's slot says now; `None` if the index does not hold the key, which is then
-    /// durably absent.
-    pub(super) fn see(&self, key: &[u8]) -> Option<Seen> {
+    fn unexpired(&self, stored: Option<Stored>) -> Option<Stored> {
+        stored.filter(|stored| !self.has_passed(stored.expires_at))
+    }
+
+    /// What the key's slot says now, and the position of what was seen. Where the index does not
+    /// hold the key, it is absent as durably as the space has its content.
+    pub(super) fn see(&self, space: u32, key: &[u8]) -> (Option<Seen>, Position) {
         loop {
             let pin = epoch::pin();
-            let slot = self.stable(|| self.index.find(key, &pin).map(Found::slot))?;
-            if let Some(seen) = self.hold(slot) {
-                return Some(seen);
+            let (held, slot) = self.stable(|| {
+                let (held, found) = self.index.find(space, key, &pin);
+                (held, found.map(Found::slot))
+            });
+            let Some(slot) = slot else {
+                return (None, Position(held.since));
+            };
+            if let Some(seen) = self.hold(held, slot) {
+                let position = seen.position();
+                return (Some(seen), position);
             }
             // The segment was retired after the slot was loaded; the slot has changed by now.
         }
@@ -100,9 +129,9 @@ impl Log {
 
     /// Takes hold of the segment that a slot names. The caller holds the epoch in which it loaded
     /// the slot.
-    fn hold(&self, slot: Slot) -> Option<Seen> {
+    fn hold(&self, held: Held, slot: Slot) -> Option<Seen> {
         let segment = self.table.get(slot.pointer().segment)?;
-        Some(Seen { slot, segment: Arc::clone(segment.as_ref()?) })
+        Some(Seen { slot, segment: Arc::clone(segment.as_ref()?), held })
     }
 
     /// Whether `slot`, loaded now, names the record that was seen earlier. The word alone would not
@@ -117,7 +146,10 @@ impl Log {
 
     /// The position that has to be durable for what a slot says to be; 0 for a retired segment.
     pub(super) fn position_of(&self, slot: Slot) -> u64 {
-        self.hold(slot).map_or(0, |seen| seen.position())
+        let pointer = slot.pointer();
+        let segment = self.table.get(pointer.segment);
+        let segment = segment.as_ref().and_then(|segment| segment.as_ref());
+        segment.map_or(0, |segment| segment.position_of(pointer.offset))
     }
 
     /// Runs `look`, which loads slots, so that it sees each frame with several records either
@@ -136,59 +168,121 @@ impl Log {
         }
     }
 
+    /// How many keys a space has.
+    pub(crate) fn count(&self, space: u32) -> Result<(Count, Position)> {
+        check_space(space)?;
+        let count = self.stable(|| self.index.count(space));
+        Ok((count, Position(self.last_position())))
+    }
+
     /// One page of a scan: at most `limit` entries, about 1 MiB of values.
-    pub(crate) fn scan(&self, range: &KeyRange, limit: usize) -> Result<Page> {
-        let mut page = Page::default();
-        let mut rest = range.clone();
-        let mut bytes = 0;
-        while !rest.is_empty() {
-            let wanted = (limit - page.entries.len()).saturating_add(1);
-            let (keys, is_end) = self.walk(&rest, wanted);
-            let Some((last, _)) = keys.last() else {
-                break;
-            };
-            rest = rest.after(last);
-            for (key, seen) in keys {
-                if page.entries.len() == limit || bytes >= PAGE_BYTES_MAX {
-                    return Ok(page);
-                }
-                let value = seen.value(&key)?;
-                page.position = page.position.max(Position(seen.position()));
-                bytes += value.as_ref().map_or(0, Vec::len) as u64;
-                page.entries.extend(value.map(|value| (key, value)));
+    pub(crate) fn scan(&self, space: u32, range: &KeyRange, limit: usize) -> Result<Page> {
+        let (mut page, mut bytes) = (Page::default(), 0);
+        let entries = &mut page.entries;
+        (page.position, page.done) = self.page(space, range, limit, |met| {
+            if entries.len() == limit || bytes >= PAGE_BYTES_MAX {
+                return Ok(false);
             }
-            // Looking again could find the new keys of a commit whose old ones are on this page.
-            if is_end {
-                break;
-            }
-        }
-        page.done = true;
+            let stored = if met.exists { met.seen.value(&met.key)? } else { None };
+            bytes += stored.as_ref().map_or(0, |stored| stored.value.len()) as u64;
+            entries.extend(stored.map(|stored| (met.key, stored.value)));
+            Ok(true)
+        })?;
         Ok(page)
     }
 
-    /// The next keys of a range with what their slots said, tombstones included, and whether they
-    /// are the last ones. Each commit of several keys is seen wholly or not at all.
-    fn walk(&self, range: &KeyRange, wanted: usize) -> (Vec<(Vec<u8>, Seen)>, bool) {
+    /// The keys of a range, at most `limit`. Reads no file.
+    pub(crate) fn keys(&self, space: u32, range: &KeyRange, limit: usize) -> Result<KeyPage> {
+        let mut page = KeyPage::default();
+        let keys = &mut page.keys;
+        (page.position, page.done) = self.page(space, range, limit, |met| {
+            if keys.len() == limit {
+                return Ok(false);
+            }
+            keys.extend(met.exists.then_some(met.key));
+            Ok(true)
+        })?;
+        Ok(page)
+    }
+
+    /// Visits the keys of a range, those that are not there included, until `visit` refuses one;
+    /// returns the position of what was seen, and whether nothing is left. About `limit` of them
+    /// are looked at together.
+    fn page(
+        &self,
+        space: u32,
+        range: &KeyRange,
+        limit: usize,
+        mut visit: impl FnMut(Met) -> Result<bool>,
+    ) -> Result<(Position, bool)> {
+        check_space(space)?;
+        let (mut rest, mut position) = (range.clone(), Position::ZERO);
+        let mut visited = 0;
+        while !rest.is_empty() {
+            let wanted = limit.saturating_sub(visited).max(1).saturating_add(1);
+            let walked = self.walk(space, &rest, wanted);
+            position = position.max(Position(walked.since));
+            let Some(last) = walked.keys.last() else {
+                break;
+            };
+            rest = rest.after(&last.key);
+            for met in walked.keys {
+                let met_position = met.seen.position();
+                visited += usize::from(met.exists);
+                if !visit(met)? {
+                    return Ok((position, false));
+                }
+                position = position.max(met_position);
+            }
+            // Looking again could find the new keys of a commit whose old ones are on this page.
+            if walked.is_end {
+                break;
+            }
+        }
+        Ok((position, true))
+    }
+
+    /// The next keys of a range with what their slots said, tombstones included. Each commit of
+    /// several keys is seen wholly or not at all.
+    fn walk(&self, space: u32, range: &KeyRange, wanted: usize) -> Walked {
         let mut max = WALK_KEYS_MAX.min(wanted);
         loop {
             let pin = epoch::pin();
             let before = self.multi.load(Ordering::Acquire);
-            let mut seen = Vec::with_capacity(max);
+            let mut met: Vec<(Vec<u8>, Slot, Arc<Segment>, bool)> = Vec::with_capacity(max);
             let mut whole = before.is_multiple_of(2);
-            self.index.walk(range, &pin, |key, found| {
-                match self.hold(found.slot()) {
-                    Some(held) => seen.push((key.to_vec(), held)),
+            let held = self.index.walk(space, range, &pin, |key, found| {
+                let (slot, expires_at) = found.slot_and_deadline();
+                let segment = self.table.get(slot.pointer().segment);
+                match segment.as_ref().and_then(|segment| segment.as_ref()) {
+                    Some(segment) => {
+                        let exists = !slot.is_tombstone() && !self.has_passed(expires_at);
+                        met.push((key.to_vec(), slot, Arc::clone(segment), exists));
+                    }
                     None => whole = false,
                 }
-                whole && seen.len() < max
+                whole && met.len() < max
             });
             if whole && self.multi.load(Ordering::Acquire) == before {
-                let is_end = seen.len() < max;
-                return (seen, is_end);
+                let is_end = met.len() < max;
+                let keys = met.into_iter().map(|(key, slot, segment, exists)| Met {
+                    key,
+                    seen: Seen { slot, segment, held },
+                    exists,
+                });
+                return Walked { keys: keys.collect(), is_end, since: held.since };
             }
             // A shorter walk fits between two commits.
             max = (max / 2).max(WALK_KEYS_MIN.min(wanted));
             spin_loop();
         }
     }
+}
+
+/// What a walk met, whether these are the last keys of its range, and the position of the record
+/// that gave the space its content.
+struct Walked {
+    keys: Vec<Met>,
+    is_end: bool,
+    since: u64,
 }

@@ -248,15 +248,16 @@ impl Log {
         })
     }
 
-    /// One round of the keeper: seals what was rotated, makes room ahead, takes removed keys out
-    /// of the index, tries a full disk again. Returns whether there was anything to do.
+    /// One round of the keeper: seals what was rotated, makes room ahead, takes removed keys and
+    /// emptied contents out of the index, tries a full disk again. Returns whether there was anything to do.
     pub(crate) fn tend(&self) -> Result<bool> {
         self.commit.check()?;
         // A segment that cannot be sealed keeps nobody from what else there is to do.
         let sealed = self.seal_rotated();
         let unlinked = self.unlink_all_released();
+        let purged = self.purge_some();
         let grown = self.grow_ahead()?;
-        Ok(sealed? || unlinked || grown)
+        Ok(sealed? || unlinked || purged || grown)
     }
 
     fn grow_ahead(&self) -> Result<bool> {
@@ -450,7 +451,10 @@ impl Log {
             records: places.len() as u64,
             purged_seq: 0,
         };
-        self.edit_manifest(&[Edit::Seal { id: segment.id, seal }])?;
+        // The clock of its marks is remembered too, for nobody reads them any more.
+        let clock_ms = self.now_ms();
+        let clock = Edit::Next { position: 0, seq: 0, file_id: 0, clock_ms };
+        self.edit_manifest(&[Edit::Seal { id: segment.id, seal }, clock])?;
         // It is sealed; where the cut fails the next open makes it.
         let cut = segment.file.truncate(Site::SegmentTruncate, end);
         if let Ok(bytes) = cut.and_then(|()| segment.file.allocated(Site::SpaceMeasure)) {
@@ -483,7 +487,7 @@ impl Log {
         // Nobody makes a spare any more that would not be found here.
         let _growth = lock(&self.growth);
         let writer = self.lock_writer();
-        let (position, seq, clock_ms) = (writer.position, writer.next_seq, writer.clock_ms);
+        let (position, seq, clock_ms) = (writer.position, writer.next_seq, self.now_ms());
         let spare = writer.spare.as_ref().map(|spare| spare.id);
         drop(writer);
         let file_id = self.new_file_id();

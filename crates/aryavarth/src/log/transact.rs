@@ -15,113 +15,130 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use crossbeam_epoch as epoch;
 
 use super::read::Seen;
-use super::{Log, ROOM_BYTES, Recent};
-use crate::engine::{Newest, Position, Transaction};
+use super::{Log, ROOM_BYTES, Recent, check_space};
+use crate::engine::{Content, Count, Effects, KeyRange, Newest, Position, Stored, Transaction};
 use crate::error::{KvsError, Result};
-use crate::index::Slot;
-use crate::record::{Frame, check_key, check_size, check_value, record_bytes};
+use crate::index::{Change, Found, Slot, TABLE_CONTENT, TABLE_KEY, Table};
+use crate::record::{Extra, Frame, check_key, check_size, check_value, record_bytes};
 use crate::sync::lock;
 
-type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+/// Keys that a closure gets at a time.
+const KEYS_MAX: usize = 1024;
+
+/// A key of a space.
+type Place = (u32, Vec<u8>);
 
 /// Values read before the lock was taken, each with what its slot said then.
-type Fetched = HashMap<Vec<u8>, (Seen, Option<Vec<u8>>)>;
+type Fetched = HashMap<Place, (Seen, Option<Stored>)>;
 
 /// The newest state as a closure sees it under the writer's lock.
 struct UnderLock<'a> {
     log: &'a Log,
     recent: &'a Recent,
     fetched: &'a Fetched,
-    missing: Vec<Vec<u8>>,
+    now_ms: u64,
+    missing: Vec<Place>,
 }
 
 impl UnderLock<'_> {
-    fn slot(&self, key: &[u8]) -> Option<Slot> {
+    /// What a key's slot says, if it is not a removal, and its deadline.
+    fn slot(&self, space: u32, key: &[u8]) -> Result<Option<(Slot, Option<u64>)>> {
+        check_space(space)?;
         let pin = epoch::pin();
-        let slot = self.log.index.find(key, &pin)?.slot();
-        (!slot.is_tombstone()).then_some(slot)
+        let found = self.log.index.find(space, key, &pin).1.map(Found::slot_and_deadline);
+        Ok(found.filter(|(slot, _)| !slot.is_tombstone()))
     }
 }
 
 impl Newest for UnderLock<'_> {
     fn now_ms(&self) -> u64 {
-        self.log.options.clock.now_ms()
+        self.now_ms
     }
 
-    fn keys(&mut self, _: u32, _: &crate::KeyRange, _: usize) -> Result<Vec<Vec<u8>>> {
-        Ok(Vec::new())
+    fn find(&mut self, space: u32, key: &[u8]) -> Result<Option<Stored>> {
+        let Some((slot, expires_at)) = self.slot(space, key)? else {
+            return Ok(None);
+        };
+        if expires_at.is_some_and(|deadline| deadline <= self.now_ms) {
+            return Ok(None);
+        }
+        let place = (space, key.to_vec());
+        if let Some((seen, stored)) = self.fetched.get(&place)
+            && self.log.is_still(seen, slot)
+        {
+            return Ok(stored.clone());
+        }
+        if let Some((value, expires_at)) = self.recent.value(slot) {
+            return Ok(Some(Stored { value: value.to_vec(), expires_at }));
+        }
+        self.missing.push(place);
+        Err(KvsError::Again)
     }
 
-    fn count(&mut self, _: u32) -> Result<crate::Count> {
-        Ok(crate::Count::default())
+    fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Option<u64>>> {
+        Ok(self.slot(space, key)?.map(|(_, expires_at)| expires_at))
     }
 
-    fn find(&mut self, _: u32, key: &[u8]) -> Result<Option<crate::Stored>> {
-        let value = self.value(key)?;
-        Ok(value.map(|value| crate::Stored { value, expires_at: None }))
+    fn keys(&mut self, space: u32, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>> {
+        check_space(space)?;
+        let mut keys = Vec::new();
+        let limit = limit.min(KEYS_MAX);
+        if limit == 0 || range.is_empty() {
+            return Ok(keys);
+        }
+        let pin = epoch::pin();
+        self.log.index.walk(space, range, &pin, |key, found| {
+            keys.extend((!found.slot().is_tombstone()).then(|| key.to_vec()));
+            keys.len() < limit
+        });
+        Ok(keys)
     }
 
-    fn deadline(&mut self, _: u32, key: &[u8]) -> Result<Option<Option<u64>>> {
-        Ok(self.slot(key).is_some().then_some(None))
+    fn count(&mut self, space: u32) -> Result<Count> {
+        check_space(space)?;
+        Ok(self.log.index.count(space))
     }
 }
 
-impl UnderLock<'_> {
-    fn value(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let Some(slot) = self.slot(key) else {
-            return Ok(None);
-        };
-        if let Some((seen, value)) = self.fetched.get(key)
-            && self.log.is_still(seen, slot)
-        {
-            return Ok(value.clone());
-        }
-        if let Some(value) = self.recent.value(slot) {
-            return Ok(Some(value.to_vec()));
-        }
-        self.missing.push(key.to_vec());
-        Err(KvsError::Again)
-    }
+/// The frame of a closure's effects.
+struct Planned {
+    frame: Frame,
+    change: Option<Change>,
+    /// Whether it gives space back in the end.
+    frees: bool,
 }
 
 impl Log {
     /// Runs a closure in the writer and appends its effects as one frame.
     pub(crate) fn commit<R>(
         &self,
+        space: u32,
         keys: &[&[u8]],
         mut body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<(R, Position)> {
+        check_space(space)?;
         let mut fetched = Fetched::new();
-        let mut wanted: Vec<Vec<u8>> = keys.iter().map(|key| key.to_vec()).collect();
+        let mut wanted: Vec<Place> = keys.iter().map(|key| (space, key.to_vec())).collect();
         loop {
             self.commit.check()?;
             self.wait_for_disk()?;
-            for key in wanted.drain(..) {
-                self.fetch(&mut fetched, key)?;
+            for (space, key) in wanted.drain(..) {
+                self.fetch(&mut fetched, space, key)?;
             }
             let mut writer = lock(&self.writer);
             let mut newest = UnderLock {
                 log: self,
                 recent: &writer.recent,
                 fetched: &fetched,
+                now_ms: self.now_ms(),
                 missing: Vec::new(),
             };
             let outcome = catch_unwind(AssertUnwindSafe(|| {
-                let mut transaction = Transaction::new(&mut newest, 0);
-                body(&mut transaction).map(|result| {
-                    (
-                        result,
-                        transaction
-                            .into_effects()
-                            .writes
-                            .into_iter()
-                            .map(|((_, key), stored)| (key, stored.map(|stored| stored.value)))
-                            .collect::<Writes>(),
-                    )
-                })
+                let mut transaction = Transaction::new(&mut newest, space);
+                body(&mut transaction).map(|result| (result, transaction.into_effects()))
             }));
             wanted = newest.missing;
-            let (result, writes) = match outcome {
+            let (result, effects) = match outcome {
                 Err(panic) => {
                     drop(writer);
                     resume_unwind(panic);
@@ -130,48 +147,155 @@ impl Log {
                 Ok(_) if !wanted.is_empty() => continue,
                 Ok(outcome) => outcome?,
             };
-            let (frame, only_removes) = self.frame_of(&writes)?;
+            let Planned { frame, change, frees } = self.plan(&effects)?;
+            let watched = change.as_ref().map_or_else(Vec::new, |change| self.watched(change));
             if frame.records().is_empty() {
+                self.touch(&effects, None, watched);
                 return Ok((result, Position(self.last_position())));
             }
-            self.check_full(only_removes)?;
-            match self.append(&mut writer, frame, None)? {
-                Ok(appended) => return Ok((result, Position(appended.position))),
+            self.check_full(frees)?;
+            match self.append(&mut writer, frame, None, change.as_ref())? {
+                Ok(appended) => {
+                    self.touch(&effects, change.as_ref(), watched);
+                    return Ok((result, Position(appended.position)));
+                }
                 Err(frame) => {
                     drop(writer);
-                    self.make_room(frame.bytes(), only_removes)?;
+                    self.make_room(frame.bytes(), frees)?;
                 }
             }
         }
     }
 
-    fn fetch(&self, fetched: &mut Fetched, key: Vec<u8>) -> Result<()> {
-        if let Some(seen) = self.see(&key) {
-            let value = seen.value(&key)?;
-            fetched.insert(key, (seen, value));
+    fn fetch(&self, fetched: &mut Fetched, space: u32, key: Vec<u8>) -> Result<()> {
+        check_space(space)?;
+        if let (Some(seen), _) = self.see(space, &key) {
+            let stored = seen.value(&key)?;
+            fetched.insert((space, key), (seen, stored));
         }
         Ok(())
     }
 
-    /// The frame of a closure's effects, and whether they only remove. Removals of keys that do
-    /// not exist are no effects. The caller holds the writer's lock.
-    fn frame_of(&self, writes: &Writes) -> Result<(Frame, bool)> {
+    /// The frame of a closure's effects. Removals of keys that do not exist are no effects. The
+    /// caller holds the writer's lock.
+    fn plan(&self, effects: &Effects) -> Result<Planned> {
+        let table = self.index.table();
+        let (numbers, change) = resolve(&table, effects)?;
         let mut bytes = 0;
-        for (key, value) in writes {
+        for ((_, key), stored) in &effects.writes {
+            let value = stored.as_ref().map_or(&[][..], |stored| &stored.value);
             check_key(key)?;
-            check_value(value.as_deref().unwrap_or_default(), self.options.value_bytes_max)?;
-            bytes += record_bytes(key.len(), value.as_ref().map_or(0, Vec::len));
+            check_value(value, self.options.value_bytes_max)?;
+            let extra = Extra { content: 1, expires_at: Some(1) };
+            bytes += record_bytes(extra.bytes() + key.len(), value.len());
         }
         check_size("batch", bytes, self.options.batch_bytes_max)?;
         let pin = epoch::pin();
         let mut frame = Frame::new(ROOM_BYTES, bytes);
-        for (key, value) in writes {
-            let exists =
-                || self.index.find(key, &pin).is_some_and(|found| !found.slot().is_tombstone());
-            if value.is_some() || exists() {
-                frame.push(key, value.as_deref());
+        let mut frees = effects.writes.values().all(Option::is_none);
+        if let Some(change) = &change {
+            let after = table.after(change, 0);
+            let extra = Extra { content: TABLE_CONTENT, expires_at: None };
+            frame.push(extra, TABLE_KEY, Some(&after.encode()));
+            let kept = |space: &u32| after.is_alive(table.held(*space).content);
+            frees &= !change.spaces.keys().all(kept);
+        }
+        for ((content, key), stored) in &effects.writes {
+            let content = number(&table, &numbers, *content)?;
+            let exists = || {
+                let found = self.index.find_in(content, key, &pin);
+                found.is_some_and(|found| !found.slot().is_tombstone())
+            };
+            match stored {
+                Some(Stored { value, expires_at }) => {
+                    frame.push(Extra { content, expires_at: *expires_at }, key, Some(value));
+                }
+                None if exists() => frame.push(Extra { content, expires_at: None }, key, None),
+                None => {}
             }
         }
-        Ok((frame, writes.values().all(Option::is_none)))
+        Ok(Planned { frame, change, frees })
+    }
+
+    /// The keys that are watched in the spaces of a change and are there now.
+    fn watched(&self, change: &Change) -> Vec<Place> {
+        let mut watched = Vec::new();
+        for &space in change.spaces.keys() {
+            self.watches.touch_space(space, |key| {
+                if self.is_there(space, key) {
+                    watched.push((space, key.to_vec()));
+                }
+                false
+            });
+        }
+        watched
+    }
+
+    /// Touches what a closure changed, now that it is published, and what was `watched` there
+    /// before. The caller holds the writer's lock.
+    fn touch(&self, effects: &Effects, change: Option<&Change>, watched: Vec<Place>) {
+        if !self.watches.any() {
+            return;
+        }
+        for (content, key) in effects.writes.keys() {
+            if let Content::Old(space) = content
+                && !effects.contents.contains_key(space)
+            {
+                self.watches.touch(*space, key);
+            }
+        }
+        for (space, key) in watched {
+            self.watches.touch(space, &key);
+        }
+        // An emptied space that was empty before has no other content, but may have new keys.
+        let spaces = change.into_iter().flat_map(|change| change.spaces.keys());
+        for &space in spaces.chain(effects.contents.keys()) {
+            self.watches.touch_space(space, |key| self.is_there(space, key));
+        }
+    }
+
+    fn is_there(&self, space: u32, key: &[u8]) -> bool {
+        let pin = epoch::pin();
+        self.index.find(space, key, &pin).1.is_some_and(|found| self.exists(found))
+    }
+}
+
+/// The numbers of a transaction's new contents, and the change of the table, if there is any.
+fn resolve(table: &Table, effects: &Effects) -> Result<(BTreeMap<Content, u32>, Option<Change>)> {
+    let mut numbers = BTreeMap::new();
+    let mut change = Change { next: table.next(), ..Change::default() };
+    for (&space, content) in &effects.contents {
+        check_space(space)?;
+        let held = table.held(space).content;
+        let is_kept = effects.contents.values().any(|other| *other == Content::Old(space));
+        if let Content::New(_) = content {
+            if table.count_in(held).keys == 0 && !is_kept {
+                // It is empty as it is.
+                numbers.insert(*content, held);
+                continue;
+            }
+            if change.next == TABLE_CONTENT {
+                let what = "spaces of this store were emptied too often; export and import it";
+                return Err(KvsError::InvalidOption(what.to_owned()));
+            }
+            numbers.insert(*content, change.next);
+            change.next += 1;
+        }
+        let content = number(table, &numbers, *content)?;
+        if content != held {
+            change.spaces.insert(space, content);
+        }
+    }
+    let is_none = change.spaces.is_empty();
+    Ok((numbers, (!is_none).then_some(change)))
+}
+
+/// The number of a transaction's content.
+fn number(table: &Table, numbers: &BTreeMap<Content, u32>, content: Content) -> Result<u32> {
+    match content {
+        Content::Old(space) => check_space(space).map(|()| table.held(space).content),
+        Content::New(_) => numbers.get(&content).copied().ok_or_else(|| {
+            KvsError::InvalidOption("a write to a content that no space has".to_owned())
+        }),
     }
 }

@@ -13,13 +13,14 @@
 
 mod tail;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, FsFile, IoError, OpenHow, Site, read_full, write_full};
-use crate::hint::{self, Places};
-use crate::index::{Index, IndexWriter, Slot};
+use crate::hint::{self, Place, Places};
+use crate::index::{Index, IndexWriter, Slot, TABLE_CONTENT, TABLE_KEY, Table};
 use crate::log::{Copied, CopyWriter, Log, Recovered};
 use crate::manifest::{self, Manifest, Seal, SegmentFacts, State, manifest_path};
 use crate::options::Options;
@@ -396,15 +397,38 @@ impl<'a> Opening<'a> {
             self.loaded.push((copied.segment, copied.places));
         }
         state.clean = false;
+        // What is written from now on an older version may not understand.
+        state.format = FORMAT_VERSION;
+        let table = self.read_table()?;
         let manifest = Manifest::create(fs, self.dir, number + 1, state)?;
         self.cut(&tail);
         self.remove_strays(files, &tail, &manifest);
         self.report.torn_bytes = tail.torn_bytes;
         self.report.torn_at = tail.torn_at;
-        let recovered = build(self.table, &self.loaded, manifest);
+        let recovered = build(self.table, &self.loaded, manifest, table);
         self.report.keys = recovered.keys as u64;
         let log = Log::new(self.dir.to_owned(), self.options.clone(), recovered);
         Ok((log, self.report))
+    }
+
+    /// Which contents the spaces have, as the newest record of that says.
+    fn read_table(&self) -> Result<Table> {
+        let mut newest: Option<(u64, &Segment, u64, u64)> = None;
+        for (segment, places) in &self.loaded {
+            for (key, place) in places.iter().filter(|(_, p)| p.extra.content == TABLE_CONTENT) {
+                if key == TABLE_KEY && newest.is_none_or(|(seq, ..)| seq < place.seq) {
+                    newest = Some((place.seq, segment, place.offset, place.bytes));
+                }
+            }
+        }
+        let Some((_, segment, offset, bytes)) = newest else {
+            return Ok(Table::default());
+        };
+        let stored = segment.read_value(offset, bytes as usize, TABLE_CONTENT, TABLE_KEY)?;
+        Table::decode(&stored.value).ok_or_else(|| {
+            let reason = "the record that says what the spaces hold makes no sense";
+            KvsError::corrupt(segment.file.path(), offset, reason)
+        })
     }
 
     /// Removes what is in the way of the new manifest and named by nothing, nor ever was.
@@ -530,36 +554,46 @@ pub(crate) fn bad_at(path: &Path, stop: ScanStop) -> KvsError {
     }
 }
 
-/// The index of everything loaded: per key the record with the highest sequence number.
-fn build(table: SegmentTable, loaded: &[(Arc<Segment>, Places)], manifest: Manifest) -> Recovered {
-    let mut all: Vec<(&[u8], u64, Slot)> = Vec::new();
+/// The index of everything loaded: per key the record with the highest sequence number, in the
+/// contents that the table gives to spaces.
+fn build(
+    table: SegmentTable,
+    loaded: &[(Arc<Segment>, Places)],
+    manifest: Manifest,
+    spaces: Table,
+) -> Recovered {
+    let mut all: Vec<(u32, u16, &[u8], &Place)> = Vec::new();
     for (segment, places) in loaded {
         table.insert(Arc::clone(segment));
         let mut tombstone_bytes = 0;
         for (key, place) in places.iter() {
-            let tombstone = place.kind == Kind::Tombstone;
-            tombstone_bytes += if tombstone { place.bytes } else { 0 };
-            let slot = Slot::new(segment.table_index, place.offset, place.bytes, tombstone);
-            all.push((key, place.seq, slot));
+            tombstone_bytes += if place.kind == Kind::Tombstone { place.bytes } else { 0 };
+            all.push((place.extra.content, segment.table_index, key, place));
         }
         segment.tombstone_bytes.store(tombstone_bytes, Ordering::Relaxed);
     }
     // Ascending keys make the list cheap to build: its search path stays in the cache.
-    all.sort_unstable_by(|a, b| a.0.cmp(b.0).then(b.1.cmp(&a.1)));
-    all.dedup_by(|later, first| later.0 == first.0);
-    let (index, mut index_writer) = (Index::new(), IndexWriter::default());
+    all.sort_unstable_by(|a, b| (a.0, a.2).cmp(&(b.0, b.2)).then(b.3.seq.cmp(&a.3.seq)));
+    all.dedup_by(|later, first| (later.0, later.2) == (first.0, first.2));
     let (mut live_bytes, mut keys) = (0, 0);
-    for (key, _, slot) in all.into_iter().filter(|(_, _, slot)| !slot.is_tombstone()) {
-        index.insert(&mut index_writer, key, slot);
-        let pointer = slot.pointer();
-        let bytes = pointer.length as i64;
-        if let Some(segment) = table.get(pointer.segment)
+    let contents: BTreeSet<u32> = all.iter().map(|(content, ..)| *content).collect();
+    let dead: BTreeSet<u32> = contents.into_iter().filter(|&c| !spaces.is_alive(c)).collect();
+    let (index, mut index_writer) = (Index::with_table(spaces), IndexWriter::default());
+    for (content, segment, key, place) in all {
+        if place.kind == Kind::Tombstone || dead.contains(&content) {
+            continue;
+        }
+        let slot = Slot::new(segment, place.offset, place.bytes, false);
+        index.put(&mut index_writer, None, place.extra, key, slot);
+        let bytes = slot.pointer().length as i64;
+        if let Some(segment) = table.get(segment)
             && let Some(segment) = segment.as_ref()
         {
             segment.live_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
         live_bytes += bytes;
-        keys += 1;
+        // The table's own record is no key.
+        keys += i64::from(content != TABLE_CONTENT);
     }
     Recovered { manifest, index, index_writer, table, live_bytes, keys }
 }

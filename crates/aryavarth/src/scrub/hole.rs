@@ -9,9 +9,9 @@ use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 
 use super::Damage;
-use crate::hint::Places;
+use crate::hint::{Place, Places};
 use crate::record::{Header, Kind, SEQ_MAX};
-use crate::segment::{ScanStop, Scanner};
+use crate::segment::{Checked, Remains, ScanStop, Scanner};
 
 /// A stretch without a whole record.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(super) struct Hole {
     range: Range<u64>,
     reason: String,
     /// The header of the first record in it, if that is right, and its key as it is now.
-    remains: Option<(Header, Vec<u8>)>,
+    remains: Option<Remains>,
     /// The record before it, and the sequence number of the one behind it.
     before: Option<Header>,
     after_seq: Option<u64>,
@@ -31,7 +31,7 @@ pub(super) fn walk(
     scanner: &mut Scanner<'_>,
     end: u64,
     until: u64,
-    mut each: impl FnMut(u64, &Header, &[u8]),
+    mut each: impl FnMut(&Checked, &[u8]),
 ) -> Vec<Hole> {
     let (mut holes, mut key) = (Vec::<Hole>::new(), Vec::new());
     let mut before: Option<Header> = None;
@@ -46,11 +46,11 @@ pub(super) fn walk(
                 }
                 return holes;
             }
-            Ok(Some((offset, header))) => {
+            Ok(Some(record)) => {
                 let first_open = holes.len() - open_holes;
-                holes[first_open..].iter_mut().for_each(|h| h.after_seq = Some(header.seq));
-                (before, open_holes) = (Some(header), 0);
-                each(offset, &header, &key);
+                holes[first_open..].iter_mut().for_each(|h| h.after_seq = Some(record.header.seq));
+                (before, open_holes) = (Some(record.header), 0);
+                each(&record, &key);
             }
             Err(ScanStop::Bad { offset, reason }) => {
                 let remains = scanner.remains_at(offset).ok().flatten();
@@ -94,12 +94,13 @@ impl Known {
     /// What the hint file says of the records in the file, by their offsets.
     pub(super) fn by_offset(&self) -> Option<BTreeMap<u64, Lost<'_>>> {
         let places = self.places.as_ref()?.iter();
-        Some(places.map(|(key, place)| (place.offset, (key, place.seq, place.kind))).collect())
+        let lost = |(key, place): (_, &Place)| (place.offset, (key, *place));
+        Some(places.map(lost).collect())
     }
 }
 
-/// Key, sequence number and kind of a record that is lost.
-pub(super) type Lost<'a> = (&'a [u8], u64, Kind);
+/// Key and place of a record that is lost.
+pub(super) type Lost<'a> = (&'a [u8], Place);
 
 /// Describes a hole: one entry per lost record where a hint tells them apart, else one in all.
 pub(super) fn describe(
@@ -112,15 +113,17 @@ pub(super) fn describe(
     let torn_before = hole.before.is_some_and(|header| !header.last);
     let mut damage = Damage::new(path, hole.range.start, hole.reason.as_str());
     damage.bytes = hole.range.end - hole.range.start;
-    damage.tears_batch = torn_before || hole.remains.as_ref().is_some_and(|(h, _)| !h.last);
+    damage.tears_batch = torn_before || hole.remains.as_ref().is_some_and(|r| !r.header.last);
     let Some(by_offset) = by_offset else {
         damage.seqs = Some(seqs(hole, known));
-        if let Some((header, key)) = &hole.remains {
+        if let Some(Remains { header, content, key }) = &hole.remains {
             damage.removal = Some(header.kind == Kind::Tombstone);
             match header.kind {
                 // A mark holds no data.
                 Kind::Mark => (damage.seqs, damage.removal) = (None, None),
-                Kind::Put | Kind::Tombstone => damage.key = Some(key.clone()),
+                Kind::Put | Kind::Tombstone => {
+                    (damage.key, damage.space) = (Some(key.clone()), *content);
+                }
             }
         }
         return each(damage);
@@ -130,12 +133,14 @@ pub(super) fn describe(
         // Only a mark was there.
         return each(damage);
     }
-    while let Some((&offset, &(key, seq, kind))) = inside.next() {
+    while let Some((&offset, &(key, place))) = inside.next() {
+        let Place { kind, seq, extra, .. } = place;
         let end = inside.peek().map_or(hole.range.end, |(next, _)| **next);
         each(Damage {
             offset,
             bytes: end - offset,
             key: Some(key.to_vec()),
+            space: extra.content,
             key_is_certain: true,
             removal: Some(kind == Kind::Tombstone),
             seqs: Some(seq..=seq),
@@ -146,7 +151,7 @@ pub(super) fn describe(
 
 /// The sequence numbers that a hole may have held.
 fn seqs(hole: &Hole, known: &Known) -> RangeInclusive<u64> {
-    if let Some((header, _)) = &hole.remains {
+    if let Some(Remains { header, .. }) = &hole.remains {
         return header.seq..=header.seq;
     }
     if !known.rises {

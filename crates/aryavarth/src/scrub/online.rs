@@ -126,8 +126,8 @@ impl Scrubber {
         };
         let end = segment.end.load(Ordering::Acquire);
         let mut scanner = Scanner::patient(&*segment.file, segment.salt, from, end);
-        let holes = walk(&mut scanner, end, from + SLICE_BYTES, |_, header, _| {
-            report.records += u64::from(header.kind != Kind::Mark);
+        let holes = walk(&mut scanner, end, from + SLICE_BYTES, |record, _| {
+            report.records += u64::from(record.header.kind != Kind::Mark);
         });
         let read = scanner.offset() - from;
         self.bytes.fetch_add(read, Ordering::Relaxed);

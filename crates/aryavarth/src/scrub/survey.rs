@@ -20,12 +20,12 @@ use crate::error::{KvsError, Result};
 use crate::fs::{Fs, FsFile, OpenHow, Site};
 use crate::hint;
 use crate::manifest::{self, Remains, Seal, SegmentFacts, State};
-use crate::record::{Header, Kind, SEQ_MAX};
+use crate::record::{Kind, SEQ_MAX};
 use crate::recovery::{
     DirLock, ENGINE, Tail, Unsealed, find_tail, hold_lock_as_found, read_header, refuse_cut,
 };
 use crate::segment::{
-    SEGMENT_HEADER_BYTES, ScanStop, Scanner, SegmentKind, hint_path, log_path, raw_salt,
+    Checked, SEGMENT_HEADER_BYTES, ScanStop, Scanner, SegmentKind, hint_path, log_path, raw_salt,
 };
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
 
@@ -36,8 +36,8 @@ const PROGRESS_BYTES: u64 = 1 << 20;
 /// What wants to know of everything that a survey reads. Several threads tell it.
 pub(crate) trait Visitor: Sync {
     /// A whole record, which lies in the source with this number.
-    fn record(&self, source: usize, offset: u64, header: &Header, key: &[u8]) {
-        let _ = (source, offset, header, key);
+    fn record(&self, source: usize, record: &Checked, key: &[u8]) {
+        let _ = (source, record, key);
     }
     /// A damaged place.
     fn damage(&self, damage: &Damage) {
@@ -179,6 +179,7 @@ impl<'a> Survey<'a> {
                 offset: place.offset,
                 bytes: place.bytes,
                 key: Some(key.to_vec()),
+                space: place.extra.content,
                 key_is_certain: true,
                 removal: Some(place.kind == Kind::Tombstone),
                 seqs: Some(place.seq..=place.seq),
@@ -372,10 +373,11 @@ impl<V: Visitor> Reading<'_, V> {
         for piece in &source.pieces {
             let mut told = piece.start;
             let mut scanner = Scanner::patient(&*source.file, source.salt, piece.start, piece.end);
-            holes.extend(walk(&mut scanner, piece.end, u64::MAX, |offset, header, key| {
-                if header.kind != Kind::Mark {
+            holes.extend(walk(&mut scanner, piece.end, u64::MAX, |record, key| {
+                let offset = record.offset;
+                if record.header.kind != Kind::Mark {
                     report.records += 1;
-                    self.visitor.record(number, offset, header, key);
+                    self.visitor.record(number, record, key);
                 }
                 if offset - told > PROGRESS_BYTES {
                     self.tell(offset - told);
@@ -457,8 +459,8 @@ fn end_of_frames(segment: &Unsealed, rises: bool) -> u64 {
     let (mut end, mut key, mut seq) = (FROM, Vec::new(), 0);
     loop {
         match scanner.check(&mut key) {
-            Ok(Some((_, header))) if rises && header.seq <= seq => return end,
-            Ok(Some((_, header))) => {
+            Ok(Some(Checked { header, .. })) if rises && header.seq <= seq => return end,
+            Ok(Some(Checked { header, .. })) => {
                 seq = header.seq;
                 end = if header.last { scanner.offset() } else { end };
             }

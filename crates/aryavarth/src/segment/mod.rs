@@ -19,23 +19,31 @@ use std::path::{Path, PathBuf};
 
 use arc_swap::{ArcSwapOption, Guard};
 
+use crate::engine::Stored;
 use crate::error::{KvsError, Result};
 use crate::fs::{FsFile, IoError, Site, read_full};
-use crate::record::{ALIGN, HEADER_BYTES, Header, Kind, padded, u16_at, u32_at, u64_at};
+use crate::record::{ALIGN, HEADER_BYTES, Header, Kind, Parts, padded, u16_at, u32_at, u64_at};
 use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, Mutex, OnceLock, Ordering, lock};
 
-pub(crate) use scan::{ScanStop, Scanned, Scanner};
+pub(crate) use scan::{Checked, Remains, ScanStop, Scanned, Scanner};
 
 /// Bytes of a segment's header.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
-/// The version of everything on disk. Version 0 was what came before the first fixture, and is not
-/// read.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+/// The version of everything that is written. Version 2 brought deadlines and contents, which a
+/// reader of version 1 would take for damage.
+pub(crate) const FORMAT_VERSION: u32 = 2;
+/// The oldest version that is read. Version 0 was what came before the first fixture.
+const FORMAT_VERSION_MIN: u32 = 1;
 /// Segments that a store can have at once.
 const TABLE_MAX: usize = 1 << 16;
 const TABLE_CHUNK: usize = 256;
 /// Of these, the log leaves as many to compaction and to the next open.
 const TABLE_SPARE: usize = 1 << 10;
+
+/// Whether this version can read what says that it has that format.
+pub(crate) fn is_known_format(version: u32) -> bool {
+    (FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version)
+}
 
 /// The name of a segment's file.
 pub(crate) fn log_path(dir: &Path, id: u64) -> PathBuf {
@@ -108,7 +116,7 @@ impl SegmentHeader {
         let version = u32::from(u16_at(bytes, 4));
         if &bytes[..4] != SEGMENT_MAGIC
             || u32_at(bytes, 60) != crc32c::crc32c(&bytes[..60])
-            || version != FORMAT_VERSION
+            || !is_known_format(version)
             || bytes[7] != 0
         {
             return None;
@@ -208,12 +216,19 @@ impl Segment {
     }
 
     /// Reads the value of the record at `offset`, which takes at most `length` bytes and must be
-    /// `key`'s. One system call; the copy that is returned is the one that was verified.
-    pub(crate) fn read_value(&self, offset: u64, length: usize, key: &[u8]) -> Result<Vec<u8>> {
+    /// `key`'s in `content`. One system call; the copy that is returned is the one that was
+    /// verified.
+    pub(crate) fn read_value(
+        &self,
+        offset: u64,
+        length: usize,
+        content: u32,
+        key: &[u8],
+    ) -> Result<Stored> {
         let mut bytes = vec![0; length];
         let got = read_full(&*self.file, Site::RecordRead, &mut bytes, offset)?;
         bytes.truncate(got);
-        self.value_in(bytes, offset, key)
+        self.value_in(bytes, offset, content, key)
     }
 
     /// The same as far as the page cache has the record: `None` if a disk has to be waited for.
@@ -221,31 +236,39 @@ impl Segment {
         &self,
         offset: u64,
         length: usize,
+        content: u32,
         key: &[u8],
-    ) -> Result<Option<Vec<u8>>> {
+    ) -> Result<Option<Stored>> {
         let mut bytes = vec![0; length];
         match self.file.read_at_now(Site::RecordReadNow, &mut bytes, offset)? {
             // Less may be a record that is cached in part; only a patient read can tell.
-            Some(got) if got == length => self.value_in(bytes, offset, key).map(Some),
+            Some(got) if got == length => self.value_in(bytes, offset, content, key).map(Some),
             _ => Ok(None),
         }
     }
 
-    /// Verifies that `bytes`, read at `offset`, begin with a record of `key`, and leaves its value
-    /// of them.
-    fn value_in(&self, mut bytes: Vec<u8>, offset: u64, key: &[u8]) -> Result<Vec<u8>> {
-        let header = self.verified(&bytes, offset)?;
-        let payload = HEADER_BYTES..HEADER_BYTES + header.payload_bytes();
-        if header.kind != Kind::Put || bytes[payload.clone()][..header.key_bytes] != *key {
+    /// Verifies that `bytes`, read at `offset`, begin with a record of `key` in `content`, and
+    /// leaves its value of them.
+    fn value_in(
+        &self,
+        mut bytes: Vec<u8>,
+        offset: u64,
+        content: u32,
+        key: &[u8],
+    ) -> Result<Stored> {
+        let (header, parts) = self.verified(&bytes, offset)?;
+        let expires_at = parts.extra.expires_at;
+        if header.kind != Kind::Put || parts.key != key || parts.extra.content != content {
             return Err(self.damage(offset, "the record there belongs to another key"));
         }
-        bytes.truncate(payload.end);
-        bytes.drain(..payload.start + header.key_bytes);
-        Ok(bytes)
+        let end = HEADER_BYTES + header.payload_bytes();
+        bytes.truncate(end);
+        bytes.drain(..end - header.value_bytes);
+        Ok(Stored { value: bytes, expires_at })
     }
 
     /// The header of the record that `bytes` begin with, header and payload verified.
-    fn verified(&self, bytes: &[u8], offset: u64) -> Result<Header> {
+    fn verified<'a>(&self, bytes: &'a [u8], offset: u64) -> Result<(Header, Parts<'a>)> {
         let header = bytes
             .first_chunk()
             .and_then(|first| Header::decode(first, self.salt, offset))
@@ -253,10 +276,12 @@ impl Segment {
                 self.damage(offset, "the record's header does not match its checksum")
             })?;
         let payload = bytes.get(HEADER_BYTES..HEADER_BYTES + header.payload_bytes());
-        if !payload.is_some_and(|payload| header.vouches_for(payload)) {
-            return Err(self.damage(offset, "the record's payload does not match its checksum"));
-        }
-        Ok(header)
+        let payload = payload.filter(|payload| header.vouches_for(payload));
+        let parts = payload.and_then(|payload| header.parts(payload));
+        let parts = parts.ok_or_else(|| {
+            self.damage(offset, "the record's payload does not match its checksum")
+        })?;
+        Ok((header, parts))
     }
 
     fn damage(&self, offset: u64, reason: &str) -> KvsError {

@@ -12,7 +12,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::fs::{FsFile, IoError, Site, read_full};
-use crate::record::{ALIGN, HEADER_BYTES, Header, Kind, MARK_BYTES, Mark};
+use crate::record::{ALIGN, Extra, HEADER_BYTES, Header, Kind, MARK_BYTES, Mark, Parts};
 
 /// What a scan reads at a time; little under a fuzzer, whose inputs are to cross windows.
 const WINDOW_BYTES: usize = if cfg!(any(test, fuzzing)) { 256 } else { 1 << 20 };
@@ -25,8 +25,26 @@ const PIECE_BYTES: usize = 4096;
 pub(crate) struct Scanned<'a> {
     pub(crate) offset: u64,
     pub(crate) header: Header,
+    /// All of it, as a copy needs it.
+    pub(crate) payload: &'a [u8],
+    pub(crate) extra: Extra,
     pub(crate) key: &'a [u8],
     pub(crate) value: &'a [u8],
+}
+
+/// A record met by a [`Scanner`] and verified, without key and value.
+pub(crate) struct Checked {
+    pub(crate) offset: u64,
+    pub(crate) header: Header,
+    pub(crate) content: u32,
+}
+
+/// What a damaged record still says.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    pub(crate) header: Header,
+    pub(crate) content: u32,
+    pub(crate) key: Vec<u8>,
 }
 
 /// Why a scan cannot go on.
@@ -96,20 +114,22 @@ impl<'a> Scanner<'a> {
         };
         let record = self.bytes(offset, HEADER_BYTES + header.payload_bytes())?;
         let payload = record.get(HEADER_BYTES..).unwrap_or_default();
-        if !header.vouches_for(payload) {
-            return Err(bad_payload(offset));
+        match header.parts(payload).filter(|_| header.vouches_for(payload)) {
+            Some(Parts { extra, key, value }) => {
+                Ok(Some(Scanned { offset, header, payload, extra, key, value }))
+            }
+            None => Err(bad_payload(offset)),
         }
-        let (key, value) = payload.split_at(header.key_bytes);
-        Ok(Some(Scanned { offset, header, key, value }))
     }
 
-    /// The next record, verified but not handed out: the place and header. `key` becomes its key.
-    /// However large the record is, this takes no more memory than the window and the key.
-    pub(crate) fn check(&mut self, key: &mut Vec<u8>) -> Result<Option<(u64, Header)>, ScanStop> {
+    /// The next record, verified but not handed out: place, header and content. `key` becomes its
+    /// key. However large the record is, this takes no more memory than the window and the key.
+    pub(crate) fn check(&mut self, key: &mut Vec<u8>) -> Result<Option<Checked>, ScanStop> {
         let Some((offset, header)) = self.head()? else {
             return Ok(None);
         };
         key.clear();
+        let front_bytes = header.extra_bytes() + header.key_bytes;
         let (mut crc, mut at) = (0, offset + HEADER_BYTES as u64);
         let end = at + header.payload_bytes() as u64;
         while at < end {
@@ -119,13 +139,17 @@ impl<'a> Scanner<'a> {
             }
             crc = crc32c::crc32c_append(crc, piece);
             at += piece.len() as u64;
-            let of_key = piece.len().min(header.key_bytes - key.len());
-            key.extend_from_slice(&piece[..of_key]);
+            let of_front = piece.len().min(front_bytes - key.len());
+            key.extend_from_slice(&piece[..of_front]);
         }
-        if at == end && header.vouches_for_crc(crc) {
-            return Ok(Some((offset, header)));
+        let extra = Extra::decode(key, header.has_deadline, header.has_content);
+        match extra {
+            Some(extra) if at == end && header.vouches_for_crc(crc) => {
+                key.drain(..header.extra_bytes());
+                Ok(Some(Checked { offset, header, content: extra.content }))
+            }
+            _ => Err(bad_payload(offset)),
         }
-        Err(bad_payload(offset))
     }
 
     /// The header of the next record, which is then behind the scan; `None` at the end.
@@ -160,8 +184,8 @@ impl<'a> Scanner<'a> {
     }
 
     /// What a bad record at `offset` still says: its header, if that is right, and the bytes where
-    /// its key was, which nothing vouches for.
-    pub(crate) fn remains_at(&mut self, offset: u64) -> Result<Option<(Header, Vec<u8>)>, IoError> {
+    /// its content's number and its key were, which nothing vouches for.
+    pub(crate) fn remains_at(&mut self, offset: u64) -> Result<Option<Remains>, IoError> {
         if self.end.saturating_sub(offset) < HEADER_BYTES as u64 {
             return Ok(None);
         }
@@ -169,9 +193,12 @@ impl<'a> Scanner<'a> {
             return Ok(None);
         };
         let at = offset + HEADER_BYTES as u64;
-        let key_bytes = header.key_bytes.min(self.end.saturating_sub(at) as usize);
-        let key = if key_bytes == 0 { Vec::new() } else { self.bytes(at, key_bytes)?.to_vec() };
-        Ok(Some((header, key)))
+        let front_bytes = header.extra_bytes() + header.key_bytes;
+        let front_bytes = front_bytes.min(self.end.saturating_sub(at) as usize);
+        let front = if front_bytes == 0 { &[] } else { self.bytes(at, front_bytes)? };
+        let extra = Extra::decode(front, header.has_deadline, header.has_content);
+        let key = front.get(header.extra_bytes()..).unwrap_or_default().to_vec();
+        Ok(Some(Remains { header, content: extra.unwrap_or_default().content, key }))
     }
 
     /// Looks at every possible place from here on for a mark, and goes on behind it. For telling a

@@ -12,6 +12,9 @@ use super::layout::{MADE_FROM, RESERVED, content_of};
 use crate::engine::Count;
 use crate::error::{KvsError, Result};
 
+/// The deadline of a key that exists.
+pub(super) type Deadline = Option<u64>;
+
 /// Which content each space has.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
@@ -71,12 +74,12 @@ impl Tally {
         self.keys
     }
 
-    /// A key's deadline was `before` and is `after`, where the outer `None` is no key.
+    /// A key's deadline was `before` and is `after`, where `None` is no key.
     pub(super) fn change(
         &mut self,
         place: &[u8],
-        before: Option<Option<u64>>,
-        after: Option<Option<u64>>,
+        before: Option<Deadline>,
+        after: Option<Deadline>,
     ) {
         self.counts.entry(content_of(place)).or_default().change(before, after);
         self.keys -= u64::from(before.is_some());

@@ -119,7 +119,7 @@ fn survey(db: &Db, meta: &Tree, home: &Path) -> Result<Survey> {
         if content == RESERVED {
             match Entry::decode(name, &bytes, home)? {
                 Entry::Space(space, content) => survey.table.set(space, content),
-                Entry::Next(next) => survey.table.next = next,
+                Entry::Next(next) => survey.table.next = survey.table.next.max(next),
             }
             continue;
         }

@@ -102,17 +102,17 @@ impl Store {
 
     fn expire_some(&self) -> Result<bool> {
         let now_ms = self.now_ms();
-        let has_expired = || lock(&self.applying).expired(now_ms, STEP_KEYS);
-        if has_expired().is_empty() {
+        let expired = |limit| lock(&self.applying).expired(now_ms, limit);
+        if expired(1).is_empty() {
             return Ok(false);
         }
         let _writer = lock(&self.writer);
         self.check()?;
         let mut change = Change::default();
-        for (deadline, place) in has_expired() {
+        for (deadline, place) in expired(STEP_KEYS) {
             change.effects.insert(place, Effect::removal(deadline));
         }
-        self.apply(change, (**self.table.load()).clone(), now_ms)?;
+        self.apply(change, self.table.load_full(), now_ms)?;
         Ok(true)
     }
 

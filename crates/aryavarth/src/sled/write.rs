@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry::{Occupied, Vacant};
 use std::mem;
 
-use super::contents::Table;
+use super::contents::{Deadline, Table};
 use super::files::failed;
 use super::layout::{self, Entry, content_of, key_of, place};
 use super::store::Store;
@@ -27,10 +27,9 @@ const CLOCK_STEP_MS: u64 = 1000;
 /// What a change of a space counts in positions.
 const SPACE_BYTES: u64 = 16;
 
-/// What a write comes to for one key. Deadlines as in
-/// [`Transaction::deadline`](crate::Transaction::deadline), of what has expired too.
+/// What a write comes to for one key. Before it may be what has expired.
 pub(super) struct Effect {
-    before: Option<Option<u64>>,
+    before: Option<Deadline>,
     after: Option<Stored>,
 }
 
@@ -43,7 +42,7 @@ pub(super) struct Change {
     spaces: BTreeMap<u32, u32>,
 }
 
-fn is_live(deadline: Option<Option<u64>>, now_ms: u64) -> bool {
+fn is_live(deadline: Option<Deadline>, now_ms: u64) -> bool {
     deadline.is_some_and(|deadline| deadline.is_none_or(|deadline| deadline > now_ms))
 }
 
@@ -52,7 +51,7 @@ impl Effect {
         Effect { before: Some(Some(deadline)), after: None }
     }
 
-    fn after(&self) -> Option<Option<u64>> {
+    fn after(&self) -> Option<Deadline> {
         self.after.as_ref().map(|stored| stored.expires_at)
     }
 
@@ -73,7 +72,7 @@ impl Change {
 }
 
 impl Store {
-    fn deadline(&self, content: Option<u32>, key: &[u8]) -> Result<Option<Option<u64>>> {
+    fn deadline(&self, content: Option<u32>, key: &[u8]) -> Result<Option<Deadline>> {
         let bytes = self.get(content, key)?;
         bytes.map(|bytes| Ok(self.decode(&bytes)?.expires_at)).transpose()
     }
@@ -81,13 +80,13 @@ impl Store {
     /// Writes a batch. For the writer only.
     pub(super) fn write_batch(&self, space: u32, batch: Batch) -> Result<(u64, Position)> {
         let now_ms = self.now_ms();
-        let mut table = Table::clone(&self.table.load());
+        let mut table = self.table.load_full();
         let mut change = Change::default();
         let content = match table.content(space) {
             Some(content) => content,
             None if batch.writes().is_empty() => return Ok((0, self.written())),
             None => {
-                let content = table.make()?;
+                let content = Arc::make_mut(&mut table).make()?;
                 change.spaces.insert(space, content);
                 content
             }
@@ -118,7 +117,7 @@ impl Store {
 
     /// Writes what a closure came to. For the writer only.
     pub(super) fn write_effects(&self, effects: Effects, now_ms: u64) -> Result<Position> {
-        let mut table = Table::clone(&self.table.load());
+        let mut table = self.table.load_full();
         let mut change = Change::default();
         let mut numbers = BTreeMap::new();
         let mut number_of = |content: Content| -> Result<u32> {
@@ -129,7 +128,7 @@ impl Store {
                 Content::Old(space) => table.content(space),
                 Content::New(_) => None,
             };
-            let number = old.map_or_else(|| table.make(), Ok)?;
+            let number = old.map_or_else(|| Arc::make_mut(&mut table).make(), Ok)?;
             numbers.insert(content, number);
             Ok(number)
         };
@@ -194,7 +193,7 @@ impl Store {
     pub(super) fn apply(
         &self,
         mut change: Change,
-        mut table: Table,
+        mut table: Arc<Table>,
         now_ms: u64,
     ) -> Result<Position> {
         change.effects.retain(|_, effect| effect.before.is_some() || effect.after.is_some());
@@ -217,10 +216,11 @@ impl Store {
             tally.change(place, effect.before, effect.after());
         }
         if !change.spaces.is_empty() {
-            table.changed_at = position;
-            change.spaces.iter().for_each(|(space, content)| table.set(*space, *content));
-            tally.drop_unowned(&table);
-            self.table.store(Arc::new(table));
+            let new = Arc::make_mut(&mut table);
+            new.changed_at = position;
+            change.spaces.iter().for_each(|(space, content)| new.set(*space, *content));
+            tally.drop_unowned(new);
+            self.table.store(table);
             self.table_changes.fetch_add(1, Ordering::AcqRel);
         }
         mem::forget(unfinished);
@@ -340,7 +340,7 @@ impl Newest for NewestInSled<'_> {
         bytes.map(|bytes| Ok(self.store.decode(&bytes)?.to_stored())).transpose()
     }
 
-    fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Option<u64>>> {
+    fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Deadline>> {
         self.store.deadline(self.content(space), key)
     }
 

@@ -66,7 +66,8 @@ enum Act {
 #[derive(Debug, PartialEq)]
 enum Seen {
     Stored(Option<Stored>),
-    Deadline(Option<Option<u64>>),
+    /// Of a key, and whether there is one.
+    Deadline(Option<u64>, bool),
     Keys(Vec<Vec<u8>>),
     Count(Count),
 }
@@ -79,7 +80,10 @@ fn act(transaction: &mut Transaction<'_>, acts: &[Act]) -> aryavarth::Result<Vec
             Act::Store(key, stored) => transaction.store(key.clone(), stored.clone()),
             Act::Remove(key) => transaction.remove(key.clone()),
             Act::Find(key) => seen.push(Seen::Stored(transaction.find(key)?)),
-            Act::Deadline(key) => seen.push(Seen::Deadline(transaction.deadline(key)?)),
+            Act::Deadline(key) => {
+                let deadline = transaction.deadline(key)?;
+                seen.push(Seen::Deadline(deadline.flatten(), deadline.is_some()));
+            }
             Act::Keys(range, limit) => seen.push(Seen::Keys(transaction.keys(range, *limit)?)),
             Act::Count => seen.push(Seen::Count(transaction.count()?)),
             Act::Clear => transaction.clear(),

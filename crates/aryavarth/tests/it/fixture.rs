@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use aryavarth::fs::{Crash, Fs, OpenHow, SimFs, Site, read_full};
-use aryavarth::{Batch, Durability, KeyRange, KvStore, Options, verify};
+use aryavarth::{Batch, Clock, Durability, KeyRange, KvStore, Options, verify};
 use crc32c::crc32c;
 
 use crate::format::Stopped;
@@ -30,7 +30,10 @@ const TORN: [u8; 300] = [b't'; 300];
 
 /// Names and bytes.
 type Files = BTreeMap<String, Vec<u8>>;
-type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
+/// By space and key a value and its deadline.
+type Pairs = BTreeMap<(u32, Vec<u8>), (Vec<u8>, Option<u64>)>;
+/// Deadlines that no clock reaches, and one that has passed.
+const FAR_MS: u64 = u64::MAX - 1;
 
 /// A store that is being made, and what it must contain.
 struct Made {
@@ -47,11 +50,57 @@ impl Made {
 
     fn set_unsynced(&mut self, key: &[u8], value: &[u8]) {
         self.store.put(key, value).unwrap();
-        self.pairs.insert(key.to_owned(), value.to_owned());
+        self.pairs.insert((0, key.to_owned()), (value.to_owned(), None));
+    }
+
+    /// Sets a key in a space, with a deadline; one that has passed at any later time is in there, but
+    /// not among the pairs.
+    fn set_until(&mut self, space: u32, key: &[u8], value: &[u8], expires_at: Option<u64>) {
+        let store = self.store.with_space(space);
+        match expires_at {
+            Some(expires_at) => store.put_until(key, value, expires_at).unwrap(),
+            None => store.put(key, value).unwrap(),
+        }
+        let pair = (value.to_owned(), expires_at);
+        let place = (space, key.to_owned());
+        match expires_at {
+            Some(deadline) if deadline < FAR_MS => drop(self.pairs.remove(&place)),
+            _ => drop(self.pairs.insert(place, pair)),
+        }
+    }
+
+    /// Spaces that are emptied and swapped, and keys that expire.
+    fn fill_spaces(&mut self, round: u8) {
+        let soon = Stopped.now_ms() + 1;
+        for n in 0..6 {
+            let key = format!("in a space, {n}").into_bytes();
+            for space in [0, 1, 2, 1 << 30] {
+                let expires_at = [None, Some(FAR_MS), Some(soon)][n % 3];
+                self.set_until(space, &key, &[round, n as u8, space as u8], expires_at);
+            }
+        }
+        self.store.with_space(1).clear().unwrap();
+        self.pairs.retain(|(space, _), _| *space != 1);
+        self.set_until(1, b"after it was emptied", &[round], Some(FAR_MS));
+        self.store
+            .commit(&[], |transaction| {
+                transaction.swap(1, 2);
+                transaction.select(2);
+                transaction.set("swapped", [round]);
+                Ok(())
+            })
+            .unwrap();
+        let swapped = |space| [0, 2, 1].get(space as usize).copied().unwrap_or(space);
+        let pairs = std::mem::take(&mut self.pairs).into_iter();
+        self.pairs = pairs.map(|((space, key), pair)| ((swapped(space), key), pair)).collect();
+        self.pairs.insert((2, b"swapped".to_vec()), (vec![round], None));
     }
 
     fn remove(&mut self, key: &[u8]) {
-        assert_eq!(self.store.delete(key).unwrap(), self.pairs.remove(key).is_some());
+        assert_eq!(
+            self.store.delete(key).unwrap(),
+            self.pairs.remove(&(0, key.to_owned())).is_some()
+        );
     }
 
     /// A batch that sets some keys and removes one that it has just set.
@@ -60,8 +109,8 @@ impl Made {
         let batch = Batch::new().set(key("first"), "1").set(key("gone"), "2");
         let batch = batch.set(key("last"), "3").remove(key("gone"));
         self.store.write(batch).unwrap();
-        self.pairs.insert(key("first"), b"1".to_vec());
-        self.pairs.insert(key("last"), b"3".to_vec());
+        self.pairs.insert((0, key("first")), (b"1".to_vec(), None));
+        self.pairs.insert((0, key("last")), (b"3".to_vec(), None));
     }
 
     /// Keys and values of every shape, overwritten and removed, over several segments.
@@ -100,8 +149,10 @@ fn made(name: &str) -> (Files, Pairs) {
     let store = KvStore::open_with(DIR, options).unwrap();
     let mut made = Made { store, pairs: Pairs::new() };
     made.fill(1);
+    made.fill_spaces(1);
     made.store.compact().unwrap();
     made.fill(2);
+    made.fill_spaces(2);
     if name == "clean" {
         made.store.close().unwrap();
         return (files(&fs), made.pairs);
@@ -132,15 +183,23 @@ fn files(fs: &SimFs) -> Files {
     names.into_iter().map(read).collect()
 }
 
-/// A store's pairs as lines of `CONTENTS.txt`, in the order of the keys' bytes.
-fn lines(name: &str, pairs: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> String {
+/// A store's pairs as lines of `CONTENTS.txt`, in the order of the spaces and the keys' bytes.
+fn lines(name: &str, pairs: &Pairs) -> String {
     let mut out = String::new();
-    for (key, value) in pairs {
-        write!(out, "{name} \"{}\" = ", key.escape_ascii()).unwrap();
-        match value.len() {
-            0..40 => writeln!(out, "\"{}\"", value.escape_ascii()).unwrap(),
-            bytes => writeln!(out, "{bytes} bytes, CRC32C {:#010x}", crc32c(&value)).unwrap(),
+    for ((space, key), (value, expires_at)) in pairs {
+        write!(out, "{name} ").unwrap();
+        if *space > 0 {
+            write!(out, "{space}:").unwrap();
         }
+        write!(out, "\"{}\" = ", key.escape_ascii()).unwrap();
+        match value.len() {
+            0..40 => write!(out, "\"{}\"", value.escape_ascii()).unwrap(),
+            bytes => write!(out, "{bytes} bytes, CRC32C {:#010x}", crc32c(value)).unwrap(),
+        }
+        if let Some(expires_at) = expires_at {
+            write!(out, " until {expires_at}").unwrap();
+        }
+        out.push('\n');
     }
     out
 }
@@ -154,7 +213,8 @@ fn make(version: &Path) {
     assert!(!version.exists(), "{} is there, and a fixture is never replaced", version.display());
     let mut contents = String::from(
         "# What the stores beside this file hold, and nothing else: every later version must open\n\
-         # them and find it. Never edited; a key and its value per line.\n",
+         # them and find it. Never edited; a key and its value per line, with its space (if that is\n\
+         # not 0) and its deadline (if it has one).\n",
     );
     for name in STORES {
         let (files, pairs) = made(name);
@@ -166,7 +226,7 @@ fn make(version: &Path) {
             }
             fs::write(version.join(name).join(file), bytes).unwrap();
         }
-        contents += &lines(name, pairs);
+        contents += &lines(name, &pairs);
     }
     fs::write(version.join("CONTENTS.txt"), contents).unwrap();
 }
@@ -205,11 +265,17 @@ fn expected(version: &Path, name: &str) -> String {
 }
 
 fn found(store: &KvStore, name: &str) -> String {
-    let pairs = store.scan(KeyRange::all()).collect::<Result<Vec<_>, _>>().unwrap();
-    for (key, value) in &pairs {
-        assert_eq!(store.read(key).unwrap().as_ref(), Some(value), "a scan and a read agree");
+    let mut found = Pairs::new();
+    for space in [0, 1, 2, 1 << 30] {
+        let store = store.with_space(space);
+        let pairs = store.scan(KeyRange::all()).collect::<Result<Vec<_>, _>>().unwrap();
+        for (key, value) in pairs {
+            assert_eq!(store.read(&key).unwrap().as_ref(), Some(&value), "a scan and a read agree");
+            let deadline = store.deadline(&key).unwrap().expect("it is there");
+            found.insert((space, key), (value, deadline));
+        }
     }
-    lines(name, pairs)
+    lines(name, &found)
 }
 
 #[test]
@@ -231,8 +297,14 @@ fn every_version_s_stores_are_opened_compared_and_written_to() {
             store.put(b"~ appended", b"by a later version").unwrap();
             store.close().unwrap();
             let store = KvStore::open(dir.path()).expect(&what);
-            let appended = lines(name, [(b"~ appended".to_vec(), b"by a later version".to_vec())]);
-            assert_eq!(found(&store, name), expected + &appended, "{what}, reopened");
+            let key = (0, b"~ appended".to_vec());
+            let appended = Pairs::from([(key, (b"by a later version".to_vec(), None))]);
+            let mut all: Vec<String> =
+                (expected + &lines(name, &appended)).lines().map(str::to_owned).collect();
+            let mut found: Vec<String> = found(&store, name).lines().map(str::to_owned).collect();
+            all.sort();
+            found.sort();
+            assert_eq!(found, all, "{what}, reopened");
         }
     }
 }

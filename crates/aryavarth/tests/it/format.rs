@@ -19,6 +19,9 @@ const DIR: &str = "/db";
 /// The manifest of a store that was opened once.
 const MANIFEST: u64 = 1;
 
+/// The deadline in the example: a minute away.
+const DEADLINE: u64 = 1_700_000_060_000;
+
 /// A clock that stands still, so that two runs write the same bytes.
 #[derive(Debug)]
 pub(crate) struct Stopped;
@@ -42,10 +45,12 @@ fn options(fs: &SimFs) -> Options {
     Options { fs, clock, seed: 0x5eed, background: false, ..Options::default() }
 }
 
-/// The files of the example after a clean close.
+/// The files of the example after one more put and a clean close.
 fn closed_example() -> SimFs {
     let fs = SimFs::new();
-    example(&fs).close().unwrap();
+    let store = example(&fs);
+    store.with_space(1).put_until(b"k", b"v", DEADLINE).unwrap();
+    store.close().unwrap();
     fs
 }
 
@@ -104,6 +109,16 @@ impl Page {
             end += bytes;
         }
         fields
+    }
+
+    /// The fields before the key of a record with these flags.
+    fn before_key(&self, flags: u64) -> Vec<Field> {
+        let field = |row: Vec<&str>| {
+            let flag: u64 = row[0].parse().ok()?;
+            let bytes = row[1].parse().expect("a field's bytes");
+            (flags & flag != 0).then(|| Field { bytes, name: row[2].to_owned() })
+        };
+        self.rows("payload").into_iter().filter_map(field).collect()
     }
 
     /// The words of the manifest's operations, by tag.
@@ -238,6 +253,7 @@ fn dump_log(page: &Page, bytes: &[u8]) -> (String, Values, Vec<Values>) {
         if record["kind"] == 3 {
             values.extend(dump.fields(&page.layout("mark")));
         } else {
+            values.extend(dump.fields(&page.before_key(record["flags"])));
             dump.text("key", record["key length"]);
             dump.text("value", record["value length"]);
         }
@@ -285,7 +301,9 @@ fn dump_hint(page: &Page, bytes: &[u8]) -> (String, Values, Vec<Values>) {
     let mut entries = Vec::new();
     for number in 1..=header["entries"] {
         dump.title(&format!("entry {number}"));
-        let entry = dump.fields(&page.layout("hint entry"));
+        let mut entry = dump.fields(&page.layout("hint entry"));
+        // The flags are those of a record, three bits higher.
+        entry.extend(dump.fields(&page.before_key(entry["kind"] >> 3)));
         dump.text("key", entry["key length"]);
         entries.push(entry);
     }
@@ -386,16 +404,17 @@ fn the_tables_in_the_document_decode_a_segment() {
     let bytes = read(&closed_example(), "0.log");
     let (_, header, records) = dump_log(Page::load(), &bytes);
     assert_eq!(header["magic"], u64::from(u32::from_le_bytes(*b"ARYV")));
-    assert_eq!((header["version"], header["kind"]), (1, 0));
+    assert_eq!((header["version"], header["kind"]), (2, 0));
     assert_eq!((header["id"], header["base"], header["store id"]), (0, 0, 0x5eed));
 
     let told = |name: &str| records.iter().map(|record| record[name]).collect::<Vec<_>>();
-    assert_eq!(told("kind"), [1, 3, 1, 2], "put, mark, put, tombstone");
-    assert_eq!(told("sequence number"), [1, 2, 3, 4]);
-    assert_eq!(told("flags"), [1, 1, 0, 1], "the last of each frame");
-    assert_eq!(told("key length"), [4, 0, 4, 4]);
-    assert_eq!(told("value length"), [5, 40, 5, 0]);
-    assert_eq!(told("at"), [64, 104, 168, 208]);
+    assert_eq!(told("kind"), [1, 3, 1, 2, 3, 1], "put, mark, put, tombstone, mark, put");
+    assert_eq!(told("sequence number"), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(told("flags"), [1, 1, 0, 1, 1, 7], "the last of each frame; deadline and content");
+    assert_eq!(told("key length"), [4, 0, 4, 4, 0, 1]);
+    assert_eq!(told("value length"), [5, 40, 5, 0, 40, 1]);
+    assert_eq!(told("at"), [64, 104, 168, 208, 240, 304]);
+    assert_eq!((records[5]["deadline"], records[5]["content"]), (DEADLINE, 1));
 
     let mark = &records[1];
     assert_eq!(mark["durable position"], 104, "all before it was synced");
@@ -409,15 +428,17 @@ fn the_tables_in_the_document_decode_a_manifest() {
     let bytes = read(&fs, "MANIFEST-1");
     let (_, operations) = dump_manifest(Page::load(), MANIFEST, &bytes);
     let names: Vec<&str> = operations.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["store", "next", "add", "seal", "next", "clean"]);
+    assert_eq!(names, ["store", "next", "add", "seal", "next", "next", "clean"]);
 
     let length = read(&fs, "0.log").len() as u64;
-    let (add, seal, next) = (&operations[2].1, &operations[3].1, &operations[4].1);
+    let (add, seal, next) = (&operations[2].1, &operations[3].1, &operations[5].1);
+    let told = &operations[4].1;
+    assert_eq!((told["position"], told["clock"]), (0, Stopped.now_ms()));
     assert_eq!((add["id"], add["kind"], add["step"]), (0, 0, 128 << 10));
     assert_eq!((seal["id"], seal["base"], seal["end"]), (0, 0, length));
-    assert_eq!((seal["lowest number"], seal["highest number"]), (1, 4));
-    assert_eq!((seal["records"], seal["purged number"]), (3, 0));
-    assert_eq!((next["position"], next["sequence number"]), (length, 5));
+    assert_eq!((seal["lowest number"], seal["highest number"]), (1, 6));
+    assert_eq!((seal["records"], seal["purged number"]), (4, 0));
+    assert_eq!((next["position"], next["sequence number"]), (length, 7));
 }
 
 #[test]
@@ -426,18 +447,25 @@ fn the_tables_in_the_document_decode_a_hint_file() {
     let (_, header, entries) = dump_hint(Page::load(), &read(&fs, "0.hint"));
     let (_, segment, _) = dump_log(Page::load(), &read(&fs, "0.log"));
     assert_eq!((header["id"], header["salt"]), (segment["id"], segment["salt"]));
-    assert_eq!((header["end"], header["entries"]), (240, 3));
+    assert_eq!((header["end"], header["entries"]), (344, 4));
     let told = |name: &str| entries.iter().map(|entry| entry[name]).collect::<Vec<_>>();
-    assert_eq!(told("kind"), [1, 1, 2], "marks have no entry");
-    assert_eq!(told("sequence number"), [1, 3, 4]);
-    assert_eq!(told("offset / 8").iter().map(|at| at * 8).collect::<Vec<_>>(), [64, 168, 208]);
-    assert_eq!(told("record length"), [40, 40, 32]);
+    assert_eq!(told("kind"), [1, 1, 2, 1 + 16 + 32], "marks have no entry");
+    assert_eq!(told("sequence number"), [1, 3, 4, 6]);
+    let offsets: Vec<u64> = told("offset / 8").iter().map(|at| at * 8).collect();
+    assert_eq!(offsets, [64, 168, 208, 304]);
+    assert_eq!(told("record length"), [40, 40, 32, 40]);
+    assert_eq!((entries[3]["deadline"], entries[3]["content"]), (DEADLINE, 1));
 }
 
 /// Gives a manifest, which has the number `number`, another format.
 pub(crate) fn set_format(manifest: &mut [u8], number: u64, format: u8) {
     // The tag of the first operation stands at 8, the format behind it.
     manifest[9] = format;
+    seal_first_edit(manifest, number);
+}
+
+/// Makes the checksum of a manifest's first edit right again.
+pub(crate) fn seal_first_edit(manifest: &mut [u8], number: u64) {
     let end = 8 + usize::from(manifest[4]);
     let place = [number.to_le_bytes(), [0; 8]].concat();
     let crc = crc32c_append(crc32c(&place), &manifest[4..end]);
@@ -448,7 +476,7 @@ pub(crate) fn set_format(manifest: &mut [u8], number: u64, format: u8) {
 /// read, and neither is touched.
 #[test]
 fn a_store_of_another_format_is_refused_and_left_as_it_was() {
-    for (found_there, remedy) in [(0, "unreleased version"), (2, "a newer version")] {
+    for (found_there, remedy) in [(0, "unreleased version"), (3, "a newer version")] {
         let fs = closed_example();
         let path = Path::new(DIR).join("MANIFEST-1");
         let file = fs.open(Site::TailOpen, &path, OpenHow::Write).unwrap();
@@ -464,7 +492,7 @@ fn a_store_of_another_format_is_refused_and_left_as_it_was() {
                 error => panic!("{error}"),
             }
         };
-        let version = (u32::from(found_there), 1);
+        let version = (u32::from(found_there), 2);
         assert_eq!(told(KvStore::open_with(DIR, options(&fs)).unwrap_err()), version);
         assert_eq!(told(verify(DIR, &options(&fs), |_, _| {}).unwrap_err()), version);
         assert_eq!(read(&fs, "MANIFEST-1"), bytes);

@@ -56,6 +56,9 @@ mod scrub;
 #[cfg(feature = "sled")]
 #[cfg(test)]
 mod sled;
+#[cfg(feature = "sled")]
+#[cfg(test)]
+mod sled_spaces;
 #[cfg(test)]
 mod small_disk;
 #[cfg(test)]

@@ -6,15 +6,24 @@
 //! concurrent `SkipMap::insert` of a present key would let it vanish for a moment, so the list is
 //! only ever given keys that it does not hold.
 //!
+//! There is one list per content, and a table says which content a space has (spaces.rs). Entries
+//! come from one arena, so that whoever moves or removes a record needs no list. A deadline stands
+//! beside its entry, and again in an ordered set that only the writer sees
+//! (`docs/decisions/0010`).
+//!
 //! Invariants:
 //! - Only the writer (whoever holds its lock) inserts, unlinks and reuses entries. Compaction may
 //!   replace a slot's value by compare-and-swap, nothing else.
 //! - An entry is unlinked only while its slot is a tombstone, and its slot stays one until reuse.
+//! - A deadline that is read between two loads of the same slot is that slot's: the writer makes it
+//!   unreadable before it changes the slot, and readable afterwards.
 //! - An entry is reused only after an epoch has passed since it left the list, so whoever found it
 //!   there under a pin can go on reading it.
 //! - The list is crossbeam's [`SkipList`], which `SkipMap` wraps: under a pin it needs no count of
 //!   references, which would be two writes to shared memory per read. Nothing found in it is used
 //!   beyond the pin: a scan seeks its place again by key.
+
+mod spaces;
 
 use std::cell::UnsafeCell;
 use std::cmp::Ordering as KeyOrdering;
@@ -24,8 +33,12 @@ use std::{fmt, ptr};
 use crossbeam_epoch as epoch;
 use crossbeam_skiplist::SkipList;
 
-use crate::engine::KeyRange;
-use crate::sync::{Arc, AtomicU32, AtomicU64, OnceLock, Ordering};
+use crate::engine::{Count, KeyRange};
+use crate::sync::{Arc, AtomicI64, AtomicU32, AtomicU64, OnceLock, Ordering, spin_loop};
+
+pub(crate) use spaces::{
+    Change, Dropped, Held, Index, IndexWriter, SPACE_MAX, TABLE_CONTENT, TABLE_KEY, Table,
+};
 
 /// Entries of one piece of the arena, pieces of a group, and groups: 2^32 entries in all, made
 /// as they are needed, so that an empty store takes little and no writer waits for a large one.
@@ -34,6 +47,8 @@ const GROUP_CHUNKS: usize = 1 << 10;
 const GROUPS: usize = 1 << 10;
 /// Key bytes that fit into an entry, which is then 40 bytes.
 const INLINE_BYTES: usize = 22;
+/// Stands for a deadline that is being changed, or is none.
+const CHANGING: u64 = 0;
 /// Lengths up to this are kept exactly, larger ones in coarse steps.
 const EXACT_BYTES_MAX: u64 = 0xffff * 8;
 const COARSE_STEP_BYTES: u64 = 1 << 14;
@@ -51,8 +66,8 @@ pub(crate) struct LogPointer {
     pub(crate) tombstone: bool,
 }
 
-/// A [`LogPointer`] in one word: segment 16 bits, offset / 8 29, length 17, expiry 1 (reserved),
-/// tombstone 1. Zero is no pointer, since no record lies at offset 0.
+/// A [`LogPointer`] in one word: segment 16 bits, offset / 8 29, length 17, deadline 1, tombstone
+/// 1. Zero is no pointer, since no record lies at offset 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slot(pub(crate) u64);
 
@@ -82,10 +97,22 @@ impl Slot {
         }
     }
 
+    /// The same for a record that has a deadline, or has none.
+    pub(crate) fn with_deadline(self, has_deadline: bool) -> Slot {
+        Slot(self.0 | u64::from(has_deadline) << 1)
+    }
+
+    pub(crate) fn has_deadline(self) -> bool {
+        self.0 & 2 != 0
+    }
+
     pub(crate) fn is_tombstone(self) -> bool {
         self.0 & 1 != 0
     }
 }
+
+/// The slot of an entry whose content is gone.
+const GONE: Slot = Slot(1);
 
 /// An entry's number: its place in the arena.
 pub(crate) type EntryId = u32;
@@ -126,6 +153,8 @@ struct Entry {
     slot: AtomicU64,
     key: UnsafeCell<Key>,
     id: EntryId,
+    /// Written as the key is.
+    content: AtomicU32,
 }
 
 // SAFETY: `key` is the only part that is not `Sync` by itself. It is written only by the writer,
@@ -139,7 +168,19 @@ unsafe impl Send for Entry {}
 
 impl Entry {
     fn new(id: EntryId, key: Key) -> Entry {
-        Entry { slot: AtomicU64::new(0), key: UnsafeCell::new(key), id }
+        let (slot, content) = (AtomicU64::new(0), AtomicU32::new(0));
+        Entry { slot, key: UnsafeCell::new(key), id, content }
+    }
+
+    /// Gives the entry to a key. For the writer, of an entry that is in nobody's reach.
+    fn assign(&self, content: u32, key: &[u8]) {
+        self.content.store(content, Ordering::Relaxed);
+        // SAFETY: the entry is in nobody's reach: it was never linked, or left its list an epoch
+        // ago (only then does it come off the free list), and the caller is the only writer.
+        #[expect(unsafe_code, reason = "the key is written before the entry can be reached")]
+        unsafe {
+            *self.key.get() = Key::new(key);
+        }
     }
 
     fn key(&self) -> &[u8] {
@@ -151,7 +192,21 @@ impl Entry {
     }
 }
 
-type Group = Box<[OnceLock<Box<[Entry]>>]>;
+/// A piece of the arena. The deadlines are made when the first of its keys has one.
+struct Chunk {
+    entries: Box<[Entry]>,
+    deadlines: OnceLock<Box<[AtomicU64]>>,
+}
+
+impl Chunk {
+    fn new(first: EntryId) -> Chunk {
+        let ids = first..=first + (CHUNK_ENTRIES as EntryId - 1);
+        let entries = ids.map(|id| Entry::new(id, Key::new(&[]))).collect();
+        Chunk { entries, deadlines: OnceLock::new() }
+    }
+}
+
+type Group = Box<[OnceLock<Chunk>]>;
 
 /// The arena: entries never move, so that the list can point at them.
 struct Arena {
@@ -167,16 +222,29 @@ impl Arena {
         Arena { groups, free: AtomicU32::new(0) }
     }
 
-    fn entry(&self, id: EntryId) -> &Entry {
+    fn chunk(&self, id: EntryId) -> &Chunk {
         let chunk = id as usize / CHUNK_ENTRIES;
         let group = self.groups[chunk / GROUP_CHUNKS]
             .get_or_init(|| (0..GROUP_CHUNKS).map(|_| OnceLock::new()).collect());
-        let chunk = group[chunk % GROUP_CHUNKS].get_or_init(|| {
-            let first = id - id % CHUNK_ENTRIES as EntryId;
-            let ids = first..=first + (CHUNK_ENTRIES as EntryId - 1);
-            ids.map(|id| Entry::new(id, Key::new(&[]))).collect()
-        });
-        &chunk[id as usize % CHUNK_ENTRIES]
+        let first = || id - id % CHUNK_ENTRIES as EntryId;
+        group[chunk % GROUP_CHUNKS].get_or_init(|| Chunk::new(first()))
+    }
+
+    fn entry(&self, id: EntryId) -> &Entry {
+        &self.chunk(id).entries[id as usize % CHUNK_ENTRIES]
+    }
+
+    /// The deadline beside an entry, which means something only if the entry's slot says so.
+    fn deadline(&self, id: EntryId) -> u64 {
+        let deadlines = self.chunk(id).deadlines.get();
+        deadlines.map_or(CHANGING, |all| all[id as usize % CHUNK_ENTRIES].load(Ordering::Acquire))
+    }
+
+    /// For the writer only.
+    fn set_deadline(&self, id: EntryId, deadline: u64) {
+        let new = || (0..CHUNK_ENTRIES).map(|_| AtomicU64::new(CHANGING)).collect();
+        let deadlines = self.chunk(id).deadlines.get_or_init(new);
+        deadlines[id as usize % CHUNK_ENTRIES].store(deadline, Ordering::Release);
     }
 
     /// Puts an entry on the free list. Called by whichever thread advances the epoch.
@@ -218,8 +286,8 @@ struct KeyRef {
 }
 
 // SAFETY: a `KeyRef` in the list is a shared reference to an `Entry`, which is `Sync`; the arena
-// outlives the list (both are owned by `Index`, which drops the list first) and never moves an
-// entry. One in a `probe` does not leave its thread.
+// outlives the list (which owns a share of it) and never moves an entry. One in a `probe` does not
+// leave its thread.
 #[expect(unsafe_code, reason = "a shared reference without its lifetime")]
 unsafe impl Send for KeyRef {}
 // SAFETY: as for `Send`.
@@ -237,6 +305,17 @@ impl KeyRef {
         #[expect(unsafe_code, reason = "a shared reference without its lifetime")]
         unsafe {
             &*self.entry
+        }
+    }
+
+    /// The entry, for as long as the arena that it lives in is there. For what is in a list.
+    fn entry_in<'a>(&self, arena: &'a Arena) -> &'a Entry {
+        let entry = self.entry();
+        debug_assert!(ptr::eq(entry, arena.entry(entry.id)), "an entry of another arena");
+        // SAFETY: the entry lives in that arena, which is borrowed and never moves it.
+        #[expect(unsafe_code, reason = "a shared reference with the lifetime of its arena")]
+        unsafe {
+            &*ptr::from_ref(entry)
         }
     }
 }
@@ -282,6 +361,7 @@ impl Ord for KeyRef {
 #[derive(Clone, Copy)]
 pub(crate) struct Found<'g> {
     entry: &'g Entry,
+    arena: &'g Arena,
 }
 
 impl Found<'_> {
@@ -293,98 +373,121 @@ impl Found<'_> {
         Slot(self.entry.slot.load(Ordering::Acquire))
     }
 
+    /// The slot and, if it says that there is one, its deadline.
+    pub(crate) fn slot_and_deadline(self) -> (Slot, Option<u64>) {
+        loop {
+            let slot = self.slot();
+            if !slot.has_deadline() {
+                return (slot, None);
+            }
+            let deadline = self.arena.deadline(self.id());
+            if deadline != CHANGING && self.slot() == slot {
+                return (slot, Some(deadline));
+            }
+            // The writer is between two steps; see the invariant above.
+            spin_loop();
+        }
+    }
+
     /// Points the entry at a newer record; returns what it pointed at. For the writer only.
-    pub(crate) fn publish(self, slot: Slot) -> Slot {
-        Slot(self.entry.slot.swap(slot.0, Ordering::AcqRel))
+    fn publish(self, slot: Slot, expires_at: Option<u64>) -> Slot {
+        let had_deadline = self.slot().has_deadline();
+        if had_deadline || expires_at.is_some() {
+            self.arena.set_deadline(self.id(), CHANGING);
+        }
+        let old = Slot(self.entry.slot.swap(slot.0, Ordering::AcqRel));
+        if let Some(deadline) = expires_at {
+            self.arena.set_deadline(self.id(), deadline);
+        }
+        old
     }
 }
 
-/// What only the writer changes.
-#[derive(Debug, Default)]
-pub(crate) struct IndexWriter {
-    next: EntryId,
-    free: Vec<EntryId>,
-}
-
-/// The index of one key space.
-pub(crate) struct Index {
-    // Dropped before the arena that its keys point into.
+/// The keys of one content, in order, and how many there are.
+struct KeyList {
     list: SkipList<KeyRef, ()>,
+    // The keys of the list point into it.
     arena: Arc<Arena>,
+    keys: AtomicI64,
+    expiring: AtomicI64,
+    live_bytes: AtomicI64,
 }
 
-impl fmt::Debug for Index {
+impl fmt::Debug for KeyList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Index of {} keys", self.list.len())
+        write!(f, "{} entries", self.list.len())
     }
 }
 
-impl Index {
-    pub(crate) fn new() -> Index {
-        let list = SkipList::new(epoch::default_collector().clone());
-        Index { list, arena: Arc::new(Arena::new()) }
+impl KeyList {
+    fn new(arena: &Arc<Arena>) -> KeyList {
+        KeyList {
+            list: SkipList::new(epoch::default_collector().clone()),
+            arena: Arc::clone(arena),
+            keys: AtomicI64::new(0),
+            expiring: AtomicI64::new(0),
+            live_bytes: AtomicI64::new(0),
+        }
     }
 
-    /// The entry of `key`. No lock.
-    pub(crate) fn find<'g>(&'g self, key: &[u8], pin: &'g epoch::Guard) -> Option<Found<'g>> {
+    fn count(&self) -> Count {
+        let number = |count: &AtomicI64| count.load(Ordering::Relaxed).max(0) as u64;
+        Count { keys: number(&self.keys), expiring: number(&self.expiring) }
+    }
+
+    /// Counts a value's record (1) or one that no longer is (-1).
+    fn account(&self, slot: Slot, sign: i64) {
+        if !slot.is_tombstone() {
+            self.keys.fetch_add(sign, Ordering::Relaxed);
+            self.expiring.fetch_add(sign * i64::from(slot.has_deadline()), Ordering::Relaxed);
+            self.live_bytes.fetch_add(sign * slot.pointer().length as i64, Ordering::Relaxed);
+        }
+    }
+
+    fn find<'a>(&self, arena: &'a Arena, key: &[u8], pin: &epoch::Guard) -> Option<Found<'a>> {
         let node = probe(key, |probe| self.list.get(probe, pin))?;
-        Some(Found { entry: node.key().entry() })
+        Some(Found { entry: node.key().entry_in(arena), arena })
     }
 
-    /// Adds a key that the index does not hold. For the writer only.
-    pub(crate) fn insert(&self, writer: &mut IndexWriter, key: &[u8], slot: Slot) -> EntryId {
-        if writer.free.is_empty() {
-            writer.free = self.arena.take_free();
-        }
-        let id = writer.free.pop().unwrap_or_else(|| {
-            writer.next += 1;
-            writer.next - 1
-        });
-        let entry = self.arena.entry(id);
-        // SAFETY: the entry is in nobody's reach: it was never linked, or left the list an epoch
-        // ago (only then does it come off the free list), and the caller is the only writer.
-        #[expect(unsafe_code, reason = "the key is written before the entry can be reached")]
-        unsafe {
-            *entry.key.get() = Key::new(key);
-        }
-        entry.slot.store(slot.0, Ordering::Release);
+    /// Puts an entry, which nobody else can reach, under its key into the list.
+    fn link(&self, entry: &Entry) {
         let pin = epoch::pin();
         self.list.insert(KeyRef::new(entry), (), &pin).release(&pin);
-        id
     }
 
-    /// Points an entry at a copy of the record that it points at, unless it has moved on. An entry
-    /// that was reused meanwhile points elsewhere, too: no two keys share a record.
-    pub(crate) fn replace(&self, id: EntryId, old: Slot, copy: Slot) -> bool {
-        let slot = &self.arena.entry(id).slot;
-        slot.compare_exchange(old.0, copy.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-
-    /// Takes a key whose slot is still `tombstone` out of the list; its entry is reused after an
-    /// epoch. For the writer only.
-    pub(crate) fn unlink(&self, id: EntryId, tombstone: Slot) -> bool {
-        let entry = self.arena.entry(id);
-        if entry.slot.load(Ordering::Acquire) != tombstone.0 {
-            return false;
-        }
+    /// Takes a key out of the list; its entry is reused after an epoch.
+    fn unlink(&self, entry: &Entry) -> bool {
         let pin = epoch::pin();
         let node = self.list.remove(&KeyRef::new(entry), &pin);
         let removed = node.is_some();
         if let Some(node) = node {
             node.release(&pin);
         }
-        let arena = Arc::clone(&self.arena);
+        let (arena, id) = (Arc::clone(&self.arena), entry.id);
         pin.defer(move || arena.free(id));
         removed
     }
 
+    /// Takes the first key out of the list; returns what its slot held. For a list that no table
+    /// names any more: the slot is a tombstone from then on, so that compaction lets go of it.
+    fn pop(&self, pin: &epoch::Guard) -> Option<Slot> {
+        let node = self.list.pop_front(pin)?;
+        let entry = node.key().entry();
+        let slot = Slot(entry.slot.swap(GONE.0, Ordering::AcqRel));
+        let (arena, id) = (Arc::clone(&self.arena), entry.id);
+        node.release(pin);
+        pin.defer(move || arena.free(id));
+        Some(slot)
+    }
+
     /// Calls `visit` with the entries of `range` in order until it returns false. The caller
     /// keeps the walk short: it holds an epoch for as long as it lasts.
-    pub(crate) fn walk<'g>(
-        &'g self,
+    fn walk<'a>(
+        &self,
+        arena: &'a Arena,
         range: &KeyRange,
-        pin: &'g epoch::Guard,
-        mut visit: impl FnMut(&'g [u8], Found<'g>) -> bool,
+        pin: &epoch::Guard,
+        mut visit: impl FnMut(&'a [u8], Found<'a>) -> bool,
     ) {
         let (start, end) = range.bounds();
         let mut node = if range.reverse {
@@ -393,8 +496,8 @@ impl Index {
             bound(start, |start| self.list.lower_bound(start, pin))
         };
         while let Some(at) = node {
-            let entry = at.key().entry();
-            if !range.contains(entry.key()) || !visit(entry.key(), Found { entry }) {
+            let entry = at.key().entry_in(arena);
+            if !range.contains(entry.key()) || !visit(entry.key(), Found { entry, arena }) {
                 return;
             }
             node = if range.reverse { at.prev() } else { at.next() };
@@ -414,6 +517,7 @@ fn bound<T>(key: Bound<&[u8]>, search: impl FnOnce(Bound<&KeyRef>) -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Extra;
 
     /// Keys that are hard for a prefix: zeros, lengths about 16 and about what fits in an entry,
     /// one the beginning of another.
@@ -434,6 +538,10 @@ mod tests {
         keys
     }
 
+    fn put(index: &Index, writer: &mut IndexWriter, key: &[u8], slot: Slot) {
+        index.put(writer, None, Extra::default(), key, slot);
+    }
+
     #[test]
     fn references_compare_like_the_bytes_of_their_keys() {
         for one in &keys() {
@@ -446,19 +554,20 @@ mod tests {
 
     #[test]
     fn keys_are_found_and_walked_in_the_order_of_their_bytes() {
-        let (index, mut writer, keys) = (Index::new(), IndexWriter::default(), keys());
+        let (index, mut writer, keys) =
+            (Index::with_table(Table::default()), IndexWriter::default(), keys());
         for (at, key) in keys.iter().enumerate().rev() {
-            index.insert(&mut writer, key, Slot::new(1, 8 * (at as u64 + 1), 64, false));
+            put(&index, &mut writer, key, Slot::new(1, 8 * (at as u64 + 1), 64, false));
         }
         let pin = epoch::pin();
         for (at, key) in keys.iter().enumerate() {
-            let found = index.find(key, &pin).expect("it was inserted");
+            let found = index.find(0, key, &pin).1.expect("it was inserted");
             assert_eq!(found.slot().pointer().offset, 8 * (at as u64 + 1));
         }
         for reverse in [false, true] {
             let range = KeyRange { reverse, ..KeyRange::all() };
             let mut walked = Vec::new();
-            index.walk(&range, &pin, |key, _| {
+            index.walk(0, &range, &pin, |key, _| {
                 walked.push(key.to_vec());
                 true
             });
@@ -472,15 +581,16 @@ mod tests {
     /// The window is a few instructions wide, so threads would hardly ever hit it.
     #[test]
     fn an_entry_is_not_reused_under_the_pin_of_somebody_who_found_it() {
-        let (index, mut writer) = (Index::new(), IndexWriter::default());
-        index.insert(&mut writer, b"a", Slot::new(1, 64, 64, false));
+        let (index, mut writer) = (Index::with_table(Table::default()), IndexWriter::default());
+        put(&index, &mut writer, b"a", Slot::new(1, 64, 64, false));
         let pin = epoch::pin();
-        let found = index.find(b"a", &pin).expect("it was inserted");
+        let found = index.find(0, b"a", &pin).1.expect("it was inserted");
         let tombstone = Slot::new(1, 128, 64, true);
-        found.publish(tombstone);
+        found.publish(tombstone, None);
         assert!(index.unlink(found.id(), tombstone));
         for other in 0..100 {
-            let id = index.insert(&mut writer, &[other], Slot::new(1, 192, 64, false));
+            put(&index, &mut writer, &[other], Slot::new(1, 192, 64, false));
+            let id = index.find(0, &[other], &pin).1.expect("it was inserted").id();
             assert_ne!(id, found.id(), "two keys in one entry");
         }
         assert_eq!(found.slot(), tombstone);

@@ -1,0 +1,174 @@
+//! Deadlines and emptied spaces: what time and one record make dead, and how its memory comes back.
+//!
+//! A key whose deadline has passed is gone for everybody at once; nothing was written for that.
+//! The *sweep* puts a tombstone behind it later, a few keys at a time, so that its record counts
+//! as dead and its entry is given back. A space that was emptied has another content at once; the
+//! *purge* gives the entries of the old one back, a few at a time.
+//!
+//! Invariants:
+//! - The store's clock never goes back, and no deadline is judged by another one.
+//! - The sweep removes only what still has the record whose deadline has passed: it compares the
+//!   slots under the writer's lock.
+//! - A content is purged only once the record that took it from its space is released, and every
+//!   tombstone of it has left the queue of unlinks.
+//! - Neither touches a watch.
+
+use crossbeam_epoch as epoch;
+
+use super::{Log, ROOM_BYTES, Writer};
+use crate::engine::{Position, Watch};
+use crate::error::Result;
+use crate::index::{Change, Dropped, EntryId, Found, Slot};
+use crate::options::Durability;
+use crate::record::{Extra, Frame};
+use crate::sync::{Ordering, lock};
+
+/// Keys that one turn of the sweep removes: they are one frame, for which readers wait.
+const SWEEP_KEYS: usize = 32;
+/// Entries that one turn of the purge gives back.
+const PURGE_ENTRIES: usize = 1024;
+
+/// A key whose deadline has passed.
+struct Due {
+    id: EntryId,
+    slot: Slot,
+    content: u32,
+    key: Vec<u8>,
+}
+
+impl Log {
+    /// The store's clock, in milliseconds since 1970.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.times().1
+    }
+
+    /// The wall clock and the store's, which is never behind it, nor behind itself.
+    pub(super) fn times(&self) -> (u64, u64) {
+        let time_ms = self.options.clock.now_ms();
+        let latest_ms = self.clock_ms.load(Ordering::Relaxed);
+        if time_ms <= latest_ms {
+            return (time_ms, latest_ms);
+        }
+        (time_ms, self.clock_ms.fetch_max(time_ms, Ordering::Relaxed).max(time_ms))
+    }
+
+    /// Whether a deadline, if there is one, has passed.
+    pub(super) fn has_passed(&self, expires_at: Option<u64>) -> bool {
+        expires_at.is_some_and(|deadline| deadline <= self.now_ms())
+    }
+
+    /// Whether the key of an entry is there.
+    pub(super) fn exists(&self, found: Found<'_>) -> bool {
+        let (slot, expires_at) = found.slot_and_deadline();
+        !slot.is_tombstone() && !self.has_passed(expires_at)
+    }
+
+    /// Begins to watch a key.
+    pub(crate) fn watch(&self, space: u32, key: &[u8]) -> Result<Watch> {
+        super::check_space(space)?;
+        let _writer = self.lock_writer();
+        let pin = epoch::pin();
+        let (_, found) = self.index.find(space, key, &pin);
+        let deadline = found.and_then(|found| found.slot_and_deadline().1);
+        let expires_at = deadline.filter(|_| !self.has_passed(deadline));
+        Ok(self.watches.watch(space, key, expires_at))
+    }
+
+    /// How long until a key expires, in milliseconds; `None` if none has a deadline.
+    pub(crate) fn next_deadline_in_ms(&self) -> Option<u64> {
+        let next_ms = self.next_deadline_ms.load(Ordering::Relaxed);
+        (next_ms < u64::MAX).then(|| next_ms.saturating_sub(self.now_ms()))
+    }
+
+    /// Removes some keys whose deadline has passed; returns whether there were any. While the disk
+    /// is full they stay: nobody sees them, and the space that there is is for others.
+    pub(crate) fn sweep(&self) -> Result<bool> {
+        if self.next_deadline_in_ms() != Some(0) || self.is_full() || self.commit.check().is_err() {
+            return Ok(false);
+        }
+        match self.sweep_some() {
+            Err(error) if error.is_full() => Ok(false),
+            done => done,
+        }
+    }
+
+    fn sweep_some(&self) -> Result<bool> {
+        // As long as it is held, a slot that looks the same is the same.
+        let pin = epoch::pin();
+        let due = self.due();
+        if due.is_empty() {
+            return Ok(false);
+        }
+        let mut frame = Frame::new(ROOM_BYTES, 0);
+        for due in &due {
+            let extra = Extra { content: due.content, expires_at: None };
+            frame.push(extra, &due.key, None);
+        }
+        let mut writer = self.lock_writer();
+        if !due.iter().all(|due| self.index.slot(due.id) == due.slot) {
+            // One was written, or moved, meanwhile.
+            return Ok(true);
+        }
+        match self.append(&mut writer, frame, None, None)? {
+            Ok(appended) => {
+                drop(writer);
+                // Nobody waits for it, but the entries can go only when it is durable.
+                self.commit.wait(Position(appended.position), Durability::Os)?;
+            }
+            Err(frame) => {
+                drop(writer);
+                drop(pin);
+                self.make_room(frame.bytes(), false)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Some keys whose deadline has passed.
+    fn due(&self) -> Vec<Due> {
+        let writer = self.lock_writer();
+        let ids = writer.index.due(self.now_ms(), SWEEP_KEYS);
+        let of = |id| {
+            let (content, key, slot) = self.index.entry(id);
+            Due { id, slot, content, key }
+        };
+        ids.into_iter().map(of).collect()
+    }
+
+    /// Gives spaces other contents. For whoever publishes a frame that says so.
+    pub(super) fn change_spaces(&self, writer: &mut Writer, change: &Change) {
+        for dropped in self.index.change(&mut writer.index, change, writer.position) {
+            let (keys, live_bytes) = dropped.keys_and_bytes();
+            self.keys.fetch_sub(keys, Ordering::Relaxed);
+            self.live_bytes.fetch_sub(live_bytes, Ordering::Relaxed);
+            writer.dropped.push_back(dropped);
+        }
+    }
+
+    /// Gives some entries of contents back that no space has any more; returns whether there were
+    /// any.
+    pub(super) fn purge_some(&self) -> bool {
+        let Some(dropped) = self.purgeable() else {
+            return false;
+        };
+        if dropped.purge(PURGE_ENTRIES, |slot| self.account_segment(slot, -1)) {
+            lock(&self.writer).dropped.retain(|other| !other.is(&dropped));
+        }
+        true
+    }
+
+    /// Takes all removed keys, and all keys of emptied contents, out of the index whose absence is
+    /// durable. Afterwards no slot names a record of theirs.
+    pub(crate) fn purge_all_released(&self) {
+        self.unlink_all_released();
+        while self.purge_some() {}
+    }
+
+    fn purgeable(&self) -> Option<Dropped> {
+        let released = self.commit.released();
+        let writer = self.lock_writer();
+        let first = writer.dropped.front().filter(|dropped| dropped.position <= released)?;
+        let unlinked = writer.unlinks.front().is_none_or(|(at, ..)| *at > first.position);
+        unlinked.then(|| first.clone())
+    }
+}
