@@ -24,8 +24,10 @@ const BUILD_TIME_MAX: Duration = Duration::from_secs(900);
 /// Which server.
 #[derive(Clone, Debug)]
 pub enum Kind {
-    /// Debian's redis-server.
+    /// Debian's redis-server, in memory.
     Redis(Tools),
+    /// Debian's redis-server with a log that it syncs before each reply.
+    DurableRedis(Tools),
     /// Our program, on one of its engines.
     Aryavarth {
         /// The program.
@@ -41,7 +43,7 @@ pub enum Kind {
 /// Why it cannot be had, or that it does not speak the Redis protocol.
 pub fn subject(engine: &str) -> Result<Kind, String> {
     if std::env::var("SUBJECT").is_ok_and(|subject| subject == "redis") {
-        return Ok(Kind::Redis(parts::redis_tools()?));
+        return Ok(Kind::DurableRedis(parts::redis_tools()?));
     }
     let kind = Kind::Aryavarth { program: program()?, engine: engine.to_owned() };
     if speaks_redis(&kind)? {
@@ -87,6 +89,7 @@ pub fn program() -> Result<PathBuf, String> {
 /// A server that runs.
 #[derive(Debug)]
 pub struct Server {
+    kind: Kind,
     child: Child,
     addr: SocketAddr,
 }
@@ -97,39 +100,61 @@ impl Server {
     /// # Errors
     /// What it said, if it ended or was not ready in time.
     pub fn start(kind: &Kind, data: &Path, arguments: &[&str]) -> Result<Server, String> {
+        // Redis takes no port 0, so another process may take the port first: then once more.
+        let mut last = String::new();
+        for _attempt in 0..5 {
+            let mut listen = SocketAddr::from(([127, 0, 0, 1], 0));
+            if !matches!(kind, Kind::Aryavarth { .. }) {
+                let free = TcpListener::bind(listen).map_err(told)?;
+                listen = free.local_addr().map_err(told)?;
+            }
+            match Server::start_at(kind, data, listen, arguments) {
+                Ok(server) => return Ok(server),
+                Err(why) => last = why,
+            }
+        }
+        Err(last)
+    }
+
+    /// Starts a server on the directory and the address of this one, which has been killed.
+    ///
+    /// # Errors
+    /// What it said, if it ended or was not ready in time.
+    pub fn start_again(&self, data: &Path) -> Result<Server, String> {
+        Server::start_at(&self.kind, data, self.addr, &[])
+    }
+
+    fn start_at(
+        kind: &Kind,
+        data: &Path,
+        listen: SocketAddr,
+        arguments: &[&str],
+    ) -> Result<Server, String> {
         match kind {
-            Kind::Redis(tools) => Server::start_redis(tools, data, arguments),
+            Kind::Redis(tools) | Kind::DurableRedis(tools) => {
+                let mut command = tools.command("redis-server");
+                command.args(["--port", &listen.port().to_string(), "--bind", "127.0.0.1"]);
+                command.args(["--save", "", "--dir"]).arg(data).args(arguments);
+                if matches!(kind, Kind::DurableRedis(_)) {
+                    command.args(["--appendonly", "yes", "--appendfsync", "always"]);
+                }
+                command.stdout(Stdio::null()).stderr(Stdio::null());
+                let child = command.spawn().map_err(told)?;
+                let mut server = Server { kind: kind.clone(), child, addr: listen };
+                server.wait_for_info()?;
+                Ok(server)
+            }
             Kind::Aryavarth { program, engine } => {
                 let mut command = Command::new(program);
-                command.args(["server", "--listen", "127.0.0.1:0", "--engine", engine]);
+                command.args(["server", "--listen", &listen.to_string(), "--engine", engine]);
                 if has_admin_port(program)? {
                     command.args(["--admin", "off"]);
                 }
                 command.arg("--data").arg(data).args(arguments);
-                Server::start_ours(command)
+                let (child, addr) = start_ours(command)?;
+                Ok(Server { kind: kind.clone(), child, addr })
             }
         }
-    }
-
-    fn start_redis(tools: &Tools, data: &Path, arguments: &[&str]) -> Result<Server, String> {
-        // Redis takes no port 0, so another process may take the port first: then once more.
-        let mut last = String::new();
-        for _attempt in 0..5 {
-            let free = TcpListener::bind("127.0.0.1:0").map_err(told)?;
-            let addr = free.local_addr().map_err(told)?;
-            drop(free);
-            let mut command = tools.command("redis-server");
-            command.args(["--port", &addr.port().to_string(), "--bind", "127.0.0.1", "--save", ""]);
-            command.arg("--dir").arg(data).args(arguments);
-            let child =
-                command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().map_err(told)?;
-            let mut server = Server { child, addr };
-            match server.wait_for_info() {
-                Ok(()) => return Ok(server),
-                Err(why) => last = why,
-            }
-        }
-        Err(format!("redis-server does not start: {last}"))
     }
 
     fn wait_for_info(&mut self) -> Result<(), String> {
@@ -150,37 +175,6 @@ impl Server {
             thread::sleep(Duration::from_millis(10));
         }
         Err("it does not answer".to_owned())
-    }
-
-    fn start_ours(mut command: Command) -> Result<Server, String> {
-        let mut child = command.stderr(Stdio::piped()).spawn().map_err(told)?;
-        let stderr = child.stderr.take().ok_or("no standard error")?;
-        let (tell, told_by) = mpsc::channel();
-        // The thread reads on after `ready`, so that the server never waits for its reader.
-        thread::spawn(move || {
-            let mut addr: Option<SocketAddr> = None;
-            let mut said = String::new();
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if let Some(at) = line.strip_prefix("listening on ") {
-                    addr = at.parse().ok();
-                }
-                if line == "ready" {
-                    drop(tell.send(addr.ok_or_else(|| "it told no address".to_owned())));
-                }
-                said.push_str(&line);
-                said.push('\n');
-            }
-            drop(tell.send(Err(format!("the server ended:\n{said}"))));
-        });
-        let told = told_by.recv_timeout(START_TIME_MAX);
-        match told.unwrap_or_else(|_| Err("the server did not get ready".to_owned())) {
-            Ok(addr) => Ok(Server { child, addr }),
-            Err(why) => {
-                drop(child.kill());
-                drop(child.wait());
-                Err(why)
-            }
-        }
     }
 
     /// Where clients connect.
@@ -210,4 +204,36 @@ impl Drop for Server {
 fn has_admin_port(program: &Path) -> Result<bool, String> {
     let help = Command::new(program).args(["server", "--help"]).output().map_err(told)?;
     Ok(String::from_utf8_lossy(&help.stdout).contains("--admin"))
+}
+
+/// Runs our program until it says that it is ready, and where it listens.
+fn start_ours(mut command: Command) -> Result<(Child, SocketAddr), String> {
+    let mut child = command.stderr(Stdio::piped()).spawn().map_err(told)?;
+    let stderr = child.stderr.take().ok_or("no standard error")?;
+    let (tell, told_by) = mpsc::channel();
+    // The thread reads on after `ready`, so that the server never waits for its reader.
+    thread::spawn(move || {
+        let mut addr: Option<SocketAddr> = None;
+        let mut said = String::new();
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            if let Some(at) = line.strip_prefix("listening on ") {
+                addr = at.parse().ok();
+            }
+            if line == "ready" {
+                drop(tell.send(addr.ok_or_else(|| "it told no address".to_owned())));
+            }
+            said.push_str(&line);
+            said.push('\n');
+        }
+        drop(tell.send(Err(format!("the server ended:\n{said}"))));
+    });
+    let told = told_by.recv_timeout(START_TIME_MAX);
+    match told.unwrap_or_else(|_| Err("the server did not get ready".to_owned())) {
+        Ok(addr) => Ok((child, addr)),
+        Err(why) => {
+            drop(child.kill());
+            drop(child.wait());
+            Err(why)
+        }
+    }
 }
