@@ -168,7 +168,7 @@ impl Server {
                 let number = format!("process_id:{}\r\n", self.child.id());
                 let info = connection.ask(&["INFO"]).unwrap_or_default();
                 let says = |line: &str| info.windows(line.len()).any(|at| at == line.as_bytes());
-                if says(&number) && says("loading:0\r\n") {
+                if says(&number) && says("\nloading:0\r\n") {
                     return Ok(());
                 }
             }
