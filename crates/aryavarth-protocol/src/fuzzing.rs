@@ -1,21 +1,21 @@
 //! Where a fuzzer comes in: whatever a client sends, the session ends in requests, replies or one
 //! last error.
 //!
-//! [`session`] takes any bytes and panics where a property fails. The target in `fuzz/` calls it,
-//! and so does the test below, with every input in `fuzz/corpus`. The module exists for the two of
-//! them only.
+//! [`session`] and [`resp`] take any bytes and panic where a property fails. The targets in `fuzz/`
+//! call them, and so do the tests below, with every input in `fuzz/corpus`. The module exists for
+//! these only.
 //!
 //! Properties:
 //! - The same bytes mean the same, in whatever pieces they arrive: same events, same replies.
-//! - Every request and every error is answered once, by one line of JSON, in order; nothing comes
-//!   after the last event.
-//! - What a request is written as is read as the same request.
+//! - Every request and every error is answered once, in order and in the protocol that the client
+//!   speaks; nothing comes after the last event.
+//! - What a request or a command is written as is read as the same.
 //! - What is kept of the input is bounded by the limits and one feed.
 
 use crate::limits::Limits;
 use crate::message::{Request, Response};
+use crate::resp::{Command, LINE_BYTES_MAX, Reply};
 use crate::session::{Event, Session};
-use crate::sniff::LINE_BYTES_MAX;
 
 /// What a conversation came to.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -24,46 +24,123 @@ struct Heard {
     sent: Vec<u8>,
 }
 
+/// What a conversation begins with.
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    limits: Limits,
+    /// A client that is not is from its second command on.
+    authenticated: bool,
+    version: u8,
+}
+
+impl Setup {
+    fn of(limits: Limits) -> Setup {
+        Setup { limits, authenticated: true, version: 2 }
+    }
+}
+
 /// One conversation, fed at once, byte by byte, and in pieces. The first byte says how long the
 /// pieces are and how narrow the limits.
 pub fn session(data: &[u8]) {
     let Some((&how, data)) = data.split_first() else { return };
-    let limits = if how & 1 == 0 {
+    conversation(how, Setup::of(limits(how)), data);
+}
+
+/// The same for the Redis protocol: its second byte says who the client is and what it hears.
+pub fn resp(data: &[u8]) {
+    let [how, who, data @ ..] = data else { return };
+    let version = if who & 2 == 0 { 2 } else { 3 };
+    conversation(*how, Setup { limits: limits(*how), authenticated: who & 1 == 0, version }, data);
+}
+
+fn limits(how: u8) -> Limits {
+    if how & 1 == 0 {
         Limits::default()
     } else {
         Limits { key_bytes_max: 4, value_bytes_max: 8, request_bytes_max: 48, scan_entries_max: 10 }
-    };
-    let at_once = converse(&limits, [data]);
-    assert_eq!(converse(&limits, data.chunks(1)), at_once, "byte by byte");
-    let piece = usize::from(how >> 1) + 2;
-    assert_eq!(converse(&limits, data.chunks(piece)), at_once, "in pieces of {piece}");
+    }
+}
 
-    let mut answers = 0;
+fn conversation(how: u8, setup: Setup, data: &[u8]) {
+    let at_once = converse(&setup, [data]);
+    assert_eq!(converse(&setup, data.chunks(1)), at_once, "byte by byte");
+    let piece = usize::from(how >> 1) + 2;
+    assert_eq!(converse(&setup, data.chunks(piece)), at_once, "in pieces of {piece}");
+
+    let anything = Setup::of(Limits::default());
     for event in &at_once.events {
-        answers += usize::from(*event != Event::End);
-        if let Event::Request(request) = event {
-            let json = serde_json::to_string(request).expect("a request has a JSON form");
-            let again = converse(&Limits::default(), [json.as_bytes()]);
-            assert_eq!(again.events.first(), Some(event), "written as {json}");
-        }
+        let written = match event {
+            Event::Request(request) => {
+                serde_json::to_vec(request).expect("a request has a JSON form")
+            }
+            Event::Command(command) => written(command),
+            _ => continue,
+        };
+        let again = converse(&anything, [&*written]);
+        assert_eq!(again.events.first(), Some(event), "written as {}", written.escape_ascii());
     }
     if at_once.sent.starts_with(b"HTTP/") {
         return;
     }
-    let lines: Vec<&[u8]> = at_once.sent.split_inclusive(|&byte| byte == b'\n').collect();
-    assert_eq!(lines.len(), answers, "an answer each");
-    for line in lines {
-        assert!(line.ends_with(b"\n"));
-        serde_json::from_slice::<Response>(line).expect("a reply is a response");
+    let mut sent = &*at_once.sent;
+    for event in &at_once.events {
+        match event {
+            Event::End => {}
+            Event::Request(_) | Event::Invalid(_) => json_answer(&mut sent),
+            Event::Command(command) => resp_answer(command, &mut sent),
+            Event::Broken(_) if sent.starts_with(b"{") => json_answer(&mut sent),
+            Event::Broken(_) => {
+                let error = line(&mut sent);
+                assert!(error.starts_with(b"-ERR ") && error.ends_with(b"\r\n"));
+            }
+        }
     }
+    assert!(sent.is_empty(), "an answer each");
+}
+
+fn line<'a>(sent: &mut &'a [u8]) -> &'a [u8] {
+    let end = sent.iter().position(|byte| *byte == b'\n').expect("there is an answer");
+    let (line, rest) = sent.split_at(end + 1);
+    *sent = rest;
+    line
+}
+
+fn json_answer(sent: &mut &[u8]) {
+    serde_json::from_slice::<Response>(line(sent)).expect("a reply is a response");
+}
+
+/// The command's name, or the error that the disk is gone.
+fn resp_answer(command: &Command, sent: &mut &[u8]) {
+    if sent.starts_with(b"-") {
+        assert_eq!(line(sent), b"-ERR the disk is gone\r\n");
+        return;
+    }
+    let bytes = command.name().len();
+    let expected = [format!("${bytes}\r\n").as_bytes(), command.name(), b"\r\n"].concat();
+    *sent = sent.strip_prefix(&*expected).expect("the answer is this command's");
+}
+
+/// The command as clients write it.
+fn written(command: &Command) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", command.len()).into_bytes();
+    for arg in [command.name()].into_iter().chain(command.args()) {
+        bytes.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
+        bytes.extend_from_slice(arg);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
 }
 
 /// Feeds pieces to a session and answers what they mean.
-fn converse<'a>(limits: &Limits, pieces: impl IntoIterator<Item = &'a [u8]>) -> Heard {
-    let mut session = Session::new(*limits);
+fn converse<'a>(setup: &Setup, pieces: impl IntoIterator<Item = &'a [u8]>) -> Heard {
+    let limits = setup.limits;
+    let mut session = Session::new(limits);
+    session.set_authenticated(setup.authenticated);
+    session.set_resp_version(setup.version);
     let mut heard = Heard::default();
     let mut position = 0;
-    let kept_bytes_max = limits.wire_bytes_max().max(LINE_BYTES_MAX);
+    // Of JSON and of an inline command less is kept; behind the arguments may stand a long line.
+    let kept_bytes_max = limits.request_bytes_max + LINE_BYTES_MAX + 1;
     for piece in pieces {
         session.feed(piece);
         answer(&mut session, &mut heard, &mut position);
@@ -92,7 +169,11 @@ fn answer(session: &mut Session, heard: &mut Heard, position: &mut u64) {
             Event::Request(request) => {
                 session.reply(&response(request), *position - *position % 3);
             }
-            Event::Invalid(why) => session.reply(&Response::Err(why.clone()), 0),
+            Event::Command(command) => {
+                session.reply_resp(&Reply::bulk(command.name()), *position - *position % 3);
+                session.set_authenticated(true);
+            }
+            Event::Invalid(why) => session.reply_error(why, 0),
             Event::Broken(last_words) => session.reply_raw(last_words.clone()),
             Event::End => {}
         }
@@ -132,20 +213,30 @@ mod tests {
     use super::*;
 
     /// What fuzzers found, and what they began with.
-    #[test]
-    fn the_corpus_of_session() {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/session");
-        let files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()).collect();
+    fn replay(target: &str, run: fn(&[u8])) {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
+        let files = fs::read_dir(corpus.join(target)).unwrap();
+        let files: Vec<_> = files.map(|entry| entry.unwrap()).collect();
         assert!(files.len() > 3, "there is a corpus");
         for file in files {
             let bytes = fs::read(file.path()).unwrap();
             // Whichever fails is the last that was named.
             println!("{}", file.path().display());
-            session(&bytes);
+            run(&bytes);
             // Cut short, every input is another one.
             for length in 0..bytes.len().min(256) {
-                session(&bytes[..length]);
+                run(&bytes[..length]);
             }
         }
+    }
+
+    #[test]
+    fn the_corpus_of_session() {
+        replay("session", session);
+    }
+
+    #[test]
+    fn the_corpus_of_resp() {
+        replay("resp", resp);
     }
 }

@@ -16,12 +16,14 @@
 //! assert_eq!(session.output(), b"{\"Ok\":\"Aryavarth\"}\n");
 //! ```
 //!
+//! What it speaks, JSON or the Redis protocol, the client decides by its first bytes.
 //! The format on the wire is described in `docs/protocol.md`.
 
 mod extent;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod json;
 mod limits;
 mod message;
 mod output;

@@ -1,8 +1,8 @@
 //! One connection's side of the conversation.
 //!
 //! Bytes go in by [`feed`](Session::feed), what they mean comes out of
-//! [`next_event`](Session::next_event); replies go in by [`reply`](Session::reply), the bytes to
-//! send come out of [`output`](Session::output).
+//! [`next_event`](Session::next_event); replies go in by [`reply`](Session::reply) or
+//! [`reply_resp`](Session::reply_resp), the bytes to send come out of [`output`](Session::output).
 //!
 //! Invariants:
 //! - The same bytes mean the same, in whatever pieces they arrive; each is looked at once.
@@ -11,27 +11,27 @@
 //!   no longer known, and guessing would let one protocol smuggle requests into another.
 //! - What is kept of the input is at most the limit of one request, or of a first line that may be
 //!   HTTP, and what one feed added.
+//! - What is said to a client is said in its own protocol.
 
-use serde::de::IgnoredAny;
+use bytes::{Buf, BytesMut};
 
-use crate::extent::{Extent, Found};
+use crate::extent::Extent;
+use crate::json;
 use crate::limits::Limits;
 use crate::message::{Request, Response};
 use crate::output::Output;
+use crate::resp::{self, Command, Found, Parser, Reply, Version};
 use crate::sniff::{Protocol, http_refusal, sniff};
-
-/// The most that is shown of an error that quotes its request.
-const MESSAGE_CHARS_MAX: usize = 200;
-
-const EXAMPLE: &str = r#"a request looks like {"Get":{"key":"k"}}"#;
 
 /// What arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A request to run, and then to answer with [`Session::reply`].
+    /// A request in JSON, to run and then to answer with [`Session::reply`].
     Request(Request),
-    /// A complete request that makes no sense, and why: to be answered with this error. The
-    /// conversation goes on.
+    /// A command of the Redis protocol, to run and then to answer with [`Session::reply_resp`].
+    Command(Command),
+    /// A complete request that makes no sense, and why: to be answered with this error, by
+    /// [`Session::reply_error`]. The conversation goes on.
     Invalid(String),
     /// The input makes no sense and the conversation is over: these are the last bytes to send,
     /// with [`Session::reply_raw`], once everything before is answered.
@@ -44,12 +44,17 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Session {
     limits: Limits,
+    /// JSON is spoken here.
+    json: bool,
     protocol: Option<Protocol>,
-    input: Vec<u8>,
-    /// Bytes of `input` that are done with.
-    consumed: usize,
-    /// The scan of the request that begins there.
+    /// What arrived and is not done with.
+    input: BytesMut,
+    /// The scan of the JSON request that begins there.
     extent: Extent,
+    /// The search for the command that begins there.
+    parser: Parser,
+    /// What a client of the Redis protocol hears.
+    version: Version,
     /// The client will send nothing more.
     ended: bool,
     /// Nothing more will be read out of the input.
@@ -62,31 +67,33 @@ impl Session {
     pub fn new(limits: Limits) -> Self {
         Session {
             limits,
+            json: true,
             protocol: None,
-            input: Vec::new(),
-            consumed: 0,
+            input: BytesMut::new(),
             extent: Extent::default(),
+            parser: Parser::default(),
+            version: Version::default(),
             ended: false,
             over: false,
             output: Output::default(),
         }
     }
 
+    /// The same with JSON spoken or not; it is by default. It has no way to say a password, so
+    /// where one is set a client that begins with `{` gets an error, in the Redis protocol.
+    #[must_use]
+    pub fn with_json(mut self, json: bool) -> Self {
+        self.json = json;
+        self
+    }
+
     /// Takes bytes that arrived.
     pub fn feed(&mut self, bytes: &[u8]) {
-        self.input_buffer().extend_from_slice(bytes);
+        self.input.extend_from_slice(bytes);
     }
 
     /// The buffer that bytes arrive in, for a caller that reads straight into it. Only append.
-    pub fn input_buffer(&mut self) -> &mut Vec<u8> {
-        if self.consumed == self.input.len() {
-            self.input.clear();
-            self.consumed = 0;
-        } else if self.consumed >= self.input.len() - self.consumed {
-            // What is moved is at most what was consumed, so a byte is moved once on average.
-            self.input.drain(..self.consumed);
-            self.consumed = 0;
-        }
+    pub fn input_buffer(&mut self) -> &mut BytesMut {
         &mut self.input
     }
 
@@ -105,39 +112,96 @@ impl Session {
         Some(event)
     }
 
+    /// Whether the client speaks the Redis protocol; `false` as long as that is not known.
+    pub fn is_resp(&self) -> bool {
+        self.protocol == Some(Protocol::Resp)
+    }
+
+    /// The version of the Redis protocol in which replies are written from now on: 2, as every
+    /// conversation begins, or 3.
+    pub fn set_resp_version(&mut self, version: u8) {
+        debug_assert!(matches!(version, 2 | 3), "there are two versions");
+        self.version = if version == 3 { Version::Resp3 } else { Version::Resp2 };
+    }
+
+    /// Whether the client has said who it is, if it has to. Until it has, a command of the Redis
+    /// protocol may have 10 arguments of 16 KiB each, as in Redis. By default there is nothing to
+    /// say. To be changed before the next event is taken.
+    pub fn set_authenticated(&mut self, authenticated: bool) {
+        self.parser.authenticated = authenticated;
+    }
+
     /// Gives the conversation up: what arrives from now on is not looked at. Returns the last bytes
     /// to send, for [`reply_raw`](Session::reply_raw).
     pub fn give_up(&mut self, message: &str) -> Vec<u8> {
         self.over = true;
-        error_line(message)
+        let mut bytes = Vec::new();
+        encode_error(self.speaks_resp(), message, &mut bytes);
+        bytes
     }
 
     /// Whether a request has begun to arrive and is not complete. Meaningful after
     /// [`next_event`](Session::next_event) returned `None`.
     pub fn is_partial(&self) -> bool {
-        !self.over && self.consumed < self.input.len()
+        !self.over && !self.input.is_empty()
     }
 
     /// Bytes of input that are kept.
     pub fn input_bytes(&self) -> usize {
-        self.input.len() - self.consumed
+        self.input.len() + self.parser.kept_bytes()
     }
 
     /// Frees what an idle conversation does not need, so that thousands of them cost little.
     pub fn trim(&mut self) {
-        self.input_buffer().shrink_to_fit();
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        self.parser.trim();
         self.output.trim();
     }
 
-    /// Answers the oldest unanswered request. The answer may leave when `position` has been
-    /// [released](Session::release); 0 always has.
+    /// Answers the oldest unanswered request, in JSON. The answer may leave when `position` has
+    /// been [released](Session::release); 0 always has.
     pub fn reply(&mut self, response: &Response, position: u64) {
-        self.output.push(response, position);
+        self.output.push(position, |out| response.encode(out));
+    }
+
+    /// Answers the oldest unanswered command, in the client's version of the Redis protocol. The
+    /// answer may leave when `position` has been [released](Session::release); 0 always has.
+    ///
+    /// ```
+    /// use aryavarth_protocol::{Command, Event, Limits, Reply, Session};
+    ///
+    /// let mut session = Session::new(Limits::default());
+    /// session.feed(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n");
+    /// assert_eq!(session.next_event(), Some(Event::Command(Command::from_args(["GET", "k"]))));
+    ///
+    /// session.reply_resp(&Reply::bulk("v"), 0);
+    /// session.set_resp_version(3);
+    /// session.reply_resp(&Reply::Null, 0);
+    /// assert_eq!(session.output(), b"$1\r\nv\r\n_\r\n");
+    /// ```
+    pub fn reply_resp(&mut self, reply: &Reply, position: u64) {
+        let version = self.version;
+        self.output.push(position, |out| reply.encode(version, out));
+    }
+
+    /// Answers the oldest unanswered request with an error, in the client's protocol (where that is
+    /// the Redis protocol, of the kind `ERR`). The answer may leave as others may.
+    pub fn reply_error(&mut self, message: &str, position: u64) {
+        let resp = self.speaks_resp();
+        self.output.push(position, |out| encode_error(resp, message, out));
     }
 
     /// Adds the bytes of [`Event::Broken`] behind all replies.
     pub fn reply_raw(&mut self, bytes: Vec<u8>) {
-        self.output.push_raw(bytes);
+        self.output.push(0, |out| out.extend(bytes));
+    }
+
+    /// Takes the place of an answer to a client that wants none: nothing is sent, but the position
+    /// is waited for as any other.
+    pub fn reply_nothing(&mut self, position: u64) {
+        self.output.push(position, |_| {});
     }
 
     /// The position that holds back the oldest unsent reply, if one is held back.
@@ -150,9 +214,16 @@ impl Session {
         self.output.release(position);
     }
 
-    /// Turns the oldest reply that is held back into an error: its position will not be reached.
+    /// Turns the oldest reply that is held back into an error: its position will not be reached. In
+    /// the Redis protocol it is of the kind `MISCONF`, Redis's word for a disk that fails.
     pub fn fail_awaited(&mut self, message: &str) {
-        self.output.fail(message);
+        if self.speaks_resp() {
+            let error = Reply::error(format!("MISCONF {message}"));
+            let version = self.version;
+            self.output.fail(|out| error.encode(version, out));
+        } else {
+            self.output.fail(|out| json::error(message, out));
+        }
     }
 
     /// The bytes to send next.
@@ -171,97 +242,61 @@ impl Session {
     }
 
     fn read_event(&mut self) -> Option<Event> {
-        self.skip_white_space();
-        let rest = &self.input[self.consumed..];
-        if rest.is_empty() {
-            return self.ended.then_some(Event::End);
+        if !self.is_resp() {
+            self.skip_white_space();
+            if self.input.is_empty() {
+                return self.ended.then_some(Event::End);
+            }
         }
         if self.protocol.is_none() {
-            self.protocol = sniff(rest, self.ended);
+            self.protocol = sniff(&self.input, self.ended);
         }
         match self.protocol? {
-            Protocol::Json => self.read_json(),
+            Protocol::Json if !self.json => Some(self.broken(
+                "ERR JSON is off on this port because a password is set; \
+                 use a client of the Redis protocol",
+            )),
+            Protocol::Json => {
+                json::read(&mut self.input, &mut self.extent, &self.limits, self.ended)
+            }
             Protocol::Http => Some(Event::Broken(http_refusal())),
-            Protocol::Unknown => Some(broken(&format!("this port speaks JSON; {EXAMPLE}"))),
+            Protocol::Resp => self.read_command(),
         }
     }
 
     fn skip_white_space(&mut self) {
-        let rest = &self.input[self.consumed..];
         let is_white = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
-        self.consumed += rest.iter().take_while(|byte| is_white(byte)).count();
+        let white = self.input.iter().take_while(|byte| is_white(byte)).count();
+        self.input.advance(white);
     }
 
-    fn read_json(&mut self) -> Option<Event> {
-        let rest = &self.input[self.consumed..];
-        if rest[0] != b'{' {
-            let shown = rest[0].escape_ascii();
-            return Some(broken(&format!("unexpected `{shown}` after a request; {EXAMPLE}")));
-        }
-        let limit = self.limits.wire_bytes_max();
-        // Not further than where a longer request is refused, or what it is refused for would depend
-        // on the pieces in which it arrives.
-        let looked_at = &rest[..rest.len().min(limit.saturating_add(1))];
-        match self.extent.scan(looked_at) {
-            Found::Bad(why) => Some(broken(&format!("not JSON: {why}; {EXAMPLE}"))),
-            Found::End(bytes) if bytes > limit => Some(too_long(limit)),
-            Found::More if rest.len() > limit => Some(too_long(limit)),
-            Found::End(bytes) => {
-                let event = decode(&rest[..bytes], &self.limits);
-                self.consumed += bytes;
-                self.extent = Extent::default();
-                Some(event)
+    fn read_command(&mut self) -> Option<Event> {
+        match self.parser.next(&mut self.input, &self.limits) {
+            Some(Found::Command(command)) => Some(Event::Command(command)),
+            Some(Found::Broken(text)) => Some(self.broken(&text)),
+            None if !self.ended => None,
+            None if self.input.is_empty() => Some(Event::End),
+            None => {
+                let bytes = self.input.len();
+                let what = format!("the input ended inside a command, after {bytes} bytes of it");
+                Some(self.broken(&format!("ERR Protocol error: {what}")))
             }
-            Found::More if self.ended => {
-                let bytes = rest.len();
-                let what = format!("the input ended inside a request, after {bytes} bytes of it");
-                Some(broken(&what))
-            }
-            Found::More => None,
         }
     }
-}
 
-fn error_line(message: &str) -> Vec<u8> {
-    let mut line = Vec::new();
-    Response::Err(message.to_owned()).encode(&mut line);
-    line
-}
-
-fn broken(message: &str) -> Event {
-    Event::Broken(error_line(message))
-}
-
-fn too_long(limit: usize) -> Event {
-    broken(&format!("the request is too long: the limit is {limit} bytes"))
-}
-
-/// Decodes a request whose extent is known. What is JSON but no request leaves the framing intact.
-fn decode(json: &[u8], limits: &Limits) -> Event {
-    let error = match serde_json::from_slice::<Request>(json) {
-        Ok(request) => {
-            return match request.check(limits) {
-                Ok(()) => Event::Request(request),
-                Err(why) => Event::Invalid(why),
-            };
-        }
-        Err(error) => error,
-    };
-    if let Err(not_utf8) = std::str::from_utf8(json) {
-        let at = not_utf8.valid_up_to() + 1;
-        return broken(&format!("not JSON: byte {at} of the request is not UTF-8"));
+    /// The end, with an error of the Redis protocol.
+    fn broken(&self, text: &str) -> Event {
+        let mut bytes = Vec::new();
+        Reply::error(text.to_owned()).encode(self.version, &mut bytes);
+        Event::Broken(bytes)
     }
-    match serde_json::from_slice::<IgnoredAny>(json) {
-        Err(syntax) => broken(&format!("not JSON: {}; {EXAMPLE}", shortened(&syntax))),
-        Ok(_) => Event::Invalid(format!("not a valid request: {}; {EXAMPLE}", shortened(&error))),
+
+    /// Whether errors are written for a client of the Redis protocol.
+    fn speaks_resp(&self) -> bool {
+        self.is_resp() || !self.json
     }
 }
 
-/// An error's message, which may quote the whole of a request, in no more than a few lines.
-fn shortened(error: &serde_json::Error) -> String {
-    let message = error.to_string();
-    match message.char_indices().nth(MESSAGE_CHARS_MAX) {
-        Some((end, _)) => format!("{}...", &message[..end]),
-        None => message,
-    }
+fn encode_error(resp: bool, message: &str, out: &mut Vec<u8>) {
+    if resp { resp::error(message, out) } else { json::error(message, out) }
 }

@@ -1,8 +1,9 @@
 //! Which protocol a connection speaks, decided once by its first bytes.
 //!
-//! The first byte that is not white space decides: `{` begins JSON, everything else is left to the
-//! protocols that are not JSON. Of those, HTTP is recognised by its whole first line, because a
-//! browser that was made to connect here must not get anything after that line interpreted.
+//! The first byte that is not white space decides: `{` begins JSON, and no command of the Redis
+//! protocol. Everything else is that protocol, where what makes no sense gets its error, unless the
+//! whole first line is HTTP's: a browser that was made to connect here must not get anything after
+//! that line interpreted. (`GET k` is a command that a person may type.)
 
 use memchr::memchr;
 
@@ -27,8 +28,8 @@ const HTTP_METHODS: [&[u8]; 10] = [
 pub(crate) enum Protocol {
     Json,
     Http,
-    /// Nothing that is spoken here.
-    Unknown,
+    /// The Redis protocol.
+    Resp,
 }
 
 /// The protocol of a connection whose first bytes, white space aside, are `start`; `None` if that
@@ -45,12 +46,12 @@ pub(crate) fn sniff(start: &[u8], ended: bool) -> Option<Protocol> {
         Some(end) => &start[..end],
         None if ended || start.len() > LINE_BYTES_MAX => start,
         None if may_become_http(start) => return None,
-        None => return Some(Protocol::Unknown),
+        None => return Some(Protocol::Resp),
     };
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let is_http = HTTP_METHODS.iter().any(|method| line.starts_with(method))
         && [&b" HTTP/1.0"[..], b" HTTP/1.1", b" HTTP/2.0"].iter().any(|end| line.ends_with(end));
-    Some(if is_http { Protocol::Http } else { Protocol::Unknown })
+    Some(if is_http { Protocol::Http } else { Protocol::Resp })
 }
 
 fn may_become_http(start: &[u8]) -> bool {
@@ -59,7 +60,8 @@ fn may_become_http(start: &[u8]) -> bool {
 
 /// What HTTP clients get: where they are, and how to talk to this port instead.
 pub(crate) fn http_refusal() -> Vec<u8> {
-    let body = "This is the data port of an Aryavarth server. It speaks JSON over TCP, not HTTP.\n\
+    let body = "This is the data port of an Aryavarth server. It speaks the Redis \
+                protocol and JSON, not HTTP.\n\
                 Try: aryavarth get KEY\n";
     let head = format!(
         "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
@@ -77,8 +79,8 @@ mod tests {
     fn the_first_byte_tells_json() {
         assert_eq!(sniff(b"", false), None);
         assert_eq!(sniff(b"{", false), Some(Protocol::Json));
-        assert_eq!(sniff(b"[1]", false), Some(Protocol::Unknown));
-        assert_eq!(sniff(b"*1\r\n", false), Some(Protocol::Unknown));
+        assert_eq!(sniff(b"[1]", false), Some(Protocol::Resp));
+        assert_eq!(sniff(b"*1\r\n", false), Some(Protocol::Resp));
     }
 
     #[test]
@@ -87,8 +89,8 @@ mod tests {
         assert_eq!(sniff(b"GET / HTTP/1.1\r", false), None);
         assert_eq!(sniff(b"GET / HTTP/1.1\r\n", false), Some(Protocol::Http));
         assert_eq!(sniff(b"POST /x HTTP/1.0\n{}", false), Some(Protocol::Http));
-        assert_eq!(sniff(b"GET k\r\n", false), Some(Protocol::Unknown));
-        assert_eq!(sniff(b"hello", false), Some(Protocol::Unknown));
+        assert_eq!(sniff(b"GET k\r\n", false), Some(Protocol::Resp));
+        assert_eq!(sniff(b"hello", false), Some(Protocol::Resp));
         assert_eq!(sniff(b"GET / HTTP/1.1", true), Some(Protocol::Http));
     }
 
@@ -96,7 +98,7 @@ mod tests {
     fn a_line_that_is_too_long_is_the_same_in_pieces_and_at_once() {
         let line = [b"GET /", "x".repeat(LINE_BYTES_MAX).as_bytes(), b" HTTP/1.1\r\n"].concat();
         let first = (0..line.len()).find_map(|bytes| sniff(&line[..bytes], false));
-        assert_eq!(first, Some(Protocol::Unknown));
+        assert_eq!(first, Some(Protocol::Resp));
         assert_eq!(sniff(&line, false), first);
     }
 }

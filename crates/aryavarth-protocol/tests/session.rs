@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::fmt::{self, Write as _};
 
-use aryavarth_protocol::{Event, Limits, Response, Session};
+use aryavarth_protocol::{Event, Limits, Reply, Response, Session};
 
 #[derive(goldenscript::Command)]
 enum Command {
@@ -21,6 +21,9 @@ enum Command {
         request: Option<usize>,
         #[arg(key)]
         scan: Option<usize>,
+        /// JSON is spoken.
+        #[arg(key)]
+        json: Option<bool>,
     },
     /// Bytes arrive, as often as said.
     Feed {
@@ -48,12 +51,35 @@ enum Command {
     },
     /// A page of one entry is the answer.
     Entry { key: String, value: String },
+    /// The oldest command is answered, by a reply of the kind that is named.
+    Reply {
+        kind: String,
+        text: Option<String>,
+        #[arg(key, optional)]
+        at: u64,
+    },
+    /// The oldest request is answered with an error in the client's protocol.
+    Error { message: String },
+    /// The client's version of the Redis protocol.
+    Version { version: u8 },
+    /// Whether the client has said who it is.
+    Authenticated { authenticated: bool },
+    /// The conversation is given up.
+    GiveUp { message: String },
     /// A position has been reached.
     Release { position: u64 },
     /// The position that is awaited will not be reached.
     Fail { message: String },
     /// How many bytes of input are kept, and whether a request is incomplete.
     State,
+}
+
+impl Command {
+    /// Whether it answers a request.
+    fn answers(&self) -> bool {
+        use Command::{Entry, Err, Error, Ok, Reply};
+        matches!(self, Ok { .. } | Err { .. } | Entry { .. } | Reply { .. } | Error { .. })
+    }
 }
 
 struct Runner {
@@ -75,6 +101,10 @@ impl Runner {
             match event {
                 Event::Request(request) => {
                     writeln!(output, "{request:?}")?;
+                    self.owed += 1;
+                }
+                Event::Command(command) => {
+                    writeln!(output, "{command:?}")?;
                     self.owed += 1;
                 }
                 Event::Invalid(message) => writeln!(output, "invalid: {message}")?,
@@ -100,7 +130,7 @@ impl goldenscript::Runner for Runner {
         let mut output = String::new();
         let session = &mut self.session;
         match command {
-            Command::New { key, value, request, scan } => {
+            Command::New { key, value, request, scan, json } => {
                 let limits = Limits::default();
                 (self.owed, self.last_words) = (0, None);
                 self.session = Session::new(Limits {
@@ -108,7 +138,8 @@ impl goldenscript::Runner for Runner {
                     value_bytes_max: value.unwrap_or(limits.value_bytes_max),
                     request_bytes_max: request.unwrap_or(limits.request_bytes_max),
                     scan_entries_max: scan.unwrap_or(limits.scan_entries_max),
-                });
+                })
+                .with_json(json.unwrap_or(true));
             }
             Command::Feed { text, times } => {
                 for _ in 0..times.unwrap_or(1) {
@@ -134,6 +165,13 @@ impl goldenscript::Runner for Runner {
             Command::Entry { key, value } => {
                 session.reply(&Response::Entries(vec![(key.clone(), value.clone())]), 0);
             }
+            Command::Reply { kind, text, at } => {
+                session.reply_resp(&reply(kind, text.clone().unwrap_or_default()), *at);
+            }
+            Command::Error { message } => session.reply_error(message, 0),
+            Command::Version { version } => session.set_resp_version(*version),
+            Command::Authenticated { authenticated } => session.set_authenticated(*authenticated),
+            Command::GiveUp { message } => self.last_words = Some(session.give_up(message)),
             Command::Release { position } => session.release(*position),
             Command::Fail { message } => session.fail_awaited(message),
             Command::State => {
@@ -141,9 +179,7 @@ impl goldenscript::Runner for Runner {
                 writeln!(output, "keeps {bytes} bytes, partial: {partial}")?;
             }
         }
-        if matches!(command, Command::Ok { .. } | Command::Err { .. } | Command::Entry { .. }) {
-            self.owed -= 1;
-        }
+        self.owed -= usize::from(command.answers());
         if self.owed == 0
             && let Some(bytes) = self.last_words.take()
         {
@@ -156,6 +192,31 @@ impl goldenscript::Runner for Runner {
         }
         self.session.sent(sent.len());
         Ok(output)
+    }
+}
+
+/// A reply of each kind.
+fn reply(kind: &str, text: String) -> Reply {
+    let some = || vec![Reply::Integer(1), Reply::Null, Reply::bulk("two")];
+    let pairs = || vec![(Reply::bulk("proto"), Reply::Integer(3))];
+    match kind {
+        "ok" => Reply::OK,
+        "simple" => Reply::Simple(text.into()),
+        "error" => Reply::error(text),
+        "integer" => Reply::Integer(text.parse().expect("an integer")),
+        "bulk" => Reply::bulk(text),
+        "null" => Reply::Null,
+        "null-array" => Reply::NullArray,
+        "boolean" => Reply::Boolean(text == "true"),
+        "double" => Reply::Double(text.parse().expect("a double")),
+        "big-number" => Reply::BigNumber(text),
+        "verbatim" => Reply::Verbatim("txt", text.into()),
+        "array" => Reply::Array(some()),
+        "set" => Reply::Set(some()),
+        "push" => Reply::Push(some()),
+        "map" => Reply::Map(pairs()),
+        "attributed" => Reply::Attributed(pairs(), Box::new(Reply::OK)),
+        _ => panic!("there is no kind {kind}"),
     }
 }
 
@@ -186,6 +247,66 @@ fn a_value_that_arrives_byte_by_byte_is_looked_at_once() {
     session.feed(br#""}}"#);
     assert!(matches!(session.next_event(), Some(Event::Request(_))));
     assert_eq!(session.input_bytes(), 0);
+}
+
+#[test]
+fn a_bulk_that_arrives_byte_by_byte_is_looked_at_once() {
+    let mut session = Session::new(Limits::default());
+    session.feed(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4194304\r\n");
+    for _ in 0..4 << 20 {
+        session.feed(b"\r");
+        assert_eq!(session.next_event(), None);
+    }
+    session.feed(b"\r\n");
+    assert!(matches!(session.next_event(), Some(Event::Command(_))));
+    assert_eq!(session.input_bytes(), 0);
+}
+
+#[test]
+fn of_a_long_pipeline_every_command_is_heard_once_and_its_bytes_are_given_back() {
+    let mut session = Session::new(Limits::default());
+    let command = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n\r\n";
+    session.feed(&command.repeat(1000));
+    session.feed(b"*1\r\n!");
+    let mut kept = session.input_bytes();
+    for _ in 0..1000 {
+        assert!(matches!(session.next_event(), Some(Event::Command(_))));
+        assert!(session.input_bytes() < kept, "what was handed out is not kept");
+        kept = session.input_bytes();
+    }
+    assert!(matches!(session.next_event(), Some(Event::Broken(_))));
+    assert_eq!(session.next_event(), None);
+}
+
+#[test]
+fn a_password_counts_from_the_next_command_on_though_both_arrived_together() {
+    let long = format!("*2\r\n$3\r\nGET\r\n$20000\r\n{}\r\n", "k".repeat(20_000));
+    for knows_it in [true, false] {
+        let mut session = Session::new(Limits::default());
+        session.set_authenticated(false);
+        session.feed(b"*2\r\n$4\r\nAUTH\r\n$1\r\np\r\n");
+        session.feed(long.as_bytes());
+        assert!(matches!(session.next_event(), Some(Event::Command(_))));
+        session.set_authenticated(knows_it);
+        match session.next_event() {
+            Some(Event::Command(get)) => assert!(knows_it && get.get(1).unwrap().len() == 20_000),
+            Some(Event::Broken(_)) => assert!(!knows_it),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_line_that_arrives_byte_by_byte_is_looked_at_once() {
+    let mut session = Session::new(Limits::default());
+    for _ in 0..64 {
+        for _ in 0..60_000 {
+            session.feed(b"x");
+            assert_eq!(session.next_event(), None);
+        }
+        session.feed(b"\n");
+        assert!(matches!(session.next_event(), Some(Event::Command(_))));
+    }
 }
 
 #[test]

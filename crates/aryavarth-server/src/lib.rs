@@ -20,12 +20,17 @@
 //! ```
 
 mod budget;
+mod clients;
+mod commands;
 mod connection;
 mod counters;
 mod error;
 mod execute;
+mod host;
 mod limits;
+mod process;
 mod server;
+mod settings;
 pub mod thread_pool;
 
 pub use counters::Counters;

@@ -33,7 +33,10 @@ mod stats;
 mod store;
 mod sync;
 
-pub use engine::{Entry, KeyRange, KvsEngine, Newest, Page, Position, Transaction};
+pub use engine::{
+    Content, Count, Effects, Entry, KeyPage, KeyRange, KvsEngine, Newest, Page, Position, Stored,
+    Transaction, Watch,
+};
 pub use error::{KvsError, Result};
 pub use memory::MemoryEngine;
 pub use options::{Clock, Durability, KEY_BYTES_MAX, Options, SystemClock, VALUE_BYTES_MAX};

@@ -1,19 +1,20 @@
 //! An engine without a disk: the model that the others are tested against.
 //!
-//! One lock around one ordered map. Nothing survives the process; everything else of the contract
+//! One lock around ordered maps. Nothing survives the process; everything else of the contract
 //! holds, so a test that passes here and fails on another engine has found a difference.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::task::{Poll, Waker};
 
-use crate::engine::{KeyRange, KvsEngine, Newest, Page, Position, Transaction};
+use crate::engine::{
+    Content, Count, Effects, KeyPage, KeyRange, KvsEngine, Newest, Page, Position, Stored,
+    Transaction, Watch, Watches,
+};
 use crate::error::Result;
-use crate::options::{Durability, Options};
+use crate::options::{Clock, Durability, Options, SystemClock};
 use crate::record::{Batch, Write, check_key, check_value};
 use crate::stats::Stats;
-use crate::sync::{Arc, Mutex, lock};
-
-type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, lock};
 
 /// A store in memory, ordered, behind one lock.
 ///
@@ -25,9 +26,75 @@ type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 /// assert_eq!(engine.get("k".into())?, Some("v".into()));
 /// # Ok::<(), aryavarth::KvsError>(())
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct MemoryEngine {
-    map: Arc<Mutex<Map>>,
+    shared: Arc<Shared>,
+    space: u32,
+}
+
+#[derive(Debug)]
+struct Shared {
+    spaces: Mutex<BTreeMap<u32, Space>>,
+    watches: Watches,
+    clock: Arc<dyn Clock>,
+    /// The latest time that the clock ever told.
+    latest_ms: AtomicU64,
+    expired_keys: AtomicU64,
+}
+
+/// The keys of a space, and those that have a deadline by it.
+#[derive(Clone, Debug, Default)]
+struct Space {
+    keys: BTreeMap<Vec<u8>, Stored>,
+    deadlines: BTreeSet<(u64, Vec<u8>)>,
+}
+
+impl Space {
+    /// Sets or removes a key; returns what it held.
+    fn put(&mut self, key: Vec<u8>, stored: Option<Stored>) -> Option<Stored> {
+        let old = match stored {
+            Some(stored) => {
+                let deadline = stored.expires_at;
+                let old = self.keys.insert(key.clone(), stored);
+                self.forget(&key, old.as_ref());
+                self.deadlines.extend(deadline.map(|deadline| (deadline, key)));
+                return old;
+            }
+            None => self.keys.remove(&key),
+        };
+        self.forget(&key, old.as_ref());
+        old
+    }
+
+    fn forget(&mut self, key: &[u8], old: Option<&Stored>) {
+        if let Some(deadline) = old.and_then(|old| old.expires_at) {
+            self.deadlines.remove(&(deadline, key.to_vec()));
+        }
+    }
+
+    fn count(&self) -> Count {
+        Count { keys: self.keys.len() as u64, expiring: self.deadlines.len() as u64 }
+    }
+
+    /// Removes what has expired; returns how many keys that were.
+    fn sweep(&mut self, now_ms: u64) -> u64 {
+        let mut swept = 0;
+        while let Some((deadline, key)) = self.deadlines.pop_first() {
+            if deadline > now_ms {
+                self.deadlines.insert((deadline, key));
+                break;
+            }
+            self.keys.remove(&key);
+            swept += 1;
+        }
+        swept
+    }
+}
+
+impl Default for MemoryEngine {
+    fn default() -> Self {
+        MemoryEngine::with_clock(Arc::new(SystemClock))
+    }
 }
 
 impl MemoryEngine {
@@ -35,18 +102,105 @@ impl MemoryEngine {
     pub fn new() -> Self {
         MemoryEngine::default()
     }
+
+    /// An empty store whose deadlines are by `clock`.
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        let shared = Shared {
+            spaces: Mutex::default(),
+            watches: Watches::default(),
+            clock,
+            latest_ms: AtomicU64::new(0),
+            expired_keys: AtomicU64::new(0),
+        };
+        MemoryEngine { shared: Arc::new(shared), space: 0 }
+    }
+
+    fn spaces(&self) -> MutexGuard<'_, BTreeMap<u32, Space>> {
+        lock(&self.shared.spaces)
+    }
+
+    /// The same without what has expired; for writers.
+    fn swept(&self, now_ms: u64) -> MutexGuard<'_, BTreeMap<u32, Space>> {
+        let mut spaces = self.spaces();
+        let swept = spaces.values_mut().map(|space| space.sweep(now_ms)).sum();
+        self.shared.expired_keys.fetch_add(swept, Ordering::Relaxed);
+        spaces
+    }
+
+    fn apply(&self, spaces: &mut BTreeMap<u32, Space>, effects: Effects) {
+        let Effects { contents, writes } = effects;
+        let watches = &self.shared.watches;
+        let mut held: BTreeMap<Content, Space> = BTreeMap::new();
+        for space in contents.keys() {
+            held.insert(Content::Old(*space), spaces.remove(space).unwrap_or_default());
+        }
+        let before = if watches.any() { held.clone() } else { BTreeMap::new() };
+        for ((content, key), stored) in writes {
+            let space = match content {
+                Content::Old(space) if !held.contains_key(&content) => {
+                    watches.touch(space, &key);
+                    spaces.entry(space).or_default()
+                }
+                _ => held.entry(content).or_default(),
+            };
+            space.put(key, stored);
+        }
+        for (space, content) in contents {
+            let now = held.remove(&content).unwrap_or_default();
+            let before = before.get(&Content::Old(space));
+            watches.touch_space(space, |key| {
+                before.is_some_and(|before| before.keys.contains_key(key))
+                    || now.keys.contains_key(key)
+            });
+            spaces.insert(space, now);
+        }
+    }
 }
 
-struct NewestInMap<'a>(&'a Map);
+struct NewestInMaps<'a> {
+    spaces: &'a BTreeMap<u32, Space>,
+    now_ms: u64,
+}
 
-impl Newest for NewestInMap<'_> {
-    fn value(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        Ok(self.0.get(key).cloned())
+impl NewestInMaps<'_> {
+    fn get(&self, space: u32, key: &[u8]) -> Option<&Stored> {
+        self.spaces.get(&space)?.keys.get(key)
+    }
+}
+
+impl Newest for NewestInMaps<'_> {
+    fn now_ms(&self) -> u64 {
+        self.now_ms
     }
 
-    fn contains(&mut self, key: &[u8]) -> Result<bool> {
-        Ok(self.0.contains_key(key))
+    fn find(&mut self, space: u32, key: &[u8]) -> Result<Option<Stored>> {
+        Ok(self.get(space, key).cloned())
     }
+
+    fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Option<u64>>> {
+        Ok(self.get(space, key).map(|stored| stored.expires_at))
+    }
+
+    fn keys(&mut self, space: u32, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>> {
+        let Some(space) = self.spaces.get(&space) else { return Ok(Vec::new()) };
+        Ok(walk(space, range).map(|(key, _)| key.clone()).take(limit).collect())
+    }
+
+    fn count(&mut self, space: u32) -> Result<Count> {
+        Ok(self.spaces.get(&space).map(Space::count).unwrap_or_default())
+    }
+}
+
+/// The entries of a range, in its direction.
+fn walk<'a>(
+    space: &'a Space,
+    range: &KeyRange,
+) -> Box<dyn Iterator<Item = (&'a Vec<u8>, &'a Stored)> + 'a> {
+    if range.is_empty() {
+        return Box::new(std::iter::empty());
+    }
+    let ascending = space.keys.range::<[u8], _>(range.bounds());
+    if range.reverse { Box::new(ascending.rev()) } else { Box::new(ascending) }
 }
 
 fn check(key: &[u8], value: Option<&[u8]>) -> Result<()> {
@@ -63,26 +217,74 @@ impl KvsEngine for MemoryEngine {
         Durability::Always
     }
 
-    fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)> {
-        Ok((lock(&self.map).get(key).cloned(), Position::ZERO))
+    fn space(&self) -> u32 {
+        self.space
     }
 
-    fn read_now(&self, key: &[u8]) -> Result<Option<(Option<Vec<u8>>, Position)>> {
-        self.read(key).map(Some)
+    fn with_space(&self, space: u32) -> Self {
+        MemoryEngine { space, ..self.clone() }
+    }
+
+    fn now_ms(&self) -> u64 {
+        let now_ms = self.shared.clock.now_ms();
+        self.shared.latest_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms)
+    }
+
+    fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {
+        let now_ms = self.now_ms();
+        let spaces = self.spaces();
+        let stored = spaces.get(&self.space).and_then(|space| space.keys.get(key));
+        let stored = stored.filter(|stored| !stored.is_expired(now_ms));
+        Ok((stored.cloned(), Position::ZERO))
+    }
+
+    fn find_now(&self, key: &[u8]) -> Result<Option<(Option<Stored>, Position)>> {
+        self.find(key).map(Some)
+    }
+
+    fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {
+        let now_ms = self.now_ms();
+        let mut page = KeyPage { done: true, ..KeyPage::default() };
+        let spaces = self.spaces();
+        let Some(space) = spaces.get(&self.space) else { return Ok(page) };
+        for (key, stored) in walk(space, range) {
+            if page.keys.len() == limit {
+                page.done = false;
+                break;
+            }
+            page.keys.extend((!stored.is_expired(now_ms)).then(|| key.clone()));
+        }
+        Ok(page)
+    }
+
+    fn count(&self) -> Result<(Count, Position)> {
+        let count = self.spaces().get(&self.space).map(Space::count);
+        Ok((count.unwrap_or_default(), Position::ZERO))
+    }
+
+    fn watch(&self, key: &[u8]) -> Result<Watch> {
+        let spaces = self.swept(self.now_ms());
+        let stored = spaces.get(&self.space).and_then(|space| space.keys.get(key));
+        let expires_at = stored.and_then(|stored| stored.expires_at);
+        Ok(self.shared.watches.watch(self.space, key, expires_at))
     }
 
     fn write(&self, batch: Batch) -> Result<(u64, Position)> {
         for write in batch.writes() {
             check(write.key(), write.value())?;
         }
-        let mut map = lock(&self.map);
+        let now_ms = self.now_ms();
+        let mut spaces = self.swept(now_ms);
+        let space = spaces.entry(self.space).or_default();
         let mut removed = 0;
         for write in batch.into_writes() {
+            self.shared.watches.touch(self.space, write.key());
             match write {
-                Write::Set { key, value } => {
-                    map.insert(key, value);
+                Write::Set { key, value, expires_at } => {
+                    let stored = Stored { value, expires_at };
+                    space.put(key, (!stored.is_expired(now_ms)).then_some(stored));
                 }
-                Write::Remove { key } => removed += u64::from(map.remove(&key).is_some()),
+                Write::Remove { key } => removed += u64::from(space.put(key, None).is_some()),
             }
         }
         Ok((removed, Position::ZERO))
@@ -93,38 +295,32 @@ impl KvsEngine for MemoryEngine {
         _keys: &[&[u8]],
         mut body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<(R, Position)> {
-        let mut map = lock(&self.map);
-        let mut newest = NewestInMap(&map);
-        let mut transaction = Transaction::new(&mut newest);
+        let now_ms = self.now_ms();
+        let mut spaces = self.swept(now_ms);
+        let mut newest = NewestInMaps { spaces: &spaces, now_ms };
+        let mut transaction = Transaction::new(&mut newest, self.space);
         let result = body(&mut transaction)?;
-        let writes = transaction.into_writes();
-        for (key, value) in &writes {
-            check(key, value.as_deref())?;
+        let effects = transaction.into_effects();
+        for ((_, key), stored) in &effects.writes {
+            check(key, stored.as_ref().map(|stored| stored.value.as_slice()))?;
         }
-        for (key, value) in writes {
-            match value {
-                Some(value) => map.insert(key, value),
-                None => map.remove(&key),
-            };
-        }
+        self.apply(&mut spaces, effects);
         Ok((result, Position::ZERO))
     }
 
     fn scan(&self, range: &KeyRange, limit: usize) -> Result<Page> {
+        let now_ms = self.now_ms();
         let mut page = Page { done: true, ..Page::default() };
-        if range.is_empty() {
-            return Ok(page);
-        }
-        let map = lock(&self.map);
-        let mut ascending = map.range::<[u8], _>(range.bounds());
-        while let Some((key, value)) =
-            if range.reverse { ascending.next_back() } else { ascending.next() }
-        {
+        let spaces = self.spaces();
+        let Some(space) = spaces.get(&self.space) else { return Ok(page) };
+        for (key, stored) in walk(space, range) {
             if page.entries.len() == limit {
                 page.done = false;
                 break;
             }
-            page.entries.push((key.clone(), value.clone()));
+            if !stored.is_expired(now_ms) {
+                page.entries.push((key.clone(), stored.value.clone()));
+            }
         }
         Ok(page)
     }
@@ -147,6 +343,8 @@ impl KvsEngine for MemoryEngine {
     }
 
     fn stats(&self) -> Stats {
-        Stats { keys: lock(&self.map).len() as u64, ..Stats::default() }
+        let keys = self.spaces().values().map(|space| space.keys.len() as u64).sum();
+        let expired_keys = self.shared.expired_keys.load(Ordering::Relaxed);
+        Stats { keys, expired_keys, ..Stats::default() }
     }
 }

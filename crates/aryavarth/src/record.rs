@@ -301,6 +301,8 @@ pub enum Write {
         key: Vec<u8>,
         /// Its value.
         value: Vec<u8>,
+        /// The deadline from which on the key is gone, in milliseconds since 1970, if it has one.
+        expires_at: Option<u64>,
     },
     /// Remove a key, if it exists.
     Remove {
@@ -321,6 +323,14 @@ impl Write {
     pub fn value(&self) -> Option<&[u8]> {
         match self {
             Write::Set { value, .. } => Some(value),
+            Write::Remove { .. } => None,
+        }
+    }
+
+    /// The deadline, if there is one.
+    pub fn expires_at(&self) -> Option<u64> {
+        match self {
+            Write::Set { expires_at, .. } => *expires_at,
             Write::Remove { .. } => None,
         }
     }
@@ -348,7 +358,22 @@ impl Batch {
     /// Adds: set `key` to `value`.
     #[must_use]
     pub fn set(mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
-        self.writes.push(Write::Set { key: key.into(), value: value.into() });
+        let (key, value) = (key.into(), value.into());
+        self.writes.push(Write::Set { key, value, expires_at: None });
+        self
+    }
+
+    /// Adds: set `key` to `value` until `expires_at`, in milliseconds since 1970 by the store's
+    /// clock. If that has passed when the batch is written, the key is gone at once.
+    #[must_use]
+    pub fn set_until(
+        mut self,
+        key: impl Into<Vec<u8>>,
+        value: impl Into<Vec<u8>>,
+        expires_at: u64,
+    ) -> Self {
+        let (key, value) = (key.into(), value.into());
+        self.writes.push(Write::Set { key, value, expires_at: Some(expires_at) });
         self
     }
 

@@ -30,6 +30,8 @@ pub struct Stats {
     pub scrubbed_bytes: u64,
     /// Damaged places that this found, in files that there still are.
     pub damaged_records: u64,
+    /// Keys that were removed because their deadline had passed.
+    pub expired_keys: u64,
     /// Whether writes are refused because the disk is full.
     pub full: bool,
 }

@@ -199,6 +199,7 @@ impl KvStore {
     pub fn stats(&self) -> Stats {
         let log = &self.inner.log;
         Stats {
+            expired_keys: 0,
             keys: log.keys.load(Ordering::Relaxed).max(0) as u64,
             live_bytes: log.live_bytes.load(Ordering::Relaxed).max(0) as u64,
             disk_bytes: log.disk_bytes(),
@@ -365,6 +366,38 @@ impl KvsEngine for KvStore {
 
     fn durability(&self) -> Durability {
         self.durability
+    }
+
+    fn space(&self) -> u32 {
+        0
+    }
+
+    fn with_space(&self, _: u32) -> Self {
+        self.clone()
+    }
+
+    fn now_ms(&self) -> u64 {
+        crate::Clock::now_ms(&crate::SystemClock)
+    }
+
+    fn find(&self, key: &[u8]) -> Result<(Option<crate::Stored>, Position)> {
+        let (value, position) = KvsEngine::read(self, key)?;
+        Ok((value.map(|value| crate::Stored { value, expires_at: None }), position))
+    }
+
+    fn keys(&self, range: &KeyRange, limit: usize) -> Result<crate::KeyPage> {
+        let page = KvsEngine::scan(self, range, limit)?;
+        let keys = page.entries.into_iter().map(|(key, _)| key).collect();
+        Ok(crate::KeyPage { keys, position: page.position, done: page.done })
+    }
+
+    fn count(&self) -> Result<(crate::Count, Position)> {
+        let stats = KvsEngine::stats(self);
+        Ok((crate::Count { keys: stats.keys, expiring: 0 }, Position(stats.written_position)))
+    }
+
+    fn watch(&self, key: &[u8]) -> Result<crate::Watch> {
+        Ok(crate::engine::Watches::default().watch(0, key, None))
     }
 
     fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)> {

@@ -1,7 +1,14 @@
 //! The Redis protocol, RESP2 and RESP3: what a client sends and what it hears.
 
 mod command;
+mod encode;
+mod inline;
+mod parse;
 mod reply;
 
 pub use command::Command;
+pub(crate) use encode::{Version, error};
+#[cfg(any(test, fuzzing))]
+pub(crate) use parse::LINE_BYTES_MAX;
+pub(crate) use parse::{Found, Parser};
 pub use reply::Reply;

@@ -44,6 +44,29 @@ impl UnderLock<'_> {
 }
 
 impl Newest for UnderLock<'_> {
+    fn now_ms(&self) -> u64 {
+        self.log.options.clock.now_ms()
+    }
+
+    fn keys(&mut self, _: u32, _: &crate::KeyRange, _: usize) -> Result<Vec<Vec<u8>>> {
+        Ok(Vec::new())
+    }
+
+    fn count(&mut self, _: u32) -> Result<crate::Count> {
+        Ok(crate::Count::default())
+    }
+
+    fn find(&mut self, _: u32, key: &[u8]) -> Result<Option<crate::Stored>> {
+        let value = self.value(key)?;
+        Ok(value.map(|value| crate::Stored { value, expires_at: None }))
+    }
+
+    fn deadline(&mut self, _: u32, key: &[u8]) -> Result<Option<Option<u64>>> {
+        Ok(self.slot(key).is_some().then_some(None))
+    }
+}
+
+impl UnderLock<'_> {
     fn value(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let Some(slot) = self.slot(key) else {
             return Ok(None);
@@ -58,10 +81,6 @@ impl Newest for UnderLock<'_> {
         }
         self.missing.push(key.to_vec());
         Err(KvsError::Again)
-    }
-
-    fn contains(&mut self, key: &[u8]) -> Result<bool> {
-        Ok(self.slot(key).is_some())
     }
 }
 
@@ -88,8 +107,18 @@ impl Log {
                 missing: Vec::new(),
             };
             let outcome = catch_unwind(AssertUnwindSafe(|| {
-                let mut transaction = Transaction::new(&mut newest);
-                body(&mut transaction).map(|result| (result, transaction.into_writes()))
+                let mut transaction = Transaction::new(&mut newest, 0);
+                body(&mut transaction).map(|result| {
+                    (
+                        result,
+                        transaction
+                            .into_effects()
+                            .writes
+                            .into_iter()
+                            .map(|((_, key), stored)| (key, stored.map(|stored| stored.value)))
+                            .collect::<Writes>(),
+                    )
+                })
             }));
             wanted = newest.missing;
             let (result, writes) = match outcome {

@@ -10,45 +10,9 @@ use std::task::{Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use aryavarth::{
-    Batch, Durability, KEY_BYTES_MAX, KeyRange, KvStore, KvsEngine, KvsError, MemoryEngine,
-};
+use aryavarth::{Batch, Durability, KEY_BYTES_MAX, KeyRange, KvsEngine, KvsError};
 
-use crate::reopened::Reopened;
-
-macro_rules! stories {
-    ($($story:ident,)*) => {
-        mod memory {
-            use super::MemoryEngine;
-            $(#[test] fn $story() { super::$story(&MemoryEngine::new()); })*
-        }
-
-        mod kv_store {
-            use super::KvStore;
-            $(#[test] fn $story() {
-                let dir = tempfile::tempdir().unwrap();
-                super::$story(&KvStore::open(dir.path()).unwrap());
-            })*
-        }
-
-        mod reopened {
-            use super::Reopened;
-            $(#[test] fn $story() { super::$story(&Reopened::new()); })*
-        }
-
-        #[cfg(feature = "sled")]
-        mod sled {
-            use aryavarth::SledKvsEngine;
-
-            $(#[test] fn $story() {
-                let dir = tempfile::tempdir().unwrap();
-                super::$story(&SledKvsEngine::new(dir.path()).unwrap());
-            })*
-        }
-    };
-}
-
-stories! {
+stories! { [memory kv_store reopened sled] plain [
     an_engine_says_its_name_and_what_it_waits_for,
     a_value_is_there_until_it_is_overwritten_or_removed,
     removing_what_is_not_there_is_an_error_and_changes_nothing,
@@ -70,7 +34,7 @@ stories! {
     what_was_waited_for_is_reached,
     a_task_is_woken_when_its_position_is_reached,
     compaction_changes_nothing_that_can_be_read,
-}
+] }
 
 fn put<E: KvsEngine>(engine: &E, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
     let (_, position) = engine.write(Batch::new().set(key, value)).unwrap();

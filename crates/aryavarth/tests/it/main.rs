@@ -2,6 +2,13 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "the numbers of tests are small")]
 
+// First, for the others use its macro.
+#[cfg(test)]
+#[macro_use]
+mod engines;
+#[cfg(test)]
+#[allow(dead_code, unused_imports, reason = "told on the engines that `stories!` lists")]
+mod after_reopen;
 #[cfg(test)]
 mod concurrent;
 #[cfg(test)]
@@ -10,6 +17,10 @@ mod contract;
 mod crash;
 #[cfg(test)]
 mod cut_and_flip;
+#[cfg(test)]
+mod deadlines;
+#[cfg(test)]
+mod differential;
 #[cfg(test)]
 mod disk;
 #[cfg(test)]
@@ -47,5 +58,9 @@ mod scrub;
 mod sled;
 #[cfg(test)]
 mod small_disk;
+#[cfg(test)]
+mod spaces;
+#[cfg(test)]
+mod watches;
 #[cfg(test)]
 mod workload;

@@ -14,11 +14,11 @@ use std::task::{Poll, Waker};
 
 use aryavarth::fs::{Crash, SimFs};
 use aryavarth::{
-    Batch, Durability, KeyRange, KvStore, KvsEngine, Options, Page, Position, Result, Stats,
-    Transaction,
+    Batch, Count, Durability, KeyPage, KeyRange, KvStore, KvsEngine, Options, Page, Position,
+    Result, Stats, Stored, Transaction, Watch,
 };
 
-use crate::runner::{DIR, options};
+use crate::runner::{DIR, TestClock, options};
 
 /// Steps of background work before an end, at most.
 const STEPS_MAX: usize = 8;
@@ -29,36 +29,41 @@ const COMPACT_EVERY: u64 = 17;
 
 /// `KvStore` with a reopen before every call. Clones are handles of one store.
 #[derive(Clone)]
-pub(crate) struct Reopened(Arc<Mutex<Life>>);
+pub(crate) struct Reopened {
+    life: Arc<Mutex<Life>>,
+    space: u32,
+}
 
 struct Life {
     fs: SimFs,
+    clock: Arc<TestClock>,
     /// There whenever nobody reopens it.
     store: Option<KvStore>,
     opens: u64,
 }
 
 impl Reopened {
-    pub(crate) fn new() -> Reopened {
+    pub(crate) fn new(clock: &Arc<TestClock>) -> Reopened {
         let (fs, opens) = (SimFs::new(), 0);
-        let mut life = Life { fs, store: None, opens };
+        let mut life = Life { fs, clock: Arc::clone(clock), store: None, opens };
         life.open();
-        Reopened(Arc::new(Mutex::new(life)))
+        Reopened { life: Arc::new(Mutex::new(life)), space: 0 }
     }
 
     /// Reopens the store for one call.
     fn once<R>(&self, call: impl FnOnce(&KvStore) -> R) -> R {
         // A closure that panics is one of the stories.
-        let mut life = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
         life.end();
-        call(life.open())
+        call(&life.open().with_space(self.space))
     }
 }
 
 impl Life {
     fn open(&mut self) -> &KvStore {
         self.opens += 1;
-        let options = Options { seed: self.opens, ..options(&self.fs) };
+        let clock: Arc<TestClock> = Arc::clone(&self.clock);
+        let options = Options { seed: self.opens, clock, ..options(&self.fs) };
         let store = KvStore::open_with(Path::new(DIR), options).unwrap();
         assert_eq!(store.recovery().clean, !self.opens.is_multiple_of(2));
         self.store.insert(store)
@@ -92,6 +97,39 @@ impl KvsEngine for Reopened {
 
     fn durability(&self) -> Durability {
         self.once(KvsEngine::durability)
+    }
+
+    fn space(&self) -> u32 {
+        self.once(KvsEngine::space)
+    }
+
+    fn with_space(&self, space: u32) -> Self {
+        Reopened { space, ..self.clone() }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.once(KvsEngine::now_ms)
+    }
+
+    fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {
+        self.once(|store| store.find(key))
+    }
+
+    fn find_now(&self, key: &[u8]) -> Result<Option<(Option<Stored>, Position)>> {
+        self.once(|store| store.find_now(key))
+    }
+
+    fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {
+        self.once(|store| KvsEngine::keys(store, range, limit))
+    }
+
+    fn count(&self) -> Result<(Count, Position)> {
+        self.once(KvsEngine::count)
+    }
+
+    /// Ends with the life in which it is made, so it knows nothing.
+    fn watch(&self, key: &[u8]) -> Result<Watch> {
+        self.once(|store| store.watch(key))
     }
 
     fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)> {

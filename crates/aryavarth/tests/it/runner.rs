@@ -20,6 +20,24 @@ pub(crate) const DIR: &str = "/data/store";
 #[derive(Debug)]
 pub(crate) struct TestClock(AtomicU64);
 
+impl TestClock {
+    /// When the clocks of tests begin, in milliseconds since 1970.
+    pub(crate) const START_MS: u64 = 1_700_000_000_000;
+
+    pub(crate) fn new() -> Arc<TestClock> {
+        Arc::new(TestClock(AtomicU64::new(Self::START_MS)))
+    }
+
+    pub(crate) fn set(&self, ms: u64) {
+        self.0.store(ms, Ordering::Relaxed);
+    }
+
+    /// Moves the clock on and returns what it says then.
+    pub(crate) fn advance(&self, ms: u64) -> u64 {
+        self.0.fetch_add(ms, Ordering::Relaxed) + ms
+    }
+}
+
 impl Clock for TestClock {
     fn now_ms(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -32,7 +50,7 @@ pub(crate) fn options(fs: &SimFs) -> Options {
         fs: Arc::new(fs.clone()),
         background: false,
         segment_bytes_min: 4096,
-        clock: Arc::new(TestClock(AtomicU64::new(1_700_000_000_000))),
+        clock: TestClock::new(),
         seed: 42,
         ..Options::default()
     }
@@ -83,7 +101,7 @@ pub(crate) struct Runner {
 impl Runner {
     /// A runner for a file system, with an oracle that knows what happened there so far.
     pub(crate) fn new(fs: &SimFs, workload: &Workload, oracle: Oracle) -> Runner {
-        let clock = Arc::new(TestClock(AtomicU64::new(1_700_000_000_000)));
+        let clock = TestClock::new();
         let segment_bytes_min = workload.segment_bytes_min;
         let options = Options { clock: clock.clone(), segment_bytes_min, ..options(fs) };
         Runner { fs: fs.clone(), options, clock, store: None, oracle }

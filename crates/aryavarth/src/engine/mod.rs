@@ -8,10 +8,21 @@
 //! socket, to a person) first waits for its position; the provided `String` methods do.
 //!
 //! Engines without positions return [`Position::ZERO`], which has always been reached.
+//!
+//! A store holds numbered *spaces* of keys, which know nothing of each other; a handle works in one
+//! of them, [0](KvsEngine::with_space) at first. A key may have a *deadline*: from then on nobody
+//! sees it, and the engine removes it when it gets to it.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+mod range;
+mod transaction;
+mod watch;
+
 use std::task::{Poll, Waker};
+
+pub use range::KeyRange;
+pub use transaction::{Content, Effects, Newest, Transaction};
+pub use watch::Watch;
+pub(crate) use watch::Watches;
 
 use crate::error::{KvsError, Result};
 use crate::options::Durability;
@@ -30,94 +41,40 @@ impl Position {
 /// An entry of a scan: key and value.
 pub type Entry = (Vec<u8>, Vec<u8>);
 
-/// Which keys a scan visits, and in which direction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyRange {
-    /// The lower end.
-    pub start: Bound<Vec<u8>>,
-    /// The upper end.
-    pub end: Bound<Vec<u8>>,
-    /// From the upper end down.
-    pub reverse: bool,
+/// A value as a key holds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// The value.
+    pub value: Vec<u8>,
+    /// The deadline from which on the key is gone, in milliseconds since 1970 by the store's clock.
+    pub expires_at: Option<u64>,
 }
 
-impl KeyRange {
-    /// All keys, ascending.
-    pub fn all() -> Self {
-        KeyRange { start: Bound::Unbounded, end: Bound::Unbounded, reverse: false }
+impl Stored {
+    /// Whether the key is gone at `now_ms`.
+    pub fn is_expired(&self, now_ms: u64) -> bool {
+        self.expires_at.is_some_and(|deadline| deadline <= now_ms)
     }
+}
 
-    /// The keys that begin with `prefix`, ascending.
-    ///
-    /// ```
-    /// use aryavarth::KeyRange;
-    /// use std::ops::Bound;
-    ///
-    /// assert_eq!(KeyRange::prefix(b"ab").end, Bound::Excluded(b"ac".to_vec()));
-    /// assert_eq!(KeyRange::prefix(b"\xff").end, Bound::Unbounded);
-    /// ```
-    pub fn prefix(prefix: &[u8]) -> Self {
-        let mut end = prefix.to_vec();
-        while end.last() == Some(&0xff) {
-            end.pop();
-        }
-        let end = match end.last_mut() {
-            Some(last) => {
-                *last += 1;
-                Bound::Excluded(end)
-            }
-            None => Bound::Unbounded,
-        };
-        KeyRange { start: Bound::Included(prefix.to_vec()), end, reverse: false }
-    }
+/// How many keys a space has, those that have expired and were not removed yet included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Keys.
+    pub keys: u64,
+    /// Keys that have a deadline.
+    pub expiring: u64,
+}
 
-    /// The same keys in descending order.
-    #[must_use]
-    pub fn reversed(mut self) -> Self {
-        self.reverse = !self.reverse;
-        self
-    }
-
-    /// What is left of the range once `key` has been visited.
-    #[must_use]
-    pub fn after(mut self, key: &[u8]) -> Self {
-        let bound = Bound::Excluded(key.to_vec());
-        if self.reverse {
-            self.end = bound;
-        } else {
-            self.start = bound;
-        }
-        self
-    }
-
-    /// Both ends, borrowed.
-    pub fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
-        (self.start.as_ref().map(Vec::as_slice), self.end.as_ref().map(Vec::as_slice))
-    }
-
-    /// Whether `key` lies in the range.
-    pub fn contains(&self, key: &[u8]) -> bool {
-        let above = match &self.start {
-            Bound::Included(start) => key >= start.as_slice(),
-            Bound::Excluded(start) => key > start.as_slice(),
-            Bound::Unbounded => true,
-        };
-        let below = match &self.end {
-            Bound::Included(end) => key <= end.as_slice(),
-            Bound::Excluded(end) => key < end.as_slice(),
-            Bound::Unbounded => true,
-        };
-        above && below
-    }
-
-    /// Whether no key can lie in the range.
-    pub fn is_empty(&self) -> bool {
-        match (&self.start, &self.end) {
-            (Bound::Included(a), Bound::Included(b)) => a > b,
-            (Bound::Included(a) | Bound::Excluded(a), Bound::Excluded(b))
-            | (Bound::Excluded(a), Bound::Included(b)) => a >= b,
-            _ => false,
-        }
+impl Count {
+    /// Takes note that a key's deadline was `before` and is `after`, where the outer `None` is a
+    /// key that does not exist.
+    #[expect(clippy::option_option, reason = "there may be no key, and no deadline")]
+    pub(crate) fn change(&mut self, before: Option<Option<u64>>, after: Option<Option<u64>>) {
+        self.keys -= u64::from(before.is_some());
+        self.keys += u64::from(after.is_some());
+        self.expiring -= u64::from(before.flatten().is_some());
+        self.expiring += u64::from(after.flatten().is_some());
     }
 }
 
@@ -132,61 +89,15 @@ pub struct Page {
     pub done: bool,
 }
 
-/// The newest state, as a closure in [`KvsEngine::commit`] sees it. Engines implement it.
-pub trait Newest {
-    /// The newest value of `key`, or [`KvsError::Again`] if it must be fetched first.
-    fn value(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>>;
-    /// Whether `key` exists.
-    fn contains(&mut self, key: &[u8]) -> Result<bool>;
-}
-
-/// What a closure in [`KvsEngine::commit`] works with: it sees the newest state and its own
-/// writes, and nobody else writes meanwhile.
-pub struct Transaction<'a> {
-    newest: &'a mut dyn Newest,
-    writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-}
-
-impl<'a> Transaction<'a> {
-    /// A transaction over an engine's newest state; for engines.
-    pub fn new(newest: &'a mut dyn Newest) -> Self {
-        Transaction { newest, writes: BTreeMap::new() }
-    }
-
-    /// The newest value of `key`.
-    ///
-    /// # Errors
-    /// [`KvsError::Again`] if the key was neither announced nor at hand: pass it on with `?`, the
-    /// engine fetches the key and runs the closure again.
-    pub fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        match self.writes.get(key) {
-            Some(written) => Ok(written.clone()),
-            None => self.newest.value(key),
-        }
-    }
-
-    /// Whether `key` exists.
-    pub fn contains(&mut self, key: &[u8]) -> Result<bool> {
-        match self.writes.get(key) {
-            Some(written) => Ok(written.is_some()),
-            None => self.newest.contains(key),
-        }
-    }
-
-    /// Sets `key` when the closure returns `Ok`.
-    pub fn set(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        self.writes.insert(key.into(), Some(value.into()));
-    }
-
-    /// Removes `key` when the closure returns `Ok`. A key that does not exist is no error.
-    pub fn remove(&mut self, key: impl Into<Vec<u8>>) {
-        self.writes.insert(key.into(), None);
-    }
-
-    /// The effects, in key order: a value to set, or `None` to remove. For engines.
-    pub fn into_writes(self) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
-        self.writes
-    }
+/// One page of keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyPage {
+    /// The keys, in the order of the range.
+    pub keys: Vec<Vec<u8>>,
+    /// The newest thing seen, removed keys that were passed over included.
+    pub position: Position,
+    /// Whether the range has nothing more after these keys.
+    pub done: bool,
 }
 
 /// A key-value store: the contract behind the server, the same for every engine.
@@ -199,25 +110,78 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     /// The durability level that this handle waits for by itself.
     fn durability(&self) -> Durability;
 
-    /// The newest value of a key and the position of what was seen, be it a value or its removal.
+    /// The space that this handle works in.
+    fn space(&self) -> u32;
+
+    /// A handle of the same store that works in another space. A space needs not be created, and an
+    /// empty one costs nothing.
+    ///
+    /// ```
+    /// use aryavarth::{KvsEngine, MemoryEngine};
+    ///
+    /// let engine = MemoryEngine::new();
+    /// engine.set("k".into(), "in 0".into())?;
+    /// assert_eq!(engine.with_space(1).get("k".into())?, None);
+    /// # Ok::<(), aryavarth::KvsError>(())
+    /// ```
+    #[must_use]
+    fn with_space(&self, space: u32) -> Self;
+
+    /// The store's clock, in milliseconds since 1970: the machine's, except that it does not go
+    /// back, not even over a restart, behind what the store remembers. Deadlines are by it.
+    fn now_ms(&self) -> u64;
+
+    /// The newest value of a key with its deadline, and the position of what was seen, be it a
+    /// value or its removal. A key whose deadline has passed is not there.
     ///
     /// # Errors
     /// [`KvsError::Corrupt`] if the record is damaged, [`KvsError::Poisoned`] if it is one whose
     /// outcome is unknown.
-    fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)>;
+    fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)>;
 
     /// The same without ever blocking on a disk: `None` if it would, or if it would take so long
     /// that other work of the thread suffered. For callers with an async runtime.
-    fn read_now(&self, key: &[u8]) -> Result<Option<(Option<Vec<u8>>, Position)>> {
+    fn find_now(&self, key: &[u8]) -> Result<Option<(Option<Stored>, Position)>> {
         let _ = key;
         Ok(None)
     }
+
+    /// The newest value of a key and the position of what was seen. Errors as
+    /// [`find`](KvsEngine::find).
+    fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)> {
+        let (stored, position) = self.find(key)?;
+        Ok((stored.map(|stored| stored.value), position))
+    }
+
+    /// The same without ever blocking on a disk, as [`find_now`](KvsEngine::find_now).
+    fn read_now(&self, key: &[u8]) -> Result<Option<(Option<Vec<u8>>, Position)>> {
+        let found = self.find_now(key)?;
+        Ok(found.map(|(stored, position)| (stored.map(|stored| stored.value), position)))
+    }
+
+    /// The first keys of a range, at most `limit`, without their values: reads no file. A page that
+    /// is not done has a key.
+    fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage>;
+
+    /// How many keys the space has, and the position of what was counted.
+    fn count(&self) -> Result<(Count, Position)>;
+
+    /// Watches a key of the space: the watch knows whether the key was written since. Waits for the
+    /// writer that runs.
+    fn watch(&self, key: &[u8]) -> Result<Watch>;
 
     /// Writes a batch, all of it or nothing, and returns how many of its removals found their key.
     ///
     /// # Errors
     /// [`KvsError::TooLarge`], [`KvsError::Full`] (nothing was written), [`KvsError::Poisoned`].
     fn write(&self, batch: Batch) -> Result<(u64, Position)>;
+
+    /// Writes batches one after another, each all of it or nothing, and returns for each what
+    /// [`write`](KvsEngine::write) would. Costs less than as many calls where the engine can append
+    /// them together; readers and other writers may still come between two of them.
+    fn write_each(&self, batches: Vec<Batch>) -> Vec<Result<(u64, Position)>> {
+        batches.into_iter().map(|batch| self.write(batch)).collect()
+    }
 
     /// Runs a closure that sees the newest state, and writes its effects, all of them or nothing.
     ///

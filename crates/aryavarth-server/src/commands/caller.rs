@@ -1,0 +1,165 @@
+//! Who calls a command: the connection's own state, and the server around it.
+//!
+//! What a transaction may change of a connection is one plain value, [`Caller::settings`], so that
+//! a transaction can run again from where it began.
+
+use std::time::Duration;
+
+use aryavarth::{Count, Durability, Position, Stats};
+use aryavarth_protocol::Command;
+
+use super::scan::Cursors;
+use super::transaction::Watched;
+use crate::clients::{Client, Clients};
+use crate::counters::Counters;
+use crate::limits::Limits;
+use crate::settings::ServerSettings;
+
+/// A connection as the commands know it.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    pub(crate) settings: Settings,
+    /// The commands of the transaction that is being collected.
+    pub(crate) queue: Option<Queue>,
+    pub(crate) watched: Vec<Watched>,
+    /// What others see of the connection.
+    pub(crate) entry: Client,
+}
+
+impl Connected {
+    pub(crate) fn new(entry: Client, authenticated: bool, durability: Durability) -> Self {
+        let settings = Settings {
+            space: 0,
+            version: 2,
+            authenticated,
+            durability,
+            durability_once: None,
+            durability_next: None,
+            replies: Replies::On,
+            monitors: false,
+            then: Then::GoOn,
+        };
+        Connected { settings, queue: None, watched: Vec::new(), entry }
+    }
+
+    /// The same connection with its settings, and no transaction.
+    pub(crate) fn renewed(&self) -> Self {
+        let settings = self.settings.clone();
+        Connected { settings, queue: None, watched: Vec::new(), entry: self.entry.clone() }
+    }
+
+    /// Makes the connection what it was at first.
+    pub(super) fn reset(&mut self, host: &dyn Host) {
+        let entry = self.entry.clone();
+        entry.names().name.clear();
+        entry.set_keeps(false);
+        entry.set_touches_not(false);
+        let is_open = !host.settings().has_password();
+        *self = Connected::new(entry, is_open, host.settings().durability);
+    }
+}
+
+/// What a connection has set for itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// The database that was selected.
+    pub(crate) space: u32,
+    /// The version of the protocol, 2 or 3.
+    pub(crate) version: u8,
+    pub(crate) authenticated: bool,
+    /// What the connection's replies wait for.
+    pub(crate) durability: Durability,
+    /// What the reply of the command that runs waits for instead.
+    pub(crate) durability_once: Option<Durability>,
+    /// The same for the next command, a transaction being one.
+    pub(crate) durability_next: Option<Durability>,
+    pub(crate) replies: Replies,
+    /// Whether the connection hears of all commands.
+    pub(crate) monitors: bool,
+    /// What comes after the reply.
+    pub(crate) then: Then,
+}
+
+/// Whether the client wants replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replies {
+    On,
+    Off,
+    /// Not to the command that runs, and not to the next.
+    SkipNext,
+    /// Not to the command that runs.
+    SkipThis,
+}
+
+/// What the connection does once a command is answered.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Then {
+    GoOn,
+    /// Answers only after this long, without keeping a thread.
+    Sleep(Duration),
+    /// The answer says how far the log must be durable, as every answer does. If that takes longer
+    /// than the time given, the client hears `[0, 0]` instead: nothing is known to be on disk.
+    WaitForDisk(Option<Duration>),
+    /// Closes when the reply has left.
+    Close,
+    /// Stops the server, without a reply.
+    Shutdown,
+}
+
+/// A transaction that is being collected.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pub(crate) commands: Vec<Command>,
+    /// Bytes that the commands keep.
+    pub(crate) bytes: usize,
+    /// A command was refused, so that EXEC will be.
+    pub(crate) is_broken: bool,
+}
+
+/// The server around a connection, whatever its engine is.
+pub(crate) trait Host: Send + Sync {
+    fn engine_name(&self) -> &'static str;
+    fn stats(&self) -> Stats;
+    /// How many keys a database has.
+    fn count(&self, space: u32) -> aryavarth::Result<Count>;
+    /// The store's clock.
+    fn now_ms(&self) -> u64;
+    /// Begins a compaction in the background, unless one runs.
+    fn compact(&self) -> bool;
+    /// Whether a compaction runs that somebody asked for.
+    fn is_compacting(&self) -> bool;
+    /// Begins to sync what was written in the background, and tells [`ServerSettings::saved`].
+    fn sync_soon(&self);
+    /// Returns when everything that was written is on disk.
+    fn sync(&self) -> aryavarth::Result<()>;
+    fn counters(&self) -> Counters;
+    fn limits(&self) -> &Limits;
+    fn settings(&self) -> &ServerSettings;
+    fn clients(&self) -> &Clients;
+    /// Where the scans are.
+    fn cursors(&self) -> &Cursors;
+}
+
+/// What a command of the connection or the server works with.
+pub(crate) struct Caller<'a> {
+    pub(crate) settings: &'a mut Settings,
+    pub(crate) entry: &'a Client,
+    pub(crate) host: &'a dyn Host,
+    /// Whether the command stands in a transaction.
+    pub(crate) in_transaction: bool,
+    /// What the reply shows of the data: it leaves when that is durable.
+    pub(crate) position: Position,
+}
+
+impl Caller<'_> {
+    /// Everything that was written so far.
+    pub(crate) fn written(&self) -> Position {
+        Position(self.host.stats().written_position)
+    }
+}
+
+impl<'a> Caller<'a> {
+    pub(crate) fn new(settings: &'a mut Settings, entry: &'a Client, host: &'a dyn Host) -> Self {
+        Caller { settings, entry, host, in_transaction: false, position: Position::ZERO }
+    }
+}

@@ -1,0 +1,50 @@
+//! Why a command has no reply of its own, and how clients hear it.
+//!
+//! Clients branch on the first word of an error and sometimes on its whole text, so those that
+//! Redis has are worded as Redis words them; ours say what happened, what is safe and what to do.
+
+use std::borrow::Cow;
+
+use aryavarth::KvsError;
+use aryavarth_protocol::Reply;
+
+/// Why a command has no reply.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The client asked for what cannot be: the text of the error.
+    Refused(Cow<'static, str>),
+    /// The engine failed, or wants the closure run again.
+    Engine(KvsError),
+    /// It would take a disk, and the caller cannot wait for one.
+    WouldBlock,
+}
+
+impl From<KvsError> for Failure {
+    fn from(error: KvsError) -> Self {
+        Failure::Engine(error)
+    }
+}
+
+pub(crate) const SYNTAX: &str = "ERR syntax error";
+pub(crate) const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
+pub(crate) const NOT_A_FLOAT: &str = "ERR value is not a valid float";
+pub(crate) const NO_SUCH_KEY: &str = "ERR no such key";
+pub(crate) const OUT_OF_RANGE: &str = "ERR index out of range";
+pub(crate) const TOO_LONG: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
+
+/// An error that the client hears.
+pub(crate) fn refused<T>(text: impl Into<Cow<'static, str>>) -> Result<T, Failure> {
+    Err(Failure::Refused(text.into()))
+}
+
+/// What a client hears of an engine's error.
+pub(crate) fn error_reply(error: &KvsError) -> Reply {
+    match error {
+        KvsError::TooLarge { what: "value" | "batch", .. } => Reply::error(TOO_LONG),
+        // Redis's word for a write that its persistence cannot take.
+        KvsError::Full { .. } | KvsError::Poisoned { .. } => {
+            Reply::error(format!("MISCONF {error}"))
+        }
+        _ => Reply::error(format!("ERR {error}")),
+    }
+}

@@ -1,0 +1,131 @@
+//! What a command sees that only looks at keys: the store as it is, or a transaction.
+//!
+//! Invariants:
+//! - Whoever looks at the store as it is gathers the position of all that was seen.
+//! - A [`Reader`] that must not wait fails with [`Failure::WouldBlock`] rather than wait.
+
+use aryavarth::{Count, KeyRange, KvsEngine, Position, Stored, Transaction};
+
+use super::failure::Failure;
+
+/// Keys to look at, in one space.
+pub(crate) trait Read {
+    /// The clock that deadlines are by.
+    fn now_ms(&self) -> u64;
+
+    /// The number of the space.
+    fn space(&self) -> u32;
+
+    /// Before work that takes long.
+    ///
+    /// # Errors
+    /// [`Failure::WouldBlock`] if the thread has others to serve.
+    fn begin_long(&self) -> Result<(), Failure>;
+
+    /// A key's value and deadline.
+    fn find(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure>;
+
+    /// A key's deadline: `None` if there is no such key.
+    fn deadline(&mut self, key: &[u8]) -> Result<Option<Option<u64>>, Failure>;
+
+    /// The first keys of a range, at most `limit`; fewer only if there are no more.
+    fn keys(&mut self, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>, Failure>;
+
+    /// How many keys there are.
+    fn count(&mut self) -> Result<Count, Failure>;
+}
+
+impl Read for Transaction<'_> {
+    fn now_ms(&self) -> u64 {
+        Transaction::now_ms(self)
+    }
+
+    fn space(&self) -> u32 {
+        Transaction::space(self)
+    }
+
+    fn begin_long(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn find(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure> {
+        Ok(Transaction::find(self, key)?)
+    }
+
+    fn deadline(&mut self, key: &[u8]) -> Result<Option<Option<u64>>, Failure> {
+        Ok(Transaction::deadline(self, key)?)
+    }
+
+    fn keys(&mut self, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>, Failure> {
+        Ok(Transaction::keys(self, range, limit)?)
+    }
+
+    fn count(&mut self) -> Result<Count, Failure> {
+        Ok(Transaction::count(self)?)
+    }
+}
+
+/// The store as it is.
+pub(crate) struct Reader<'a, E> {
+    engine: &'a E,
+    may_block: bool,
+    /// The newest thing that was seen.
+    pub(crate) position: Position,
+}
+
+impl<'a, E: KvsEngine> Reader<'a, E> {
+    pub(crate) fn new(engine: &'a E, may_block: bool) -> Self {
+        Reader { engine, may_block, position: Position::ZERO }
+    }
+}
+
+impl<E: KvsEngine> Read for Reader<'_, E> {
+    fn now_ms(&self) -> u64 {
+        self.engine.now_ms()
+    }
+
+    fn space(&self) -> u32 {
+        self.engine.space()
+    }
+
+    fn begin_long(&self) -> Result<(), Failure> {
+        if self.may_block { Ok(()) } else { Err(Failure::WouldBlock) }
+    }
+
+    fn find(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure> {
+        let (stored, position) = match self.engine.find_now(key)? {
+            Some(found) => found,
+            None if self.may_block => self.engine.find(key)?,
+            None => return Err(Failure::WouldBlock),
+        };
+        self.position = self.position.max(position);
+        Ok(stored)
+    }
+
+    fn deadline(&mut self, key: &[u8]) -> Result<Option<Option<u64>>, Failure> {
+        Ok(self.find(key)?.map(|stored| stored.expires_at))
+    }
+
+    fn keys(&mut self, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>, Failure> {
+        self.begin_long()?;
+        let mut keys = Vec::new();
+        let mut rest = range.clone();
+        while keys.len() < limit {
+            let page = self.engine.keys(&rest, limit - keys.len())?;
+            self.position = self.position.max(page.position);
+            let last = page.keys.last().cloned();
+            keys.extend(page.keys);
+            match last {
+                Some(last) if !page.done => rest = rest.after(&last),
+                _ => break,
+            }
+        }
+        Ok(keys)
+    }
+
+    fn count(&mut self) -> Result<Count, Failure> {
+        let (count, position) = self.engine.count()?;
+        self.position = self.position.max(position);
+        Ok(count)
+    }
+}

@@ -1,0 +1,171 @@
+//! MULTI, EXEC, DISCARD, WATCH, UNWATCH.
+//!
+//! A transaction is collected first and run by EXEC, as one closure of the engine: nobody else
+//! writes meanwhile, all of its effects are one frame of the log, and a crash keeps all or none.
+
+use aryavarth::{KvsEngine, Position, Watch};
+use aryavarth_protocol::{Command, Reply};
+
+use super::args::Args;
+use super::caller::{Connected, Host, Queue};
+use super::failure::{Failure, refused};
+use super::spec::{Flags, Run, Spec, Step};
+use super::{run_inside, table};
+
+/// A key that EXEC depends on.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    space: u32,
+    key: Vec<u8>,
+    watch: Watch,
+}
+
+const STEP: Flags = Flags::FAST.and(Flags::UNQUEUED);
+
+pub(super) const SPECS: &[Spec] = &[
+    Spec::new("multi", 1, "", Run::Transaction(Step::Multi))
+        .flags(STEP)
+        .since("1.2.0")
+        .says("Starts a transaction: the commands that follow are collected, and run by EXEC"),
+    Spec::new("exec", 1, "", Run::Transaction(Step::Exec))
+        .flags(Flags::UNQUEUED)
+        .since("1.2.0")
+        .cost("Depends on the commands of the transaction")
+        .says("Runs all commands of a transaction, atomic to readers and across a crash"),
+    Spec::new("discard", 1, "", Run::Transaction(Step::Discard))
+        .flags(STEP)
+        .since("2.0.0")
+        .cost("O(N), N being the commands of the transaction")
+        .says("Drops a transaction"),
+    Spec::new("watch", -2, "key [key ...]", Run::Transaction(Step::Watch))
+        .flags(STEP.and(Flags::NO_MULTI))
+        .keys(1, -1, 1)
+        .since("2.2.0")
+        .cost("O(1) for every key")
+        .says("Lets the next EXEC run only if none of the keys was written by then"),
+    Spec::new("unwatch", 1, "", Run::Transaction(Step::Unwatch))
+        .flags(Flags::FAST)
+        .since("2.2.0")
+        .says("Forgets the watched keys"),
+];
+
+/// Keeps a command for EXEC.
+pub(super) fn collect(connected: &mut Connected, host: &dyn Host, command: &Command) -> Reply {
+    let Some(queue) = &mut connected.queue else { return Reply::OK };
+    let limit = host.limits().session.request_bytes_max;
+    queue.bytes += command.bytes();
+    if queue.bytes > limit {
+        queue.is_broken = true;
+        return Reply::error(format!(
+            "ERR the transaction is too long: the limit is {limit} bytes"
+        ));
+    }
+    queue.commands.push(command.detached());
+    Reply::Simple("QUEUED".into())
+}
+
+/// Takes a step of a transaction.
+pub(super) fn step<E: KvsEngine>(
+    step: Step,
+    engine: &E,
+    host: &dyn Host,
+    connected: &mut Connected,
+    args: &Args<'_>,
+    may_block: bool,
+) -> Result<(Reply, Position), Failure> {
+    let done = Ok((Reply::OK, Position::ZERO));
+    match step {
+        Step::Multi if connected.queue.is_some() => refused("ERR MULTI calls can not be nested"),
+        Step::Multi => {
+            connected.queue = Some(Queue::default());
+            done
+        }
+        Step::Discard => {
+            if connected.queue.take().is_none() {
+                return refused("ERR DISCARD without MULTI");
+            }
+            connected.watched.clear();
+            done
+        }
+        Step::Unwatch => {
+            connected.watched.clear();
+            done
+        }
+        Step::Reset => {
+            connected.reset(host);
+            Ok((Reply::Simple("RESET".into()), Position::ZERO))
+        }
+        // Both wait for the writer that runs.
+        Step::Watch | Step::Exec if !may_block => Err(Failure::WouldBlock),
+        Step::Watch => {
+            watch(engine, connected, args)?;
+            done
+        }
+        Step::Exec => exec(engine, host, connected),
+    }
+}
+
+fn watch<E: KvsEngine>(
+    engine: &E,
+    connected: &mut Connected,
+    args: &Args<'_>,
+) -> Result<(), Failure> {
+    let space = engine.space();
+    for key in args.from(1) {
+        let is_known = |known: &Watched| known.space == space && known.key == key;
+        if !connected.watched.iter().any(is_known) {
+            let watch = engine.watch(key)?;
+            connected.watched.push(Watched { space, key: key.to_vec(), watch });
+        }
+    }
+    Ok(())
+}
+
+fn exec<E: KvsEngine>(
+    engine: &E,
+    host: &dyn Host,
+    connected: &mut Connected,
+) -> Result<(Reply, Position), Failure> {
+    let Some(queue) = connected.queue.take() else {
+        return refused("ERR EXEC without MULTI");
+    };
+    let watched = std::mem::take(&mut connected.watched);
+    if queue.is_broken {
+        return refused("EXECABORT Transaction discarded because of previous errors.");
+    }
+    let keys = keys_of(&queue.commands);
+    let Connected { settings, entry, .. } = connected;
+    let (done, position) = engine.commit(&keys, |transaction| {
+        let now_ms = transaction.now_ms();
+        if watched.iter().any(|watched| watched.watch.is_touched(now_ms)) {
+            return Ok(None);
+        }
+        // The closure may run again, from where it began.
+        let mut settings = settings.clone();
+        let mut replies = Vec::with_capacity(queue.commands.len());
+        for command in &queue.commands {
+            let args = Args::new(command).limited(host.limits().session.value_bytes_max);
+            replies.push(run_inside(transaction, &mut settings, entry, host, &args)?);
+        }
+        Ok(Some((replies, settings)))
+    })?;
+    let Some((replies, changed)) = done else {
+        return Ok((Reply::NullArray, position));
+    };
+    *settings = changed;
+    Ok((Reply::Array(replies), position))
+}
+
+/// The keys of a transaction's commands, as far as they are of the database that is selected.
+fn keys_of(commands: &[Command]) -> Vec<&[u8]> {
+    let mut keys = Vec::new();
+    for command in commands {
+        let args = Args::new(command);
+        let Ok(spec) = table::find(&args) else { continue };
+        if spec.name == "select" {
+            break;
+        }
+        keys.extend(spec.key_places(&args).into_iter().map(|place| args.get(place)));
+    }
+    keys
+}

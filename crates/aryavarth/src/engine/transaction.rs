@@ -1,0 +1,276 @@
+//! What a closure in [`KvsEngine::commit`](super::KvsEngine::commit) works with: the newest state
+//! with its own writes on top.
+//!
+//! Spaces can be emptied and swapped in the middle of a transaction, so its writes belong to a
+//! *content*: what a space held when the transaction began, or a new, empty one. The spaces of the
+//! transaction name contents, and which one is what an engine learns in the end.
+//!
+//! Invariants:
+//! - Time stands still in a transaction: what has expired is decided once, by [`Newest::now_ms`].
+//! - A key whose deadline has passed is not there, for a transaction as for everybody.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use super::range::KeyRange;
+use super::{Count, Stored};
+use crate::error::Result;
+
+/// The newest state, as a closure in [`KvsEngine::commit`](super::KvsEngine::commit) sees it.
+/// Engines implement it; spaces are called what they were called before the transaction, and what
+/// has expired may be given, for the transaction looks at the deadline.
+pub trait Newest {
+    /// The store's clock.
+    fn now_ms(&self) -> u64;
+
+    /// The newest value of `key`, or [`KvsError::Again`](crate::KvsError::Again) if it must be
+    /// fetched first.
+    fn find(&mut self, space: u32, key: &[u8]) -> Result<Option<Stored>>;
+
+    /// The deadline of `key`: `None` if there is no such key, `Some(None)` if it has no deadline.
+    fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Option<u64>>>;
+
+    /// The first keys of a range, at most `limit`, and at least one unless there is none.
+    fn keys(&mut self, space: u32, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>>;
+
+    /// How many keys a space has.
+    fn count(&mut self, space: u32) -> Result<Count>;
+}
+
+/// What a space holds: what another (or the same) one held before, or nothing at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Content {
+    /// What the space of this number held when the transaction began.
+    Old(u32),
+    /// A content that is new, and empty but for the writes of the transaction.
+    New(u32),
+}
+
+/// What a transaction comes to. For engines.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// The content of each space whose content is another one now.
+    pub contents: BTreeMap<u32, Content>,
+    /// What to set in a content, or `None` to remove; only of contents that a space has.
+    pub writes: BTreeMap<(Content, Vec<u8>), Option<Stored>>,
+}
+
+/// What a closure in [`KvsEngine::commit`](super::KvsEngine::commit) works with: it sees the newest
+/// state and its own writes, and nobody else writes meanwhile.
+///
+/// Calls concern one space: at first that of the handle on which `commit` was called, then the one
+/// that was [selected](Transaction::select).
+pub struct Transaction<'a> {
+    newest: &'a mut dyn Newest,
+    now_ms: u64,
+    space: u32,
+    contents: BTreeMap<u32, Content>,
+    contents_made: u32,
+    writes: BTreeMap<(Content, Vec<u8>), Option<Stored>>,
+}
+
+impl<'a> Transaction<'a> {
+    /// A transaction over an engine's newest state, in a space; for engines.
+    pub fn new(newest: &'a mut dyn Newest, space: u32) -> Self {
+        let now_ms = newest.now_ms();
+        Transaction {
+            newest,
+            now_ms,
+            space,
+            contents: BTreeMap::new(),
+            contents_made: 0,
+            writes: BTreeMap::new(),
+        }
+    }
+
+    /// The store's clock, which stands still meanwhile, in milliseconds since 1970.
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// The space that calls concern.
+    pub fn space(&self) -> u32 {
+        self.space
+    }
+
+    /// Lets the calls that follow concern another space.
+    pub fn select(&mut self, space: u32) {
+        self.space = space;
+    }
+
+    /// The newest value of `key`.
+    ///
+    /// # Errors
+    /// [`KvsError::Again`](crate::KvsError::Again) if the key was neither announced nor at hand:
+    /// pass it on with `?`, the engine fetches the key and runs the closure again.
+    pub fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(self.find(key)?.map(|stored| stored.value))
+    }
+
+    /// The newest value of `key` and its deadline. Errors as [`get`](Transaction::get).
+    pub fn find(&mut self, key: &[u8]) -> Result<Option<Stored>> {
+        let stored = match self.written(key) {
+            Ok(written) => written.cloned(),
+            Err(Content::Old(space)) => self.newest.find(space, key)?,
+            Err(Content::New(_)) => None,
+        };
+        Ok(stored.filter(|stored| !stored.is_expired(self.now_ms)))
+    }
+
+    /// Whether `key` exists.
+    pub fn contains(&mut self, key: &[u8]) -> Result<bool> {
+        Ok(self.deadline(key)?.is_some())
+    }
+
+    /// The deadline of `key`, in milliseconds since 1970: `None` if there is no such key,
+    /// `Some(None)` if it has no deadline. Needs no value.
+    pub fn deadline(&mut self, key: &[u8]) -> Result<Option<Option<u64>>> {
+        let deadline = match self.written(key) {
+            Ok(written) => written.map(|stored| stored.expires_at),
+            Err(Content::Old(space)) => self.newest.deadline(space, key)?,
+            Err(Content::New(_)) => None,
+        };
+        Ok(deadline.filter(|deadline| deadline.is_none_or(|deadline| deadline > self.now_ms)))
+    }
+
+    /// Sets `key`, without a deadline, when the closure returns `Ok`.
+    pub fn set(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        self.store(key, Stored { value: value.into(), expires_at: None });
+    }
+
+    /// Sets `key` to a value that may have a deadline when the closure returns `Ok`. A deadline that
+    /// has passed removes the key.
+    pub fn store(&mut self, key: impl Into<Vec<u8>>, stored: Stored) {
+        let stored = (!stored.is_expired(self.now_ms)).then_some(stored);
+        self.writes.insert((self.content(self.space), key.into()), stored);
+    }
+
+    /// Removes `key` when the closure returns `Ok`. A key that does not exist is no error.
+    pub fn remove(&mut self, key: impl Into<Vec<u8>>) {
+        self.writes.insert((self.content(self.space), key.into()), None);
+    }
+
+    /// Removes every key of the space when the closure returns `Ok`. Costs the same however many
+    /// there are.
+    pub fn clear(&mut self) {
+        let content = Content::New(self.contents_made);
+        self.contents_made += 1;
+        self.contents.insert(self.space, content);
+    }
+
+    /// Swaps the keys of two spaces when the closure returns `Ok`. Costs the same however many
+    /// there are.
+    pub fn swap(&mut self, a: u32, b: u32) {
+        let (of_a, of_b) = (self.content(a), self.content(b));
+        self.contents.insert(a, of_b);
+        self.contents.insert(b, of_a);
+    }
+
+    /// The first keys of a range in the space, at most `limit`; fewer only if there are no more.
+    pub fn keys(&mut self, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>> {
+        let mut keys = Vec::new();
+        let mut rest = range.clone();
+        while keys.len() < limit {
+            let wanted = limit - keys.len();
+            let page = self.keys_unfiltered(&rest, wanted)?;
+            let Some(last) = page.last() else { break };
+            rest = rest.after(last);
+            for key in page {
+                // With the transaction's own writes among them, a page may be longer than asked.
+                if keys.len() < limit && self.contains(&key)? {
+                    keys.push(key);
+                }
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Keys that may be there: those of the state below and those of the writes, in order.
+    fn keys_unfiltered(&mut self, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>> {
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let content = self.content(self.space);
+        let mut keys = match content {
+            Content::Old(space) => self.newest.keys(space, range, limit)?,
+            Content::New(_) => Vec::new(),
+        };
+        // What the page below does not reach is left for the next one.
+        let is_reached = |key: &[u8], last: Option<&Vec<u8>>| match last {
+            Some(last) if range.reverse => key >= last.as_slice(),
+            Some(last) => key <= last.as_slice(),
+            None => true,
+        };
+        let last = keys.last().cloned();
+        let written = self.writes_of(content).map(|(key, _)| key);
+        let written = written
+            .filter(|key| range.contains(key) && is_reached(key, last.as_ref()))
+            .map(<[u8]>::to_vec);
+        keys.extend(written.collect::<Vec<_>>());
+        keys.sort();
+        keys.dedup();
+        if range.reverse {
+            keys.reverse();
+        }
+        Ok(keys)
+    }
+
+    /// How many keys the space has, those that have expired and were not removed yet included.
+    pub fn count(&mut self) -> Result<Count> {
+        let content = self.content(self.space);
+        let mut count = match content {
+            Content::Old(space) => self.newest.count(space)?,
+            Content::New(_) => Count::default(),
+        };
+        let written: Vec<(Vec<u8>, Option<Option<u64>>)> = self
+            .writes_of(content)
+            .map(|(key, stored)| (key.to_vec(), stored.map(|stored| stored.expires_at)))
+            .collect();
+        for (key, after) in written {
+            let before = match content {
+                Content::Old(space) => self.newest.deadline(space, &key)?,
+                Content::New(_) => None,
+            };
+            count.change(before, after);
+        }
+        Ok(count)
+    }
+
+    /// The effects. For engines.
+    pub fn into_effects(self) -> Effects {
+        let Transaction { mut contents, mut writes, .. } = self;
+        // A content that a space kept, and one that none has any more.
+        contents.retain(|space, content| *content != Content::Old(*space));
+        writes.retain(|(content, _), _| match content {
+            Content::Old(space) => {
+                !contents.contains_key(space) || contents.values().any(|has| has == content)
+            }
+            Content::New(_) => contents.values().any(|has| has == content),
+        });
+        Effects { contents, writes }
+    }
+
+    fn content(&self, space: u32) -> Content {
+        self.contents.get(&space).copied().unwrap_or(Content::Old(space))
+    }
+
+    /// What was written to a key of the space, or else where to look.
+    fn written(&self, key: &[u8]) -> Result<Option<&Stored>, Content> {
+        let content = self.content(self.space);
+        if self.writes.is_empty() {
+            return Err(content);
+        }
+        match self.writes.get(&(content, key.to_vec())) {
+            Some(written) => Ok(written.as_ref()),
+            None => Err(content),
+        }
+    }
+
+    fn writes_of(&self, content: Content) -> impl Iterator<Item = (&[u8], Option<&Stored>)> {
+        let from = Bound::Included((content, Vec::new()));
+        let writes = self.writes.range((from, Bound::Unbounded));
+        writes
+            .take_while(move |((of, _), _)| *of == content)
+            .map(|((_, key), stored)| (key.as_slice(), stored.as_ref()))
+    }
+}

@@ -1,0 +1,160 @@
+//! Watches: a key's watch says whether the key was written since it was made, whatever its value is
+//! by now.
+//!
+//! It is how `WATCH` notices a key that was set and removed again, which leaves nothing behind that
+//! could be compared. Engines keep one [`Watches`] and tell it what they publish.
+//!
+//! Invariants:
+//! - A watch is made, and touched, while the engine's writers are kept out: a closure, which is a
+//!   writer, knows of every write since its watches were made.
+//! - A store that nobody watches pays one load per write.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, lock};
+
+/// Says whether a key was written since the watch was made, see
+/// [`KvsEngine::watch`](crate::KvsEngine::watch). Ends when it is dropped.
+#[derive(Debug)]
+pub struct Watch {
+    watches: Arc<Shared>,
+    place: Place,
+    number: u64,
+    touched: Arc<AtomicBool>,
+    expires_at: Option<u64>,
+}
+
+impl Watch {
+    /// Whether the key was set or removed since the watch was made, be it to the same value, or
+    /// has expired by `now_ms`. Compaction and a sweep of what had expired before touch nothing.
+    pub fn is_touched(&self, now_ms: u64) -> bool {
+        self.touched.load(Ordering::Acquire)
+            || self.expires_at.is_some_and(|deadline| deadline <= now_ms)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.watches.forget(&self.place, self.number);
+    }
+}
+
+/// A space and a key in it.
+type Place = (u32, Vec<u8>);
+
+/// Who watches a key: the number and the flag of each.
+type Watchers = Vec<(u64, Arc<AtomicBool>)>;
+
+/// Every watch of a store.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watches {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    count: AtomicU64,
+    keys: Mutex<Keys>,
+}
+
+#[derive(Debug, Default)]
+struct Keys {
+    next: u64,
+    watched: BTreeMap<Place, Watchers>,
+}
+
+impl Watches {
+    /// Begins to watch a key whose deadline, if it has one that has not passed, is `expires_at`. For
+    /// whoever keeps the engine's writers out.
+    pub(crate) fn watch(&self, space: u32, key: &[u8], expires_at: Option<u64>) -> Watch {
+        let place = (space, key.to_vec());
+        let touched = Arc::new(AtomicBool::new(false));
+        let mut keys = lock(&self.shared.keys);
+        let number = keys.next;
+        keys.next += 1;
+        let watchers = keys.watched.entry(place.clone()).or_default();
+        watchers.push((number, Arc::clone(&touched)));
+        self.shared.count.fetch_add(1, Ordering::Relaxed);
+        Watch { watches: Arc::clone(&self.shared), place, number, touched, expires_at }
+    }
+
+    /// Whether there is any.
+    pub(crate) fn any(&self) -> bool {
+        self.shared.count.load(Ordering::Relaxed) > 0
+    }
+
+    /// A key is written. For whoever keeps the engine's writers out.
+    pub(crate) fn touch(&self, space: u32, key: &[u8]) {
+        if !self.any() {
+            return;
+        }
+        if let Some(watchers) = lock(&self.shared.keys).watched.get(&(space, key.to_vec())) {
+            touch_all(watchers);
+        }
+    }
+
+    /// A space gets another content. `is_affected` says whether a key is there before or after.
+    pub(crate) fn touch_space(&self, space: u32, mut is_affected: impl FnMut(&[u8]) -> bool) {
+        if !self.any() {
+            return;
+        }
+        let keys = lock(&self.shared.keys);
+        let from_here = keys.watched.range((space, Vec::new())..);
+        for ((_, key), watchers) in from_here.take_while(|((at, _), _)| *at == space) {
+            if is_affected(key) {
+                touch_all(watchers);
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn forget(&self, place: &Place, number: u64) {
+        let mut keys = lock(&self.keys);
+        if let Entry::Occupied(mut watchers) = keys.watched.entry(place.clone()) {
+            watchers.get_mut().retain(|(other, _)| *other != number);
+            if watchers.get().is_empty() {
+                watchers.remove();
+            }
+        }
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn touch_all(watchers: &Watchers) {
+    for (_, touched) in watchers {
+        touched.store(true, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_knows_of_its_own_key_and_no_other() {
+        let watches = Watches::default();
+        let watch = watches.watch(1, b"k", None);
+        let twin = watches.watch(1, b"k", None);
+        watches.touch(0, b"k");
+        watches.touch(1, b"kk");
+        watches.touch_space(0, |_| true);
+        watches.touch_space(2, |_| true);
+        watches.touch_space(1, |_| false);
+        assert!(!watch.is_touched(0));
+        watches.touch(1, b"k");
+        assert!(watch.is_touched(0) && twin.is_touched(0));
+        assert!(!watches.watch(1, b"k", None).is_touched(0), "that was before it");
+        drop((watch, twin));
+        assert!(!watches.any());
+    }
+
+    #[test]
+    fn a_key_that_expires_is_touched() {
+        let watches = Watches::default();
+        let watch = watches.watch(0, b"k", Some(100));
+        assert!(!watch.is_touched(99));
+        assert!(watch.is_touched(100));
+    }
+}

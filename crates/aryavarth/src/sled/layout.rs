@@ -1,0 +1,200 @@
+//! What stands where in sled: the keys and values of the one tree that holds the data.
+//!
+//! ```text
+//! key:    0 number of the content, big-endian   4 the key
+//! value:  0 flags: 1 with a deadline            1 position of its write, little-endian
+//!         9 the deadline, if there is one       then the value
+//! ```
+//!
+//! A *content* is what a space holds. Spaces under 2^31 have at first the content of their own
+//! number; contents that are made later have numbers from 2^31 up, and none is used twice. Which
+//! space has which stands in the same tree, under the reserved number, so that one batch of sled's
+//! changes both.
+//!
+//! Invariants:
+//! - Within a content, keys stand in their own order.
+//! - What follows the reserved number is read by nobody as data.
+
+use std::ops::Bound;
+use std::path::Path;
+
+use ::sled::IVec;
+
+use crate::engine::{KeyRange, Stored};
+use crate::error::{KvsError, Result};
+use crate::record::{u32_at, u64_at};
+
+/// The layout's number, which the manifest tells. 0 was before there were spaces, and was never
+/// released.
+pub(super) const LAYOUT: u32 = 1;
+/// The first number of a content that is not a space's own.
+pub(super) const MADE_FROM: u32 = 1 << 31;
+/// No content has this number.
+pub(super) const RESERVED: u32 = u32::MAX;
+/// What follows the reserved number: this and a space, or the next number of a content.
+const SPACE: u8 = b's';
+const NEXT: &[u8] = b"next";
+
+const CONTENT_BYTES: usize = 4;
+const POSITION_AT: usize = 1;
+const DEADLINE_AT: usize = 9;
+const WITH_DEADLINE: u8 = 1;
+
+/// Where a key of a content stands.
+pub(super) fn place(content: u32, key: &[u8]) -> Vec<u8> {
+    let mut place = Vec::with_capacity(CONTENT_BYTES + key.len());
+    place.extend_from_slice(&content.to_be_bytes());
+    place.extend_from_slice(key);
+    place
+}
+
+/// The content and the key of a place.
+pub(super) fn split<'a>(place: &'a [u8], home: &Path) -> Result<(u32, &'a [u8])> {
+    match place.split_first_chunk() {
+        Some((content, key)) => Ok((u32::from_be_bytes(*content), key)),
+        None => Err(KvsError::corrupt(home, 0, "a key is shorter than its content's number")),
+    }
+}
+
+/// The same for a place that was made here.
+pub(super) fn content_of(place: &[u8]) -> u32 {
+    place.first_chunk().map_or(RESERVED, |content| u32::from_be_bytes(*content))
+}
+
+/// The key of a place that was made here.
+pub(super) fn key_of(place: &[u8]) -> &[u8] {
+    place.get(CONTENT_BYTES..).unwrap_or_default()
+}
+
+/// Where the keys of a range stand in a content. For a range that is not empty.
+pub(super) fn places(content: u32, range: &KeyRange) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    let start = match &range.start {
+        Bound::Included(key) => Bound::Included(place(content, key)),
+        Bound::Excluded(key) => Bound::Excluded(place(content, key)),
+        Bound::Unbounded => Bound::Included(place(content, b"")),
+    };
+    let end = match &range.end {
+        Bound::Included(key) => Bound::Included(place(content, key)),
+        Bound::Excluded(key) => Bound::Excluded(place(content, key)),
+        // No content has the last number, so there is a next one.
+        Bound::Unbounded => Bound::Excluded(place(content + 1, b"")),
+    };
+    (start, end)
+}
+
+/// A value as it stands in sled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found<'a> {
+    pub(super) position: u64,
+    pub(super) expires_at: Option<u64>,
+    pub(super) value: &'a [u8],
+}
+
+impl Found<'_> {
+    pub(super) fn is_expired(&self, now_ms: u64) -> bool {
+        self.expires_at.is_some_and(|deadline| deadline <= now_ms)
+    }
+
+    pub(super) fn to_stored(self) -> Stored {
+        Stored { value: self.value.to_vec(), expires_at: self.expires_at }
+    }
+}
+
+pub(super) fn encode(position: u64, stored: &Stored) -> IVec {
+    let mut bytes = Vec::with_capacity(DEADLINE_AT + 8 + stored.value.len());
+    bytes.push(if stored.expires_at.is_some() { WITH_DEADLINE } else { 0 });
+    bytes.extend_from_slice(&position.to_le_bytes());
+    if let Some(deadline) = stored.expires_at {
+        bytes.extend_from_slice(&deadline.to_le_bytes());
+    }
+    bytes.extend_from_slice(&stored.value);
+    bytes.into()
+}
+
+pub(super) fn decode<'a>(bytes: &'a [u8], home: &Path) -> Result<Found<'a>> {
+    let header_bytes = match bytes.first() {
+        Some(0) => DEADLINE_AT,
+        Some(&WITH_DEADLINE) => DEADLINE_AT + 8,
+        Some(_) => return Err(KvsError::corrupt(home, 0, "a value has flags that nobody set")),
+        None => usize::MAX,
+    };
+    if bytes.len() < header_bytes {
+        return Err(KvsError::corrupt(home, 0, "a value is shorter than its header"));
+    }
+    let expires_at = (header_bytes > DEADLINE_AT).then(|| u64_at(bytes, DEADLINE_AT));
+    let position = u64_at(bytes, POSITION_AT);
+    Ok(Found { position, expires_at, value: &bytes[header_bytes..] })
+}
+
+/// An entry under the reserved number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// The content of a space.
+    Space(u32, u32),
+    /// The number that the next content gets.
+    Next(u32),
+}
+
+impl Entry {
+    pub(super) fn encode(self) -> (Vec<u8>, [u8; 4]) {
+        match self {
+            Entry::Space(space, content) => {
+                let mut name = vec![SPACE];
+                name.extend_from_slice(&space.to_be_bytes());
+                (place(RESERVED, &name), content.to_le_bytes())
+            }
+            Entry::Next(content) => (place(RESERVED, NEXT), content.to_le_bytes()),
+        }
+    }
+
+    /// An entry by what follows the reserved number.
+    pub(super) fn decode(name: &[u8], bytes: &[u8], home: &Path) -> Result<Entry> {
+        if bytes.len() == 4 {
+            let content = u32_at(bytes, 0);
+            match name {
+                NEXT => return Ok(Entry::Next(content)),
+                [SPACE, a, b, c, d] => {
+                    return Ok(Entry::Space(u32::from_be_bytes([*a, *b, *c, *d]), content));
+                }
+                _ => {}
+            }
+        }
+        Err(KvsError::corrupt(home, 0, "the table of spaces has an entry that nobody wrote"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_come_back_as_they_were_put() {
+        let home = Path::new("sled");
+        for expires_at in [None, Some(0), Some(u64::MAX)] {
+            for value in [&b""[..], b"value"] {
+                let stored = Stored { value: value.to_vec(), expires_at };
+                let bytes = encode(7, &stored);
+                let found = decode(&bytes, home).unwrap();
+                assert_eq!((found.position, found.to_stored()), (7, stored));
+                for end in 0..bytes.len() - value.len() {
+                    assert!(decode(&bytes[..end], home).is_err(), "cut to {end} bytes");
+                }
+            }
+        }
+        assert!(decode(&[2; 100], home).is_err(), "an unknown flag");
+    }
+
+    #[test]
+    fn the_table_comes_back_as_it_was_put() {
+        let home = Path::new("sled");
+        for entry in [Entry::Space(u32::MAX, MADE_FROM), Entry::Space(0, 0), Entry::Next(9)] {
+            let (place, bytes) = entry.encode();
+            let (content, name) = split(&place, home).unwrap();
+            assert_eq!(content, RESERVED);
+            assert_eq!(Entry::decode(name, &bytes, home).unwrap(), entry);
+            assert!(Entry::decode(name, &bytes[..3], home).is_err());
+            assert!(Entry::decode(&name[1..], &bytes, home).is_err());
+        }
+        assert!(split(&[0; 3], home).is_err());
+    }
+}

@@ -1,0 +1,163 @@
+//! How the store over sled is opened: whose directory it is, sled itself, and what is counted.
+//!
+//! Invariants:
+//! - A directory that is not ours, or of another layout, is refused before sled touches it.
+//! - sled makes its files only after the manifest says whose they are; once it has made them, a log
+//!   that is missing is a loss and not an empty store.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ::sled::{Db, Tree};
+use arc_swap::ArcSwap;
+
+use super::contents::{Table, Tally};
+use super::files::{self, Buffers, Files, failed};
+use super::layout::{self, Entry, LAYOUT, RESERVED};
+use super::store::Store;
+use super::sweep::Bell;
+use super::write::{CLOCK, REMOVED_UP_TO};
+use crate::commit::Commit;
+use crate::engine::Watches;
+use crate::error::{KvsError, Result};
+use crate::fs::{Fs, Site};
+use crate::manifest::{Manifest, State, manifest_path};
+use crate::options::Options;
+use crate::record::u64_at;
+use crate::recovery::{self, Claimed, DirLock};
+use crate::sync::{Arc, AtomicU64, Mutex};
+
+/// The engine's name in the manifest, and of sled's directory.
+pub(super) const ENGINE: &str = "sled";
+/// The tree beside the data.
+const META: &str = "meta";
+/// Added to the highest position found at an open: more than can have been written without a
+/// sync, so that no position is used again.
+const POSITION_GAP: u64 = 1 << 36;
+/// How long sled's threads of a store that was just closed may go on holding its file.
+const LINGER: Duration = Duration::from_secs(10);
+const LINGER_LOOK: Duration = Duration::from_millis(10);
+
+/// What the manifest's position says of sled, which has no log of ours: 0 while its files are being
+/// made, and from then on this.
+fn made(layout: u32) -> u64 {
+    1 + u64::from(layout)
+}
+
+pub(super) fn open(dir: &Path, options: &Options) -> Result<(Store, DirLock)> {
+    let fs = Arc::clone(&options.fs);
+    let Claimed { lock, mut number, mut state, .. } = recovery::claim(dir, options, ENGINE)?;
+    let home = dir.join(ENGINE);
+    let is_made = state.position > 0;
+    if is_made && state.position != made(LAYOUT) {
+        let found = u32::try_from(state.position - 1).unwrap_or(u32::MAX);
+        return Err(KvsError::UnknownFormat { path: home, found, known: LAYOUT });
+    }
+    if number == 0 {
+        number = write_manifest(&*fs, dir, number, &state)?;
+    }
+    fs.create_dir(Site::SledDirCreate, &home)?;
+    if is_made && !files::has_log(&*fs, &home)? {
+        return Err(KvsError::corrupt(&home, 0, "sled's log is missing"));
+    }
+    let db = open_sled(&home)?;
+    let files = Files::settle(db.clone(), Arc::clone(&fs), &home)?;
+    if !is_made {
+        state.position = made(LAYOUT);
+        write_manifest(&*fs, dir, number, &state)?;
+    }
+    let meta = db.open_tree(META).map_err(failed)?;
+    let Survey { table, tally, highest, clock_ms } = survey(&db, &meta, &home)?;
+    let base = highest + POSITION_GAP;
+    let store = Store {
+        home,
+        value_bytes_max: options.value_bytes_max,
+        batch_bytes_max: options.batch_bytes_max,
+        meta,
+        clock: Arc::clone(&options.clock),
+        latest_ms: AtomicU64::new(clock_ms),
+        remembered_ms: AtomicU64::new(clock_ms),
+        writer: Mutex::default(),
+        keys: AtomicU64::new(tally.keys()),
+        applying: Mutex::new(tally),
+        table: ArcSwap::new(Arc::new(table)),
+        table_changes: AtomicU64::new(0),
+        claimed: AtomicU64::new(base),
+        base,
+        expired_keys: AtomicU64::new(0),
+        watches: Watches::default(),
+        flushed: Arc::new(Commit::over(Buffers(db.clone()), base)),
+        synced: Arc::new(Commit::over(files, base)),
+        bell: Bell::default(),
+        db,
+    };
+    Ok((store, lock))
+}
+
+/// What an open finds in sled.
+#[derive(Default)]
+struct Survey {
+    table: Table,
+    tally: Tally,
+    /// The highest position.
+    highest: u64,
+    clock_ms: u64,
+}
+
+fn survey(db: &Db, meta: &Tree, home: &Path) -> Result<Survey> {
+    let number = |name: &str| match meta.get(name).map_err(failed)? {
+        Some(bytes) if bytes.len() == 8 => Ok(u64_at(&bytes, 0)),
+        Some(_) => Err(KvsError::corrupt(home, 0, format!("`{name}` is not a number"))),
+        None => Ok(0),
+    };
+    let (highest, clock_ms) = (number(REMOVED_UP_TO)?, number(CLOCK)?);
+    let mut survey = Survey { highest, clock_ms, ..Survey::default() };
+    for entry in db.iter() {
+        let (place, bytes) = entry.map_err(failed)?;
+        let (content, name) = layout::split(&place, home)?;
+        if content == RESERVED {
+            match Entry::decode(name, &bytes, home)? {
+                Entry::Space(space, content) => survey.table.set(space, content),
+                Entry::Next(next) => survey.table.next = next,
+            }
+            continue;
+        }
+        let found = layout::decode(&bytes, home)?;
+        survey.highest = survey.highest.max(found.position);
+        survey.tally.change(&place, None, Some(found.expires_at));
+    }
+    // A crash may have come before all that was cleared was deleted.
+    survey.tally.drop_unowned(&survey.table);
+    Ok(survey)
+}
+
+/// Makes a manifest that says `state` the current one and returns its number.
+fn write_manifest(fs: &dyn Fs, dir: &Path, old: u64, state: &State) -> Result<u64> {
+    // A crash on the way to this manifest may have left these.
+    for stray in [manifest_path(dir, old + 1), dir.join("CURRENT.next")] {
+        drop(fs.remove(Site::SledStrayRemove, &stray));
+    }
+    Manifest::create(fs, dir, old + 1, state.clone())?;
+    if old > 0 {
+        drop(fs.remove(Site::SledManifestRemove, &manifest_path(dir, old)));
+    }
+    Ok(old + 1)
+}
+
+/// Opens sled. The threads of one that this process has just closed may still hold its file; no
+/// other process can, for the directory's lock is ours.
+fn open_sled(home: &Path) -> Result<Db> {
+    let until = Instant::now() + LINGER;
+    loop {
+        match ::sled::Config::new().path(home).open() {
+            Err(::sled::Error::Io(error))
+                if error.to_string().contains("could not acquire lock")
+                    && Instant::now() < until =>
+            {
+                thread::sleep(LINGER_LOOK);
+            }
+            opened => return opened.map_err(failed),
+        }
+    }
+}

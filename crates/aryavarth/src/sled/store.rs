@@ -1,0 +1,143 @@
+//! The store over sled without its handles and threads: how it is read.
+//!
+//! Invariants:
+//! - A position is claimed before sled may show its write, and counts as written only after sled
+//!   has all of it; who saw it in between waits for that moment.
+//! - An absence, and a scan, carry the highest position claimed: sled does not remember removals.
+//!   A value carries the position of its write, or of the latest swap or clear if that is higher:
+//!   it may be why the value is seen.
+//! - The table of contents changes together with sled's own, behind a counter that is odd
+//!   meanwhile: who reads a key by a table reads again if the counter was odd or has moved.
+
+use std::path::PathBuf;
+
+use ::sled::{Db, IVec, Tree};
+use arc_swap::ArcSwap;
+
+use super::contents::{Table, Tally};
+use super::files::{Buffers, Files, failed};
+use super::layout::{self, Found};
+use super::sweep::Bell;
+use crate::commit::Commit;
+use crate::engine::{KeyRange, Position, Stored, Watches};
+use crate::error::{KvsError, Result};
+use crate::options::Clock;
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
+
+/// What all handles and threads of an open store share.
+pub(super) struct Store {
+    pub(super) home: PathBuf,
+    pub(super) value_bytes_max: usize,
+    pub(super) batch_bytes_max: usize,
+    pub(super) db: Db,
+    pub(super) meta: Tree,
+    pub(super) clock: Arc<dyn Clock>,
+    /// The latest time that the clock told, here and in earlier runs.
+    pub(super) latest_ms: AtomicU64,
+    /// The time that an open will find. For who holds `applying`.
+    pub(super) remembered_ms: AtomicU64,
+    /// Whoever writes, closures included.
+    pub(super) writer: Mutex<()>,
+    /// Held from the claim of a position until it is written, and by scans.
+    pub(super) applying: Mutex<Tally>,
+    /// Changed by the writer alone.
+    pub(super) table: ArcSwap<Table>,
+    /// Odd while the table is being changed.
+    pub(super) table_changes: AtomicU64,
+    pub(super) claimed: AtomicU64,
+    /// Where this run began.
+    pub(super) base: u64,
+    pub(super) keys: AtomicU64,
+    pub(super) expired_keys: AtomicU64,
+    pub(super) watches: Watches,
+    pub(super) flushed: Arc<Commit<Buffers>>,
+    pub(super) synced: Arc<Commit<Files>>,
+    /// Calls the sweep.
+    pub(super) bell: Bell,
+}
+
+impl Store {
+    pub(super) fn now_ms(&self) -> u64 {
+        let now_ms = self.clock.now_ms();
+        self.latest_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms)
+    }
+
+    /// Refuses further writes after one whose outcome is unknown.
+    pub(super) fn check(&self) -> Result<()> {
+        self.flushed.check()?;
+        self.synced.check()
+    }
+
+    pub(super) fn poison(&self, error: &KvsError) -> KvsError {
+        self.flushed.poison(error);
+        self.synced.poison(error)
+    }
+
+    pub(super) fn decode<'a>(&self, bytes: &'a [u8]) -> Result<Found<'a>> {
+        layout::decode(bytes, &self.home)
+    }
+
+    /// A position that was seen in sled, once the write that claimed it is written.
+    pub(super) fn published(&self, position: u64) -> Position {
+        if position > self.synced.written() {
+            drop(lock(&self.applying));
+        }
+        Position(position)
+    }
+
+    /// What sled holds for a key of a content.
+    pub(super) fn get(&self, content: Option<u32>, key: &[u8]) -> Result<Option<IVec>> {
+        let Some(content) = content else { return Ok(None) };
+        self.db.get(layout::place(content, key)).map_err(failed)
+    }
+
+    /// What a space holds for a key, and when the table by which it was found had changed last.
+    fn get_in_space(&self, space: u32, key: &[u8]) -> Result<(Option<IVec>, u64)> {
+        loop {
+            let changes = self.table_changes.load(Ordering::Acquire);
+            if changes.is_multiple_of(2) {
+                let table = self.table.load();
+                let bytes = self.get(table.content(space), key)?;
+                fence(Ordering::Acquire);
+                if self.table_changes.load(Ordering::Relaxed) == changes {
+                    return Ok((bytes, table.changed_at));
+                }
+            } else {
+                // Held by who changes it.
+                drop(lock(&self.applying));
+            }
+        }
+    }
+
+    pub(super) fn find(&self, space: u32, key: &[u8]) -> Result<(Option<Stored>, Position)> {
+        let now_ms = self.now_ms();
+        let (bytes, changed_at) = self.get_in_space(space, key)?;
+        let Some(bytes) = bytes else {
+            return Ok((None, self.published(self.claimed.load(Ordering::SeqCst))));
+        };
+        let found = self.decode(&bytes)?;
+        let position = self.published(found.position.max(changed_at));
+        Ok(((!found.is_expired(now_ms)).then(|| found.to_stored()), position))
+    }
+
+    /// Visits the keys of a range until `visit` says no; returns whether it never did. For who
+    /// keeps the writers out, by one of both locks: sled shows a batch entry by entry to who walks
+    /// past.
+    pub(super) fn walk(
+        &self,
+        content: Option<u32>,
+        range: &KeyRange,
+        mut visit: impl FnMut(&[u8], Found<'_>) -> bool,
+    ) -> Result<bool> {
+        let Some(content) = content.filter(|_| !range.is_empty()) else { return Ok(true) };
+        let mut ascending = self.db.range(layout::places(content, range));
+        while let Some(entry) = if range.reverse { ascending.next_back() } else { ascending.next() }
+        {
+            let (place, bytes) = entry.map_err(failed)?;
+            if !visit(layout::key_of(&place), self.decode(&bytes)?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,146 @@
+//! The sweep: a thread that removes keys whose deadline has passed, and deletes what was cleared.
+//!
+//! It works in small steps with pauses between them, so that writers hardly notice it, and looks at
+//! the clock a few times a second, but only while a key has a deadline.
+//!
+//! Invariants:
+//! - A key that expired is removed as a writer would, with a position and under the writer's lock.
+//! - A content that no space has is deleted without a position: nobody could see it.
+
+use std::time::Duration;
+
+use super::files::failed;
+use super::layout::{Found, place};
+use super::store::Store;
+use super::write::{Change, Effect};
+use crate::engine::KeyRange;
+use crate::error::Result;
+use crate::sync::{Condvar, Mutex, Ordering, lock, wait, wait_timeout};
+
+/// Keys per step.
+const STEP_KEYS: usize = 256;
+/// Between steps, for those who wait for the writer's lock.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Between looks at the clock.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Calls the sweep when there is something to do for it again.
+#[derive(Default)]
+pub(super) struct Bell {
+    rung: Mutex<Rung>,
+    call: Condvar,
+}
+
+#[derive(Default)]
+struct Rung {
+    is_rung: bool,
+    is_stopped: bool,
+}
+
+/// How long the sweep may rest.
+enum Rest {
+    UntilRung,
+    Until(Duration),
+}
+
+impl Bell {
+    pub(super) fn ring(&self) {
+        lock(&self.rung).is_rung = true;
+        self.call.notify_all();
+    }
+
+    /// Ends the sweep.
+    pub(super) fn stop(&self) {
+        lock(&self.rung).is_stopped = true;
+        self.call.notify_all();
+    }
+
+    /// Rests; returns whether to go on.
+    fn rest(&self, rest: &Rest) -> bool {
+        let mut rung = lock(&self.rung);
+        match rest {
+            Rest::Until(time) if !rung.is_rung && !rung.is_stopped => {
+                rung = wait_timeout(&self.call, rung, *time);
+            }
+            Rest::Until(_) => {}
+            Rest::UntilRung => {
+                while !rung.is_rung && !rung.is_stopped {
+                    rung = wait(&self.call, rung);
+                }
+            }
+        }
+        rung.is_rung = false;
+        !rung.is_stopped
+    }
+}
+
+impl Store {
+    /// The sweep's life.
+    pub(super) fn sweep(&self) {
+        loop {
+            let rest = match self.sweep_step() {
+                Ok(true) => Rest::Until(PAUSE),
+                Ok(false) if lock(&self.applying).is_settled() => Rest::UntilRung,
+                Ok(false) => Rest::Until(LOOK),
+                // Nobody would believe what it did now.
+                Err(_) => return,
+            };
+            if !self.bell.rest(&rest) {
+                return;
+            }
+        }
+    }
+
+    /// Does a little; returns whether there was anything to do.
+    fn sweep_step(&self) -> Result<bool> {
+        let dropped = lock(&self.applying).dropped();
+        match dropped {
+            Some(content) => self.delete_some(content).map(|()| true),
+            None => self.expire_some(),
+        }
+    }
+
+    fn expire_some(&self) -> Result<bool> {
+        let now_ms = self.now_ms();
+        let has_expired = || lock(&self.applying).expired(now_ms, STEP_KEYS);
+        if has_expired().is_empty() {
+            return Ok(false);
+        }
+        let _writer = lock(&self.writer);
+        self.check()?;
+        let mut change = Change::default();
+        for (deadline, place) in has_expired() {
+            change.effects.insert(place, Effect::removal(deadline));
+        }
+        self.apply(change, (**self.table.load()).clone(), now_ms)?;
+        Ok(true)
+    }
+
+    fn delete_some(&self, content: u32) -> Result<()> {
+        self.check()?;
+        let mut batch = ::sled::Batch::default();
+        let mut deadlines = Vec::new();
+        let mut keys = 0;
+        let is_last = self.walk(Some(content), &KeyRange::all(), |key, found: Found<'_>| {
+            let place = place(content, key);
+            batch.remove(place.as_slice());
+            deadlines.extend(found.expires_at.map(|deadline| (deadline, place)));
+            keys += 1;
+            keys < STEP_KEYS
+        })?;
+        self.db.apply_batch(batch).map_err(|error| self.poison(&failed(error)))?;
+        let mut tally = lock(&self.applying);
+        for (deadline, place) in deadlines {
+            tally.forget_deadline(&place, deadline);
+        }
+        if is_last {
+            tally.forget_content(content);
+        }
+        Ok(())
+    }
+
+    /// How many keys the sweep and the writers found expired.
+    pub(super) fn expired_keys(&self) -> u64 {
+        self.expired_keys.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,362 @@
+//! How the store over sled is written: what a batch or a closure comes to, and its way into sled.
+//!
+//! Invariants:
+//! - A write that failed half way poisons the store: nobody knows what sled made of it.
+//! - Keys, and the contents of spaces, change in one batch of sled's.
+//! - What has expired is not there for a write, and counts as expired when a write takes its place.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry::{Occupied, Vacant};
+use std::mem;
+
+use super::contents::Table;
+use super::files::failed;
+use super::layout::{self, Entry, content_of, key_of, place};
+use super::store::Store;
+use crate::engine::{Content, Count, Effects, KeyRange, Newest, Position, Stored};
+use crate::error::Result;
+use crate::record::{Batch, Write, check_key, check_size, check_value, record_bytes};
+use crate::sync::{Arc, Ordering, lock};
+
+/// Keys of the tree beside the data: a position that no removal so far lies above, and a time that
+/// the clock has reached.
+pub(super) const REMOVED_UP_TO: &str = "removed up to";
+pub(super) const CLOCK: &str = "clock";
+/// A write takes the time along if it is this much later than what an open would find.
+const CLOCK_STEP_MS: u64 = 1000;
+/// What a change of a space counts in positions.
+const SPACE_BYTES: u64 = 16;
+
+/// What a write comes to for one key. Deadlines as in
+/// [`Transaction::deadline`](crate::Transaction::deadline), of what has expired too.
+pub(super) struct Effect {
+    before: Option<Option<u64>>,
+    after: Option<Stored>,
+}
+
+/// What a write comes to.
+#[derive(Default)]
+pub(super) struct Change {
+    /// By place.
+    pub(super) effects: BTreeMap<Vec<u8>, Effect>,
+    /// The new content of spaces.
+    spaces: BTreeMap<u32, u32>,
+}
+
+fn is_live(deadline: Option<Option<u64>>, now_ms: u64) -> bool {
+    deadline.is_some_and(|deadline| deadline.is_none_or(|deadline| deadline > now_ms))
+}
+
+impl Effect {
+    pub(super) fn removal(deadline: u64) -> Effect {
+        Effect { before: Some(Some(deadline)), after: None }
+    }
+
+    fn after(&self) -> Option<Option<u64>> {
+        self.after.as_ref().map(|stored| stored.expires_at)
+    }
+
+    fn record_bytes(&self, place: &[u8]) -> usize {
+        record_bytes(place.len(), self.after.as_ref().map_or(0, |stored| stored.value.len()))
+    }
+}
+
+impl Change {
+    fn bytes(&self) -> u64 {
+        let effects = self.effects.iter().map(|(place, effect)| effect.record_bytes(place) as u64);
+        effects.sum::<u64>() + self.spaces.len() as u64 * SPACE_BYTES
+    }
+
+    fn has_removals(&self) -> bool {
+        !self.spaces.is_empty() || self.effects.values().any(|effect| effect.after.is_none())
+    }
+}
+
+impl Store {
+    fn deadline(&self, content: Option<u32>, key: &[u8]) -> Result<Option<Option<u64>>> {
+        let bytes = self.get(content, key)?;
+        bytes.map(|bytes| Ok(self.decode(&bytes)?.expires_at)).transpose()
+    }
+
+    /// Writes a batch. For the writer only.
+    pub(super) fn write_batch(&self, space: u32, batch: Batch) -> Result<(u64, Position)> {
+        let now_ms = self.now_ms();
+        let mut table = Table::clone(&self.table.load());
+        let mut change = Change::default();
+        let content = match table.content(space) {
+            Some(content) => content,
+            None if batch.writes().is_empty() => return Ok((0, self.written())),
+            None => {
+                let content = table.make()?;
+                change.spaces.insert(space, content);
+                content
+            }
+        };
+        let mut removed = 0;
+        for write in batch.into_writes() {
+            let (key, after) = match write {
+                Write::Set { key, value, expires_at } => (key, Some(Stored { value, expires_at })),
+                Write::Remove { key } => (key, None),
+            };
+            let is_removal = after.is_none();
+            let after = after.filter(|stored| !stored.is_expired(now_ms));
+            let was_there = match change.effects.entry(place(content, &key)) {
+                Occupied(mut entry) => mem::replace(&mut entry.get_mut().after, after).is_some(),
+                Vacant(entry) => {
+                    let before = self.deadline(Some(content), &key)?;
+                    entry.insert(Effect { before, after });
+                    is_live(before, now_ms)
+                }
+            };
+            removed += u64::from(is_removal && was_there);
+        }
+        for (place, effect) in &change.effects {
+            self.touch(space, place, effect, now_ms);
+        }
+        Ok((removed, self.apply(change, table, now_ms)?))
+    }
+
+    /// Writes what a closure came to. For the writer only.
+    pub(super) fn write_effects(&self, effects: Effects, now_ms: u64) -> Result<Position> {
+        let mut table = Table::clone(&self.table.load());
+        let mut change = Change::default();
+        let mut numbers = BTreeMap::new();
+        let mut number_of = |content: Content| -> Result<u32> {
+            if let Some(number) = numbers.get(&content) {
+                return Ok(*number);
+            }
+            let old = match content {
+                Content::Old(space) => table.content(space),
+                Content::New(_) => None,
+            };
+            let number = old.map_or_else(|| table.make(), Ok)?;
+            numbers.insert(content, number);
+            Ok(number)
+        };
+        let mut bytes = 0;
+        // The spaces that keep their contents.
+        let mut keepers = BTreeMap::new();
+        for ((content, key), after) in effects.writes {
+            check_key(&key)?;
+            let value = after.as_ref().map(|stored| stored.value.as_slice()).unwrap_or_default();
+            check_value(value, self.value_bytes_max)?;
+            let number = number_of(content)?;
+            let effect = Effect { before: self.deadline(Some(number), &key)?, after };
+            bytes += effect.record_bytes(&key);
+            if let Content::Old(space) = content
+                && !effects.contents.contains_key(&space)
+            {
+                keepers.insert(number, space);
+            }
+            change.effects.insert(place(number, &key), effect);
+        }
+        check_size("batch", bytes, self.batch_bytes_max)?;
+        for (space, content) in effects.contents {
+            change.spaces.insert(space, number_of(content)?);
+        }
+        let before = self.table.load();
+        for (space, content) in &change.spaces {
+            self.touch_space(*space, before.content(*space), *content, &change, now_ms);
+        }
+        for (place, effect) in &change.effects {
+            if let Some(space) = keepers.get(&content_of(place)) {
+                self.touch(*space, place, effect, now_ms);
+            }
+        }
+        // A high space that is written for the first time keeps what it had not.
+        let new = keepers.into_iter().filter(|(_, space)| before.content(*space).is_none());
+        change.spaces.extend(new.map(|(number, space)| (space, number)));
+        self.apply(change, table, now_ms)
+    }
+
+    fn touch(&self, space: u32, place: &[u8], effect: &Effect, now_ms: u64) {
+        if effect.after.is_some() || is_live(effect.before, now_ms) {
+            self.watches.touch(space, key_of(place));
+        }
+    }
+
+    fn touch_space(&self, space: u32, old: Option<u32>, new: u32, change: &Change, now_ms: u64) {
+        self.watches.touch_space(space, |key| {
+            let is_there_now = match change.effects.get(&place(new, key)) {
+                Some(effect) => effect.after.is_some(),
+                None => self.deadline(Some(new), key).map_or(true, |now| is_live(now, now_ms)),
+            };
+            is_there_now || self.deadline(old, key).map_or(true, |old| is_live(old, now_ms))
+        });
+    }
+
+    pub(super) fn written(&self) -> Position {
+        Position(self.synced.written())
+    }
+
+    /// Writes a change, all of it or nothing. `table` is the newest one, with the numbers taken
+    /// that the change gives to contents. For the writer only.
+    pub(super) fn apply(
+        &self,
+        mut change: Change,
+        mut table: Table,
+        now_ms: u64,
+    ) -> Result<Position> {
+        change.effects.retain(|_, effect| effect.before.is_some() || effect.after.is_some());
+        if change.effects.is_empty() && change.spaces.is_empty() {
+            return Ok(self.written());
+        }
+        let mut tally = lock(&self.applying);
+        let position = self.claimed.load(Ordering::Relaxed) + change.bytes();
+        self.claimed.store(position, Ordering::SeqCst);
+        let unfinished = Unfinished(self);
+        if !change.spaces.is_empty() {
+            self.table_changes.fetch_add(1, Ordering::AcqRel);
+        }
+        let stored = self.store(&change, &table, position, now_ms);
+        stored.map_err(|error| self.poison(&failed(error)))?;
+        let was_settled = tally.is_settled();
+        for (place, effect) in &change.effects {
+            let is_late = effect.before.is_some() && !is_live(effect.before, now_ms);
+            self.expired_keys.fetch_add(u64::from(is_late), Ordering::Relaxed);
+            tally.change(place, effect.before, effect.after());
+        }
+        if !change.spaces.is_empty() {
+            table.changed_at = position;
+            change.spaces.iter().for_each(|(space, content)| table.set(*space, *content));
+            tally.drop_unowned(&table);
+            self.table.store(Arc::new(table));
+            self.table_changes.fetch_add(1, Ordering::AcqRel);
+        }
+        mem::forget(unfinished);
+        self.flushed.set_written(position);
+        self.synced.set_written(position);
+        self.keys.store(tally.keys(), Ordering::Relaxed);
+        if was_settled && !tally.is_settled() {
+            self.bell.ring();
+        }
+        Ok(Position(position))
+    }
+
+    fn store(
+        &self,
+        change: &Change,
+        table: &Table,
+        position: u64,
+        now_ms: u64,
+    ) -> Result<(), ::sled::Error> {
+        if change.has_removals() {
+            // A removal leaves no value that would keep its position.
+            self.meta.insert(REMOVED_UP_TO, &position.to_le_bytes())?;
+        }
+        if now_ms >= self.remembered_ms.load(Ordering::Relaxed).saturating_add(CLOCK_STEP_MS) {
+            self.remember(now_ms)?;
+        }
+        let mut effects = change.effects.iter();
+        if change.spaces.is_empty()
+            && let (Some((place, effect)), None) = (effects.next(), effects.next())
+        {
+            // One write is atomic by itself, and cheaper alone.
+            return match &effect.after {
+                Some(stored) => self.db.insert(place, layout::encode(position, stored)).map(drop),
+                None => self.db.remove(place).map(drop),
+            };
+        }
+        let mut batch = ::sled::Batch::default();
+        for (place, effect) in &change.effects {
+            match &effect.after {
+                Some(stored) => batch.insert(place.as_slice(), layout::encode(position, stored)),
+                None => batch.remove(place.as_slice()),
+            }
+        }
+        if !change.spaces.is_empty() {
+            let spaces = change.spaces.iter();
+            let spaces = spaces.map(|(space, content)| Entry::Space(*space, *content));
+            for entry in spaces.chain([Entry::Next(table.next)]) {
+                let (place, bytes) = entry.encode();
+                batch.insert(place, &bytes);
+            }
+        }
+        self.db.apply_batch(batch)
+    }
+
+    fn remember(&self, now_ms: u64) -> Result<(), ::sled::Error> {
+        self.meta.insert(CLOCK, &now_ms.to_le_bytes())?;
+        self.remembered_ms.store(now_ms, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Lets the next open find how late it is, if a deadline depends on it. For the end.
+    pub(super) fn remember_clock(&self) -> Result<()> {
+        let _writer = lock(&self.writer);
+        self.check()?;
+        let tally = lock(&self.applying);
+        let claimed = self.claimed.load(Ordering::Relaxed);
+        let now_ms = self.now_ms();
+        let is_known = now_ms <= self.remembered_ms.load(Ordering::Relaxed);
+        if is_known || (claimed == self.base && tally.is_settled()) {
+            return Ok(());
+        }
+        // A position of its own, so that the last sync is not left out.
+        let position = claimed + SPACE_BYTES;
+        self.claimed.store(position, Ordering::SeqCst);
+        let unfinished = Unfinished(self);
+        self.remember(now_ms).map_err(|error| self.poison(&failed(error)))?;
+        mem::forget(unfinished);
+        self.flushed.set_written(position);
+        self.synced.set_written(position);
+        Ok(())
+    }
+}
+
+/// A write that has begun. Dropped before its end, by an error or by a panic inside sled, it
+/// poisons the store.
+struct Unfinished<'a>(&'a Store);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let reason = ::sled::Error::ReportableBug("a write did not return".to_owned());
+        self.0.poison(&failed(reason));
+        // Readers go on, by the table that there was.
+        let changes = self.0.table_changes.load(Ordering::Relaxed);
+        self.0.table_changes.fetch_add(changes % 2, Ordering::AcqRel);
+    }
+}
+
+/// The newest state for a closure. For the writer only.
+pub(super) struct NewestInSled<'a> {
+    pub(super) store: &'a Store,
+    pub(super) now_ms: u64,
+}
+
+impl NewestInSled<'_> {
+    fn content(&self, space: u32) -> Option<u32> {
+        self.store.table.load().content(space)
+    }
+}
+
+impl Newest for NewestInSled<'_> {
+    fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    fn find(&mut self, space: u32, key: &[u8]) -> Result<Option<Stored>> {
+        let bytes = self.store.get(self.content(space), key)?;
+        bytes.map(|bytes| Ok(self.store.decode(&bytes)?.to_stored())).transpose()
+    }
+
+    fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Option<u64>>> {
+        self.store.deadline(self.content(space), key)
+    }
+
+    fn keys(&mut self, space: u32, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>> {
+        let mut keys = Vec::new();
+        self.store.walk(self.content(space), range, |key, _| {
+            let has_room = keys.len() < limit;
+            if has_room {
+                keys.push(key.to_vec());
+            }
+            has_room
+        })?;
+        Ok(keys)
+    }
+
+    fn count(&mut self, space: u32) -> Result<Count> {
+        Ok(lock(&self.store.applying).count(self.content(space)))
+    }
+}
