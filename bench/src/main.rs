@@ -46,8 +46,11 @@ usage: aryavarth-bench COMMAND [OPTIONS]
       the server over loopback, gets and sets at several depths of pipelines
   report [--in FILE] [--out FILE]
       draws the lines of other commands (default: standard input) into one page of charts
-  idle --addr ADDR [--connections N] [--busy N] [--seconds N] [--rounds N]
-      the rate of busy connections to a running server, with and without idle ones beside them
+  idle --addr ADDR [--protocol json|redis] [--pid PID] [--connections N] [--busy N]
+       [--seconds N] [--rounds N]
+      the rate of busy connections to a running server, with and without idle ones beside them;
+      with its process, also the memory that an idle one takes; exits with 1 if that is over
+      16 KiB or anything went wrong
   space [--keys N] [--dir DIR]
       what a store takes on the disk at rest, after four histories; exits with 1 if over its bound
   verify [--keys N] [--value-bytes N] [--rounds N] [--dir DIR]

@@ -66,12 +66,6 @@ impl Connection {
         Ok(Connection { stream: BufReader::with_capacity(256, stream), line: String::new() })
     }
 
-    /// Sends a request, a line, and waits for its reply, which must not be an error.
-    pub(crate) fn ask(&mut self, request: &[u8]) -> io::Result<()> {
-        self.send(request)?;
-        self.receive()
-    }
-
     /// Sends a request, a line.
     pub(crate) fn send(&mut self, request: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(request)

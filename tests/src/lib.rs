@@ -1,7 +1,12 @@
-//! Harness shared by the cross-crate tests: where the workspace is and what it holds.
+//! Harness shared by the cross-crate tests: where the workspace is and what it holds, and real
+//! servers and clients.
 //!
-//! The tests read the sources as text, because what they check (order of files, absences, words)
+//! Tests of the house rules read the sources as text, because what they check (order of files, absences, words)
 //! is what a reader sees, not what a compiler sees.
+
+pub mod parts;
+pub mod resp;
+pub mod server;
 
 use std::fs;
 use std::path::{Path, PathBuf};
