@@ -271,6 +271,8 @@ pub(crate) struct FrameRecord {
     pub(crate) at: usize,
     pub(crate) extra: Extra,
     header: Header,
+    /// Whether nobody asked for the removal: it is a value whose deadline has passed.
+    pub(crate) is_late: bool,
 }
 
 impl FrameRecord {
@@ -281,9 +283,14 @@ impl FrameRecord {
     pub(crate) fn bytes(&self) -> usize {
         self.header.record_bytes()
     }
+
+    /// Whether it ends its frame.
+    pub(crate) fn is_last(&self) -> bool {
+        self.header.last
+    }
 }
 
-/// Records that are appended together, encoded before the writer's lock is taken: only sequence
+/// Records that are appended together (one frame, or several one after another), encoded before the writer's lock is taken: only sequence
 /// numbers and header CRCs, which depend on the place, are filled in under it.
 #[derive(Debug)]
 pub(crate) struct Frame {
@@ -320,16 +327,29 @@ impl Frame {
             has_content: extra.content != 0,
         };
         self.buf.resize(padded(self.buf.len() - self.room) + self.room, 0);
-        self.records.push(FrameRecord { at, extra, header });
+        self.records.push(FrameRecord { at, extra, header, is_late: false });
     }
 
     /// The frame of a batch in a content. A deadline that has passed at `now_ms` makes a removal.
     pub(crate) fn of_batch(room: usize, batch: &Batch, content: u32, now_ms: u64) -> Frame {
-        let mut frame = Frame::new(room, batch.record_bytes());
-        for write in batch.writes() {
-            let value = write.value().filter(|_| !write.is_removal(now_ms));
-            let expires_at = write.expires_at().filter(|_| value.is_some());
-            frame.push(Extra { content, expires_at }, write.key(), value);
+        Frame::of_batches(room, std::slice::from_ref(batch), content, now_ms)
+    }
+
+    /// The frames of batches, to be appended together.
+    pub(crate) fn of_batches(room: usize, batches: &[Batch], content: u32, now_ms: u64) -> Frame {
+        let mut frame = Frame::new(room, batches.iter().map(Batch::record_bytes).sum());
+        for batch in batches {
+            for write in batch.writes() {
+                let value = write.value().filter(|_| !write.is_removal(now_ms));
+                let expires_at = write.expires_at().filter(|_| value.is_some());
+                frame.push(Extra { content, expires_at }, write.key(), value);
+                if let Some(record) = frame.records.last_mut() {
+                    record.is_late = value.is_none() && write.value().is_some();
+                }
+            }
+            if let Some(last) = frame.records.last_mut() {
+                last.header.last = true;
+            }
         }
         frame
     }
@@ -341,7 +361,7 @@ impl Frame {
         let numbers = seq..;
         for ((i, record), seq) in self.records.iter_mut().enumerate().zip(numbers) {
             record.header.seq = seq;
-            record.header.last = i + 1 == count;
+            record.header.last |= i + 1 == count;
             let place = offset + (record.at - self.room) as u64;
             let bytes = record.header.encode(salt, place);
             self.buf[record.at..record.at + HEADER_BYTES].copy_from_slice(&bytes);

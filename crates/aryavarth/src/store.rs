@@ -484,6 +484,13 @@ impl KvsEngine for KvStore {
         Ok((appended.removed, Position(appended.position)))
     }
 
+    fn write_each(&self, batches: Vec<Batch>) -> Vec<Result<(u64, Position)>> {
+        match self.log() {
+            Ok(log) => log.write_each(self.space, &batches),
+            Err(_) => batches.into_iter().map(|batch| KvsEngine::write(self, batch)).collect(),
+        }
+    }
+
     fn commit<R>(
         &self,
         keys: &[&[u8]],

@@ -109,7 +109,7 @@ impl Log {
             // One was written, or moved, meanwhile.
             return Ok(true);
         }
-        match self.append(&mut writer, frame, None, None)? {
+        match self.append(&mut writer, frame, &[], None)? {
             Ok(appended) => {
                 drop(writer);
                 // Nobody waits for it, but the entries can go only when it is durable.

@@ -17,6 +17,7 @@ mod expire;
 mod read;
 mod rotate;
 mod transact;
+mod write;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -29,13 +30,11 @@ use crate::engine::Watches;
 use crate::error::{KvsError, Result};
 use crate::fs::{IoError, Site, write_full};
 use crate::index::{
-    Change, Dropped, EntryId, Found, Held, Index, IndexWriter, SPACE_MAX, Slot, TABLE_CONTENT,
+    Change, Dropped, EntryId, Found, Index, IndexWriter, SPACE_MAX, Slot, TABLE_CONTENT,
 };
 use crate::manifest::Manifest;
 use crate::options::Options;
-use crate::record::{
-    Batch, Frame, FrameRecord, Kind, MARK_BYTES, Mark, check_key, check_size, check_value,
-};
+use crate::record::{Frame, FrameRecord, Kind, MARK_BYTES, Mark};
 use crate::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentKind, SegmentTable};
 use crate::sync::{Arc, AtomicI64, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock};
 
@@ -227,99 +226,13 @@ impl Log {
         }
     }
 
-    /// Refuses a batch that breaks a limit, before anything is copied.
-    fn check_batch(&self, batch: &Batch) -> Result<()> {
-        for write in batch.writes() {
-            check_key(write.key())?;
-            if let Some(value) = write.value() {
-                check_value(value, self.options.value_bytes_max)?;
-            }
-        }
-        check_size("batch", batch.record_bytes(), self.options.batch_bytes_max)
-    }
-
-    /// Appends a batch to a space as one frame. One system call; the encoding happens outside the
-    /// lock.
-    pub(crate) fn write(&self, space: u32, batch: &Batch) -> Result<Appended> {
-        check_space(space)?;
-        self.check_batch(batch)?;
-        if batch.writes().is_empty() {
-            return Ok(Appended { removed: 0, position: 0 });
-        }
-        let has_deadlines = batch.writes().iter().any(|write| write.expires_at().is_some());
-        let now_ms = if has_deadlines { self.now_ms() } else { 0 };
-        let only_removes = batch.writes().iter().all(|write| write.is_removal(now_ms));
-        let mut encoded: Option<(u32, Frame)> = None;
-        loop {
-            self.check_full(only_removes)?;
-            self.wait_for_disk()?;
-            // Found outside the lock, so that the walk through the list does not hold others up.
-            let pin = epoch::pin();
-            let (held, known) = match batch.writes() {
-                [write] => self.index.find(space, write.key(), &pin),
-                _ => (self.index.held(space), None),
-            };
-            let frame = match encoded.take() {
-                Some((content, frame)) if content == held.content => frame,
-                _ => Frame::of_batch(ROOM_BYTES, batch, held.content, now_ms),
-            };
-            let mut writer = lock(&self.writer);
-            if self.index.held(space).content != held.content {
-                // The space was emptied or swapped meanwhile, so the frame is another content's.
-                continue;
-            }
-            let absent = if only_removes { self.absent(&writer, batch, held, known) } else { None };
-            let done = match absent {
-                Some(absent) => Ok(absent),
-                None => self.append(&mut writer, frame, known, None)?,
-            };
-            match done {
-                Ok(appended) => {
-                    batch.writes().iter().for_each(|w| self.watches.touch(space, w.key()));
-                    return Ok(appended);
-                }
-                Err(frame) => {
-                    drop(writer);
-                    drop(pin);
-                    self.make_room(frame.bytes(), only_removes)?;
-                    encoded = Some((held.content, frame));
-                }
-            }
-        }
-    }
-
-    /// What a batch of removals has to say if none of its keys exists: nothing to write, but what
-    /// it saw (an absence that may be young) has a position.
-    fn absent(
-        &self,
-        writer: &Writer,
-        batch: &Batch,
-        held: Held,
-        known: Option<Found<'_>>,
-    ) -> Option<Appended> {
-        let pin = epoch::pin();
-        let mut position = held.since;
-        for write in batch.writes() {
-            let found = known.filter(|found| is_linked(*found));
-            let found = found.or_else(|| self.index.find_in(held.content, write.key(), &pin));
-            if let Some(found) = found {
-                if self.exists(found) {
-                    return None;
-                }
-                position = position.max(self.position_of(found.slot()));
-            }
-        }
-        debug_assert!(position <= writer.position, "published before it was written");
-        Some(Appended { removed: 0, position })
-    }
-
     /// Appends a frame and publishes it, with a change of what spaces hold that is one of its
     /// records; gives it back if there is no room.
     fn append(
         &self,
         writer: &mut Writer,
         mut frame: Frame,
-        known: Option<Found<'_>>,
+        known: &[Option<Found<'_>>],
         change: Option<&Change>,
     ) -> Result<Result<Appended, Frame>> {
         self.commit.check()?;
@@ -381,22 +294,27 @@ impl Log {
         }
     }
 
-    /// Points the slots of a frame's keys at its records; returns how many removals found a key.
+    /// Points the slots of the frames' keys at their records; returns how many removals found a key.
     fn publish(&self, writer: &mut Writer, new: &Published<'_>, change: Option<&Change>) -> u64 {
         let pin = epoch::pin();
-        let many = new.frame.records().len() > 1 || change.is_some();
-        if many {
-            self.multi.fetch_add(1, Ordering::AcqRel);
-        }
-        if let Some(change) = change {
-            self.change_spaces(writer, change);
-        }
+        let mut known = new.known.iter().copied();
         let mut removed = 0;
-        for record in new.frame.records() {
-            removed += u64::from(self.publish_record(writer, new, record, &pin));
-        }
-        if many {
-            self.multi.fetch_add(1, Ordering::AcqRel);
+        // What was appended in one call may be several frames, each seen by itself.
+        for records in new.frame.records().chunk_by(|record, _| !record.is_last()) {
+            let many = records.len() > 1 || change.is_some();
+            if many {
+                self.multi.fetch_add(1, Ordering::AcqRel);
+            }
+            if let Some(change) = change {
+                self.change_spaces(writer, change);
+            }
+            for record in records {
+                let known = known.next().flatten();
+                removed += u64::from(self.publish_record(writer, new, record, known, &pin));
+            }
+            if many {
+                self.multi.fetch_add(1, Ordering::AcqRel);
+            }
         }
         removed
     }
@@ -407,13 +325,14 @@ impl Log {
         writer: &mut Writer,
         new: &Published<'_>,
         record: &FrameRecord,
+        known: Option<Found<'_>>,
         pin: &epoch::Guard,
     ) -> bool {
         let (segment, key, bytes) = (new.segment, new.frame.key(record), record.bytes() as u64);
         let offset = new.frame_at + new.frame.offset_of(record);
         let tombstone = record.kind() == Kind::Tombstone;
         let slot = Slot::new(segment.table_index, offset, bytes, tombstone);
-        let found = new.known.filter(|found| is_linked(*found));
+        let found = known.filter(|found| is_linked(*found));
         let found = found.or_else(|| self.index.find_in(record.extra.content, key, pin));
         if tombstone {
             segment.tombstone_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -436,7 +355,7 @@ impl Log {
         }
         let expired = old.expires_at.is_some_and(|deadline| deadline <= new.clock_ms);
         self.expired_keys.fetch_add(u64::from(expired), Ordering::Relaxed);
-        tombstone && existed && !expired
+        tombstone && existed && !expired && !record.is_late
     }
 
     /// Counts a value's record as live (1) or dead (-1).
@@ -547,8 +466,8 @@ struct Published<'a> {
     segment: &'a Segment,
     frame: &'a Frame,
     frame_at: u64,
-    /// The entry of its only key, where that was found beforehand.
-    known: Option<Found<'a>>,
+    /// The entries of its keys, as far as they were found beforehand.
+    known: &'a [Option<Found<'a>>],
     clock_ms: u64,
 }
 

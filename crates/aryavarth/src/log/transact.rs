@@ -154,7 +154,7 @@ impl Log {
                 return Ok((result, Position(self.last_position())));
             }
             self.check_full(frees)?;
-            match self.append(&mut writer, frame, None, change.as_ref())? {
+            match self.append(&mut writer, frame, &[], change.as_ref())? {
                 Ok(appended) => {
                     self.touch(&effects, change.as_ref(), watched);
                     return Ok((result, Position(appended.position)));

@@ -20,6 +20,7 @@ stories! { [memory kv_store reopened sled] plain [
     keys_and_values_are_bytes,
     text_that_is_not_utf8_is_an_error_and_not_another_text,
     a_batch_applies_in_order_and_counts_what_it_removed,
+    batches_written_together_are_answered_each_for_itself,
     a_closure_sees_the_newest_state_and_its_own_writes,
     a_closure_may_read_keys_that_it_did_not_announce,
     a_closure_that_fails_writes_nothing,
@@ -146,6 +147,32 @@ fn a_batch_applies_in_order_and_counts_what_it_removed<E: KvsEngine>(engine: &E)
     assert_eq!((read(engine, b"a"), read(engine, b"b").unwrap()), (None, b"5".to_vec()));
     assert_eq!(write(Batch::new().remove("b").set("b", "6").remove("b").remove("b")), 2);
     assert_eq!(all_keys(engine).len(), 0);
+}
+
+fn batches_written_together_are_answered_each_for_itself<E: KvsEngine>(engine: &E) {
+    let watch = engine.watch(b"late").unwrap();
+    let too_long = vec![0; KEY_BYTES_MAX + 1];
+    let outcomes = engine.write_each(vec![
+        Batch::new().set("a", "1"),
+        Batch::new().set("a", "2").set("b", "3").set("a", "4"),
+        Batch::new().set_until("b", "gone", 1),
+        Batch::new(),
+        Batch::new().remove("a").remove("absent"),
+        Batch::new().set(too_long, ""),
+        Batch::new().set("c", "5"),
+        Batch::new().set("late", "6"),
+    ]);
+    let removed: Vec<Option<u64>> =
+        outcomes.iter().map(|outcome| outcome.as_ref().ok().map(|(removed, _)| *removed)).collect();
+    let expected = [Some(0), Some(0), Some(0), Some(0), Some(1), None, Some(0), Some(0)];
+    assert_eq!(removed, expected);
+    assert!(matches!(outcomes[5], Err(KvsError::TooLarge { what: "key", .. })));
+    for (_, position) in outcomes.into_iter().flatten() {
+        engine.wait(position, Durability::Always).unwrap();
+    }
+    assert_eq!(all_keys(engine), [b"c".to_vec(), b"late".to_vec()]);
+    assert_eq!(read(engine, b"c"), Some(b"5".to_vec()));
+    assert!(watch.is_touched(engine.now_ms()));
 }
 
 fn a_closure_sees_the_newest_state_and_its_own_writes<E: KvsEngine>(engine: &E) {
