@@ -48,4 +48,6 @@ mod sled;
 #[cfg(test)]
 mod small_disk;
 #[cfg(test)]
+mod tombstones;
+#[cfg(test)]
 mod workload;
