@@ -65,5 +65,6 @@ mod small_disk;
 mod spaces;
 #[cfg(test)]
 mod watches;
+mod tombstones;
 #[cfg(test)]
 mod workload;

@@ -11,6 +11,7 @@ use aryavarth::{Durability, KeyRange};
 
 use crate::oracle::Key;
 use crate::runner::Act;
+use crate::tombstones;
 
 /// A named script.
 pub(crate) struct Workload {
@@ -22,11 +23,11 @@ pub(crate) struct Workload {
 }
 
 impl Workload {
-    fn new(name: impl Into<String>, acts: Vec<Act>) -> Workload {
+    pub(crate) fn new(name: impl Into<String>, acts: Vec<Act>) -> Workload {
         Workload { name: name.into(), segment_bytes_min: 4096, acts, near: None }
     }
 
-    fn near(self, site: Site) -> Workload {
+    pub(crate) fn near(self, site: Site) -> Workload {
         Workload { near: Some(site), ..self }
     }
 }
@@ -65,15 +66,15 @@ fn value(n: u64, bytes: usize) -> Vec<u8> {
     value
 }
 
-fn set(n: u64, k: u64, bytes: usize) -> Act {
+pub(crate) fn set(n: u64, k: u64, bytes: usize) -> Act {
     Act::Set(ALWAYS, key(k), value(n, bytes))
 }
 
-fn remove(k: u64) -> Act {
+pub(crate) fn remove(k: u64) -> Act {
     Act::Remove(ALWAYS, key(k))
 }
 
-fn scan_all() -> Act {
+pub(crate) fn scan_all() -> Act {
     Act::Scan(ALWAYS, KeyRange::all(), usize::MAX)
 }
 
@@ -82,7 +83,7 @@ pub(crate) fn scripted() -> Vec<Workload> {
     let never_allocated = |acts: Vec<Act>| [vec![Act::NeverAllocate], acts].concat();
     let extended =
         |name, acts| Workload { segment_bytes_min: 256 << 10, ..Workload::new(name, acts) };
-    vec![
+    let scripts = vec![
         Workload::new("nothing", vec![]),
         Workload::new("basics", basics()),
         Workload::new("batches", batches()),
@@ -100,7 +101,8 @@ pub(crate) fn scripted() -> Vec<Workload> {
         extended("extended, never allocated", never_allocated(growing())),
         Workload::new("many edits", many_edits()).near(Site::ManifestRemove),
         Workload::new("due", due()).near(Site::SegmentRemove),
-    ]
+    ];
+    scripts.into_iter().chain(tombstones::workloads()).collect()
 }
 
 fn basics() -> Vec<Act> {
