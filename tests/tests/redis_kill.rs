@@ -66,7 +66,8 @@ impl Writer {
 
     /// Writes until the server is gone.
     fn write(&mut self, addr: SocketAddr) {
-        let mut connection = connect(addr);
+        // On a busy machine the server may be dead before this thread runs.
+        let Ok(mut connection) = connect(addr) else { return };
         // What the keys hold after everything that was sent so far.
         let mut ahead = self.acknowledged.clone();
         loop {
@@ -226,11 +227,10 @@ fn now_ms() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
-fn connect(addr: SocketAddr) -> Connection {
-    let client = Client::open(format!("redis://{addr}")).unwrap();
-    let connection = client.get_connection().unwrap();
-    connection.set_read_timeout(Some(PATIENCE)).unwrap();
-    connection
+fn connect(addr: SocketAddr) -> redis::RedisResult<Connection> {
+    let connection = Client::open(format!("redis://{addr}"))?.get_connection()?;
+    connection.set_read_timeout(Some(PATIENCE))?;
+    Ok(connection)
 }
 
 fn start(kind: &Kind, data: &std::path::Path, level: &str) -> Server {
@@ -260,7 +260,7 @@ fn after_kills(kind: &Kind, kills: usize) -> (u64, Vec<String>) {
     for kill in 0..kills {
         let mut server = start(kind, data.path(), LEVELS[kill % LEVELS.len()]);
         let addr = server.addr();
-        let mut connection = connect(addr);
+        let mut connection = connect(addr).unwrap();
         for writer in &mut writers {
             writer.check(&mut connection, &mut wrong);
         }
@@ -274,7 +274,7 @@ fn after_kills(kind: &Kind, kills: usize) -> (u64, Vec<String>) {
         });
     }
     let mut server = start(kind, data.path(), "always");
-    let mut connection = connect(server.addr());
+    let mut connection = connect(server.addr()).unwrap();
     for writer in &mut writers {
         writer.check(&mut connection, &mut wrong);
     }

@@ -78,6 +78,10 @@ impl Pair {
             if done != b"+OK\r\n" {
                 return Err(io::Error::other(format!("FLUSHALL: {}", shown(&done))));
             }
+            let left = side.other.ask(&["DBSIZE"])?;
+            if left != b":0\r\n" {
+                return Err(io::Error::other(format!("FLUSHALL left {}", shown(&left))));
+            }
         }
         Ok(pair)
     }
