@@ -21,9 +21,9 @@ use tokio::sync::Notify;
 
 use crate::commands::{Connected, Flags, Spec, table};
 use crate::settings::ServerSettings;
-pub(crate) use monitor::{Feed, Line};
+pub(crate) use monitor::Feed;
 pub(crate) use pause::Pause;
-pub(crate) use statistics::{CommandCounts, Slow, Statistics};
+pub(crate) use statistics::{CommandCounts, Statistics};
 
 /// A connection as others know it. Clones are the same connection.
 #[derive(Clone, Debug)]

@@ -157,7 +157,12 @@ fn get(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
         .filter(|name| args.from(2).any(|asked| glob::matches(asked, name.as_bytes(), true)))
         .collect();
     names.sort_unstable();
-    let pair = |name: &str| Some((Reply::bulk(name), Reply::bulk(value_of(caller, name)?)));
+    let pair = |name: &str| {
+        // A name that was given is given back as it was written.
+        let asked = args.from(2).find(|asked| asked.eq_ignore_ascii_case(name.as_bytes()));
+        let shown = asked.unwrap_or(name.as_bytes());
+        Some((Reply::bulk(shown), Reply::bulk(value_of(caller, name)?)))
+    };
     Ok(Reply::Map(names.into_iter().filter_map(pair).collect()))
 }
 

@@ -18,10 +18,13 @@ mod config;
 mod debug;
 mod docs;
 mod failure;
+mod frozen;
 mod glob;
 mod info;
 mod observe;
 mod read;
+#[cfg(test)]
+mod scripts;
 mod server;
 mod session;
 mod spec;

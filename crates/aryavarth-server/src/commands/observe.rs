@@ -119,7 +119,7 @@ fn slow_get(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
     let count = match args.len() {
         2 => Some(10),
         3 => parse_integer(args.get(2)).filter(|count| *count >= -1),
-        _ => return refused(SYNTAX),
+        _ => return refused(table::wrong_subcommand(args)),
     };
     let Some(count) = count else {
         return refused("ERR count should be greater than or equal to -1");

@@ -9,6 +9,7 @@ use aryavarth_protocol::{Command, Reply};
 use super::args::Args;
 use super::caller::{Connected, Host, Queue};
 use super::failure::{Failure, refused};
+use super::frozen::Frozen;
 use super::spec::{Flags, Run, Spec, Step};
 use super::{run_inside, table};
 
@@ -134,6 +135,8 @@ fn exec<E: KvsEngine>(
         return refused("EXECABORT Transaction discarded because of previous errors.");
     }
     let keys = keys_of(&queue.commands);
+    let host: &dyn Host =
+        if queue.commands.iter().any(asks_server) { &Frozen::new(host)? } else { host };
     let Connected { settings, entry, .. } = connected;
     let (done, position) = engine.commit(&keys, |transaction| {
         let now_ms = transaction.now_ms();
@@ -154,6 +157,11 @@ fn exec<E: KvsEngine>(
     };
     *settings = changed;
     Ok((Reply::Array(replies), position))
+}
+
+/// Whether a command is about the connection or the server.
+fn asks_server(command: &Command) -> bool {
+    table::find(&Args::new(command)).is_ok_and(|spec| matches!(spec.run, Run::Caller(_)))
 }
 
 /// The keys of a transaction's commands, as far as they are of the database that is selected.
