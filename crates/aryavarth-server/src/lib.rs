@@ -26,6 +26,7 @@ mod connection;
 mod counters;
 mod error;
 mod execute;
+mod host;
 mod limits;
 mod process;
 mod server;

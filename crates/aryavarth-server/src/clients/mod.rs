@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use crate::commands::{Connected, Flags, Spec, table};
 use crate::settings::ServerSettings;
-pub(crate) use monitor::Feed;
+pub(crate) use monitor::{Feed, Line};
 pub(crate) use pause::Pause;
 pub(crate) use statistics::{CommandCounts, Statistics};
 
@@ -120,11 +120,6 @@ impl Clients {
     /// The connections that there are, the oldest first.
     pub(crate) fn list(&self) -> Vec<Client> {
         self.all().values().cloned().collect()
-    }
-
-    /// The newest id given.
-    pub(crate) fn last_id(&self) -> u64 {
-        self.last_id.load(Ordering::Relaxed)
     }
 
     /// A command was run: counts it, shows it to who watches, and keeps it if it was slow.

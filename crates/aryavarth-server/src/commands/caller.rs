@@ -8,6 +8,7 @@ use std::time::Duration;
 use aryavarth::{Count, Durability, Position, Stats};
 use aryavarth_protocol::Command;
 
+use super::scan::Cursors;
 use super::transaction::Watched;
 use crate::clients::{Client, Clients};
 use crate::counters::Counters;
@@ -39,6 +40,12 @@ impl Connected {
             then: Then::GoOn,
         };
         Connected { settings, queue: None, watched: Vec::new(), entry }
+    }
+
+    /// The same connection with its settings, and no transaction.
+    pub(crate) fn renewed(&self) -> Self {
+        let settings = self.settings.clone();
+        Connected { settings, queue: None, watched: Vec::new(), entry: self.entry.clone() }
     }
 
     /// Makes the connection what it was at first.
@@ -85,7 +92,7 @@ pub(crate) enum Replies {
 }
 
 /// What the connection does once a command is answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Then {
     GoOn,
     /// Answers only after this long, without keeping a thread.
@@ -129,6 +136,8 @@ pub(crate) trait Host: Send + Sync {
     fn limits(&self) -> &Limits;
     fn settings(&self) -> &ServerSettings;
     fn clients(&self) -> &Clients;
+    /// Where the scans are.
+    fn cursors(&self) -> &Cursors;
 }
 
 /// What a command of the connection or the server works with.

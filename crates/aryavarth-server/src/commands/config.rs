@@ -13,7 +13,7 @@ use super::args::{Args, parse_integer};
 use super::caller::Caller;
 use super::docs::HELP;
 use super::failure::{SYNTAX, refused};
-use super::glob;
+use super::glob::Glob;
 use super::info::append_sync;
 use super::session::DATABASES;
 use super::spec::{Flags, Outcome, Run, Spec};
@@ -154,7 +154,9 @@ fn value_of(caller: &Caller<'_>, name: &str) -> Option<String> {
 fn get(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
     let names = CONSTANTS.iter().map(|(name, _)| *name).chain(LIVE.iter().map(|(name, _)| *name));
     let mut names: Vec<&str> = names
-        .filter(|name| args.from(2).any(|asked| glob::matches(asked, name.as_bytes(), true)))
+        .filter(|name| {
+            args.from(2).any(|asked| Glob::ignoring_case(asked).matches(name.as_bytes()))
+        })
         .collect();
     names.sort_unstable();
     let pair = |name: &str| {

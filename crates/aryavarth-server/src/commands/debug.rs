@@ -9,7 +9,7 @@ use super::args::{Args, parse_float, parse_integer};
 use super::caller::{Caller, Then};
 use super::docs::HELP;
 use super::failure::{NO_SUCH_KEY, refused};
-use super::glob;
+use super::glob::Glob;
 use super::read::Read;
 use super::spec::{Flags, Outcome, Run, Spec};
 
@@ -138,6 +138,6 @@ fn string_match_len(_: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
     let Ok(len @ 0..=1_000_000) = usize::try_from(args.integer(2)?) else {
         return refused(super::failure::OUT_OF_RANGE);
     };
-    let matches = glob::matches(args.get(3), &vec![b'a'; len], false);
+    let matches = Glob::new(args.get(3)).matches(&vec![b'a'; len]);
     Ok(Reply::Integer(i64::from(matches)))
 }

@@ -6,8 +6,9 @@ use aryavarth_protocol::{Command, Reply};
 use super::args::Args;
 use super::caller::Caller;
 use super::failure::{Failure, SYNTAX, refused};
+use super::glob::Glob;
 use super::spec::{Flags, Group, Keys, Outcome, Run, Spec};
-use super::{glob, table, usage};
+use super::{table, usage};
 
 /// A row of every command with subcommands.
 pub(super) const HELP: Spec = Spec::new("help", 2, "", Run::Caller(help))
@@ -245,7 +246,8 @@ fn list(_: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
             all.any(|category| value.eq_ignore_ascii_case(category.as_bytes()))
         })),
         5 if args.is(3, "PATTERN") => {
-            let matches = |row: &&table::Row| glob::matches(value, row.name.as_bytes(), true);
+            let matches =
+                |row: &&table::Row| Glob::ignoring_case(value).matches(row.name.as_bytes());
             names(&mut table::rows().iter().filter(matches))
         }
         _ => refused(SYNTAX),

@@ -7,6 +7,7 @@
 use aryavarth::{Count, Stats};
 
 use super::caller::Host;
+use super::scan::Cursors;
 use super::session::DATABASES;
 use crate::clients::Clients;
 use crate::counters::Counters;
@@ -78,5 +79,9 @@ impl Host for Frozen<'_> {
 
     fn clients(&self) -> &Clients {
         self.host.clients()
+    }
+
+    fn cursors(&self) -> &Cursors {
+        self.host.cursors()
     }
 }

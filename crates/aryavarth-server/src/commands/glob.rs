@@ -1,72 +1,162 @@
-//! Patterns as Redis has them: `*`, `?`, `[a-z]`, `[^a]`, and `\` before what is meant literally.
+//! Glob patterns, as KEYS and SCAN take them.
+//!
+//! `*` is any bytes, `?` one byte, `[a-c]` one of these and `[^a-c]` one that is not; a backslash
+//! takes what follows as it is. What Redis makes of broken patterns is made of them here, too.
+//!
+//! Invariant: matching takes no more steps than the pattern times the text is long; there is no
+//! pattern that takes exponentially many.
 
-/// Whether a text matches a pattern, in the case that it has or in any. Takes at most
-/// O(pattern x text) steps and no memory.
-pub(crate) fn matches(pattern: &[u8], text: &[u8], any_case: bool) -> bool {
-    let same = |a: u8, b: u8| if any_case { a.eq_ignore_ascii_case(&b) } else { a == b };
-    let (mut p, mut t) = (0, 0);
-    // Where the last star stands, and where the text went on after it.
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        if pattern.get(p) == Some(&b'*') {
-            star = Some((p + 1, t));
-            p += 1;
-            continue;
-        }
-        if let Some(next) = step(&pattern[p..], text[t], same) {
-            p += next;
-            t += 1;
-            continue;
-        }
-        // The last star takes one byte more. Earlier ones need not: what they matched is as good.
-        let Some((after, from)) = star else { return false };
-        star = Some((after, from + 1));
-        (p, t) = (after, from + 1);
-    }
-    pattern[p..].iter().all(|byte| *byte == b'*')
+/// A pattern, taken apart.
+#[derive(Clone, Debug)]
+pub(crate) struct Glob {
+    parts: Vec<Part>,
 }
 
-/// Matches one byte with the head of a pattern that is no star: how long that head is.
-fn step(pattern: &[u8], byte: u8, same: impl Fn(u8, u8) -> bool) -> Option<usize> {
-    match pattern {
-        [] => None,
-        [b'?', ..] => Some(1),
-        [b'[', rest @ ..] => class(rest, byte, same).map(|len| len + 1),
-        [b'\\', literal, ..] => same(*literal, byte).then_some(2),
-        [literal, ..] => same(*literal, byte).then_some(1),
-    }
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    /// Any bytes, or none.
+    Any,
+    /// Any byte.
+    One,
+    Byte(u8),
+    /// A byte that is in the set, a bit for each.
+    Of(Box<[u64; 4]>),
 }
 
-/// Matches one byte with a class, whose text begins after the bracket: how long that text is. One
-/// without its end goes to the end of the pattern.
-fn class(text: &[u8], byte: u8, same: impl Fn(u8, u8) -> bool) -> Option<usize> {
-    let negated = text.first() == Some(&b'^');
-    let mut at = usize::from(negated);
-    let mut found = false;
-    loop {
-        match &text[at.min(text.len())..] {
-            [] => break,
-            [b'\\', literal, ..] => {
-                found |= same(*literal, byte);
-                at += 2;
+impl Glob {
+    pub(crate) fn new(pattern: &[u8]) -> Self {
+        let mut parts = Vec::new();
+        let mut rest = pattern;
+        while let [first, after @ ..] = rest {
+            rest = after;
+            let part = match first {
+                b'*' if parts.last() == Some(&Part::Any) => continue,
+                b'*' => Part::Any,
+                b'?' => Part::One,
+                b'[' => {
+                    let (set, after) = set(rest);
+                    rest = after;
+                    Part::Of(Box::new(set))
+                }
+                b'\\' if !rest.is_empty() => {
+                    let escaped = rest[0];
+                    rest = &rest[1..];
+                    Part::Byte(escaped)
+                }
+                byte => Part::Byte(*byte),
+            };
+            parts.push(part);
+        }
+        Glob { parts }
+    }
+
+    /// The same pattern for texts in whatever case.
+    pub(crate) fn ignoring_case(pattern: &[u8]) -> Self {
+        let mut glob = Glob::new(pattern);
+        for part in &mut glob.parts {
+            let (Part::Byte(_) | Part::Of(_)) = part else { continue };
+            let mut set = [0; 4];
+            for byte in 0..=u8::MAX {
+                if part.takes(byte.to_ascii_lowercase()) || part.takes(byte.to_ascii_uppercase()) {
+                    add(&mut set, byte);
+                }
             }
-            [b']', ..] => {
-                at += 1;
+            *part = Part::Of(Box::new(set));
+        }
+        glob
+    }
+
+    /// The bytes that every match begins with.
+    pub(crate) fn prefix(&self) -> Vec<u8> {
+        let bytes = self.parts.iter().map_while(|part| match part {
+            Part::Byte(byte) => Some(*byte),
+            _ => None,
+        });
+        bytes.collect()
+    }
+
+    /// Whether everything matches.
+    pub(crate) fn is_any(&self) -> bool {
+        self.parts == [Part::Any]
+    }
+
+    /// Whether all of `text` matches.
+    pub(crate) fn matches(&self, text: &[u8]) -> bool {
+        let (mut part, mut at) = (0, 0);
+        // The last `*`, and where in the text what follows it was tried. Trying it further on is
+        // all that can help: an earlier `*` could only reach places that this one reaches, too.
+        let mut star = None;
+        loop {
+            match self.parts.get(part) {
+                Some(Part::Any) => {
+                    part += 1;
+                    star = Some((part, at));
+                    continue;
+                }
+                Some(wanted) if text.get(at).is_some_and(|byte| wanted.takes(*byte)) => {
+                    part += 1;
+                    at += 1;
+                    continue;
+                }
+                None if at == text.len() => return true,
+                _ => {}
+            }
+            let Some((after, tried)) = star else { return false };
+            if tried == text.len() {
+                return false;
+            }
+            (part, at) = (after, tried + 1);
+            star = Some((after, at));
+        }
+    }
+}
+
+impl Part {
+    fn takes(&self, byte: u8) -> bool {
+        match self {
+            Part::Any => false,
+            Part::One => true,
+            Part::Byte(wanted) => *wanted == byte,
+            Part::Of(set) => set[usize::from(byte / 64)] >> (byte % 64) & 1 == 1,
+        }
+    }
+}
+
+fn add(set: &mut [u64; 4], byte: u8) {
+    set[usize::from(byte / 64)] |= 1 << (byte % 64);
+}
+
+/// The set that begins after a bracket, and what follows it. A set that nothing closes ends with
+/// the pattern.
+fn set(pattern: &[u8]) -> ([u64; 4], &[u8]) {
+    let mut set = [0; 4];
+    let is_negated = pattern.first() == Some(&b'^');
+    let mut rest = &pattern[usize::from(is_negated)..];
+    loop {
+        rest = match rest {
+            [] => break,
+            [b'\\', byte, after @ ..] => {
+                add(&mut set, *byte);
+                after
+            }
+            [b']', after @ ..] => {
+                rest = after;
                 break;
             }
-            [from, b'-', to, ..] => {
-                let (from, to) = (*from.min(to), *from.max(to));
-                // Each byte of the range, so that case is treated as everywhere.
-                found |= (from..=to).any(|literal| same(literal, byte));
-                at += 3;
+            [start, b'-', end, after @ ..] => {
+                // Redis compares signed bytes.
+                let (start, end) = (start.cast_signed(), end.cast_signed());
+                let range = start.min(end)..=start.max(end);
+                range.for_each(|byte| add(&mut set, byte.cast_unsigned()));
+                after
             }
-            [literal, ..] => {
-                found |= same(*literal, byte);
-                at += 1;
+            [byte, after @ ..] => {
+                add(&mut set, *byte);
+                after
             }
-        }
+        };
     }
-    (found != negated).then_some(at)
+    (if is_negated { set.map(|bits| !bits) } else { set }, rest)
 }
 
 #[cfg(test)]
@@ -74,37 +164,60 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_match_as_in_redis() {
-        for (pattern, text, expected) in [
-            ("*", "", true),
+    fn patterns_match_what_redis_lets_them_match() {
+        for (pattern, text, wanted) in [
             ("", "", true),
             ("", "a", false),
-            ("a*c", "abbc", true),
-            ("a*c", "abbd", false),
-            ("*a*b", "xaxbxab", true),
+            ("*", "anything", true),
+            ("*", "", true),
             ("h?llo", "hello", true),
             ("h?llo", "hllo", false),
+            ("h*llo", "heeeello", true),
             ("h[ae]llo", "hallo", true),
+            ("h[ae]llo", "hillo", false),
+            ("h[^e]llo", "hallo", true),
             ("h[^e]llo", "hello", false),
             ("h[a-b]llo", "hbllo", true),
-            ("h[b-a]llo", "hbllo", true),
-            ("[a", "a", true),
-            ("\\*", "*", true),
-            ("\\*", "a", false),
-            ("a[\\]]", "a]", true),
-            ("MAX*", "maxmemory", false),
+            ("h[b-a]llo", "hallo", true),
+            ("h[a-b]llo", "hcllo", false),
+            ("h\\*llo", "h*llo", true),
+            ("h\\*llo", "hello", false),
+            ("a\\", "a\\", true),
+            ("[a\\]b]", "]", true),
+            ("[\\-a]", "-", true),
+            ("[abc", "c", true),
+            ("[abc", "cd", false),
+            ("[", "[", false),
+            ("[]", "]", false),
+            ("[^]", "x", true),
+            ("[^", "x", true),
+            ("[a-", "-", true),
+            ("[a-]", "b", false),
+            ("*b*d", "abcd", true),
+            ("*b*d", "abcde", false),
+            ("a**b", "ab", true),
+            ("*?", "", false),
+            ("*[^a]", "aab", true),
+            ("H*", "hello", false),
         ] {
-            let found = matches(pattern.as_bytes(), text.as_bytes(), false);
-            assert_eq!(found, expected, "{pattern} on {text}");
+            let matches = Glob::new(pattern.as_bytes()).matches(text.as_bytes());
+            assert_eq!(matches, wanted, "{pattern:?} on {text:?}");
         }
-        assert!(matches(b"MAX*", b"maxmemory", true));
-        assert!(matches(b"[A-C]x", b"bX", true));
+        assert!(Glob::ignoring_case(b"H[A-E]*\\Y").matches(b"hExxxy"));
+        assert!(Glob::new(b"[\x7f-\x81]").matches(b"\x00"), "bytes are signed");
     }
 
     #[test]
-    fn many_stars_take_no_long_time() {
-        // Tried star by star, this would be more steps than there is time.
-        let pattern = "a*".repeat(100) + "b";
-        assert!(!matches(pattern.as_bytes(), "a".repeat(1000).as_bytes(), false));
+    fn the_prefix_is_what_every_match_begins_with() {
+        assert_eq!(Glob::new(b"user:\\*1*x").prefix(), b"user:*1");
+        assert_eq!(Glob::new(b"*").prefix(), b"");
+        assert!(Glob::new(b"**").is_any());
+    }
+
+    #[test]
+    fn many_stars_take_no_longer_than_the_text_times_the_pattern() {
+        // With a branch for each star this would not end.
+        let pattern = [b"a*".repeat(50), b"b".to_vec()].concat();
+        assert!(!Glob::new(&pattern).matches(&b"a".repeat(10_000)));
     }
 }

@@ -15,22 +15,32 @@ mod args;
 mod caller;
 mod client;
 mod config;
+mod counters;
 mod debug;
 mod docs;
+mod expiry;
+mod extended;
 mod failure;
 mod frozen;
 mod glob;
 mod info;
+mod keys;
+mod lcs;
+mod natural;
 mod observe;
 mod read;
+mod scan;
 #[cfg(test)]
 mod scripts;
 mod server;
 mod session;
+mod set;
 mod spec;
 mod standalone;
 mod strings;
 pub(crate) mod table;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod usage;
 
@@ -45,6 +55,7 @@ pub(crate) use caller::{Caller, Connected, Host, Then};
 use caller::{Replies, Settings};
 use failure::{Failure, error_reply};
 use read::Reader;
+pub(crate) use scan::Cursors;
 use spec::Run;
 pub(crate) use spec::{Flags, Spec};
 
@@ -71,7 +82,7 @@ pub(crate) fn run<E: KvsEngine>(
     may_block: bool,
 ) -> Option<Answer> {
     let began = Instant::now();
-    let args = Args::new(command);
+    let args = Args::new(command).limited(host.limits().session.value_bytes_max);
     let found = table::find(&args).and_then(|spec| admit(spec, host, connected, &args));
     let (spec, outcome) = match found {
         Err(text) => {
@@ -187,6 +198,23 @@ impl<E: KvsEngine> Spaces<'_, E> {
         }
     }
 
+    /// Lets a command look at the store as it is.
+    fn read(
+        &self,
+        may_block: bool,
+        run: impl FnOnce(&mut Reader<'_, E>) -> spec::Outcome,
+    ) -> Result<(Reply, Position), Failure> {
+        self.selected(|engine| {
+            let mut reader = Reader::new(engine, may_block);
+            let reply = match run(&mut reader) {
+                // The client hears of what was seen, too.
+                Err(Failure::Refused(text)) => Reply::Error(text),
+                outcome => outcome?,
+            };
+            Ok((reply, reader.position))
+        })
+    }
+
     fn run(
         &self,
         spec: &'static Spec,
@@ -196,15 +224,8 @@ impl<E: KvsEngine> Spaces<'_, E> {
         may_block: bool,
     ) -> Result<(Reply, Position), Failure> {
         match &spec.run {
-            Run::Read(run) => self.selected(|engine| {
-                let mut reader = Reader::new(engine, may_block);
-                let reply = match run(&mut reader, args) {
-                    // The client hears of what was seen, too.
-                    Err(Failure::Refused(text)) => Reply::Error(text),
-                    outcome => outcome?,
-                };
-                Ok((reply, reader.position))
-            }),
+            Run::Read(run) => self.read(may_block, |reader| run(reader, args)),
+            Run::Scan(run) => self.read(may_block, |reader| run(reader, host.cursors(), args)),
             Run::Caller(run) => {
                 if spec.flags.has(Flags::BLOCKING) && !may_block {
                     return Err(Failure::WouldBlock);
@@ -257,6 +278,7 @@ fn run_inside(
     };
     let reply = match &spec.run {
         Run::Read(run) => reply_of(run(transaction, args)),
+        Run::Scan(run) => reply_of(run(transaction, host.cursors(), args)),
         Run::Write(run) => reply_of(run(transaction, args)),
         Run::Caller(run) => {
             let mut caller = Caller::new(settings, entry, host);

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aryavarth::{Count, Durability, KvsEngine, MemoryEngine, Position, Stats};
 use aryavarth_protocol::{Command, Reply};
 
-use super::{Connected, Host, Then, is_paused, run};
+use super::{Connected, Cursors, Host, Then, is_paused, run};
 use crate::clients::Clients;
 use crate::counters::Counters;
 use crate::limits::Limits;
@@ -26,6 +26,7 @@ struct FakeHost {
     limits: Limits,
     settings: ServerSettings,
     clients: Clients,
+    cursors: Cursors,
     compactions: AtomicU64,
 }
 
@@ -71,6 +72,9 @@ impl Host for FakeHost {
     fn clients(&self) -> &Clients {
         &self.clients
     }
+    fn cursors(&self) -> &Cursors {
+        &self.cursors
+    }
 }
 
 /// Runs commands on connections.
@@ -90,6 +94,7 @@ impl Runner {
             limits,
             settings,
             clients: Clients::default(),
+            cursors: Cursors::default(),
             compactions: AtomicU64::new(0),
         };
         Runner { host, connections: BTreeMap::new() }

@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use super::args::Args;
 use super::spec::{Group, Run, Spec};
 use super::{
-    client, config, debug, docs, info, observe, server, session, standalone, strings, transaction,
+    client, config, counters, debug, docs, expiry, info, keys, observe, scan, server, session, set,
+    standalone, strings, transaction,
 };
 
 /// Every family, in the order in which docs/commands.md lists them.
@@ -14,6 +15,11 @@ pub(crate) static FAMILIES: &[(Group, &[Spec])] = &[
     (Group::Connection, session::SPECS),
     (Group::Connection, client::SPECS),
     (Group::String, strings::SPECS),
+    (Group::String, set::SPECS),
+    (Group::String, counters::SPECS),
+    (Group::Generic, keys::SPECS),
+    (Group::Generic, scan::SPECS),
+    (Group::Generic, expiry::SPECS),
     (Group::Transactions, transaction::SPECS),
     (Group::Server, docs::SPECS),
     (Group::Server, info::SPECS),
