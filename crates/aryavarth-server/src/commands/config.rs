@@ -94,8 +94,11 @@ const CONSTANTS: &[(&str, &str)] = &[
     ("zset-max-listpack-value", "64"),
 ];
 
+/// How a setting is looked up.
+type Value = fn(&Caller<'_>) -> String;
+
 /// A setting that is looked up; the same while the server runs unless [`change_of`] knows it.
-const LIVE: &[(&str, fn(&Caller<'_>) -> String)] = &[
+const LIVE: &[(&str, Value)] = &[
     ("appendfsync", |caller| append_sync(caller.host.settings().durability).to_owned()),
     ("bind", |caller| caller.host.settings().listen.ip().to_string()),
     ("databases", |_| DATABASES.to_string()),

@@ -84,7 +84,7 @@ fn protocol(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
     Ok(match args.get(2).to_ascii_lowercase().as_slice() {
         b"string" => Reply::bulk("Hello World"),
         b"integer" => Reply::Integer(12345),
-        b"double" => Reply::Double(3.141),
+        b"double" => Reply::Double(3141.0 / 1000.0),
         b"null" => Reply::Null,
         b"array" => Reply::Array(numbers()),
         b"set" => Reply::Set(numbers()),

@@ -13,32 +13,43 @@
 
 mod args;
 mod caller;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod client;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod config;
 mod counters;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod debug;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod docs;
 mod expiry;
 mod extended;
 mod failure;
 mod frozen;
 mod glob;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod info;
 mod keys;
 mod lcs;
 mod natural;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod observe;
 mod read;
 mod scan;
 #[cfg(test)]
 mod scripts;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod server;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod session;
 mod set;
 mod spec;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod standalone;
 mod strings;
 pub(crate) mod table;
+#[cfg(test)]
+mod table_tests;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -110,7 +121,8 @@ pub(crate) fn run<E: KvsEngine>(
         Err(Failure::Engine(error)) => (error_reply(&error), written(host)),
     };
     if let Some(spec) = spec {
-        let ran = Ran { spec, command, position, began, failed: reply.is_error() };
+        let ran =
+            Ran { spec, command, position, began, ended: Instant::now(), failed: reply.is_error() };
         host.clients().ran(host.settings(), connected, &ran);
     }
     if let Reply::Error(text) = &reply {
@@ -285,6 +297,8 @@ fn run_inside(
             caller.in_transaction = true;
             reply_of(run(&mut caller, args))
         }
+        // EXEC has forgotten the watched keys already.
+        Run::Transaction(spec::Step::Unwatch) => Ok(Reply::OK),
         Run::Transaction(_) | Run::Container(_) => Ok(Reply::error(failure::SYNTAX)),
     };
     match reply {

@@ -163,7 +163,8 @@ fn unknown(args: &Args<'_>) -> String {
         if left == 0 {
             break;
         }
-        text.push_str(&format!("'{}' ", shown(arg, left)));
+        let arg = shown(arg, left);
+        text.extend(["'", &arg, "' "]);
     }
     text
 }

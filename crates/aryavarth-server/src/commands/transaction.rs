@@ -3,6 +3,8 @@
 //! A transaction is collected first and run by EXEC, as one closure of the engine: nobody else
 //! writes meanwhile, all of its effects are one frame of the log, and a crash keeps all or none.
 
+use std::time::Instant;
+
 use aryavarth::{KvsEngine, Position, Watch};
 use aryavarth_protocol::{Command, Reply};
 
@@ -12,6 +14,7 @@ use super::failure::{Failure, refused};
 use super::frozen::Frozen;
 use super::spec::{Flags, Run, Spec, Step};
 use super::{run_inside, table};
+use crate::clients::Ran;
 
 /// A key that EXEC depends on.
 #[derive(Debug)]
@@ -148,7 +151,9 @@ fn exec<E: KvsEngine>(
         let mut replies = Vec::with_capacity(queue.commands.len());
         for command in &queue.commands {
             let args = Args::new(command).limited(host.limits().session.value_bytes_max);
-            replies.push(run_inside(transaction, &mut settings, entry, host, &args)?);
+            let began = Instant::now();
+            let reply = run_inside(transaction, &mut settings, entry, host, &args)?;
+            replies.push((reply, began, Instant::now()));
         }
         Ok(Some((replies, settings)))
     })?;
@@ -156,7 +161,16 @@ fn exec<E: KvsEngine>(
         return Ok((Reply::NullArray, position));
     };
     *settings = changed;
-    Ok((Reply::Array(replies), position))
+    let mut all = Vec::with_capacity(replies.len());
+    for (command, (reply, began, ended)) in queue.commands.iter().zip(replies) {
+        if let Ok(spec) = table::find(&Args::new(command)) {
+            let failed = reply.is_error();
+            let ran = Ran { spec, command, position, began, ended, failed };
+            host.clients().ran(host.settings(), connected, &ran);
+        }
+        all.push(reply);
+    }
+    Ok((Reply::Array(all), position))
 }
 
 /// Whether a command is about the connection or the server.
