@@ -94,7 +94,7 @@ pub(crate) fn run<E: KvsEngine>(
 ) -> Option<Answer> {
     let began = Instant::now();
     let args = Args::new(command).limited(host.limits().session.value_bytes_max);
-    let found = table::find(&args).and_then(|spec| admit(spec, host, connected, &args));
+    let found = table::find(&args).and_then(|spec| admit(spec, host, connected));
     let (spec, outcome) = match found {
         Err(text) => {
             if let Some(queue) = &mut connected.queue {
@@ -178,7 +178,6 @@ fn admit(
     spec: &'static Spec,
     host: &dyn Host,
     connected: &Connected,
-    args: &Args<'_>,
 ) -> Result<&'static Spec, String> {
     if !connected.settings.authenticated && !spec.flags.has(Flags::NO_AUTH) {
         return Err("NOAUTH Authentication required.".to_owned());
@@ -187,9 +186,7 @@ fn admit(
         return Err("OOM command not allowed when used memory > 'maxmemory'.".to_owned());
     }
     if connected.queue.is_some() && spec.flags.has(Flags::NO_MULTI) {
-        let name = args.get(0).to_ascii_uppercase();
-        let name = String::from_utf8_lossy(&name);
-        return Err(format!("ERR {name} inside MULTI is not allowed"));
+        return Err("ERR Command not allowed inside a transaction".to_owned());
     }
     Ok(spec)
 }

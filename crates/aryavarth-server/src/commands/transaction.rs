@@ -42,7 +42,7 @@ pub(super) const SPECS: &[Spec] = &[
         .cost("O(N), N being the commands of the transaction")
         .says("Drops a transaction"),
     Spec::new("watch", -2, "key [key ...]", Run::Transaction(Step::Watch))
-        .flags(STEP.and(Flags::NO_MULTI))
+        .flags(STEP)
         .keys(1, -1, 1)
         .since("2.2.0")
         .cost("O(1) for every key")
@@ -98,6 +98,10 @@ pub(super) fn step<E: KvsEngine>(
         Step::Reset => {
             connected.reset(host);
             Ok((Reply::Simple("RESET".into()), Position::ZERO))
+        }
+        // The transaction goes on, as in Redis.
+        Step::Watch if connected.queue.is_some() => {
+            refused("ERR WATCH inside MULTI is not allowed")
         }
         // Both wait for the writer that runs.
         Step::Watch | Step::Exec if !may_block => Err(Failure::WouldBlock),
