@@ -116,23 +116,31 @@ impl Runner {
         }
         let answer = run(&host.engine, host, connected, &command, true).unwrap();
         let mut text = match &answer.reply {
-            Some(reply) => shown(reply, answer.version),
+            Some(reply) => shown(reply),
             None => "no reply".into(),
         };
         if answer.position > Position::ZERO {
-            text += &format!("\nwhen {} is durable: {}", answer.position.0, answer.level);
+            let (position, level) = (answer.position.0, answer.level);
+            text = format!(
+                "{text}
+when {position} is durable: {level}"
+            );
         }
         if answer.then != Then::GoOn {
-            text += &format!("\nthen {:?}", answer.then);
+            text = format!(
+                "{text}
+then {:?}",
+                answer.then
+            );
         }
         text
     }
 }
 
 /// A reply as a person reads it, one line for what has no parts.
-fn shown(reply: &Reply, version: u8) -> String {
+fn shown(reply: &Reply) -> String {
     let parts = |begin: &str, all: &[Reply]| {
-        let all: Vec<String> = all.iter().map(|part| shown(part, version)).collect();
+        let all: Vec<String> = all.iter().map(shown).collect();
         let one = format!("{begin}[{}]", all.join(", "));
         if one.len() <= 90 && !one.contains('\n') {
             return one;
@@ -158,15 +166,14 @@ fn shown(reply: &Reply, version: u8) -> String {
         Reply::Set(all) => parts("set ", all),
         Reply::Push(all) => parts("push ", all),
         Reply::Map(entries) => {
-            let pair = |(name, value): &(Reply, Reply)| {
-                format!("{}: {}", shown(name, version), shown(value, version))
-            };
+            let pair =
+                |(name, value): &(Reply, Reply)| format!("{}: {}", shown(name), shown(value));
             let pairs: Vec<Reply> =
                 entries.iter().map(|entry| Reply::Simple(pair(entry).into())).collect();
             parts("map ", &pairs).replace("+\"", "\"").replace("+:", ":")
         }
         Reply::Attributed(said, reply) => {
-            format!("{} with {}", shown(reply, version), shown(&Reply::Map(said.clone()), version))
+            format!("{} with {}", shown(reply), shown(&Reply::Map(said.clone())))
         }
     }
 }
