@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// this runs on.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// The memory that the process takes, in bytes.
+/// The memory that the process takes.
+#[expect(clippy::struct_field_names, reason = "the unit stands last in a name")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
     /// What is its own: not the pages of its files, which the system takes back when it needs them.

@@ -15,8 +15,8 @@ use aryavarth::{Durability, Stats};
 use crate::limits::Limits;
 use crate::process::{self, Memory};
 
-/// How old a sample of the memory in use may be.
-const SAMPLE_AGE_MAX: Duration = Duration::from_millis(100);
+/// How old a sample of the memory in use may be, in milliseconds.
+const SAMPLE_AGE_MAX_MS: u64 = 100;
 
 /// The server's settings, live.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl ServerSettings {
         }
         let age_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let sampled_at_ms = self.sampled_at_ms.load(Ordering::Relaxed);
-        let is_old = age_ms - sampled_at_ms.min(age_ms) >= SAMPLE_AGE_MAX.as_millis() as u64;
+        let is_old = age_ms - sampled_at_ms.min(age_ms) >= SAMPLE_AGE_MAX_MS;
         let in_use = match self.memory_bytes.load(Ordering::Relaxed) {
             bytes if bytes > 0 && !is_old => bytes,
             _ => {
@@ -138,7 +138,7 @@ impl ServerSettings {
     pub(crate) fn memory(&self) -> Memory {
         let mut sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
         match *sample {
-            Some((at, memory)) if at.elapsed() < SAMPLE_AGE_MAX => memory,
+            Some((at, memory)) if at.elapsed() < Duration::from_millis(SAMPLE_AGE_MAX_MS) => memory,
             _ => {
                 let memory = process::memory();
                 *sample = Some((Instant::now(), memory));
@@ -190,8 +190,8 @@ impl ServerSettings {
 /// 160 bits that no other run has.
 fn run_id() -> String {
     let state = RandomState::new();
-    let id: String = (0_u32..3).map(|part| format!("{:016x}", state.hash_one(part))).collect();
-    id[..40].to_owned()
+    let [a, b, c] = [0_u32, 1, 2].map(|part| state.hash_one(part));
+    format!("{a:016x}{b:016x}{:08x}", c >> 32)
 }
 
 #[cfg(test)]

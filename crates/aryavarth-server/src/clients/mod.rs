@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aryavarth::Position;
 use aryavarth_protocol::Command;
@@ -23,7 +23,7 @@ use crate::commands::{Connected, Flags, Spec, table};
 use crate::settings::ServerSettings;
 pub(crate) use monitor::{Feed, Line};
 pub(crate) use pause::Pause;
-pub(crate) use statistics::{CommandCounts, Slow, Statistics};
+pub(crate) use statistics::{CommandCounts, Statistics};
 
 /// A connection as others know it. Clones are the same connection.
 #[derive(Clone, Debug)]
@@ -85,6 +85,7 @@ pub(crate) struct Ran<'a> {
     /// What must be durable before anybody hears of it.
     pub(crate) position: Position,
     pub(crate) began: Instant,
+    pub(crate) ended: Instant,
     /// Whether the reply is an error.
     pub(crate) failed: bool,
 }
@@ -122,20 +123,14 @@ impl Clients {
         self.all().values().cloned().collect()
     }
 
-    /// The newest id given.
-    pub(crate) fn last_id(&self) -> u64 {
-        self.last_id.load(Ordering::Relaxed)
-    }
-
     /// A command was run: counts it, shows it to who watches, and keeps it if it was slow.
     pub(crate) fn ran(&self, settings: &ServerSettings, connected: &Connected, ran: &Ran<'_>) {
-        let now = Instant::now();
-        let took = now.saturating_duration_since(ran.began);
+        let took = ran.ended.saturating_duration_since(ran.began);
         let number = table::number(ran.spec);
         self.statistics.count(number, took, ran.failed);
         let Entry { began, seen, .. } = &*connected.entry.0;
-        let age = now.saturating_duration_since(*began);
-        seen.active_at_ms.store(age.as_millis() as u64, Ordering::Relaxed);
+        let age = ran.ended.saturating_duration_since(*began);
+        seen.active_at_ms.store(millis(age), Ordering::Relaxed);
         seen.command.store(number + 1, Ordering::Relaxed);
         if self.monitors.are_there() && !ran.spec.flags.has_any(Flags::UNSEEN) {
             let space = connected.settings.space;
@@ -184,6 +179,10 @@ impl Clients {
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Client {
     pub(crate) fn id(&self) -> u64 {
         self.0.id
@@ -221,7 +220,10 @@ impl Client {
         seen.space.store(connected.settings.space, Ordering::Relaxed);
         seen.version.store(u32::from(connected.settings.version), Ordering::Relaxed);
         seen.monitors.store(connected.settings.monitors, Ordering::Relaxed);
-        let queued = connected.queue.as_ref().map_or(-1, |queue| queue.commands.len() as i64);
+        let queued = connected
+            .queue
+            .as_ref()
+            .map_or(-1, |queue| i64::try_from(queue.commands.len()).unwrap_or(i64::MAX));
         seen.queued.store(queued, Ordering::Relaxed);
     }
 
@@ -256,7 +258,7 @@ impl Client {
     pub(crate) fn line(&self, running: Option<&str>) -> Vec<u8> {
         let Entry { id, peer, local, began, seen, .. } = &*self.0;
         let age = began.elapsed();
-        let age_ms = age.as_millis() as u64;
+        let age_ms = millis(age);
         let idle_ms = match running {
             Some(_) => 0,
             None => age_ms.saturating_sub(seen.active_at_ms.load(Ordering::Relaxed)),

@@ -132,7 +132,12 @@ fn quote(bytes: &[u8], text: &mut String) {
             0x07 => text.push_str("\\a"),
             0x08 => text.push_str("\\b"),
             b' '..=b'~' => text.push(char::from(*byte)),
-            other => text.push_str(&format!("\\x{other:02x}")),
+            other => {
+                text.push_str("\\x");
+                for digit in [other >> 4, other & 15] {
+                    text.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+                }
+            }
         }
     }
 }

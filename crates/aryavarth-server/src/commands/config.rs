@@ -94,8 +94,11 @@ const CONSTANTS: &[(&str, &str)] = &[
     ("zset-max-listpack-value", "64"),
 ];
 
+/// How a setting is looked up.
+type Value = fn(&Caller<'_>) -> String;
+
 /// A setting that is looked up; the same while the server runs unless [`change_of`] knows it.
-const LIVE: &[(&str, fn(&Caller<'_>) -> String)] = &[
+const LIVE: &[(&str, Value)] = &[
     ("appendfsync", |caller| append_sync(caller.host.settings().durability).to_owned()),
     ("bind", |caller| caller.host.settings().listen.ip().to_string()),
     ("databases", |_| DATABASES.to_string()),
@@ -159,7 +162,12 @@ fn get(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
         })
         .collect();
     names.sort_unstable();
-    let pair = |name: &str| Some((Reply::bulk(name), Reply::bulk(value_of(caller, name)?)));
+    let pair = |name: &str| {
+        // A name that was given is given back as it was written.
+        let asked = args.from(2).find(|asked| asked.eq_ignore_ascii_case(name.as_bytes()));
+        let shown = asked.unwrap_or(name.as_bytes());
+        Some((Reply::bulk(shown), Reply::bulk(value_of(caller, name)?)))
+    };
     Ok(Reply::Map(names.into_iter().filter_map(pair).collect()))
 }
 

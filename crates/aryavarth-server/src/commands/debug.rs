@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use aryavarth_protocol::Reply;
 
-use super::args::{Args, parse_integer};
+use super::args::{Args, parse_float, parse_integer};
 use super::caller::{Caller, Then};
 use super::docs::HELP;
-use super::failure::{NO_SUCH_KEY, SYNTAX, refused};
+use super::failure::{NO_SUCH_KEY, refused};
 use super::glob::Glob;
 use super::read::Read;
 use super::spec::{Flags, Outcome, Run, Spec};
@@ -84,7 +84,7 @@ fn protocol(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
     Ok(match args.get(2).to_ascii_lowercase().as_slice() {
         b"string" => Reply::bulk("Hello World"),
         b"integer" => Reply::Integer(12345),
-        b"double" => Reply::Double(3.141),
+        b"double" => Reply::Double(3141.0 / 1000.0),
         b"null" => Reply::Null,
         b"array" => Reply::Array(numbers()),
         b"set" => Reply::Set(numbers()),
@@ -109,7 +109,7 @@ fn protocol(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
         _ => {
             return refused(
                 "ERR Wrong protocol type name. Please use one of the following: \
-                 string|integer|double|null|array|set|map|attrib|push|verbatim|true|false",
+                 string|integer|double|bignum|null|array|set|map|attrib|push|verbatim|true|false",
             );
         }
     })
@@ -122,17 +122,12 @@ fn reload(caller: &mut Caller<'_>, _: &Args<'_>) -> Outcome {
 }
 
 fn set_active_expire(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
-    let sweeps = match args.get(2) {
-        b"0" => false,
-        b"1" => true,
-        _ => return refused(SYNTAX),
-    };
-    caller.host.settings().sweeps.store(sweeps, Ordering::Relaxed);
+    caller.host.settings().sweeps.store(args.get(2) != b"0", Ordering::Relaxed);
     Ok(Reply::OK)
 }
 
 fn sleep(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
-    let seconds = args.float(2)?.clamp(0.0, SLEEP_SECONDS_MAX);
+    let seconds = parse_float(args.get(2)).unwrap_or(0.0).clamp(0.0, SLEEP_SECONDS_MAX);
     if !caller.in_transaction {
         caller.settings.then = Then::Sleep(Duration::from_secs_f64(seconds));
     }

@@ -91,6 +91,12 @@ fn human(bytes: u64) -> String {
     )
 }
 
+/// A quotient to be read, 0 where there is nothing to divide by.
+#[expect(clippy::cast_precision_loss, reason = "nobody reads so many digits")]
+pub(super) fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
 fn percent(part: u64, whole: u64) -> String {
     let hundredths = u128::from(part) * 10_000 / u128::from(whole.max(1));
     format!("{}.{:02}%", hundredths / 100, hundredths % 100)
@@ -151,7 +157,7 @@ fn memory(caller: &mut Caller<'_>, text: &mut String) {
     let memory = settings.memory();
     let machine = process::machine_memory_bytes();
     let limit = settings.memory_bytes_max();
-    let ratio = memory.resident_bytes as f64 / memory.used_bytes.max(1) as f64;
+    let ratio = ratio(memory.resident_bytes, memory.used_bytes);
     lines!(text;
         "used_memory": memory.used_bytes,
         "used_memory_human": human(memory.used_bytes),
@@ -278,7 +284,7 @@ fn command_stats(caller: &mut Caller<'_>, text: &mut String) {
         if calls + rejected == 0 {
             continue;
         }
-        let per_call = nanos as f64 / 1000.0 / calls.max(1) as f64;
+        let per_call = ratio(nanos, calls.saturating_mul(1000));
         let figures = format_args!(
             "calls={calls},usec={},usec_per_call={per_call:.2},rejected_calls={rejected},\
              failed_calls={failed}",

@@ -14,29 +14,43 @@
 mod args;
 pub(crate) mod blind;
 mod caller;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod client;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod config;
 mod counters;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod debug;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod docs;
 mod expiry;
 mod extended;
 mod failure;
+mod frozen;
 mod glob;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod info;
 mod keys;
 mod lcs;
 mod natural;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod observe;
 mod read;
 mod scan;
+#[cfg(test)]
+mod scripts;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod server;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod session;
 mod set;
 mod spec;
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 mod standalone;
 mod strings;
 pub(crate) mod table;
+#[cfg(test)]
+mod table_tests;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -81,7 +95,7 @@ pub(crate) fn run<E: KvsEngine>(
 ) -> Option<Answer> {
     let began = Instant::now();
     let args = Args::new(command).limited(host.limits().session.value_bytes_max);
-    let found = table::find(&args).and_then(|spec| admit(spec, host, connected, &args));
+    let found = table::find(&args).and_then(|spec| admit(spec, host, connected));
     let (spec, outcome) = match found {
         Err(text) => {
             if let Some(queue) = &mut connected.queue {
@@ -108,7 +122,8 @@ pub(crate) fn run<E: KvsEngine>(
         Err(Failure::Engine(error)) => (error_reply(&error), written(host)),
     };
     if let Some(spec) = spec {
-        let ran = Ran { spec, command, position, began, failed: reply.is_error() };
+        let ran =
+            Ran { spec, command, position, began, ended: Instant::now(), failed: reply.is_error() };
         host.clients().ran(host.settings(), connected, &ran);
     }
     if let Reply::Error(text) = &reply {
@@ -164,7 +179,6 @@ fn admit(
     spec: &'static Spec,
     host: &dyn Host,
     connected: &Connected,
-    args: &Args<'_>,
 ) -> Result<&'static Spec, String> {
     if !connected.settings.authenticated && !spec.flags.has(Flags::NO_AUTH) {
         return Err("NOAUTH Authentication required.".to_owned());
@@ -173,9 +187,7 @@ fn admit(
         return Err("OOM command not allowed when used memory > 'maxmemory'.".to_owned());
     }
     if connected.queue.is_some() && spec.flags.has(Flags::NO_MULTI) {
-        let name = args.get(0).to_ascii_uppercase();
-        let name = String::from_utf8_lossy(&name);
-        return Err(format!("ERR {name} inside MULTI is not allowed"));
+        return Err("ERR Command not allowed inside a transaction".to_owned());
     }
     Ok(spec)
 }
@@ -283,6 +295,8 @@ fn run_inside(
             caller.in_transaction = true;
             reply_of(run(&mut caller, args))
         }
+        // EXEC has forgotten the watched keys already.
+        Run::Transaction(spec::Step::Unwatch) => Ok(Reply::OK),
         Run::Transaction(_) | Run::Container(_) => Ok(Reply::error(failure::SYNTAX)),
     };
     match reply {

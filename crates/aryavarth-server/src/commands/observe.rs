@@ -8,6 +8,7 @@ use super::args::{Args, parse_integer};
 use super::caller::Caller;
 use super::docs::HELP;
 use super::failure::{SYNTAX, refused};
+use super::info::ratio;
 use super::read::Read;
 use super::spec::{Flags, Outcome, Run, Spec};
 use super::table;
@@ -119,7 +120,7 @@ fn slow_get(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
     let count = match args.len() {
         2 => Some(10),
         3 => parse_integer(args.get(2)).filter(|count| *count >= -1),
-        _ => return refused(SYNTAX),
+        _ => return refused(table::wrong_subcommand(args)),
     };
     let Some(count) = count else {
         return refused("ERR count should be greater than or equal to -1");
@@ -216,7 +217,7 @@ fn memory_stats(caller: &mut Caller<'_>, _: &Args<'_>) -> Outcome {
     let clients = caller.host.clients().list();
     let buffered: usize =
         clients.iter().map(|client| client.input_bytes() + client.output_bytes()).sum();
-    let ratio = memory.resident_bytes as f64 / memory.used_bytes.max(1) as f64;
+    let ratio = ratio(memory.resident_bytes, memory.used_bytes);
     let known = [
         ("peak.allocated", integer(memory.peak_bytes)),
         ("total.allocated", integer(memory.used_bytes)),

@@ -148,7 +148,13 @@ fn wait_for_disk(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
     let stats = caller.host.stats();
     let both = |local: i64| Reply::Array(vec![Reply::Integer(local), Reply::Integer(0)]);
     let is_there = stats.durable_position >= stats.written_position;
-    if caller.in_transaction || local == 0 && replicas == 0 {
+    if caller.in_transaction {
+        // What it wrote itself is on disk when its reply leaves, if that waits for it.
+        let settings = &*caller.settings;
+        let level = settings.durability_once.unwrap_or(settings.durability);
+        return Ok(both(i64::from(level == Durability::Always)));
+    }
+    if local == 0 && replicas == 0 {
         return Ok(both(i64::from(is_there)));
     }
     // The reply says that everything is on disk, so it leaves when that is true.

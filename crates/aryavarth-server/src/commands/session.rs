@@ -17,7 +17,7 @@ const NO_PASSWORD: &str = "ERR AUTH <password> called without any password confi
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 const NO_PROTOCOL: &str = "NOPROTO unsupported protocol version";
 const HELLO_FIRST: &str = "NOAUTH HELLO must be called with the client already authenticated, \
-                           otherwise the HELLO <proto> AUTH <user> <pass> option can be used to \
+                           otherwise the HELLO AUTH <user> <pass> option can be used to \
                            authenticate the client and select the RESP protocol version at the \
                            same time";
 const NOT_A_VERSION: &str = "ERR Protocol version is not an integer or out of range";

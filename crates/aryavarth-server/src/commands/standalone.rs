@@ -161,7 +161,7 @@ fn acl_cat(_: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
             Ok(Reply::Array(names.map(|row| Reply::bulk(row.name.as_str())).collect()))
         }
         3 => refused(format!("ERR Unknown category '{}'", String::from_utf8_lossy(args.get(2)))),
-        _ => refused(table::wrong_arity("acl|cat")),
+        _ => refused(table::wrong_subcommand(args)),
     }
 }
 

@@ -148,6 +148,12 @@ pub(crate) fn wrong_arity(name: &str) -> String {
     format!("ERR wrong number of arguments for '{name}' command")
 }
 
+/// What a subcommand says that counts its arguments itself.
+pub(crate) fn wrong_subcommand(args: &Args<'_>) -> String {
+    let (command, sub) = (shown(args.get(0), 128).to_ascii_uppercase(), shown(args.get(1), 128));
+    format!("ERR unknown subcommand or wrong number of arguments for '{sub}'. Try {command} HELP.")
+}
+
 fn unknown(args: &Args<'_>) -> String {
     let mut text =
         format!("ERR unknown command '{}', with args beginning with: ", shown(args.get(0), 128));
@@ -157,7 +163,8 @@ fn unknown(args: &Args<'_>) -> String {
         if left == 0 {
             break;
         }
-        text.push_str(&format!("'{}' ", shown(arg, left)));
+        let arg = shown(arg, left);
+        text.extend(["'", &arg, "' "]);
     }
     text
 }

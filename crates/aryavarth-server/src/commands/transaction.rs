@@ -3,14 +3,18 @@
 //! A transaction is collected first and run by EXEC, as one closure of the engine: nobody else
 //! writes meanwhile, all of its effects are one frame of the log, and a crash keeps all or none.
 
+use std::time::Instant;
+
 use aryavarth::{KvsEngine, Position, Watch};
 use aryavarth_protocol::{Command, Reply};
 
 use super::args::Args;
 use super::caller::{Connected, Host, Queue};
 use super::failure::{Failure, refused};
+use super::frozen::Frozen;
 use super::spec::{Flags, Run, Spec, Step};
 use super::{run_inside, table};
+use crate::clients::Ran;
 
 /// A key that EXEC depends on.
 #[derive(Debug)]
@@ -38,7 +42,7 @@ pub(super) const SPECS: &[Spec] = &[
         .cost("O(N), N being the commands of the transaction")
         .says("Drops a transaction"),
     Spec::new("watch", -2, "key [key ...]", Run::Transaction(Step::Watch))
-        .flags(STEP.and(Flags::NO_MULTI))
+        .flags(STEP)
         .keys(1, -1, 1)
         .since("2.2.0")
         .cost("O(1) for every key")
@@ -95,6 +99,10 @@ pub(super) fn step<E: KvsEngine>(
             connected.reset(host);
             Ok((Reply::Simple("RESET".into()), Position::ZERO))
         }
+        // The transaction goes on, as in Redis.
+        Step::Watch if connected.queue.is_some() => {
+            refused("ERR WATCH inside MULTI is not allowed")
+        }
         // Both wait for the writer that runs.
         Step::Watch | Step::Exec if !may_block => Err(Failure::WouldBlock),
         Step::Watch => {
@@ -134,6 +142,8 @@ fn exec<E: KvsEngine>(
         return refused("EXECABORT Transaction discarded because of previous errors.");
     }
     let keys = keys_of(&queue.commands);
+    let host: &dyn Host =
+        if queue.commands.iter().any(asks_server) { &Frozen::new(host)? } else { host };
     let Connected { settings, entry, .. } = connected;
     let (done, position) = engine.commit(&keys, |transaction| {
         let now_ms = transaction.now_ms();
@@ -145,7 +155,9 @@ fn exec<E: KvsEngine>(
         let mut replies = Vec::with_capacity(queue.commands.len());
         for command in &queue.commands {
             let args = Args::new(command).limited(host.limits().session.value_bytes_max);
-            replies.push(run_inside(transaction, &mut settings, entry, host, &args)?);
+            let began = Instant::now();
+            let reply = run_inside(transaction, &mut settings, entry, host, &args)?;
+            replies.push((reply, began, Instant::now()));
         }
         Ok(Some((replies, settings)))
     })?;
@@ -153,7 +165,21 @@ fn exec<E: KvsEngine>(
         return Ok((Reply::NullArray, position));
     };
     *settings = changed;
-    Ok((Reply::Array(replies), position))
+    let mut all = Vec::with_capacity(replies.len());
+    for (command, (reply, began, ended)) in queue.commands.iter().zip(replies) {
+        if let Ok(spec) = table::find(&Args::new(command)) {
+            let failed = reply.is_error();
+            let ran = Ran { spec, command, position, began, ended, failed };
+            host.clients().ran(host.settings(), connected, &ran);
+        }
+        all.push(reply);
+    }
+    Ok((Reply::Array(all), position))
+}
+
+/// Whether a command is about the connection or the server.
+fn asks_server(command: &Command) -> bool {
+    table::find(&Args::new(command)).is_ok_and(|spec| matches!(spec.run, Run::Caller(_)))
 }
 
 /// The keys of a transaction's commands, as far as they are of the database that is selected.

@@ -64,7 +64,8 @@ mod small_disk;
 #[cfg(test)]
 mod spaces;
 #[cfg(test)]
-mod watches;
 mod tombstones;
+#[cfg(test)]
+mod watches;
 #[cfg(test)]
 mod workload;

@@ -1,0 +1,239 @@
+//! The commands' behaviour, told by the scripts in tests/scripts, on an engine in memory and a
+//! server that is none.
+//!
+//! A prefix like `b:` is another connection, the tag `[mask]` hides digits, and `host` sets what the
+//! store says of itself. After a change that is meant, `UPDATE_GOLDENFILES=1 cargo test -p
+//! aryavarth-server scripts` rewrites the scripts; read the difference.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aryavarth::{Count, Durability, KvsEngine, MemoryEngine, Position, Stats};
+use aryavarth_protocol::{Command, Reply};
+
+use super::{Connected, Cursors, Host, Then, is_paused, run};
+use crate::clients::Clients;
+use crate::counters::Counters;
+use crate::limits::Limits;
+use crate::settings::ServerSettings;
+
+struct FakeHost {
+    engine: MemoryEngine,
+    stats: Mutex<Stats>,
+    limits: Limits,
+    settings: ServerSettings,
+    clients: Clients,
+    cursors: Cursors,
+    compactions: AtomicU64,
+}
+
+impl Host for FakeHost {
+    fn engine_name(&self) -> &'static str {
+        self.engine.name()
+    }
+    /// Asks the engine too, as a server's does: one that would wait here is found.
+    fn stats(&self) -> Stats {
+        let mut stats = *self.stats.lock().unwrap();
+        stats.keys = self.engine.stats().keys;
+        stats
+    }
+    fn count(&self, space: u32) -> aryavarth::Result<Count> {
+        Ok(self.engine.with_space(space).count()?.0)
+    }
+    fn now_ms(&self) -> u64 {
+        self.engine.now_ms()
+    }
+    fn compact(&self) -> bool {
+        self.compactions.fetch_add(1, Ordering::Relaxed) == 0
+    }
+    fn is_compacting(&self) -> bool {
+        self.compactions.load(Ordering::Relaxed) > 0
+    }
+    fn sync_soon(&self) {
+        drop(self.sync());
+    }
+    fn sync(&self) -> aryavarth::Result<()> {
+        let mut stats = self.stats.lock().unwrap();
+        stats.durable_position = stats.written_position;
+        Ok(())
+    }
+    fn counters(&self) -> Counters {
+        Counters::default()
+    }
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+    fn settings(&self) -> &ServerSettings {
+        &self.settings
+    }
+    fn clients(&self) -> &Clients {
+        &self.clients
+    }
+    fn cursors(&self) -> &Cursors {
+        &self.cursors
+    }
+}
+
+/// Runs commands on connections.
+pub(super) struct Runner {
+    host: FakeHost,
+    connections: BTreeMap<String, Connected>,
+}
+
+impl Runner {
+    pub(super) fn new() -> Self {
+        let limits = Limits::default();
+        let listen = SocketAddr::from(([127, 0, 0, 1], 4000));
+        let settings = ServerSettings::new(listen, "/data".into(), Durability::Always, &limits);
+        let host = FakeHost {
+            engine: MemoryEngine::new(),
+            stats: Mutex::default(),
+            limits,
+            settings,
+            clients: Clients::default(),
+            cursors: Cursors::default(),
+            compactions: AtomicU64::new(0),
+        };
+        Runner { host, connections: BTreeMap::new() }
+    }
+
+    /// Runs a command on the connection of that name, which is made if there is none.
+    pub(super) fn call(&mut self, name: &str, args: &[&str]) -> String {
+        let host = &self.host;
+        let known = self.connections.len();
+        let connected = self.connections.entry(name.to_owned()).or_insert_with(|| {
+            let port = 50_001 + u16::try_from(known).unwrap();
+            let peer = SocketAddr::from(([127, 0, 0, 1], port));
+            let entry = host.clients.enter(peer, host.settings.listen);
+            Connected::new(entry, !host.settings.has_password(), Durability::Always)
+        });
+        let command = Command::from_args(args);
+        if is_paused(host, connected, &command) {
+            return "waits".into();
+        }
+        let answer = run(&host.engine, host, connected, &command, true).unwrap();
+        let mut text = match &answer.reply {
+            Some(reply) => shown(reply),
+            None => "no reply".into(),
+        };
+        if answer.position > Position::ZERO {
+            let (position, level) = (answer.position.0, answer.level);
+            text = format!(
+                "{text}
+when {position} is durable: {level}"
+            );
+        }
+        if answer.then != Then::GoOn {
+            text = format!(
+                "{text}
+then {:?}",
+                answer.then
+            );
+        }
+        text
+    }
+}
+
+/// A reply as a person reads it, one line for what has no parts.
+fn shown(reply: &Reply) -> String {
+    let parts = |begin: &str, all: &[Reply]| {
+        let all: Vec<String> = all.iter().map(shown).collect();
+        let one = format!("{begin}[{}]", all.join(", "));
+        if one.len() <= 90 && !one.contains('\n') {
+            return one;
+        }
+        let lines = all.iter().map(|part| format!("  {}", part.replace('\n', "\n  ")));
+        format!("{begin}[\n{}\n]", lines.collect::<Vec<_>>().join("\n"))
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match reply {
+        Reply::Simple(text) => format!("+{text}"),
+        Reply::Error(text) => format!("-{text}"),
+        Reply::Integer(number) => format!(":{number}"),
+        Reply::Bulk(bytes) => format!("{:?}", text(bytes)),
+        Reply::Null => "null".into(),
+        Reply::NullArray => "null array".into(),
+        Reply::Boolean(is) => format!("{is}"),
+        Reply::Double(number) => format!("{number}"),
+        Reply::BigNumber(digits) => digits.clone(),
+        Reply::Verbatim(format, bytes) => {
+            format!("{format} {}", text(bytes).replace('\r', "").trim_end())
+        }
+        Reply::Array(all) => parts("", all),
+        Reply::Set(all) => parts("set ", all),
+        Reply::Push(all) => parts("push ", all),
+        Reply::Map(entries) => {
+            let pair =
+                |(name, value): &(Reply, Reply)| format!("{}: {}", shown(name), shown(value));
+            let pairs: Vec<Reply> =
+                entries.iter().map(|entry| Reply::Simple(pair(entry).into())).collect();
+            parts("map ", &pairs).replace("+\"", "\"").replace("+:", ":")
+        }
+        Reply::Attributed(said, reply) => {
+            format!("{} with {}", shown(reply), shown(&Reply::Map(said.clone())))
+        }
+    }
+}
+
+/// The text with every number as an N.
+fn masked(text: &str) -> String {
+    let mut masked = String::new();
+    let mut in_number = false;
+    for letter in text.chars() {
+        let is_digit = letter.is_ascii_digit();
+        if !is_digit {
+            masked.push(letter);
+        } else if !in_number {
+            masked.push('N');
+        }
+        in_number = is_digit;
+    }
+    masked
+}
+
+impl goldenscript::Runner for Runner {
+    type Command = goldenscript::Command;
+
+    fn run(
+        &mut self,
+        command: &goldenscript::Command,
+        context: &goldenscript::Context,
+    ) -> Result<String, Box<dyn Error>> {
+        if command.name == "host" {
+            let mut stats = self.host.stats.lock().unwrap();
+            let mut args = command.consume_args();
+            while let Some((key, value)) = args.next_key() {
+                match key {
+                    "written" => stats.written_position = value.parse()?,
+                    "durable" => stats.durable_position = value.parse()?,
+                    other => return Err(format!("{other} is nothing to set").into()),
+                }
+            }
+            return Ok(String::new());
+        }
+        let mut args = vec![command.name.as_str()];
+        let mut given = command.consume_args();
+        args.extend(std::iter::from_fn(|| given.next_pos()));
+        let name = context.prefix.clone().unwrap_or_else(|| "a".into());
+        let text = self.call(&name, &args);
+        let text = if context.tags.contains("mask") { masked(&text) } else { text };
+        Ok(text + "\n")
+    }
+}
+
+#[test]
+fn scripts() {
+    let mut paths: Vec<_> = std::fs::read_dir("tests/scripts")
+        .expect("the scripts are in tests/scripts")
+        .map(|entry| entry.expect("the folder can be read").path())
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty());
+    for path in paths {
+        let run = goldenscript::run(&mut Runner::new(), &path);
+        run.unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    }
+}
