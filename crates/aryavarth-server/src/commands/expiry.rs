@@ -108,9 +108,7 @@ impl Conditions {
             *flag = true;
         }
         if wanted.absent && (wanted.present || wanted.later || wanted.earlier) {
-            return refused(
-                "ERR NX and XX, GT or LT options at the same time are not compatible",
-            );
+            return refused("ERR NX and XX, GT or LT options at the same time are not compatible");
         }
         if wanted.later && wanted.earlier {
             return refused("ERR GT and LT options at the same time are not compatible");

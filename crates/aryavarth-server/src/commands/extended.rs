@@ -79,11 +79,13 @@ impl Extended {
         }
         let is_less = (of_a, a).cmp(&(of_b, b)) == Ordering::Less;
         let (great, small) = if is_less { (other, self) } else { (self, other) };
-        let ((a, of_a), (b, of_b)) = if is_less { ((b, of_b), (a, of_a)) } else { ((a, of_a), (b, of_b)) };
+        let ((a, of_a), (b, of_b)) =
+            if is_less { ((b, of_b), (a, of_a)) } else { ((a, of_a), (b, of_b)) };
         // 62 bits below the greater one, and in the last of them whether there is anything lower.
         let (a, b) = (u128::from(a) << 62, u128::from(b) << 62);
         let shift = u32::try_from(of_a - of_b).unwrap_or(u32::MAX);
-        let rest = u128::from(b.checked_shr(shift).unwrap_or(0).checked_shl(shift).unwrap_or(0) != b);
+        let rest =
+            u128::from(b.checked_shr(shift).unwrap_or(0).checked_shl(shift).unwrap_or(0) != b);
         let b = b.checked_shr(shift).unwrap_or(0) | rest;
         let sum = if great.is_negative == small.is_negative { a + b } else { a - b };
         let is_negative = great.is_negative && sum != 0;

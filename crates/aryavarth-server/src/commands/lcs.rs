@@ -84,8 +84,7 @@ impl Common {
         for (i, in_a) in a.iter().enumerate() {
             let (above, below) = table[i * width..(i + 2) * width].split_at_mut(width);
             for (j, in_b) in b.iter().enumerate() {
-                below[j + 1] =
-                    if in_a == in_b { above[j] + 1 } else { above[j + 1].max(below[j]) };
+                below[j + 1] = if in_a == in_b { above[j] + 1 } else { above[j + 1].max(below[j]) };
             }
         }
         let at = |i: usize, j: usize| table[i * width + j];
@@ -153,11 +152,12 @@ mod tests {
         // A generator of Knuth's, so that a failure can be repeated.
         let mut random: u64 = 1;
         let mut text = || {
-            (0..40).map_while(|_| {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                ((random >> 33) % 30 > 0).then_some(b"abc"[(random >> 40) as usize % 3])
-            })
-            .collect::<Vec<u8>>()
+            (0..40)
+                .map_while(|_| {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    ((random >> 33) % 30 > 0).then_some(b"abc"[(random >> 40) as usize % 3])
+                })
+                .collect::<Vec<u8>>()
         };
         for _ in 0..500 {
             let (a, b) = (text(), text());

@@ -38,10 +38,10 @@ use aryavarth_protocol::{Command, Reply};
 
 pub(crate) use args::Args;
 pub(crate) use caller::{Caller, Connected, Host, Then};
-pub(crate) use scan::Cursors;
 use caller::{Replies, Settings};
 use failure::{Failure, error_reply};
 use read::Reader;
+pub(crate) use scan::Cursors;
 pub(crate) use spec::Spec;
 use spec::{Flags, Run};
 

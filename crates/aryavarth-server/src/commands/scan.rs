@@ -62,12 +62,16 @@ impl Default for Cursors {
     fn default() -> Self {
         // Not the same numbers after a restart, or a scan would go on somewhere else; and small
         // enough for clients whose numbers are 64-bit floats.
-        let first = (RandomState::new().hash_one(0) >> 16) + 1;
-        Cursors(Mutex::new(Kept { first, places: VecDeque::new(), bytes: 0 }))
+        Cursors::starting_at((RandomState::new().hash_one(0) >> 16) + 1)
     }
 }
 
 impl Cursors {
+    /// A table whose cursors are numbered from `first` on.
+    pub(super) fn starting_at(first: u64) -> Self {
+        Cursors(Mutex::new(Kept { first, places: VecDeque::new(), bytes: 0 }))
+    }
+
     /// A cursor for what comes after `key`.
     fn keep(&self, space: u32, key: Vec<u8>) -> u64 {
         let mut kept = self.lock();
@@ -181,7 +185,8 @@ fn keys(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
     let mut found = Vec::new();
     loop {
         let page = keys.keys(&range, WALK_KEYS)?;
-        let next = page.last().filter(|_| page.len() == WALK_KEYS).map(|last| range.clone().after(last));
+        let next =
+            page.last().filter(|_| page.len() == WALK_KEYS).map(|last| range.clone().after(last));
         found.extend(page.into_iter().filter(|key| matches(Some(&glob), key)).map(Reply::Bulk));
         match next {
             Some(next) => range = next,

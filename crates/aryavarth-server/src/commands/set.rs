@@ -184,7 +184,10 @@ enum Expiry<'a> {
     Unsaid,
     Keep,
     Persist,
-    Given { unit: Unit, amount: &'a [u8] },
+    Given {
+        unit: Unit,
+        amount: &'a [u8],
+    },
 }
 
 /// Which options a command has.

@@ -53,12 +53,17 @@ pub(super) const SPECS: &[Spec] = &[
         .since("8.4.0")
         .cost("O(N), N being the bytes of the value")
         .says("Returns the digest of a value: XXH3 of 64 bits, in 16 hexadecimal digits"),
-    Spec::new("lcs", -3, "key1 key2 [LEN] [IDX] [MINMATCHLEN length] [WITHMATCHLEN]", Run::Read(lcs))
-        .keys(1, 2, 1)
-        .flags(Flags::READONLY)
-        .since("7.0.0")
-        .cost("O(N*M), N and M being the bytes of the values")
-        .says("Returns the longest sequence of bytes that two values have in common"),
+    Spec::new(
+        "lcs",
+        -3,
+        "key1 key2 [LEN] [IDX] [MINMATCHLEN length] [WITHMATCHLEN]",
+        Run::Read(lcs),
+    )
+    .keys(1, 2, 1)
+    .flags(Flags::READONLY)
+    .since("7.0.0")
+    .cost("O(N*M), N and M being the bytes of the values")
+    .says("Returns the longest sequence of bytes that two values have in common"),
     Spec::new("append", 3, "key value", Run::Write(append))
         .key()
         .flags(WRITE.and(Flags::FAST))
