@@ -362,6 +362,7 @@ fn object_number(keys: &mut dyn Read, args: &Args<'_>, number: i64) -> Outcome {
     Ok(found.map_or(Reply::Null, |_| Reply::Integer(number)))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it stands in the table, beside those that can fail")]
 fn object_help(_keys: &mut dyn Read, _args: &Args<'_>) -> Outcome {
     let lines = OBJECT.iter().flat_map(|spec| {
         let name = format!("{} {}", spec.name.to_ascii_uppercase(), spec.usage);
