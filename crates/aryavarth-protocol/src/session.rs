@@ -198,6 +198,12 @@ impl Session {
         self.output.push(0, |out| out.extend(bytes));
     }
 
+    /// Takes the place of an answer to a client that wants none: nothing is sent, but the position
+    /// is waited for as any other.
+    pub fn reply_nothing(&mut self, position: u64) {
+        self.output.push(position, |_| {});
+    }
+
     /// The position that holds back the oldest unsent reply, if one is held back.
     pub fn awaited_position(&self) -> Option<u64> {
         self.output.next_position()
@@ -208,10 +214,16 @@ impl Session {
         self.output.release(position);
     }
 
-    /// Turns the oldest reply that is held back into an error: its position will not be reached.
+    /// Turns the oldest reply that is held back into an error: its position will not be reached. In
+    /// the Redis protocol it is of the kind `MISCONF`, Redis's word for a disk that fails.
     pub fn fail_awaited(&mut self, message: &str) {
-        let resp = self.speaks_resp();
-        self.output.fail(|out| encode_error(resp, message, out));
+        if self.speaks_resp() {
+            let error = Reply::error(format!("MISCONF {message}"));
+            let version = self.version;
+            self.output.fail(|out| error.encode(version, out));
+        } else {
+            self.output.fail(|out| json::error(message, out));
+        }
     }
 
     /// The bytes to send next.

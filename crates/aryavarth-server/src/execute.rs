@@ -6,103 +6,176 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use aryavarth::{Batch, KeyRange, KvsEngine, KvsError, Position};
-use aryavarth_protocol::{KEY_NOT_FOUND, Request, Response};
+use aryavarth::{Batch, Durability, KeyRange, KvsEngine, KvsError, Position};
+use aryavarth_protocol::{Command, KEY_NOT_FOUND, Reply, Request, Response};
 
-use crate::counters::{LiveCounters, count};
+use crate::commands::{self, Connected, Host, Then};
+use crate::counters::count;
 use crate::limits::Limits;
+use crate::server::Shared;
+use crate::thread_pool::ThreadPool;
 
-/// An answer, and what must be durable before it leaves.
-pub(crate) type Answer = (Response, Position);
+/// An answer in JSON, and what must be durable before it leaves.
+type JsonAnswer = (Response, Position);
+
+/// What a client hears.
+#[derive(Debug)]
+pub(crate) enum Said {
+    Json(Response),
+    /// An error, in the client's own protocol.
+    Error(String),
+    /// A reply of the Redis protocol, in its version.
+    Resp(Reply, u8),
+    /// Nothing: the client does not want to.
+    Nothing,
+}
+
+/// An answer, and what must be durable before it leaves, as the level has it.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) said: Said,
+    pub(crate) position: Position,
+    pub(crate) level: Durability,
+}
 
 /// Something that one answer is owed to.
 #[derive(Debug)]
 pub(crate) enum Call {
     Request(Request),
+    Command(Command),
     /// An error that was found before anything ran.
     Refused(String),
 }
 
 /// What became of a batch of calls.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Done {
     /// The answers of the first calls, in order.
     pub(crate) answers: Vec<Answer>,
-    /// The calls that were not run, because the answers had become large.
+    /// The calls that were not run: the answers had become large, or `then` comes first.
     pub(crate) rest: VecDeque<Call>,
+    /// What comes after the last of the answers.
+    pub(crate) then: Then,
 }
 
-/// Answers the first calls, as far as they cannot block: errors that were found before, and reads
-/// of what is at hand. Takes them from `calls`; what follows is the pool's.
-pub(crate) fn run_now<E: KvsEngine>(
-    engine: &E,
-    calls: &mut VecDeque<Call>,
-    limits: &Limits,
-    counters: &LiveCounters,
-) -> Vec<Answer> {
-    let mut answers = Vec::new();
+/// Runs calls one after another. Where `may_block` says that it must not wait for a disk or another
+/// writer it stops at the first call that could, and what follows is the pool's.
+pub(crate) fn run<E: KvsEngine, P: ThreadPool>(
+    shared: &Shared<E, P>,
+    connected: &mut Connected,
+    mut calls: VecDeque<Call>,
+    may_block: bool,
+) -> Done {
+    let Shared { limits, counters, .. } = shared;
+    let mut answers = Vec::with_capacity(calls.len());
+    let mut then = Then::GoOn;
     let mut bytes = 0;
     while bytes < limits.output_bytes_max
+        && then == Then::GoOn
         && let Some(call) = calls.front_mut()
     {
-        let answer = match call {
-            Call::Refused(message) => Some(error(std::mem::take(message))),
-            Call::Request(Request::Get { key }) => {
-                caught(counters, || get_now(engine, key)).unwrap_or_else(Some)
-            }
-            Call::Request(_) => None,
-        };
-        let Some(answer) = answer else { break };
-        if let Some(Call::Request(_)) = calls.pop_front() {
+        if let Call::Command(command) = call
+            && commands::is_paused(shared, connected, command)
+        {
+            break;
+        }
+        let is_work = !matches!(call, Call::Refused(_));
+        if may_block && is_work {
             count(&counters.requests, 1);
         }
-        bytes += answer.0.text_bytes();
+        let answer = match call {
+            Call::Refused(message) => Some(refusal(shared, std::mem::take(message))),
+            Call::Request(request) => run_request(shared, request, may_block),
+            Call::Command(command) => run_command(shared, connected, command, may_block, &mut then),
+        };
+        let Some(answer) = answer else { break };
+        if !may_block && is_work {
+            count(&counters.requests, 1);
+        }
+        calls.pop_front();
+        bytes += answer.said.text_bytes();
         answers.push(answer);
     }
-    answers
+    Done { answers, rest: calls, then }
 }
 
-/// Runs calls one after another, and waits for the disk where they have to.
-pub(crate) fn run<E: KvsEngine>(
-    engine: &E,
-    mut calls: VecDeque<Call>,
-    limits: &Limits,
-    counters: &LiveCounters,
-) -> Done {
-    let mut answers = Vec::with_capacity(calls.len());
-    let mut bytes = 0;
-    while bytes < limits.output_bytes_max
-        && let Some(call) = calls.pop_front()
-    {
-        let answer = match call {
-            Call::Refused(message) => error(message),
-            Call::Request(request) => {
-                count(&counters.requests, 1);
-                caught(counters, || answer(engine, request, limits)).unwrap_or_else(|lost| lost)
-            }
-        };
-        bytes += answer.0.text_bytes();
-        answers.push(answer);
+impl Said {
+    /// About how much it takes to keep.
+    fn text_bytes(&self) -> usize {
+        match self {
+            Said::Json(response) => response.text_bytes(),
+            Said::Error(message) => message.len(),
+            Said::Resp(reply, _) => reply.text_bytes(),
+            Said::Nothing => 0,
+        }
     }
-    Done { answers, rest: calls }
+}
+
+fn refusal<E: KvsEngine, P>(shared: &Shared<E, P>, message: String) -> Answer {
+    let level = shared.engine.durability();
+    Answer { said: Said::Error(message), position: Position::ZERO, level }
 }
 
 /// Runs an engine call; if the engine panics, that costs one error.
-fn caught<R>(counters: &LiveCounters, call: impl FnOnce() -> R) -> Result<R, Answer> {
+fn caught<E: KvsEngine, P, R>(
+    shared: &Shared<E, P>,
+    call: impl FnOnce() -> R,
+) -> Result<R, Answer> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
         drop(payload);
-        count(&counters.requests_panicked, 1);
+        count(&shared.counters.requests_panicked, 1);
         let message = "internal error: the engine panicked; the outcome of this request is \
                        unknown, everything else goes on";
-        error(message.to_owned())
+        refusal(shared, message.to_owned())
     })
 }
 
-fn error(message: String) -> Answer {
+fn run_command<E: KvsEngine, P: ThreadPool>(
+    shared: &Shared<E, P>,
+    connected: &mut Connected,
+    command: &Command,
+    may_block: bool,
+    then: &mut Then,
+) -> Option<Answer> {
+    let host: &dyn Host = shared;
+    let ran = caught(shared, || commands::run(&shared.engine, host, connected, command, may_block));
+    let ran = match ran {
+        Ok(ran) => ran?,
+        Err(lost) => return Some(lost),
+    };
+    *then = ran.then;
+    let said = ran.reply.map_or(Said::Nothing, |reply| Said::Resp(reply, ran.version));
+    Some(Answer { said, position: ran.position, level: ran.level })
+}
+
+fn run_request<E: KvsEngine, P: ThreadPool>(
+    shared: &Shared<E, P>,
+    request: &mut Request,
+    may_block: bool,
+) -> Option<Answer> {
+    let Shared { engine, limits, .. } = shared;
+    let ran = caught(shared, || match request {
+        Request::Get { key } if !may_block => get_now(engine, key),
+        _ if !may_block => None,
+        request => {
+            let request = std::mem::replace(request, Request::Compact {});
+            Some(answer(engine, request, limits))
+        }
+    });
+    match ran {
+        Ok(ran) => {
+            let (response, position) = ran?;
+            Some(Answer { said: Said::Json(response), position, level: engine.durability() })
+        }
+        Err(lost) => Some(lost),
+    }
+}
+
+fn error(message: String) -> JsonAnswer {
     (Response::Err(message), Position::ZERO)
 }
 
-fn answer<E: KvsEngine>(engine: &E, request: Request, limits: &Limits) -> Answer {
+fn answer<E: KvsEngine>(engine: &E, request: Request, limits: &Limits) -> JsonAnswer {
     let answer = match request {
         Request::Get { key } => get(engine, &key),
         Request::Set { key, value } => {
@@ -118,13 +191,13 @@ fn answer<E: KvsEngine>(engine: &E, request: Request, limits: &Limits) -> Answer
     answer.unwrap_or_else(|failed| error(failed.to_string()))
 }
 
-fn get<E: KvsEngine>(engine: &E, key: &str) -> Result<Answer, KvsError> {
+fn get<E: KvsEngine>(engine: &E, key: &str) -> Result<JsonAnswer, KvsError> {
     let (value, position) = engine.read(key.as_bytes())?;
     Ok((value_response(value), position))
 }
 
 /// The same if nothing has to be waited for.
-fn get_now<E: KvsEngine>(engine: &E, key: &str) -> Option<Answer> {
+fn get_now<E: KvsEngine>(engine: &E, key: &str) -> Option<JsonAnswer> {
     match engine.read_now(key.as_bytes()) {
         Ok(found) => found.map(|(value, position)| (value_response(value), position)),
         Err(failed) => Some(error(failed.to_string())),
@@ -139,7 +212,7 @@ fn value_response(value: Option<Vec<u8>>) -> Response {
     }
 }
 
-fn remove<E: KvsEngine>(engine: &E, key: String) -> Result<Answer, KvsError> {
+fn remove<E: KvsEngine>(engine: &E, key: String) -> Result<JsonAnswer, KvsError> {
     let (removed, position) = engine.write(Batch::new().remove(key))?;
     // Absence is shown too, so that answer also waits for its position.
     let response = match removed {
@@ -155,7 +228,7 @@ fn scan<E: KvsEngine>(
     after: Option<&str>,
     limit: usize,
     bytes_max: usize,
-) -> Result<Answer, KvsError> {
+) -> Result<JsonAnswer, KvsError> {
     let mut range = KeyRange::prefix(prefix.as_bytes());
     if let Some(after) = after
         && after >= prefix

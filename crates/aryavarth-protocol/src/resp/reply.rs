@@ -57,6 +57,27 @@ impl Reply {
         bytes.map_or(Reply::Null, Reply::bulk)
     }
 
+    /// About how many bytes the reply takes.
+    pub fn text_bytes(&self) -> usize {
+        let sum = |replies: &[Reply]| replies.iter().map(Reply::text_bytes).sum::<usize>();
+        let pairs = |pairs: &[(Reply, Reply)]| {
+            pairs.iter().map(|(a, b)| a.text_bytes() + b.text_bytes()).sum::<usize>()
+        };
+        8 + match self {
+            Reply::Simple(text) | Reply::Error(text) => text.len(),
+            Reply::Bulk(bytes) | Reply::Verbatim(_, bytes) => bytes.len(),
+            Reply::BigNumber(digits) => digits.len(),
+            Reply::Array(replies) | Reply::Set(replies) | Reply::Push(replies) => sum(replies),
+            Reply::Map(entries) => pairs(entries),
+            Reply::Attributed(about, reply) => pairs(about) + reply.text_bytes(),
+            Reply::Integer(_)
+            | Reply::Null
+            | Reply::NullArray
+            | Reply::Boolean(_)
+            | Reply::Double(_) => 8,
+        }
+    }
+
     /// Whether this is an error.
     pub fn is_error(&self) -> bool {
         matches!(self, Reply::Error(_))

@@ -13,37 +13,45 @@
 
 mod args;
 mod caller;
+mod client;
+mod config;
 mod counters;
+mod docs;
 mod expiry;
 mod extended;
 mod failure;
 mod glob;
+mod info;
 mod keys;
 mod lcs;
 mod natural;
 mod read;
 mod scan;
+mod server;
+mod session;
 mod set;
 mod spec;
 mod strings;
-mod table;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod usage;
 
 use std::time::Instant;
 
 use aryavarth::{Durability, KvsEngine, KvsError, Position};
 use aryavarth_protocol::{Command, Reply};
 
+use crate::clients::Ran;
 pub(crate) use args::Args;
 pub(crate) use caller::{Caller, Connected, Host, Then};
 use caller::{Replies, Settings};
 use failure::{Failure, error_reply};
 use read::Reader;
 pub(crate) use scan::Cursors;
-pub(crate) use spec::Spec;
-use spec::{Flags, Run};
+use spec::Run;
+pub(crate) use spec::{Flags, Spec};
 
 /// What a connection is to do for one command.
 #[derive(Debug)]
@@ -75,6 +83,9 @@ pub(crate) fn run<E: KvsEngine>(
             if let Some(queue) = &mut connected.queue {
                 queue.is_broken = true;
             }
+            if let Some(spec) = table::known(&args) {
+                host.clients().statistics.count_rejected(table::number(spec));
+            }
             (None, Ok((Reply::Error(text.into()), Position::ZERO)))
         }
         Ok(spec) if connected.queue.is_some() && !spec.flags.has(Flags::UNQUEUED) => {
@@ -93,9 +104,32 @@ pub(crate) fn run<E: KvsEngine>(
         Err(Failure::Engine(error)) => (error_reply(&error), written(host)),
     };
     if let Some(spec) = spec {
-        host.clients().ran(spec, connected, command, position, began.elapsed());
+        let ran = Ran { spec, command, position, began, failed: reply.is_error() };
+        host.clients().ran(host.settings(), connected, &ran);
+    }
+    if let Reply::Error(text) = &reply {
+        host.clients().statistics.count_error(text);
     }
     Some(finish(connected, reply, position))
+}
+
+/// Whether a command has to wait until somebody lets the clients go on, or a time has passed.
+pub(crate) fn is_paused(host: &dyn Host, connected: &Connected, command: &Command) -> bool {
+    let Some(pause) = host.clients().pause() else { return false };
+    let writes = |command: &Command| {
+        let spec = table::find(&Args::new(command));
+        spec.is_ok_and(|spec| spec.flags.has(Flags::WRITE))
+    };
+    if !pause.only_writes {
+        return true;
+    }
+    match &connected.queue {
+        None => writes(command),
+        // What is collected runs later.
+        Some(queue) => {
+            command.name().eq_ignore_ascii_case(b"exec") && queue.commands.iter().any(writes)
+        }
+    }
 }
 
 /// Everything that was written so far.
@@ -105,12 +139,18 @@ fn written(host: &dyn Host) -> Position {
 
 /// What the connection does with a reply, by what it has set for itself.
 fn finish(connected: &mut Connected, reply: Reply, position: Position) -> Answer {
+    connected.entry.show(connected);
     let settings = &mut connected.settings;
     let wants = settings.replies == Replies::On;
-    if settings.replies == Replies::SkipNext {
-        settings.replies = Replies::On;
-    }
+    settings.replies = match settings.replies {
+        Replies::SkipNext => Replies::SkipThis,
+        Replies::SkipThis => Replies::On,
+        other => other,
+    };
     let level = settings.durability_once.take().unwrap_or(settings.durability);
+    if connected.queue.is_none() {
+        settings.durability_once = settings.durability_next.take();
+    }
     let then = std::mem::replace(&mut settings.then, Then::GoOn);
     Answer { reply: wants.then_some(reply), position, level, version: settings.version, then }
 }

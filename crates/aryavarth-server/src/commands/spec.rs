@@ -69,6 +69,8 @@ pub(crate) enum Step {
     Discard,
     Watch,
     Unwatch,
+    /// Makes the connection what it was at first.
+    Reset,
 }
 
 /// Which arguments are keys.
@@ -133,6 +135,8 @@ impl Flags {
     pub(crate) const UNQUEUED: Flags = Flags(1 << 10);
     /// Not told apart in Redis's own flags: looks at more than its keys.
     pub(crate) const KEYSPACE: Flags = Flags(1 << 11);
+    /// What MONITOR does not show.
+    pub(crate) const UNSEEN: Flags = Flags::ADMIN.and(Flags::SKIP_MONITOR);
 
     pub(crate) const fn and(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
@@ -140,6 +144,10 @@ impl Flags {
 
     pub(crate) const fn has(self, other: Flags) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    pub(crate) const fn has_any(self, other: Flags) -> bool {
+        self.0 & other.0 != 0
     }
 
     /// The names that `COMMAND` gives.

@@ -63,6 +63,12 @@ impl Host for Bare {
         false
     }
 
+    fn is_compacting(&self) -> bool {
+        false
+    }
+
+    fn sync_soon(&self) {}
+
     fn sync(&self) -> aryavarth::Result<()> {
         Ok(())
     }
@@ -99,10 +105,12 @@ impl Runner {
         let clock = Arc::new(Hands(AtomicU64::new(1_000_000)));
         let mut limits = Limits::default();
         limits.session.value_bytes_max = 4096;
+        let address = ([127, 0, 0, 1], 1).into();
+        let settings = ServerSettings::new(address, String::new(), Durability::Always, &limits);
         let host = Bare {
             engine: MemoryEngine::with_clock(Arc::<Hands>::clone(&clock)),
             limits,
-            settings: ServerSettings::default(),
+            settings,
             clients: Clients::default(),
             cursors: Cursors::starting_at(1),
         };
@@ -114,7 +122,7 @@ impl Runner {
         let host = &self.host;
         let connected = self.connections.entry(connection.to_owned()).or_insert_with(|| {
             let peer = ([127, 0, 0, 1], 1).into();
-            Connected::new(host.clients.enter(peer), true, Durability::Always)
+            Connected::new(host.clients.enter(peer, peer), true, Durability::Always)
         });
         let command = Command::from_args(args);
         let answer = run(&host.engine, host, connected, &command, true).expect("it may block");
@@ -175,6 +183,67 @@ fn scripts() {
         goldenscript::run(&mut Runner::new(), &path)
             .unwrap_or_else(|error| panic!("{path:?}: {error}"));
     }
+}
+
+/// The texts of an array of bulks.
+fn texts(reply: &Reply) -> Vec<String> {
+    let Reply::Array(items) = reply else { panic!("{reply:?} is no array") };
+    let text = |item: &Reply| match item {
+        Reply::Bulk(bytes) => String::from_utf8(bytes.clone()).expect("it is text"),
+        other => panic!("{other:?} is no text"),
+    };
+    items.iter().map(text).collect()
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split(' ').map(str::to_owned).collect()
+}
+
+#[test]
+fn a_scan_returns_what_is_there_all_the_time_exactly_once() {
+    let mut runner = Runner::new();
+    for number in 0..1000 {
+        runner.call("", &words(&format!("SET stays:{number} v")));
+    }
+    let mut seen = Vec::new();
+    let mut cursor = "0".to_owned();
+    for round in 0.. {
+        // Others come and go meanwhile.
+        runner.call("b", &words(&format!("SET comes:{round} v")));
+        runner.call("b", &words(&format!("SET zcomes:{round} v")));
+        runner.call("b", &words(&format!("DEL comes:{}", round / 2)));
+        let reply = runner.call("", &words(&format!("SCAN {cursor} COUNT 7")));
+        let Reply::Array(parts) = &reply else { panic!("{reply:?}") };
+        seen.extend(texts(&parts[1]).into_iter().filter(|key| key.starts_with("stays:")));
+        cursor = texts(&Reply::Array(parts[..1].to_vec())).remove(0);
+        if cursor == "0" {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 1000);
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 1000);
+    assert_eq!(texts(&runner.call("", &words("KEYS stays:*"))), seen);
+}
+
+#[test]
+fn by_chance_every_key_comes_up() {
+    let mut runner = Runner::new();
+    // Keys that begin as others do, one of them as all the others.
+    for number in 0..600 {
+        runner.call("", &words(&format!("SET k:{number} v")));
+    }
+    runner.call("", &words("SET k: v"));
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..100_000 {
+        let reply = runner.call("", &words("RANDOMKEY"));
+        seen.extend(texts(&Reply::Array(vec![reply])));
+        if seen.len() == 601 {
+            return;
+        }
+    }
+    panic!("only {} of 601 came up", seen.len());
 }
 
 #[test]

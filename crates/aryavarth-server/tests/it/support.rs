@@ -9,8 +9,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use aryavarth::{
-    Batch, Durability, KeyRange, KvsEngine, KvsError, MemoryEngine, Page, Position, Stats,
-    Transaction,
+    Batch, Count, Durability, KeyPage, KeyRange, KvsEngine, KvsError, MemoryEngine, Page, Position,
+    Stats, Stored, Transaction, Watch,
 };
 use aryavarth_server::{
     Config, KvServer, Limits, Listener, ServerHandle, SharedQueueThreadPool, ThreadPool,
@@ -188,14 +188,39 @@ impl KvsEngine for Obedient {
         Durability::Always
     }
 
-    fn read(&self, key: &[u8]) -> aryavarth::Result<(Option<Vec<u8>>, Position)> {
+    fn space(&self) -> u32 {
+        self.memory.space()
+    }
+
+    fn with_space(&self, space: u32) -> Self {
+        let memory = self.memory.with_space(space);
+        Self { memory, ..self.clone() }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.memory.now_ms()
+    }
+
+    fn keys(&self, range: &KeyRange, limit: usize) -> aryavarth::Result<KeyPage> {
+        self.memory.keys(range, limit)
+    }
+
+    fn count(&self) -> aryavarth::Result<(Count, Position)> {
+        self.memory.count()
+    }
+
+    fn watch(&self, key: &[u8]) -> aryavarth::Result<Watch> {
+        self.memory.watch(key)
+    }
+
+    fn find(&self, key: &[u8]) -> aryavarth::Result<(Option<Stored>, Position)> {
         assert!(key != b"panic", "the engine panics, as this test wants");
         let mut control = self.control.0.lock().unwrap();
         while key == b"gate" && !control.open {
             control = self.control.1.wait(control).unwrap();
         }
         let position = control.positions.get(key).copied().unwrap_or(0);
-        Ok((self.memory.read(key)?.0, Position(position)))
+        Ok((self.memory.find(key)?.0, Position(position)))
     }
 
     fn write(&self, batch: Batch) -> aryavarth::Result<(u64, Position)> {
@@ -213,7 +238,10 @@ impl KvsEngine for Obedient {
         keys: &[&[u8]],
         body: impl FnMut(&mut Transaction<'_>) -> aryavarth::Result<R>,
     ) -> aryavarth::Result<(R, Position)> {
-        self.memory.commit(keys, body)
+        let (result, _) = self.memory.commit(keys, body)?;
+        let mut control = self.control.0.lock().unwrap();
+        control.written += 10;
+        Ok((result, Position(control.written)))
     }
 
     fn scan(&self, range: &KeyRange, limit: usize) -> aryavarth::Result<Page> {

@@ -7,8 +7,8 @@ use std::task::{Poll, Waker};
 use std::thread;
 
 use aryavarth::{
-    Batch, Durability, KeyRange, KvsEngine, MemoryEngine, Page, Position, Result, Stats,
-    Transaction,
+    Batch, Count, Durability, KeyPage, KeyRange, KvsEngine, MemoryEngine, Page, Position, Result,
+    Stats, Stored, Transaction, Watch,
 };
 use aryavarth_server::Limits;
 
@@ -44,18 +44,43 @@ impl KvsEngine for Witness {
         Durability::Always
     }
 
-    fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)> {
-        self.note("read");
-        self.memory.read(key)
+    fn space(&self) -> u32 {
+        self.memory.space()
     }
 
-    fn read_now(&self, key: &[u8]) -> Result<Option<(Option<Vec<u8>>, Position)>> {
+    fn with_space(&self, space: u32) -> Self {
+        let memory = self.memory.with_space(space);
+        Self { memory, ..self.clone() }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.memory.now_ms()
+    }
+
+    fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {
+        self.memory.keys(range, limit)
+    }
+
+    fn count(&self) -> Result<(Count, Position)> {
+        self.memory.count()
+    }
+
+    fn watch(&self, key: &[u8]) -> Result<Watch> {
+        self.memory.watch(key)
+    }
+
+    fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {
+        self.note("read");
+        self.memory.find(key)
+    }
+
+    fn find_now(&self, key: &[u8]) -> Result<Option<(Option<Stored>, Position)>> {
         assert!(key != b"panic", "the engine panics, as this test wants");
         if key.starts_with(b"cold") {
             return Ok(None);
         }
         self.note("read now");
-        self.memory.read_now(key)
+        self.memory.find_now(key)
     }
 
     fn write(&self, batch: Batch) -> Result<(u64, Position)> {

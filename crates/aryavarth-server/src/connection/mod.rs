@@ -16,28 +16,33 @@
 //! - After the last reply the connection is closed so that the reply is not lost: the write side
 //!   first, then what still arrives is thrown away for a while.
 
+mod gate;
+mod job;
+
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::{pending, poll_fn};
 use std::io;
 use std::ops::ControlFlow;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use aryavarth::{KvsEngine, Position};
-use aryavarth_protocol::{Event, Request, Response, Session};
+use aryavarth::KvsEngine;
+use aryavarth_protocol::{Event, Reply, Request, Session};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::budget::Share;
+use crate::clients::{Client, Feed, Line};
+use crate::commands::{self, Connected, Then};
 use crate::counters::count;
-use crate::execute::{self, Answer, Call, Done};
+use crate::execute::{self, Answer, Call, Done, Said};
 use crate::server::Shared;
 use crate::thread_pool::ThreadPool;
+use gate::Gates;
+use job::{Job, poll_job};
 
 /// The most calls of one job. More gain nothing, and fewer let others have their turn.
 const BATCH_CALLS_MAX: usize = 256;
@@ -49,8 +54,6 @@ const READ_BYTES_MIN: usize = 16 << 10;
 const READ_BYTES_MAX: usize = 1 << 20;
 /// Input that a connection may have waiting without taking it from the common budget, in bytes.
 const FREE_BYTES: usize = 16 << 10;
-
-type Job = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// Whose move it is, and so which deadline runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +73,13 @@ pub(crate) struct Connection<E: KvsEngine, P: ThreadPool> {
     stream: TcpStream,
     stop: watch::Receiver<bool>,
     session: Session,
+    gates: Gates,
+    /// What the commands know of the connection; away while a job runs.
+    connected: Option<Box<Connected>>,
+    /// What others know of the connection.
+    client: Client,
+    /// The commands of all others, if the client asked to see them.
+    feed: Option<Feed>,
     /// Calls that were decoded and not run.
     calls: VecDeque<Call>,
     job: Option<Job>,
@@ -88,12 +98,16 @@ pub(crate) struct Connection<E: KvsEngine, P: ThreadPool> {
 
 /// What a connection's task was woken by.
 enum Woken {
-    Job(Done),
+    Job(Done, Box<Connected>),
     Released,
     CanSend,
     CanRead,
     Late,
     Stop,
+    /// The next of the commands that the client asked to see; none if it did not keep up.
+    Shown(Option<Arc<Line>>),
+    /// Somebody wants the connection closed.
+    Killed,
 }
 
 impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
@@ -102,13 +116,20 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         stream: TcpStream,
         stop: watch::Receiver<bool>,
         input_share: Share,
+        connected: Connected,
     ) -> Self {
-        let session = Session::new(shared.limits.session);
+        let has_password = !connected.settings.authenticated;
+        let mut session = Session::new(shared.limits.session).with_json(!has_password);
+        session.set_authenticated(!has_password);
         Connection {
             shared,
             stream,
             stop,
             session,
+            gates: Gates::default(),
+            client: connected.entry.clone(),
+            feed: None,
+            connected: Some(Box::new(connected)),
             calls: VecDeque::new(),
             job: None,
             input_share,
@@ -136,7 +157,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             }
             self.set_deadline();
             match self.wait().await {
-                Woken::Job(done) => self.finish_job(done),
+                Woken::Job(done, connected) => self.finish_job(done, connected),
                 Woken::Released | Woken::CanSend => {}
                 Woken::CanRead => self.read()?,
                 Woken::Late => {
@@ -145,6 +166,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                     }
                 }
                 Woken::Stop => self.stop()?,
+                Woken::Shown(Some(line)) => self.show(&line),
+                Woken::Shown(None) | Woken::Killed => return Ok(()),
             }
         }
         self.close().await
@@ -152,20 +175,23 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
 
     async fn wait(&mut self) -> Woken {
         // With no job and room for replies, everything that has arrived was looked at.
-        let Connection { shared, stream, stop, session, job, .. } = self;
-        let can_read = !self.input_over
-            && job.is_none()
-            && session.output_bytes() < shared.limits.output_bytes_max;
+        let Connection { shared, stream, stop, session, gates, job, client, feed, .. } = self;
+        let has_room = session.output_bytes() < shared.limits.output_bytes_max;
+        let can_read = !self.input_over && job.is_none() && has_room;
+        let can_show = !self.input_over && feed.is_some() && has_room;
         let must_send = !session.output().is_empty();
-        let must_release = session.awaited_position().is_some();
+        let must_release = gates.is_waiting();
         let deadline = self.deadline;
         tokio::select! {
             biased;
-            done = poll_fn(|context| poll_job(job, context)), if job.is_some() => Woken::Job(done),
-            () = poll_fn(|context| poll_release(&shared.engine, session, context)), if must_release
+            done = poll_fn(|context| poll_job(job, context)), if job.is_some()
+                => Woken::Job(done.0, done.1),
+            () = poll_fn(|context| gates.poll(&shared.engine, session, context)), if must_release
                 => Woken::Released,
             _ = stream.writable(), if must_send => Woken::CanSend,
             _ = stream.readable(), if can_read => Woken::CanRead,
+            line = next_line(feed), if can_show => Woken::Shown(line),
+            () = client.killed() => Woken::Killed,
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some()
                 => Woken::Late,
             () = stopped(stop), if !self.input_over => Woken::Stop,
@@ -218,8 +244,12 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                         break;
                     }
                 }
-                Some(Event::Command(_)) => {
-                    self.calls.push_back(Call::Refused("unknown command".to_owned()));
+                Some(Event::Command(command)) => {
+                    self.calls.push_back(Call::Command(command));
+                    // A password changes how what follows is read.
+                    if self.connected.as_ref().is_some_and(|c| !c.settings.authenticated) {
+                        break;
+                    }
                 }
                 Some(Event::Invalid(message)) => {
                     count(&counters.requests_invalid, 1);
@@ -242,39 +272,39 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
 
     /// Answers the calls that cannot block, up to the first that can. Returns how many.
     fn answer_now(&mut self) -> usize {
-        let Shared { engine, limits, counters, .. } = &*self.shared;
-        let answers = execute::run_now(engine, &mut self.calls, limits, counters);
-        self.take_answers(&answers);
-        answers.len()
+        let Some(connected) = self.connected.as_deref_mut() else { return 0 };
+        let calls = std::mem::take(&mut self.calls);
+        let Done { answers, rest, then } = execute::run(&self.shared, connected, calls, false);
+        let answered = answers.len();
+        self.calls = rest;
+        self.take_answers(answers, then);
+        answered
+    }
+
+    /// Whether the first of the calls has to wait until somebody lets the clients go on.
+    fn is_paused(&self) -> bool {
+        match (self.calls.front(), &self.connected) {
+            (Some(Call::Command(command)), Some(connected)) => {
+                commands::is_paused(&*self.shared, connected, command)
+            }
+            _ => false,
+        }
     }
 
     fn start_job(&mut self) {
+        if self.is_paused() {
+            let Some(connected) = self.connected.take() else { return };
+            let calls = std::mem::take(&mut self.calls);
+            self.job = Some(job::pause(Arc::clone(&self.shared), calls, connected));
+            return;
+        }
         let Some(permit) = self.shared.jobs.take(1) else {
             self.refuse_calls();
             return;
         };
+        let Some(connected) = self.connected.take() else { return };
         let calls = std::mem::take(&mut self.calls);
-        let owed = calls.len();
-        let shared = Arc::clone(&self.shared);
-        // A compaction takes long. One at a time keeps the pool free for everybody else; its turn
-        // ends with the job, also if the client has gone by then.
-        let compacts = matches!(calls.back(), Some(Call::Request(Request::Compact {})));
-        self.job = Some(Box::pin(async move {
-            let compaction = Arc::clone(&shared.compaction);
-            let turn = if compacts { Some(compaction.lock_owned().await) } else { None };
-            let (sender, receiver) = oneshot::channel();
-            let pool_side = Arc::clone(&shared);
-            shared.pool.spawn(move || {
-                let Shared { engine, limits, counters, .. } = &*pool_side;
-                let done = execute::run(engine, calls, limits, counters);
-                // Before the answer: once all are answered the server may go, and its engine and
-                // pool must not end here, behind its back.
-                drop((permit, turn, pool_side));
-                // A client that has gone does not want its answers.
-                drop(sender.send(done));
-            });
-            receiver.await.unwrap_or_else(|_lost| lost(owed))
-        }));
+        self.job = Some(job::run(Arc::clone(&self.shared), permit, calls, connected));
     }
 
     /// Answers every call that was to run with the error that there are too many.
@@ -283,7 +313,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         for call in self.calls.drain(..) {
             let message = match call {
                 Call::Refused(message) => message,
-                Call::Request(_) => {
+                Call::Request(_) | Call::Command(_) => {
                     count(&self.shared.counters.requests_busy, 1);
                     format!("busy: {jobs} jobs are waiting already; nothing was done, try again")
                 }
@@ -293,23 +323,77 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         self.job_bytes = 0;
     }
 
-    fn finish_job(&mut self, done: Done) {
+    fn finish_job(&mut self, done: Done, connected: Box<Connected>) {
         self.job = None;
+        self.connected = Some(connected);
         self.calls = done.rest;
-        self.take_answers(&done.answers);
+        self.take_answers(done.answers, done.then);
     }
 
-    fn take_answers(&mut self, answers: &[Answer]) {
-        for (response, position) in answers {
-            match response {
-                Response::Err(message) => self.session.reply_error(message, position.0),
-                response => self.session.reply(response, position.0),
+    /// Queues answers, and does what comes after the last of them.
+    fn take_answers(&mut self, mut answers: Vec<Answer>, then: Then) {
+        let last = if then == Then::GoOn { None } else { answers.pop() };
+        for answer in answers {
+            self.queue(answer);
+        }
+        if let Some(last) = last {
+            self.follow(last, then);
+        }
+        if let Some(connected) = &self.connected {
+            self.session.set_authenticated(connected.settings.authenticated);
+            if connected.settings.monitors != self.feed.is_some() {
+                let clients = &self.shared.clients;
+                self.feed = connected.settings.monitors.then(|| clients.watch_commands());
             }
         }
         if self.calls.is_empty() {
             self.job_bytes = 0;
         }
         self.input_share.resize(self.counted_bytes().min(self.input_share.amount()));
+    }
+
+    /// Queues an answer behind all others.
+    fn queue(&mut self, Answer { said, position, level }: Answer) {
+        let ticket = self.gates.ticket(position, level);
+        match said {
+            Said::Json(response) => self.session.reply(&response, ticket),
+            Said::Error(message) => self.session.reply_error(&message, ticket),
+            Said::Resp(reply, version) => {
+                self.session.set_resp_version(version);
+                self.session.reply_resp(&reply, ticket);
+            }
+            Said::Nothing => self.session.reply_nothing(ticket),
+        }
+    }
+
+    /// Shows the client a command of somebody else.
+    fn show(&mut self, line: &Line) {
+        let level = self.shared.engine.durability();
+        let ticket = self.gates.ticket(line.position, level);
+        self.session.reply_resp(&Reply::Simple(line.text.clone().into()), ticket);
+    }
+
+    /// Queues an answer and does what comes after it.
+    fn follow(&mut self, answer: Answer, then: Then) {
+        match then {
+            Then::GoOn => self.queue(answer),
+            Then::Close => {
+                self.queue(answer);
+                self.calls.clear();
+                self.input_over = true;
+                self.linger = true;
+            }
+            Then::Shutdown => {
+                self.calls.clear();
+                self.shared.stop.send_replace(true);
+            }
+            Then::Sleep(_) | Then::WaitForDisk(_) => {
+                let Some(connected) = self.connected.take() else { return };
+                let calls = std::mem::take(&mut self.calls);
+                let shared = Arc::clone(&self.shared);
+                self.job = Some(job::hold(shared, answer, then, calls, connected));
+            }
+        }
     }
 
     /// Sends what may be sent, as far as the socket takes it.
@@ -435,11 +519,13 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         } else if self.session.is_partial() {
             (Phase::Arriving, Some(limits.request_arrival))
         } else {
-            (Phase::Idle, limits.idle)
+            (Phase::Idle, self.shared.settings.idle())
         };
         if phase != self.phase {
             if phase == Phase::Idle {
                 self.session.trim();
+                self.gates.trim();
+                self.calls.shrink_to_fit();
             }
             self.phase = phase;
             self.deadline = allowed.map(|allowed| Instant::now() + allowed);
@@ -479,35 +565,10 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     drop(stop.wait_for(|stopped| *stopped).await);
 }
 
-fn poll_job(job: &mut Option<Job>, context: &mut Context<'_>) -> Poll<Done> {
-    match job {
-        Some(job) => job.as_mut().poll(context),
-        None => Poll::Pending,
+/// The next command of somebody else; never, if the client did not ask to see them.
+async fn next_line(feed: &mut Option<Feed>) -> Option<Arc<Line>> {
+    match feed {
+        Some(feed) => feed.next().await,
+        None => pending().await,
     }
-}
-
-/// Lets replies go as far as the log is durable; ready when at least one went.
-fn poll_release<E: KvsEngine>(
-    engine: &E,
-    session: &mut Session,
-    context: &mut Context<'_>,
-) -> Poll<()> {
-    let level = engine.durability();
-    let mut released = Poll::Pending;
-    while let Some(position) = session.awaited_position() {
-        match engine.on_reached(Position(position), level, context.waker()) {
-            Poll::Ready(Ok(())) => session.release(position),
-            Poll::Ready(Err(error)) => session.fail_awaited(&error.to_string()),
-            Poll::Pending => return released,
-        }
-        released = Poll::Ready(());
-    }
-    released
-}
-
-/// The answers of a job that the pool lost.
-fn lost(owed: usize) -> Done {
-    let message = "internal error: the thread pool lost the request; its outcome is unknown";
-    let answer = || (Response::Err(message.to_owned()), Position::ZERO);
-    Done { answers: std::iter::repeat_with(answer).take(owed).collect(), rest: VecDeque::new() }
 }

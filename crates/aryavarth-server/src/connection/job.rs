@@ -1,0 +1,134 @@
+//! What a connection waits for while nothing else of it runs: calls on the pool, or a reply that
+//! comes later.
+
+use std::collections::VecDeque;
+use std::future::{Future, pending, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use aryavarth::{Durability, KvsEngine, Position};
+use aryavarth_protocol::{Reply, Request};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+use crate::budget::Share;
+use crate::commands::{Connected, Then};
+use crate::execute::{self, Answer, Call, Done, Said};
+use crate::server::Shared;
+use crate::thread_pool::ThreadPool;
+
+/// Ends with answers, and with what the commands know of the connection.
+pub(super) type Job = Pin<Box<dyn Future<Output = (Done, Box<Connected>)> + Send>>;
+
+/// Runs calls on the pool.
+pub(super) fn run<E: KvsEngine, P: ThreadPool>(
+    shared: Arc<Shared<E, P>>,
+    permit: Share,
+    calls: VecDeque<Call>,
+    mut connected: Box<Connected>,
+) -> Job {
+    let owed = calls.len();
+    let level = shared.engine.durability();
+    // A compaction takes long. One at a time keeps the pool free for everybody else; its turn
+    // ends with the job, also if the client has gone by then.
+    let compacts = matches!(calls.back(), Some(Call::Request(Request::Compact {})));
+    Box::pin(async move {
+        let compaction = Arc::clone(&shared.compaction);
+        let turn = if compacts { Some(compaction.lock_owned().await) } else { None };
+        let (sender, receiver) = oneshot::channel();
+        let pool_side = Arc::clone(&shared);
+        let spare = connected.renewed();
+        shared.pool.spawn(move || {
+            let done = execute::run(&pool_side, &mut connected, calls, true);
+            // Before the answer: once all are answered the server may go, and its engine and
+            // pool must not end here, behind its back.
+            drop((permit, turn, pool_side));
+            // A client that has gone does not want its answers.
+            drop(sender.send((done, connected)));
+        });
+        receiver.await.unwrap_or_else(|_lost| (lost(owed, level), Box::new(spare)))
+    })
+}
+
+/// The answers of a job that the pool lost.
+fn lost(owed: usize, level: Durability) -> Done {
+    let message = "internal error: the thread pool lost the request; its outcome is unknown";
+    let answer =
+        || Answer { said: Said::Error(message.to_owned()), position: Position::ZERO, level };
+    Done {
+        answers: std::iter::repeat_with(answer).take(owed).collect(),
+        rest: VecDeque::new(),
+        then: Then::GoOn,
+    }
+}
+
+/// Keeps calls back while the clients are paused, if the first of them is concerned.
+pub(super) fn pause<E: KvsEngine, P: ThreadPool>(
+    shared: Arc<Shared<E, P>>,
+    rest: VecDeque<Call>,
+    connected: Box<Connected>,
+) -> Job {
+    Box::pin(async move {
+        shared.clients.pause_changed().await;
+        (Done { answers: Vec::new(), rest, then: Then::GoOn }, connected)
+    })
+}
+
+/// Keeps an answer back as `then` says; the calls after it come later.
+pub(super) fn hold<E: KvsEngine, P: ThreadPool>(
+    shared: Arc<Shared<E, P>>,
+    mut answer: Answer,
+    then: Then,
+    rest: VecDeque<Call>,
+    connected: Box<Connected>,
+) -> Job {
+    Box::pin(async move {
+        match then {
+            Then::GoOn | Then::Close | Then::Shutdown => {}
+            Then::Sleep(time) => sleep(time).await,
+            Then::WaitForDisk(time) => {
+                let nothing = Reply::Array(vec![Reply::Integer(0), Reply::Integer(0)]);
+                answer.said = tokio::select! {
+                    biased;
+                    reached = on_disk(&shared.engine, answer.position) => match reached {
+                        Ok(()) => answer.said,
+                        Err(error) => {
+                            Said::Resp(Reply::error(format!("MISCONF {error}")), version(&answer.said))
+                        }
+                    },
+                    () = rest_of(time) => Said::Resp(nothing, version(&answer.said)),
+                };
+            }
+        }
+        (Done { answers: vec![answer], rest, then: Then::GoOn }, connected)
+    })
+}
+
+/// The version of the protocol that something is said in.
+fn version(said: &Said) -> u8 {
+    if let Said::Resp(_, version) = said { *version } else { 2 }
+}
+
+async fn on_disk<E: KvsEngine>(engine: &E, position: Position) -> aryavarth::Result<()> {
+    poll_fn(|context| engine.on_reached(position, Durability::Always, context.waker())).await
+}
+
+/// Returns after `time`, or never.
+async fn rest_of(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
+        None => pending().await,
+    }
+}
+
+pub(super) fn poll_job(
+    job: &mut Option<Job>,
+    context: &mut Context<'_>,
+) -> Poll<(Done, Box<Connected>)> {
+    match job {
+        Some(job) => job.as_mut().poll(context),
+        None => Poll::Pending,
+    }
+}

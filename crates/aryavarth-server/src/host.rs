@@ -1,0 +1,88 @@
+//! The server as commands see it.
+
+use std::sync::Arc;
+
+use aryavarth::{Count, Durability, KvsEngine, Position, Result, Stats};
+
+use crate::clients::Clients;
+use crate::commands::{Cursors, Host};
+use crate::counters::Counters;
+use crate::limits::Limits;
+use crate::server::Shared;
+use crate::settings::ServerSettings;
+use crate::thread_pool::ThreadPool;
+
+impl<E: KvsEngine, P: ThreadPool> Host for Shared<E, P> {
+    fn engine_name(&self) -> &'static str {
+        self.engine.name()
+    }
+
+    fn stats(&self) -> Stats {
+        self.engine.stats()
+    }
+
+    fn count(&self, space: u32) -> Result<Count> {
+        self.engine.with_space(space).count().map(|(count, _)| count)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.engine.now_ms()
+    }
+
+    fn compact(&self) -> bool {
+        let Ok(turn) = Arc::clone(&self.compaction).try_lock_owned() else {
+            return false;
+        };
+        let engine = self.engine.clone();
+        self.pool.spawn(move || {
+            // What keeps it from compacting is in the statistics; nobody waits for this one.
+            drop(engine.compact());
+            drop(turn);
+        });
+        true
+    }
+
+    fn is_compacting(&self) -> bool {
+        self.compaction.try_lock().is_err()
+    }
+
+    fn sync_soon(&self) {
+        let engine = self.engine.clone();
+        let settings = Arc::clone(&self.settings);
+        self.pool.spawn(move || {
+            // A failed sync is heard of by every write from then on.
+            if sync(&engine).is_ok() {
+                settings.saved();
+            }
+        });
+    }
+
+    fn sync(&self) -> Result<()> {
+        sync(&self.engine)
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters.read()
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn settings(&self) -> &ServerSettings {
+        &self.settings
+    }
+
+    fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    fn cursors(&self) -> &Cursors {
+        &self.cursors
+    }
+}
+
+/// Returns when everything that was written is on disk.
+fn sync<E: KvsEngine>(engine: &E) -> Result<()> {
+    engine.wait(Position(engine.stats().written_position), Durability::Always)
+}
