@@ -83,6 +83,7 @@ fn pexpireat(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
 }
 
 /// On which deadlines a new one is set.
+#[expect(clippy::struct_excessive_bools, reason = "each is a word that stands or does not")]
 #[derive(Clone, Copy, Debug, Default)]
 struct Conditions {
     absent: bool,

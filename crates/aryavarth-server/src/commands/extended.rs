@@ -44,11 +44,7 @@ impl Extended {
         if text.is_empty() || text.len() > TEXT_BYTES_MAX {
             return None;
         }
-        let (is_negative, rest) = match text {
-            [b'-', rest @ ..] => (true, rest),
-            [b'+', rest @ ..] => (false, rest),
-            rest => (false, rest),
-        };
+        let (is_negative, rest) = split_sign(text);
         let is_word = |word: &str| rest.eq_ignore_ascii_case(word.as_bytes());
         let value = if is_word("inf") || is_word("infinity") {
             Value::Infinite
@@ -77,16 +73,17 @@ impl Extended {
         if b == 0 {
             return self;
         }
-        let is_less = (of_a, a).cmp(&(of_b, b)) == Ordering::Less;
-        let (great, small) = if is_less { (other, self) } else { (self, other) };
-        let ((a, of_a), (b, of_b)) =
-            if is_less { ((b, of_b), (a, of_a)) } else { ((a, of_a), (b, of_b)) };
+        let ((great, a, of_a), (small, b, of_b)) = if (of_a, a) < (of_b, b) {
+            ((other, b, of_b), (self, a, of_a))
+        } else {
+            ((self, a, of_a), (other, b, of_b))
+        };
         // 62 bits below the greater one, and in the last of them whether there is anything lower.
         let (a, b) = (u128::from(a) << 62, u128::from(b) << 62);
         let shift = u32::try_from(of_a - of_b).unwrap_or(u32::MAX);
-        let rest =
-            u128::from(b.checked_shr(shift).unwrap_or(0).checked_shl(shift).unwrap_or(0) != b);
-        let b = b.checked_shr(shift).unwrap_or(0) | rest;
+        let kept = b.checked_shr(shift).unwrap_or(0);
+        let is_cut = kept.checked_shl(shift).unwrap_or(0) != b;
+        let b = kept | u128::from(is_cut);
         let sum = if great.is_negative == small.is_negative { a + b } else { a - b };
         let is_negative = great.is_negative && sum != 0;
         Extended { is_negative, value: round(sum, of_a - 62, false) }
@@ -113,6 +110,14 @@ impl Extended {
             text.insert(0, '-');
         }
         Some(text.into_bytes())
+    }
+}
+
+/// Whether a text has a minus sign, and what stands after its sign.
+fn split_sign(text: &[u8]) -> (bool, &[u8]) {
+    match text {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] | rest => (false, rest),
     }
 }
 
@@ -165,11 +170,7 @@ fn parse_digits(text: &[u8], base: u32) -> Option<Value> {
 
 /// Reads an exponent; one that is far beyond any number is cut.
 fn parse_power(text: &[u8]) -> Option<i64> {
-    let (is_negative, digits) = match text {
-        [b'-', digits @ ..] => (true, digits),
-        [b'+', digits @ ..] => (false, digits),
-        digits => (false, digits),
-    };
+    let (is_negative, digits) = split_sign(text);
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -249,4 +250,53 @@ fn whole(mantissa: u64, exponent: i64) -> String {
     let first = groups.pop().unwrap_or(0);
     let rest = groups.iter().rev().map(|group| format!("{group:09}"));
     std::iter::once(first.to_string()).chain(rest).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What INCRBYFLOAT makes of two texts.
+    fn sum(a: &str, b: &str) -> String {
+        let Some((a, b)) = Extended::parse(a.as_bytes()).zip(Extended::parse(b.as_bytes())) else {
+            return "-ERR value is not a valid float".to_owned();
+        };
+        a.plus(b).to_decimal().map_or_else(
+            || "-ERR increment would produce NaN or Infinity".to_owned(),
+            |text| String::from_utf8(text).expect("digits are text"),
+        )
+    }
+
+    #[test]
+    fn sums_are_those_of_a_long_double_to_the_last_digit() {
+        // Redis 7.0 on x86 gave these, and 20,000 sums of random texts like them.
+        for (a, b, wanted) in [
+            ("0.1", "0.2", "0.3"),
+            ("3.0e3", "200", "3200"),
+            ("7", "17414.33", "17421.33000000000000007"),
+            ("3198296572", "-0.0682889093", "3198296571.93171109072864056"),
+            ("2.90", "-0.00000000611148936", "2.89999999388851064"),
+            ("-.94019953055203409305652941307", ".61682", "-0.32337953055203409"),
+            ("93557", "6e61", "60000000000000000001704651124238535052060315309143859574865920"),
+            ("42656515055613044516691564", "+0423", "42656515055613044517240832"),
+            ("0", "5e17", "500000000000000000"),
+            ("0x1.8p1", ".5", "3.5"),
+            ("-0", "-0.0", "0"),
+            ("0", "-1e-30", "0"),
+            ("1e-4940", "0", "0"),
+            ("0e99999", "1.", "1"),
+        ] {
+            assert_eq!(sum(a, b), wanted, "{a} + {b}");
+            assert_eq!(sum(b, a), wanted, "{b} + {a}");
+        }
+        assert_eq!(sum("9e4931", "0").len(), 4932);
+        for (a, b) in [("9e4931", "9e4931"), ("inf", "1"), ("inf", "-INFINITY")] {
+            assert_eq!(sum(a, b), "-ERR increment would produce NaN or Infinity");
+        }
+        for text in ["", " 1", "1 ", "nan", "1e", "1e+", ".", "+", "0x", "1e5000", "1e-5000", "1_0"]
+        {
+            assert_eq!(sum("1", text), "-ERR value is not a valid float", "{text:?}");
+        }
+        assert_eq!(Extended::parse(&[b'1'; TEXT_BYTES_MAX + 1]), None);
+    }
 }

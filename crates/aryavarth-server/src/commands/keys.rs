@@ -11,10 +11,9 @@ use aryavarth::{KeyRange, Transaction};
 use aryavarth_protocol::Reply;
 
 use super::args::{Args, DATABASES, parse_integer};
-use super::failure::{Failure, NO_SUCH_KEY, NOT_AN_INTEGER, SYNTAX, refused};
+use super::failure::{Failure, NO_SUCH_KEY, SYNTAX, refused};
 use super::read::Read;
 use super::spec::{Flags, Outcome, Run, Spec};
-use super::strings::length;
 
 const FAST_READ: Flags = Flags::READONLY.and(Flags::FAST);
 const FAST_WRITE: Flags = Flags::WRITE.and(Flags::FAST);
@@ -281,14 +280,24 @@ fn randomkey(keys: &mut dyn Read, _args: &Args<'_>) -> Outcome {
     loop {
         let range = KeyRange::prefix(&prefix);
         let few = keys.keys(&range, FAIR_KEYS + 1)?;
-        let Some(first) = few.first() else { return Ok(Reply::Null) };
+        let Some(first) = few.first() else {
+            if prefix.is_empty() {
+                return Ok(Reply::Null);
+            }
+            // They were removed meanwhile.
+            prefix.clear();
+            continue;
+        };
         if few.len() <= FAIR_KEYS {
             let place = below(&die, &prefix, few.len());
             return Ok(Reply::bulk(few[place].clone()));
         }
         let last = keys.keys(&range.clone().reversed(), 1)?.pop().unwrap_or_default();
         let shared = first.iter().zip(&last).take_while(|(a, b)| a == b).count();
-        // A key that is the beginning of all others is one of few only further up.
+        // A key that is the beginning of all the others is not reached further down.
+        if first.len() == shared && below(&die, &prefix, FAIR_KEYS) == 0 {
+            return Ok(Reply::bulk(first.clone()));
+        }
         let low = first.get(shared).copied().unwrap_or(0);
         let high = last.get(shared).copied().unwrap_or(u8::MAX);
         prefix = last[..shared].to_vec();
@@ -353,6 +362,7 @@ fn object_number(keys: &mut dyn Read, args: &Args<'_>, number: i64) -> Outcome {
     Ok(found.map_or(Reply::Null, |_| Reply::Integer(number)))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it stands in the table, beside those that can fail")]
 fn object_help(_keys: &mut dyn Read, _args: &Args<'_>) -> Outcome {
     let lines = OBJECT.iter().flat_map(|spec| {
         let name = format!("{} {}", spec.name.to_ascii_uppercase(), spec.usage);

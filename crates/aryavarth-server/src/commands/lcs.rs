@@ -155,7 +155,8 @@ mod tests {
             (0..40)
                 .map_while(|_| {
                     random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    ((random >> 33) % 30 > 0).then_some(b"abc"[(random >> 40) as usize % 3])
+                    (!(random >> 33).is_multiple_of(30))
+                        .then_some(b"abc"[(random >> 40) as usize % 3])
                 })
                 .collect::<Vec<u8>>()
         };

@@ -62,12 +62,16 @@ impl Default for Cursors {
     fn default() -> Self {
         // Not the same numbers after a restart, or a scan would go on somewhere else; and small
         // enough for clients whose numbers are 64-bit floats.
-        let first = (RandomState::new().hash_one(0) >> 16) + 1;
-        Cursors(Mutex::new(Kept { first, places: VecDeque::new(), bytes: 0 }))
+        Cursors::starting_at((RandomState::new().hash_one(0) >> 16) + 1)
     }
 }
 
 impl Cursors {
+    /// A table whose cursors are numbered from `first` on.
+    pub(super) fn starting_at(first: u64) -> Self {
+        Cursors(Mutex::new(Kept { first, places: VecDeque::new(), bytes: 0 }))
+    }
+
     /// A cursor for what comes after `key`.
     fn keep(&self, space: u32, key: Vec<u8>) -> u64 {
         let mut kept = self.lock();
@@ -188,5 +192,36 @@ fn keys(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
             Some(next) => range = next,
             None => return Ok(Reply::Array(found)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_are_bounded_and_the_oldest_go_first() {
+        let cursors = Cursors::starting_at(1);
+        for number in 1..=CURSORS_MAX as u64 {
+            assert_eq!(cursors.keep(0, number.to_string().into_bytes()), number);
+        }
+        assert_eq!(cursors.find(0, 1), Some(b"1".to_vec()));
+        assert_eq!(cursors.find(1, 1), None, "it is of another database");
+        cursors.keep(0, b"one more".to_vec());
+        assert_eq!(cursors.find(0, 1), None);
+        assert_eq!(cursors.find(0, 2), Some(b"2".to_vec()));
+
+        let long = vec![b'x'; CURSOR_BYTES_MAX / 4];
+        let last = (0..8).map(|_| cursors.keep(0, long.clone())).last().expect("there are eight");
+        assert_eq!(cursors.find(0, last), Some(long));
+        assert_eq!(cursors.find(0, last - 4), None);
+        assert_eq!(cursors.find(0, last + 1), None);
+    }
+
+    #[test]
+    fn cursors_do_not_mean_the_same_in_another_run() {
+        let cursor = Cursors::default().keep(0, b"k".to_vec());
+        assert_eq!(Cursors::default().find(0, cursor), None);
+        assert!(cursor < 1 << 53, "a client may keep it in a float");
     }
 }

@@ -1,1 +1,303 @@
-//! soon
+//! The commands, told by the scripts in `tests/scripts`, over an engine in memory whose clock only
+//! moves when a script says so; and docs/commands.md, which is made from their table.
+//!
+//! A script's line is a command as a client sends it, and below it stands the reply as it goes over
+//! the wire: in RESP2, and in RESP3 where that differs. A prefix names the connection. After a
+//! change that is meant, `UPDATE_GOLDENFILES=1 cargo test -p aryavarth-server commands` rewrites
+//! the scripts and the page; read the difference.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aryavarth::{Clock, Count, Durability, KvsEngine, MemoryEngine, Stats};
+use aryavarth_protocol::{Command, Reply, Session};
+use goldenscript::Argument;
+
+use super::spec::{Run, Spec};
+use super::{Connected, Cursors, Host, run, table};
+use crate::clients::Clients;
+use crate::counters::Counters;
+use crate::limits::Limits;
+use crate::settings::ServerSettings;
+
+#[derive(Debug, Default)]
+struct Hands(AtomicU64);
+
+impl Clock for Hands {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A server without sockets.
+struct Bare {
+    engine: MemoryEngine,
+    limits: Limits,
+    settings: ServerSettings,
+    clients: Clients,
+    cursors: Cursors,
+}
+
+impl Host for Bare {
+    fn engine_name(&self) -> &'static str {
+        self.engine.name()
+    }
+
+    fn stats(&self) -> Stats {
+        self.engine.stats()
+    }
+
+    fn count(&self, space: u32) -> aryavarth::Result<Count> {
+        Ok(self.engine.with_space(space).count()?.0)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.engine.now_ms()
+    }
+
+    fn compact(&self) -> bool {
+        false
+    }
+
+    fn is_compacting(&self) -> bool {
+        false
+    }
+
+    fn sync_soon(&self) {}
+
+    fn sync(&self) -> aryavarth::Result<()> {
+        Ok(())
+    }
+
+    fn counters(&self) -> Counters {
+        Counters::default()
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn settings(&self) -> &ServerSettings {
+        &self.settings
+    }
+
+    fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    fn cursors(&self) -> &Cursors {
+        &self.cursors
+    }
+}
+
+struct Runner {
+    clock: Arc<Hands>,
+    host: Bare,
+    connections: BTreeMap<String, Connected>,
+}
+
+impl Runner {
+    fn new() -> Self {
+        let clock = Arc::new(Hands(AtomicU64::new(1_000_000)));
+        let mut limits = Limits::default();
+        limits.session.value_bytes_max = 4096;
+        let address = ([127, 0, 0, 1], 1).into();
+        let settings = ServerSettings::new(address, String::new(), Durability::Always, &limits);
+        let host = Bare {
+            engine: MemoryEngine::with_clock(Arc::<Hands>::clone(&clock)),
+            limits,
+            settings,
+            clients: Clients::default(),
+            cursors: Cursors::starting_at(1),
+        };
+        Runner { clock, host, connections: BTreeMap::new() }
+    }
+
+    /// What a connection hears of a command.
+    fn call(&mut self, connection: &str, args: &[String]) -> Reply {
+        let host = &self.host;
+        let connected = self.connections.entry(connection.to_owned()).or_insert_with(|| {
+            let peer = ([127, 0, 0, 1], 1).into();
+            Connected::new(host.clients.enter(peer, peer), true, Durability::Always)
+        });
+        let command = Command::from_args(args);
+        let answer = run(&host.engine, host, connected, &command, true).expect("it may block");
+        answer.reply.expect("the client wants replies")
+    }
+}
+
+/// A reply as it goes over the wire, each of its lines indented and by itself.
+fn on_the_wire(reply: &Reply, version: u8) -> String {
+    let mut session = Session::new(aryavarth_protocol::Limits::default());
+    session.feed(b"*1\r\n$4\r\nPING\r\n");
+    session.next_event().expect("a command is complete");
+    session.set_resp_version(version);
+    session.reply_resp(reply, 0);
+    let text = session.output().escape_ascii().to_string();
+    text.trim_end_matches("\\r\\n").replace("\\r\\n", " ")
+}
+
+impl goldenscript::Runner for Runner {
+    type Command = goldenscript::Command;
+
+    fn run(
+        &mut self,
+        command: &goldenscript::Command,
+        context: &goldenscript::Context,
+    ) -> Result<String, Box<dyn Error>> {
+        let rest = command.args.iter().map(|arg| match arg {
+            Argument::KeyValue(key, value) => format!("{key}={value}"),
+            Argument::Positional(text) => text.clone(),
+            _ => unreachable!("there are only these"),
+        });
+        let args: Vec<String> = std::iter::once(command.name.clone()).chain(rest).collect();
+        if args[0] == "pass-ms" {
+            let passed = args[1].parse()?;
+            self.clock.0.fetch_add(passed, Ordering::Relaxed);
+            return Ok(String::new());
+        }
+        let connection = context.prefix.clone().unwrap_or_default();
+        let reply = self.call(&connection, &args);
+        let mut output = on_the_wire(&reply, 2);
+        let in_3 = on_the_wire(&reply, 3);
+        if in_3 != output {
+            write!(output, "\nRESP3: {in_3}")?;
+        }
+        Ok(output)
+    }
+}
+
+#[test]
+fn scripts() {
+    let mut paths: Vec<_> = std::fs::read_dir("tests/scripts")
+        .expect("the scripts are in this folder")
+        .map(|entry| entry.expect("the folder can be read").path())
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty());
+    for path in paths {
+        goldenscript::run(&mut Runner::new(), &path)
+            .unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    }
+}
+
+/// The texts of an array of bulks.
+fn texts(reply: &Reply) -> Vec<String> {
+    let Reply::Array(items) = reply else { panic!("{reply:?} is no array") };
+    let text = |item: &Reply| match item {
+        Reply::Bulk(bytes) => String::from_utf8(bytes.clone()).expect("it is text"),
+        other => panic!("{other:?} is no text"),
+    };
+    items.iter().map(text).collect()
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split(' ').map(str::to_owned).collect()
+}
+
+#[test]
+fn a_scan_returns_what_is_there_all_the_time_exactly_once() {
+    let mut runner = Runner::new();
+    for number in 0..1000 {
+        runner.call("", &words(&format!("SET stays:{number} v")));
+    }
+    let mut seen = Vec::new();
+    let mut cursor = "0".to_owned();
+    for round in 0.. {
+        // Others come and go meanwhile.
+        runner.call("b", &words(&format!("SET comes:{round} v")));
+        runner.call("b", &words(&format!("SET zcomes:{round} v")));
+        runner.call("b", &words(&format!("DEL comes:{}", round / 2)));
+        let reply = runner.call("", &words(&format!("SCAN {cursor} COUNT 7")));
+        let Reply::Array(parts) = &reply else { panic!("{reply:?}") };
+        seen.extend(texts(&parts[1]).into_iter().filter(|key| key.starts_with("stays:")));
+        cursor = texts(&Reply::Array(parts[..1].to_vec())).remove(0);
+        if cursor == "0" {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 1000);
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 1000);
+    assert_eq!(texts(&runner.call("", &words("KEYS stays:*"))), seen);
+}
+
+#[test]
+fn by_chance_every_key_comes_up() {
+    let mut runner = Runner::new();
+    // Keys that begin as others do, one of them as all the others.
+    for number in 0..600 {
+        runner.call("", &words(&format!("SET k:{number} v")));
+    }
+    runner.call("", &words("SET k: v"));
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..100_000 {
+        let reply = runner.call("", &words("RANDOMKEY"));
+        seen.extend(texts(&Reply::Array(vec![reply])));
+        if seen.len() == 601 {
+            return;
+        }
+    }
+    panic!("only {} of 601 came up", seen.len());
+}
+
+#[test]
+fn the_page_of_commands_is_what_the_table_says() {
+    let path = Path::new("../../docs/commands.md");
+    let mut wanted = include_str!("head.md").to_owned();
+    let mut last = None;
+    for (group, specs) in table::FAMILIES {
+        if last.replace(*group) != Some(*group) {
+            let name = group.name();
+            let (first, rest) = name.split_at(1);
+            write!(wanted, "\n## {}{rest}\n", first.to_uppercase()).expect("a string takes all");
+        }
+        for spec in *specs {
+            describe(spec, None, &mut wanted);
+        }
+    }
+    if std::env::var_os("UPDATE_GOLDENFILES").is_some_and(|value| value == "1") {
+        std::fs::write(path, &wanted).expect("the page can be written");
+    }
+    let page = std::fs::read_to_string(path).expect("the page is there");
+    assert!(
+        page == wanted,
+        "docs/commands.md is stale: UPDATE_GOLDENFILES=1 cargo test -p aryavarth-server commands"
+    );
+}
+
+fn describe(spec: &Spec, container: Option<&str>, page: &mut String) {
+    let name = container.map_or(String::new(), |name| format!("{name} ")) + spec.name;
+    if let Run::Container(subcommands) = spec.run {
+        for subcommand in subcommands {
+            describe(subcommand, Some(&name), page);
+        }
+        return;
+    }
+    let call = format!("{} {}", name.to_ascii_uppercase(), spec.usage);
+    let Spec { summary, since, complexity, .. } = spec;
+    let call = call.trim_end();
+    write!(page, "\n### `{call}`\n\n{summary}. Since {since}. {complexity}.\n")
+        .expect("a string takes all");
+}
+
+#[test]
+fn every_row_of_the_table_is_complete() {
+    fn check(spec: &Spec) {
+        assert!(!spec.summary.is_empty() && !spec.summary.ends_with('.'), "{spec:?}");
+        assert!(spec.arity != 0 && !spec.since.is_empty(), "{spec:?}");
+        assert_eq!(spec.name, spec.name.to_ascii_lowercase());
+        if let Run::Container(subcommands) = spec.run {
+            subcommands.iter().for_each(check);
+        }
+    }
+    let mut names: Vec<_> =
+        table::all().inspect(|spec| check(spec)).map(|spec| spec.name).collect();
+    names.sort_unstable();
+    names.windows(2).for_each(|pair| assert_ne!(pair[0], pair[1], "a name stands twice"));
+}
