@@ -7,7 +7,7 @@
 #[macro_use]
 mod engines;
 #[cfg(test)]
-#[allow(dead_code, unused_imports, reason = "told on the engines that `stories!` lists")]
+#[allow(dead_code, unused_imports, reason = "without `sled`, no engine that `stories!` lists")]
 mod after_reopen;
 #[cfg(test)]
 mod concurrent;
