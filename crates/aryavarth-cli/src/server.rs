@@ -36,7 +36,8 @@ fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
     let listener = Listener::bind(options.listen.as_str(), options.insecure)?;
     let limits = limits_of_system(Limits::default());
     let pool = P::new(options.threads.unwrap_or_else(threads_default))?;
-    let config = Config { limits, stop_on_signals: true };
+    let directory = options.data.display().to_string();
+    let config = Config { limits, stop_on_signals: true, directory, ..Config::default() };
     let store_options = Options { durability: options.durability, ..Options::default() };
     match options.engine {
         Engine::Kvs => {

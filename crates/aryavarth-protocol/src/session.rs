@@ -214,10 +214,16 @@ impl Session {
         self.output.release(position);
     }
 
-    /// Turns the oldest reply that is held back into an error: its position will not be reached.
+    /// Turns the oldest reply that is held back into an error: its position will not be reached. In
+    /// the Redis protocol it is of the kind `MISCONF`, Redis's word for a disk that fails.
     pub fn fail_awaited(&mut self, message: &str) {
-        let resp = self.speaks_resp();
-        self.output.fail(|out| encode_error(resp, message, out));
+        if self.speaks_resp() {
+            let error = Reply::error(format!("MISCONF {message}"));
+            let version = self.version;
+            self.output.fail(|out| error.encode(version, out));
+        } else {
+            self.output.fail(|out| json::error(message, out));
+        }
     }
 
     /// The bytes to send next.

@@ -263,6 +263,22 @@ fn a_bulk_that_arrives_byte_by_byte_is_looked_at_once() {
 }
 
 #[test]
+fn of_a_long_pipeline_every_command_is_heard_once_and_its_bytes_are_given_back() {
+    let mut session = Session::new(Limits::default());
+    let command = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n\r\n";
+    session.feed(&command.repeat(1000));
+    session.feed(b"*1\r\n!");
+    let mut kept = session.input_bytes();
+    for _ in 0..1000 {
+        assert!(matches!(session.next_event(), Some(Event::Command(_))));
+        assert!(session.input_bytes() < kept, "what was handed out is not kept");
+        kept = session.input_bytes();
+    }
+    assert!(matches!(session.next_event(), Some(Event::Broken(_))));
+    assert_eq!(session.next_event(), None);
+}
+
+#[test]
 fn a_password_counts_from_the_next_command_on_though_both_arrived_together() {
     let long = format!("*2\r\n$3\r\nGET\r\n$20000\r\n{}\r\n", "k".repeat(20_000));
     for knows_it in [true, false] {

@@ -74,6 +74,11 @@ pub(crate) fn run<E: KvsEngine, P: ThreadPool>(
         && then == Then::GoOn
         && let Some(call) = calls.front_mut()
     {
+        if let Call::Command(command) = call
+            && commands::is_paused(shared, connected, command)
+        {
+            break;
+        }
         let is_work = !matches!(call, Call::Refused(_));
         if may_block && is_work {
             count(&counters.requests, 1);

@@ -1,9 +1,11 @@
 //! The server as commands see it.
 
-use aryavarth::{Count, KvsEngine, Stats};
+use std::sync::Arc;
+
+use aryavarth::{Count, Durability, KvsEngine, Position, Result, Stats};
 
 use crate::clients::Clients;
-use crate::commands::Host;
+use crate::commands::{Cursors, Host};
 use crate::counters::Counters;
 use crate::limits::Limits;
 use crate::server::Shared;
@@ -19,7 +21,7 @@ impl<E: KvsEngine, P: ThreadPool> Host for Shared<E, P> {
         self.engine.stats()
     }
 
-    fn count(&self, space: u32) -> aryavarth::Result<Count> {
+    fn count(&self, space: u32) -> Result<Count> {
         self.engine.with_space(space).count().map(|(count, _)| count)
     }
 
@@ -28,7 +30,7 @@ impl<E: KvsEngine, P: ThreadPool> Host for Shared<E, P> {
     }
 
     fn compact(&self) -> bool {
-        let Ok(turn) = std::sync::Arc::clone(&self.compaction).try_lock_owned() else {
+        let Ok(turn) = Arc::clone(&self.compaction).try_lock_owned() else {
             return false;
         };
         let engine = self.engine.clone();
@@ -40,9 +42,23 @@ impl<E: KvsEngine, P: ThreadPool> Host for Shared<E, P> {
         true
     }
 
-    fn sync(&self) -> aryavarth::Result<()> {
-        let written = self.engine.stats().written_position;
-        self.engine.wait(aryavarth::Position(written), aryavarth::Durability::Always)
+    fn is_compacting(&self) -> bool {
+        self.compaction.try_lock().is_err()
+    }
+
+    fn sync_soon(&self) {
+        let engine = self.engine.clone();
+        let settings = Arc::clone(&self.settings);
+        self.pool.spawn(move || {
+            // A failed sync is heard of by every write from then on.
+            if sync(&engine).is_ok() {
+                settings.saved();
+            }
+        });
+    }
+
+    fn sync(&self) -> Result<()> {
+        sync(&self.engine)
     }
 
     fn counters(&self) -> Counters {
@@ -60,4 +76,13 @@ impl<E: KvsEngine, P: ThreadPool> Host for Shared<E, P> {
     fn clients(&self) -> &Clients {
         &self.clients
     }
+
+    fn cursors(&self) -> &Cursors {
+        &self.cursors
+    }
+}
+
+/// Returns when everything that was written is on disk.
+fn sync<E: KvsEngine>(engine: &E) -> Result<()> {
+    engine.wait(Position(engine.stats().written_position), Durability::Always)
 }

@@ -28,6 +28,7 @@ mod error;
 mod execute;
 mod host;
 mod limits;
+mod process;
 mod server;
 mod settings;
 pub mod thread_pool;

@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::budget::Budget;
 use crate::clients::Clients;
-use crate::commands::Connected;
+use crate::commands::{Connected, Cursors};
 use crate::connection::{Connection, close};
 use crate::counters::{Counters, LiveCounters, count};
 use crate::error::{Result, ServerError};
@@ -40,6 +40,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Config {
     /// What strangers may cost.
     pub limits: Limits,
+    /// What clients must say before anything else; empty: nothing. With a password only the Redis
+    /// protocol is spoken, since JSON has no way to say it. Default: empty.
+    pub password: Vec<u8>,
+    /// Memory of the process from which on writes that take more are refused, in bytes; nothing is
+    /// ever thrown out to make room. 0 is no limit. Default: 0.
+    pub memory_bytes_max: u64,
+    /// Where the data is, for whoever asks the server; empty if that is nowhere.
+    pub directory: String,
     /// Whether SIGTERM and SIGINT [shut the server down](ServerHandle::shutdown). Default: no.
     pub stop_on_signals: bool,
 }
@@ -55,7 +63,8 @@ pub(crate) struct Shared<E, P> {
     /// Held by the compaction that runs.
     pub(crate) compaction: Arc<Mutex<()>>,
     pub(crate) clients: Clients,
-    pub(crate) settings: ServerSettings,
+    pub(crate) settings: Arc<ServerSettings>,
+    pub(crate) cursors: Cursors,
     /// Set when the server is to stop.
     pub(crate) stop: Arc<watch::Sender<bool>>,
 }
@@ -103,7 +112,12 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
 
     /// A server on a socket that listens already, with limits of its own.
     pub fn with_config(listener: Listener, engine: E, pool: P, config: Config) -> Self {
+        let Listener { socket, local_addr } = listener;
         let limits = config.limits;
+        let directory = config.directory.clone();
+        let settings = ServerSettings::new(local_addr, directory, engine.durability(), &limits);
+        settings.set_password(&config.password);
+        settings.set_memory_bytes_max(config.memory_bytes_max);
         let shared = Shared {
             engine,
             pool,
@@ -113,10 +127,10 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
             input: Budget::new(limits.input_bytes_max),
             compaction: Arc::default(),
             clients: Clients::default(),
-            settings: ServerSettings::default(),
+            settings: Arc::new(settings),
+            cursors: Cursors::default(),
             stop: Arc::new(watch::Sender::new(false)),
         };
-        let Listener { socket, local_addr } = listener;
         let socket = std::sync::Mutex::new(Some(socket));
         KvServer { shared: Arc::new(shared), socket, local_addr, config }
     }
@@ -198,10 +212,11 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
         refusals: &mut JoinSet<()>,
     ) {
         let Shared { limits, counters, input, .. } = &*self.shared;
-        if tasks.len() >= limits.connections_max {
+        let connections_max = self.shared.settings.connections_max();
+        if tasks.len() as u64 >= connections_max {
             count(&counters.connections_refused, 1);
             if refusals.len() < REFUSALS_MAX {
-                refusals.spawn(refuse(stream, *limits));
+                refusals.spawn(refuse(stream, *limits, connections_max));
             }
             return;
         }
@@ -209,14 +224,17 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
         // Replies are small and awaited; nothing is gained by waiting for more to send.
         drop(stream.set_nodelay(true));
         let Some(share) = input.take(0) else { return };
+        let local = stream.local_addr().unwrap_or(self.local_addr);
         let shared = Arc::clone(&self.shared);
         let stop = self.shared.stop.subscribe();
         tasks.spawn(async move {
             let counters = Arc::clone(&shared.counters);
             counters.connections.fetch_add(1, Ordering::Relaxed);
             // An error here means that the client went away, which is its right.
-            let client = shared.clients.enter(peer);
-            let connected = Connected::new(client.clone(), true, shared.engine.durability());
+            let client = shared.clients.enter(peer, local);
+            let is_open = !shared.settings.has_password();
+            let durability = shared.engine.durability();
+            let connected = Connected::new(client.clone(), is_open, durability);
             let connection = Connection::new(Arc::clone(&shared), stream, stop, share, connected);
             drop(connection.run().await);
             shared.clients.leave(&client);
@@ -286,8 +304,7 @@ fn is_loopback(addr: &SocketAddr) -> bool {
 }
 
 /// Tells a client that there are too many.
-async fn refuse(stream: TcpStream, limits: Limits) {
-    let max = limits.connections_max;
+async fn refuse(stream: TcpStream, limits: Limits, max: u64) {
     let message = format!("busy: {max} clients are connected already; try again later");
     let line = Session::new(limits.session).give_up(&message);
     // One line fits the buffer of a new connection; if not, closing it says enough.

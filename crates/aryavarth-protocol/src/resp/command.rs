@@ -21,7 +21,7 @@ pub(super) struct Part {
 /// Where the arguments of a command lie, in order.
 #[derive(Clone, Debug)]
 pub(super) enum Parts {
-    Few { count: u8, parts: [Part; FEW] },
+    Few { count: u32, parts: [Part; FEW] },
     Many(Vec<Part>),
 }
 
@@ -36,8 +36,8 @@ impl Parts {
     pub(super) fn push(&mut self, start: usize, end: usize) {
         let part = Part { start: offset(start), end: offset(end) };
         match self {
-            Parts::Few { count, parts } if usize::from(*count) < FEW => {
-                parts[usize::from(*count)] = part;
+            Parts::Few { count, parts } if (*count as usize) < FEW => {
+                parts[*count as usize] = part;
                 *count += 1;
             }
             Parts::Few { parts, .. } => {
@@ -61,7 +61,7 @@ impl Parts {
 
     fn as_slice(&self) -> &[Part] {
         match self {
-            Parts::Few { count, parts } => &parts[..usize::from(*count)],
+            Parts::Few { count, parts } => &parts[..*count as usize],
             Parts::Many(parts) => parts,
         }
     }

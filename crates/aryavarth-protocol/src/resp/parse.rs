@@ -327,18 +327,18 @@ fn request_max(limits: &Limits) -> usize {
 
 /// A length of few digits, which is nearly all of them, and the bytes of its line: `$3\r\n` has the
 /// length 3 and 4 bytes. `None` if that is not what stands here, or not all of it has arrived.
+#[inline]
 fn short_length(line: &[u8]) -> Option<(i64, usize)> {
     let mut number = 0;
-    for (at, byte) in line.iter().enumerate().take(10).skip(1) {
-        match byte {
-            b'0'..=b'9' => number = number * 10 + i64::from(byte - b'0'),
-            b'\r' if at > 1 && line.get(at + 1) == Some(&b'\n') && (line[1] != b'0' || at == 2) => {
-                return Some((number, at + 2));
-            }
-            _ => return None,
-        }
+    let mut at = 1;
+    while let Some(digit @ b'0'..=b'9') = line.get(at)
+        && at < 10
+    {
+        number = number * 10 + i64::from(digit - b'0');
+        at += 1;
     }
-    None
+    let is_canonical = at == 2 || at > 2 && line[1] != b'0';
+    (is_canonical && line.get(at..at + 2) == Some(b"\r\n")).then_some((number, at + 2))
 }
 
 /// A number as Redis takes it: no plus sign, no leading zeros, no minus zero.

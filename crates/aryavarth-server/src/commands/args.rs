@@ -1,19 +1,38 @@
 //! A command's arguments, and how numbers among them are read.
 
-use aryavarth_protocol::Command;
+use aryavarth_protocol::{Command, Limits};
 
-use super::failure::{Failure, NOT_A_FLOAT, NOT_AN_INTEGER, refused};
+use super::failure::{Failure, NOT_A_FLOAT, NOT_AN_INTEGER, TOO_LONG, refused};
+
+/// How many databases there are: 0 to 15.
+pub(crate) const DATABASES: u32 = 16;
 
 /// The arguments of a call. Places count from the command's name, which is at 0; a place that the
 /// arity check lets a call leave out reads as empty.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Args<'a> {
     command: &'a Command,
+    value_bytes_max: usize,
 }
 
 impl<'a> Args<'a> {
     pub(crate) fn new(command: &'a Command) -> Self {
-        Args { command }
+        Args { command, value_bytes_max: Limits::default().value_bytes_max }
+    }
+
+    /// The same call, where values may have so many bytes.
+    pub(crate) fn limited(self, value_bytes_max: usize) -> Self {
+        Args { value_bytes_max, ..self }
+    }
+
+    /// The most bytes that a value may have.
+    pub(crate) fn value_bytes_max(&self) -> usize {
+        self.value_bytes_max
+    }
+
+    /// Refuses a value of so many bytes, before anything is allocated for it.
+    pub(crate) fn check_value(&self, bytes: usize) -> Result<(), Failure> {
+        if bytes > self.value_bytes_max { refused(TOO_LONG) } else { Ok(()) }
     }
 
     /// How many there are, the name included.
@@ -45,6 +64,21 @@ impl<'a> Args<'a> {
     /// The integer at a place, or another error than the usual one.
     pub(crate) fn integer_or(&self, place: usize, error: &'static str) -> Result<i64, Failure> {
         parse_integer(self.get(place)).map_or_else(|| refused(error), Ok)
+    }
+
+    /// The database at a place.
+    pub(crate) fn database(&self, place: usize) -> Result<u32, Failure> {
+        self.database_or(place, NOT_AN_INTEGER)
+    }
+
+    /// The database at a place, or another error than the usual one if that is no number.
+    pub(crate) fn database_or(&self, place: usize, error: &'static str) -> Result<u32, Failure> {
+        let number = self.integer_or(place, error)?;
+        let Ok(number) = i32::try_from(number) else { return refused(error) };
+        match u32::try_from(number) {
+            Ok(number) if number < DATABASES => Ok(number),
+            _ => refused("ERR DB index is out of range"),
+        }
     }
 
     /// The float at a place.

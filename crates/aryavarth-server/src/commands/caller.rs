@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use aryavarth::{Count, Durability, Position, Stats};
-use aryavarth_protocol::{Command, Reply};
+use aryavarth_protocol::Command;
 
+use super::scan::Cursors;
 use super::transaction::Watched;
 use crate::clients::{Client, Clients};
 use crate::counters::Counters;
@@ -33,12 +34,10 @@ impl Connected {
             authenticated,
             durability,
             durability_once: None,
+            durability_next: None,
             replies: Replies::On,
             monitors: false,
             then: Then::GoOn,
-            name: Vec::new(),
-            library_name: Vec::new(),
-            library_version: Vec::new(),
         };
         Connected { settings, queue: None, watched: Vec::new(), entry }
     }
@@ -47,6 +46,16 @@ impl Connected {
     pub(crate) fn renewed(&self) -> Self {
         let settings = self.settings.clone();
         Connected { settings, queue: None, watched: Vec::new(), entry: self.entry.clone() }
+    }
+
+    /// Makes the connection what it was at first.
+    pub(super) fn reset(&mut self, host: &dyn Host) {
+        let entry = self.entry.clone();
+        entry.names().name.clear();
+        entry.set_keeps(false);
+        entry.set_touches_not(false);
+        let is_open = !host.settings().has_password();
+        *self = Connected::new(entry, is_open, host.settings().durability);
     }
 }
 
@@ -60,16 +69,15 @@ pub(crate) struct Settings {
     pub(crate) authenticated: bool,
     /// What the connection's replies wait for.
     pub(crate) durability: Durability,
-    /// What the next command's reply waits for instead.
+    /// What the reply of the command that runs waits for instead.
     pub(crate) durability_once: Option<Durability>,
+    /// The same for the next command, a transaction being one.
+    pub(crate) durability_next: Option<Durability>,
     pub(crate) replies: Replies,
     /// Whether the connection hears of all commands.
     pub(crate) monitors: bool,
     /// What comes after the reply.
     pub(crate) then: Then,
-    pub(crate) name: Vec<u8>,
-    pub(crate) library_name: Vec<u8>,
-    pub(crate) library_version: Vec<u8>,
 }
 
 /// Whether the client wants replies.
@@ -77,8 +85,10 @@ pub(crate) struct Settings {
 pub(crate) enum Replies {
     On,
     Off,
-    /// Not to this command, and not to the next.
+    /// Not to the command that runs, and not to the next.
     SkipNext,
+    /// Not to the command that runs.
+    SkipThis,
 }
 
 /// What the connection does once a command is answered.
@@ -87,9 +97,9 @@ pub(crate) enum Then {
     GoOn,
     /// Answers only after this long, without keeping a thread.
     Sleep(Duration),
-    /// Answers when all that the connection was ever told of is on disk, or with the other reply if
-    /// that takes longer than the time given.
-    WaitForDisk(Option<Duration>, Reply),
+    /// The answer says how far the log must be durable, as every answer does. If that takes longer
+    /// than the time given, the client hears `[0, 0]` instead: nothing is known to be on disk.
+    WaitForDisk(Option<Duration>),
     /// Closes when the reply has left.
     Close,
     /// Stops the server, without a reply.
@@ -116,12 +126,18 @@ pub(crate) trait Host: Send + Sync {
     fn now_ms(&self) -> u64;
     /// Begins a compaction in the background, unless one runs.
     fn compact(&self) -> bool;
+    /// Whether a compaction runs that somebody asked for.
+    fn is_compacting(&self) -> bool;
+    /// Begins to sync what was written in the background, and tells [`ServerSettings::saved`].
+    fn sync_soon(&self);
     /// Returns when everything that was written is on disk.
     fn sync(&self) -> aryavarth::Result<()>;
     fn counters(&self) -> Counters;
     fn limits(&self) -> &Limits;
     fn settings(&self) -> &ServerSettings;
     fn clients(&self) -> &Clients;
+    /// Where the scans are.
+    fn cursors(&self) -> &Cursors;
 }
 
 /// What a command of the connection or the server works with.
@@ -133,6 +149,13 @@ pub(crate) struct Caller<'a> {
     pub(crate) in_transaction: bool,
     /// What the reply shows of the data: it leaves when that is durable.
     pub(crate) position: Position,
+}
+
+impl Caller<'_> {
+    /// Everything that was written so far.
+    pub(crate) fn written(&self) -> Position {
+        Position(self.host.stats().written_position)
+    }
 }
 
 impl<'a> Caller<'a> {

@@ -13,25 +13,45 @@
 
 mod args;
 mod caller;
+mod client;
+mod config;
+mod counters;
+mod docs;
+mod expiry;
+mod extended;
 mod failure;
+mod glob;
+mod info;
+mod keys;
+mod lcs;
+mod natural;
 mod read;
+mod scan;
+mod server;
+mod session;
+mod set;
 mod spec;
 mod strings;
-mod table;
+pub(crate) mod table;
+#[cfg(test)]
+mod tests;
 mod transaction;
+mod usage;
 
 use std::time::Instant;
 
 use aryavarth::{Durability, KvsEngine, KvsError, Position};
 use aryavarth_protocol::{Command, Reply};
 
+use crate::clients::Ran;
 pub(crate) use args::Args;
 pub(crate) use caller::{Caller, Connected, Host, Then};
 use caller::{Replies, Settings};
 use failure::{Failure, error_reply};
 use read::Reader;
-pub(crate) use spec::Spec;
-use spec::{Flags, Run};
+pub(crate) use scan::Cursors;
+use spec::Run;
+pub(crate) use spec::{Flags, Spec};
 
 /// What a connection is to do for one command.
 #[derive(Debug)]
@@ -56,12 +76,15 @@ pub(crate) fn run<E: KvsEngine>(
     may_block: bool,
 ) -> Option<Answer> {
     let began = Instant::now();
-    let args = Args::new(command);
+    let args = Args::new(command).limited(host.limits().session.value_bytes_max);
     let found = table::find(&args).and_then(|spec| admit(spec, host, connected, &args));
     let (spec, outcome) = match found {
         Err(text) => {
             if let Some(queue) = &mut connected.queue {
                 queue.is_broken = true;
+            }
+            if let Some(spec) = table::known(&args) {
+                host.clients().statistics.count_rejected(table::number(spec));
             }
             (None, Ok((Reply::Error(text.into()), Position::ZERO)))
         }
@@ -81,9 +104,32 @@ pub(crate) fn run<E: KvsEngine>(
         Err(Failure::Engine(error)) => (error_reply(&error), written(host)),
     };
     if let Some(spec) = spec {
-        host.clients().ran(spec, connected, command, position, began.elapsed());
+        let ran = Ran { spec, command, position, began, failed: reply.is_error() };
+        host.clients().ran(host.settings(), connected, &ran);
+    }
+    if let Reply::Error(text) = &reply {
+        host.clients().statistics.count_error(text);
     }
     Some(finish(connected, reply, position))
+}
+
+/// Whether a command has to wait until somebody lets the clients go on, or a time has passed.
+pub(crate) fn is_paused(host: &dyn Host, connected: &Connected, command: &Command) -> bool {
+    let Some(pause) = host.clients().pause() else { return false };
+    let writes = |command: &Command| {
+        let spec = table::find(&Args::new(command));
+        spec.is_ok_and(|spec| spec.flags.has(Flags::WRITE))
+    };
+    if !pause.only_writes {
+        return true;
+    }
+    match &connected.queue {
+        None => writes(command),
+        // What is collected runs later.
+        Some(queue) => {
+            command.name().eq_ignore_ascii_case(b"exec") && queue.commands.iter().any(writes)
+        }
+    }
 }
 
 /// Everything that was written so far.
@@ -93,12 +139,18 @@ fn written(host: &dyn Host) -> Position {
 
 /// What the connection does with a reply, by what it has set for itself.
 fn finish(connected: &mut Connected, reply: Reply, position: Position) -> Answer {
+    connected.entry.show(connected);
     let settings = &mut connected.settings;
     let wants = settings.replies == Replies::On;
-    if settings.replies == Replies::SkipNext {
-        settings.replies = Replies::On;
-    }
+    settings.replies = match settings.replies {
+        Replies::SkipNext => Replies::SkipThis,
+        Replies::SkipThis => Replies::On,
+        other => other,
+    };
     let level = settings.durability_once.take().unwrap_or(settings.durability);
+    if connected.queue.is_none() {
+        settings.durability_once = settings.durability_next.take();
+    }
     let then = std::mem::replace(&mut settings.then, Then::GoOn);
     Answer { reply: wants.then_some(reply), position, level, version: settings.version, then }
 }
@@ -140,6 +192,23 @@ impl<E: KvsEngine> Spaces<'_, E> {
         }
     }
 
+    /// Lets a command look at the store as it is.
+    fn read(
+        &self,
+        may_block: bool,
+        run: impl FnOnce(&mut Reader<'_, E>) -> spec::Outcome,
+    ) -> Result<(Reply, Position), Failure> {
+        self.selected(|engine| {
+            let mut reader = Reader::new(engine, may_block);
+            let reply = match run(&mut reader) {
+                // The client hears of what was seen, too.
+                Err(Failure::Refused(text)) => Reply::Error(text),
+                outcome => outcome?,
+            };
+            Ok((reply, reader.position))
+        })
+    }
+
     fn run(
         &self,
         spec: &'static Spec,
@@ -149,15 +218,8 @@ impl<E: KvsEngine> Spaces<'_, E> {
         may_block: bool,
     ) -> Result<(Reply, Position), Failure> {
         match &spec.run {
-            Run::Read(run) => self.selected(|engine| {
-                let mut reader = Reader::new(engine, may_block);
-                let reply = match run(&mut reader, args) {
-                    // The client hears of what was seen, too.
-                    Err(Failure::Refused(text)) => Reply::Error(text),
-                    outcome => outcome?,
-                };
-                Ok((reply, reader.position))
-            }),
+            Run::Read(run) => self.read(may_block, |reader| run(reader, args)),
+            Run::Scan(run) => self.read(may_block, |reader| run(reader, host.cursors(), args)),
             Run::Caller(run) => {
                 if spec.flags.has(Flags::BLOCKING) && !may_block {
                     return Err(Failure::WouldBlock);
@@ -210,6 +272,7 @@ fn run_inside(
     };
     let reply = match &spec.run {
         Run::Read(run) => reply_of(run(transaction, args)),
+        Run::Scan(run) => reply_of(run(transaction, host.cursors(), args)),
         Run::Write(run) => reply_of(run(transaction, args)),
         Run::Caller(run) => {
             let mut caller = Caller::new(settings, entry, host);

@@ -13,6 +13,15 @@ pub(crate) trait Read {
     /// The clock that deadlines are by.
     fn now_ms(&self) -> u64;
 
+    /// The number of the space.
+    fn space(&self) -> u32;
+
+    /// Before work that takes long.
+    ///
+    /// # Errors
+    /// [`Failure::WouldBlock`] if the thread has others to serve.
+    fn begin_long(&self) -> Result<(), Failure>;
+
     /// A key's value and deadline.
     fn find(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure>;
 
@@ -29,6 +38,14 @@ pub(crate) trait Read {
 impl Read for Transaction<'_> {
     fn now_ms(&self) -> u64 {
         Transaction::now_ms(self)
+    }
+
+    fn space(&self) -> u32 {
+        Transaction::space(self)
+    }
+
+    fn begin_long(&self) -> Result<(), Failure> {
+        Ok(())
     }
 
     fn find(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure> {
@@ -67,6 +84,14 @@ impl<E: KvsEngine> Read for Reader<'_, E> {
         self.engine.now_ms()
     }
 
+    fn space(&self) -> u32 {
+        self.engine.space()
+    }
+
+    fn begin_long(&self) -> Result<(), Failure> {
+        if self.may_block { Ok(()) } else { Err(Failure::WouldBlock) }
+    }
+
     fn find(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure> {
         let (stored, position) = match self.engine.find_now(key)? {
             Some(found) => found,
@@ -82,9 +107,7 @@ impl<E: KvsEngine> Read for Reader<'_, E> {
     }
 
     fn keys(&mut self, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>, Failure> {
-        if !self.may_block {
-            return Err(Failure::WouldBlock);
-        }
+        self.begin_long()?;
         let mut keys = Vec::new();
         let mut rest = range.clone();
         while keys.len() < limit {

@@ -7,6 +7,7 @@ use super::args::Args;
 use super::caller::Caller;
 use super::failure::Failure;
 use super::read::Read;
+use super::scan::Cursors;
 
 /// What a command comes to: a reply, or why there is none.
 pub(crate) type Outcome = Result<Reply, Failure>;
@@ -35,6 +36,8 @@ pub(crate) struct Spec {
 pub(crate) enum Run {
     /// Looks at keys: runs on what is there, or inside a transaction.
     Read(fn(&mut dyn Read, &Args<'_>) -> Outcome),
+    /// Looks at keys page by page, and remembers where it stopped.
+    Scan(fn(&mut dyn Read, &Cursors, &Args<'_>) -> Outcome),
     /// Changes keys. It writes last: what it returns an error for, it has not changed.
     Write(fn(&mut Transaction<'_>, &Args<'_>) -> Outcome),
     /// Concerns the connection or the server, and no key.
@@ -49,6 +52,7 @@ impl std::fmt::Debug for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Run::Read(_) => "Read",
+            Run::Scan(_) => "Scan",
             Run::Write(_) => "Write",
             Run::Caller(_) => "Caller",
             Run::Transaction(_) => "Transaction",
@@ -65,6 +69,8 @@ pub(crate) enum Step {
     Discard,
     Watch,
     Unwatch,
+    /// Makes the connection what it was at first.
+    Reset,
 }
 
 /// Which arguments are keys.
@@ -129,6 +135,8 @@ impl Flags {
     pub(crate) const UNQUEUED: Flags = Flags(1 << 10);
     /// Not told apart in Redis's own flags: looks at more than its keys.
     pub(crate) const KEYSPACE: Flags = Flags(1 << 11);
+    /// What MONITOR does not show.
+    pub(crate) const UNSEEN: Flags = Flags::ADMIN.and(Flags::SKIP_MONITOR);
 
     pub(crate) const fn and(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
@@ -136,6 +144,10 @@ impl Flags {
 
     pub(crate) const fn has(self, other: Flags) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    pub(crate) const fn has_any(self, other: Flags) -> bool {
+        self.0 & other.0 != 0
     }
 
     /// The names that `COMMAND` gives.

@@ -5,17 +5,89 @@ use std::sync::LazyLock;
 
 use super::args::Args;
 use super::spec::{Group, Run, Spec};
-use super::{strings, transaction};
+use super::{
+    client, config, counters, docs, expiry, info, keys, scan, server, session, set, strings,
+    transaction,
+};
 
 /// Every family, in the order in which docs/commands.md lists them.
-pub(crate) const FAMILIES: &[(Group, &[Spec])] =
-    &[(Group::String, strings::SPECS), (Group::Transactions, transaction::SPECS)];
+pub(crate) static FAMILIES: &[(Group, &[Spec])] = &[
+    (Group::Connection, session::SPECS),
+    (Group::Connection, client::SPECS),
+    (Group::String, strings::SPECS),
+    (Group::String, set::SPECS),
+    (Group::String, counters::SPECS),
+    (Group::Generic, keys::SPECS),
+    (Group::Generic, scan::SPECS),
+    (Group::Generic, expiry::SPECS),
+    (Group::Transactions, transaction::SPECS),
+    (Group::Server, docs::SPECS),
+    (Group::Server, info::SPECS),
+    (Group::Server, config::SPECS),
+    (Group::Server, server::SPECS),
+];
 
 /// The longest name of a command.
 const NAME_BYTES_MAX: usize = 32;
 
 static BY_NAME: LazyLock<HashMap<&'static [u8], &'static Spec>> =
     LazyLock::new(|| all().map(|spec| (spec.name.as_bytes(), spec)).collect());
+
+/// A row with what its place in the table says of it.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) spec: &'static Spec,
+    pub(crate) group: Group,
+    /// With the container's name before it, like `client|id`.
+    pub(crate) name: String,
+}
+
+/// Every command and subcommand, each at its number.
+static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
+    let mut rows = Vec::new();
+    for (group, specs) in FAMILIES {
+        for spec in *specs {
+            rows.push(Row { spec, group: *group, name: spec.name.to_owned() });
+            for sub in subcommands(spec) {
+                let name = format!("{}|{}", spec.name, sub.name);
+                rows.push(Row { spec: sub, group: *group, name });
+            }
+        }
+    }
+    rows
+});
+
+/// The number of each row, by its address: a row stands in one place for ever.
+static NUMBERS: LazyLock<HashMap<usize, usize>> = LazyLock::new(|| {
+    ROWS.iter().enumerate().map(|(number, row)| (address(row.spec), number)).collect()
+});
+
+fn address(spec: &'static Spec) -> usize {
+    std::ptr::from_ref(spec).addr()
+}
+
+/// Every command and subcommand; a row's place is its number.
+pub(crate) fn rows() -> &'static [Row] {
+    &ROWS
+}
+
+/// The number of a row of the table, to count by.
+pub(crate) fn number(spec: &'static Spec) -> usize {
+    NUMBERS.get(&address(spec)).copied().unwrap_or(usize::MAX - 1)
+}
+
+/// The subcommands of a command.
+pub(crate) fn subcommands(spec: &'static Spec) -> &'static [Spec] {
+    match spec.run {
+        Run::Container(subcommands) => subcommands,
+        _ => &[],
+    }
+}
+
+/// The row of a name in whatever case, a subcommand's being like `client|id`.
+pub(crate) fn row(name: &[u8]) -> Option<&'static Row> {
+    ROWS.iter().find(|row| name.eq_ignore_ascii_case(row.name.as_bytes()))
+}
 
 /// Every command, subcommands apart.
 pub(crate) fn all() -> impl Iterator<Item = &'static Spec> {
@@ -43,7 +115,9 @@ pub(crate) fn find(args: &Args<'_>) -> Result<&'static Spec, String> {
         return if spec.takes(args.len()) { Ok(spec) } else { Err(wrong_arity(spec.name)) };
     };
     if args.len() < 2 {
-        return Err(wrong_arity(spec.name));
+        // One that can be called alone means its first subcommand then.
+        let first = subcommands.first().filter(|_| spec.takes(1));
+        return first.ok_or_else(|| wrong_arity(spec.name));
     }
     let wanted = args.get(1);
     let found = subcommands.iter().find(|sub| wanted.eq_ignore_ascii_case(sub.name.as_bytes()));
@@ -56,6 +130,13 @@ pub(crate) fn find(args: &Args<'_>) -> Result<&'static Spec, String> {
             Err(format!("ERR unknown subcommand '{shown}'. Try {upper} HELP."))
         }
     }
+}
+
+/// The command that a call means, whether or not it can be called so.
+pub(crate) fn known(args: &Args<'_>) -> Option<&'static Spec> {
+    let spec = by_name(args.get(0))?;
+    let named = |sub: &&Spec| args.get(1).eq_ignore_ascii_case(sub.name.as_bytes());
+    Some(subcommands(spec).iter().find(named).unwrap_or(spec))
 }
 
 pub(crate) fn wrong_arity(name: &str) -> String {

@@ -60,7 +60,7 @@ pub(super) fn collect(connected: &mut Connected, host: &dyn Host, command: &Comm
             "ERR the transaction is too long: the limit is {limit} bytes"
         ));
     }
-    queue.commands.push(command.clone());
+    queue.commands.push(command.detached());
     Reply::Simple("QUEUED".into())
 }
 
@@ -90,6 +90,10 @@ pub(super) fn step<E: KvsEngine>(
         Step::Unwatch => {
             connected.watched.clear();
             done
+        }
+        Step::Reset => {
+            connected.reset(host);
+            Ok((Reply::Simple("RESET".into()), Position::ZERO))
         }
         // Both wait for the writer that runs.
         Step::Watch | Step::Exec if !may_block => Err(Failure::WouldBlock),
@@ -140,7 +144,7 @@ fn exec<E: KvsEngine>(
         let mut settings = settings.clone();
         let mut replies = Vec::with_capacity(queue.commands.len());
         for command in &queue.commands {
-            let args = Args::new(command);
+            let args = Args::new(command).limited(host.limits().session.value_bytes_max);
             replies.push(run_inside(transaction, &mut settings, entry, host, &args)?);
         }
         Ok(Some((replies, settings)))

@@ -27,8 +27,6 @@ struct Gate {
 pub(super) struct Gates {
     waiting: VecDeque<Gate>,
     tickets: u64,
-    /// The highest position of any reply so far.
-    highest: Position,
 }
 
 impl Gates {
@@ -37,15 +35,9 @@ impl Gates {
         if position == Position::ZERO {
             return 0;
         }
-        self.highest = self.highest.max(position);
         self.tickets += 1;
         self.waiting.push_back(Gate { ticket: self.tickets, position, level });
         self.tickets
-    }
-
-    /// The newest thing that the connection's replies ever showed.
-    pub(super) fn highest(&self) -> Position {
-        self.highest
     }
 
     /// Whether any reply waits.

@@ -64,13 +64,23 @@ fn lost(owed: usize, level: Durability) -> Done {
     }
 }
 
-/// Keeps an answer back as `then` says; the calls after it come later. `seen` is the newest thing
-/// that the connection was told of.
+/// Keeps calls back while the clients are paused, if the first of them is concerned.
+pub(super) fn pause<E: KvsEngine, P: ThreadPool>(
+    shared: Arc<Shared<E, P>>,
+    rest: VecDeque<Call>,
+    connected: Box<Connected>,
+) -> Job {
+    Box::pin(async move {
+        shared.clients.pause_changed().await;
+        (Done { answers: Vec::new(), rest, then: Then::GoOn }, connected)
+    })
+}
+
+/// Keeps an answer back as `then` says; the calls after it come later.
 pub(super) fn hold<E: KvsEngine, P: ThreadPool>(
     shared: Arc<Shared<E, P>>,
     mut answer: Answer,
     then: Then,
-    seen: Position,
     rest: VecDeque<Call>,
     connected: Box<Connected>,
 ) -> Job {
@@ -78,16 +88,17 @@ pub(super) fn hold<E: KvsEngine, P: ThreadPool>(
         match then {
             Then::GoOn | Then::Close | Then::Shutdown => {}
             Then::Sleep(time) => sleep(time).await,
-            Then::WaitForDisk(time, otherwise) => {
+            Then::WaitForDisk(time) => {
+                let nothing = Reply::Array(vec![Reply::Integer(0), Reply::Integer(0)]);
                 answer.said = tokio::select! {
                     biased;
-                    reached = on_disk(&shared.engine, seen) => match reached {
+                    reached = on_disk(&shared.engine, answer.position) => match reached {
                         Ok(()) => answer.said,
                         Err(error) => {
                             Said::Resp(Reply::error(format!("MISCONF {error}")), version(&answer.said))
                         }
                     },
-                    () = rest_of(time) => Said::Resp(otherwise, version(&answer.said)),
+                    () = rest_of(time) => Said::Resp(nothing, version(&answer.said)),
                 };
             }
         }

@@ -20,14 +20,14 @@ mod gate;
 mod job;
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aryavarth::KvsEngine;
-use aryavarth_protocol::{Event, Request, Session};
+use aryavarth_protocol::{Event, Reply, Request, Session};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -35,7 +35,8 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::budget::Share;
-use crate::commands::{Connected, Then};
+use crate::clients::{Client, Feed, Line};
+use crate::commands::{self, Connected, Then};
 use crate::counters::count;
 use crate::execute::{self, Answer, Call, Done, Said};
 use crate::server::Shared;
@@ -75,6 +76,10 @@ pub(crate) struct Connection<E: KvsEngine, P: ThreadPool> {
     gates: Gates,
     /// What the commands know of the connection; away while a job runs.
     connected: Option<Box<Connected>>,
+    /// What others know of the connection.
+    client: Client,
+    /// The commands of all others, if the client asked to see them.
+    feed: Option<Feed>,
     /// Calls that were decoded and not run.
     calls: VecDeque<Call>,
     job: Option<Job>,
@@ -99,6 +104,10 @@ enum Woken {
     CanRead,
     Late,
     Stop,
+    /// The next of the commands that the client asked to see; none if it did not keep up.
+    Shown(Option<Arc<Line>>),
+    /// Somebody wants the connection closed.
+    Killed,
 }
 
 impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
@@ -118,6 +127,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             stop,
             session,
             gates: Gates::default(),
+            client: connected.entry.clone(),
+            feed: None,
             connected: Some(Box::new(connected)),
             calls: VecDeque::new(),
             job: None,
@@ -155,6 +166,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                     }
                 }
                 Woken::Stop => self.stop()?,
+                Woken::Shown(Some(line)) => self.show(&line),
+                Woken::Shown(None) | Woken::Killed => return Ok(()),
             }
         }
         self.close().await
@@ -162,10 +175,10 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
 
     async fn wait(&mut self) -> Woken {
         // With no job and room for replies, everything that has arrived was looked at.
-        let Connection { shared, stream, stop, session, gates, job, .. } = self;
-        let can_read = !self.input_over
-            && job.is_none()
-            && session.output_bytes() < shared.limits.output_bytes_max;
+        let Connection { shared, stream, stop, session, gates, job, client, feed, .. } = self;
+        let has_room = session.output_bytes() < shared.limits.output_bytes_max;
+        let can_read = !self.input_over && job.is_none() && has_room;
+        let can_show = !self.input_over && feed.is_some() && has_room;
         let must_send = !session.output().is_empty();
         let must_release = gates.is_waiting();
         let deadline = self.deadline;
@@ -177,6 +190,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 => Woken::Released,
             _ = stream.writable(), if must_send => Woken::CanSend,
             _ = stream.readable(), if can_read => Woken::CanRead,
+            line = next_line(feed), if can_show => Woken::Shown(line),
+            () = client.killed() => Woken::Killed,
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some()
                 => Woken::Late,
             () = stopped(stop), if !self.input_over => Woken::Stop,
@@ -266,7 +281,23 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         answered
     }
 
+    /// Whether the first of the calls has to wait until somebody lets the clients go on.
+    fn is_paused(&self) -> bool {
+        match (self.calls.front(), &self.connected) {
+            (Some(Call::Command(command)), Some(connected)) => {
+                commands::is_paused(&*self.shared, connected, command)
+            }
+            _ => false,
+        }
+    }
+
     fn start_job(&mut self) {
+        if self.is_paused() {
+            let Some(connected) = self.connected.take() else { return };
+            let calls = std::mem::take(&mut self.calls);
+            self.job = Some(job::pause(Arc::clone(&self.shared), calls, connected));
+            return;
+        }
         let Some(permit) = self.shared.jobs.take(1) else {
             self.refuse_calls();
             return;
@@ -310,6 +341,10 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         }
         if let Some(connected) = &self.connected {
             self.session.set_authenticated(connected.settings.authenticated);
+            if connected.settings.monitors != self.feed.is_some() {
+                let clients = &self.shared.clients;
+                self.feed = connected.settings.monitors.then(|| clients.watch_commands());
+            }
         }
         if self.calls.is_empty() {
             self.job_bytes = 0;
@@ -331,6 +366,13 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         }
     }
 
+    /// Shows the client a command of somebody else.
+    fn show(&mut self, line: &Line) {
+        let level = self.shared.engine.durability();
+        let ticket = self.gates.ticket(line.position, level);
+        self.session.reply_resp(&Reply::Simple(line.text.clone().into()), ticket);
+    }
+
     /// Queues an answer and does what comes after it.
     fn follow(&mut self, answer: Answer, then: Then) {
         match then {
@@ -345,12 +387,11 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 self.calls.clear();
                 self.shared.stop.send_replace(true);
             }
-            Then::Sleep(_) | Then::WaitForDisk(..) => {
+            Then::Sleep(_) | Then::WaitForDisk(_) => {
                 let Some(connected) = self.connected.take() else { return };
                 let calls = std::mem::take(&mut self.calls);
-                let seen = self.gates.highest().max(answer.position);
                 let shared = Arc::clone(&self.shared);
-                self.job = Some(job::hold(shared, answer, then, seen, calls, connected));
+                self.job = Some(job::hold(shared, answer, then, calls, connected));
             }
         }
     }
@@ -478,7 +519,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         } else if self.session.is_partial() {
             (Phase::Arriving, Some(limits.request_arrival))
         } else {
-            (Phase::Idle, limits.idle)
+            (Phase::Idle, self.shared.settings.idle())
         };
         if phase != self.phase {
             if phase == Phase::Idle {
@@ -522,4 +563,12 @@ pub(crate) async fn close(stream: TcpStream, linger: Option<Duration>) -> io::Re
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // A server that is gone has stopped, too.
     drop(stop.wait_for(|stopped| *stopped).await);
+}
+
+/// The next command of somebody else; never, if the client did not ask to see them.
+async fn next_line(feed: &mut Option<Feed>) -> Option<Arc<Line>> {
+    match feed {
+        Some(feed) => feed.next().await,
+        None => pending().await,
+    }
 }

@@ -176,6 +176,13 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     /// [`KvsError::TooLarge`], [`KvsError::Full`] (nothing was written), [`KvsError::Poisoned`].
     fn write(&self, batch: Batch) -> Result<(u64, Position)>;
 
+    /// Writes batches one after another, each all of it or nothing, and returns for each what
+    /// [`write`](KvsEngine::write) would. Costs less than as many calls where the engine can append
+    /// them together; readers and other writers may still come between two of them.
+    fn write_each(&self, batches: Vec<Batch>) -> Vec<Result<(u64, Position)>> {
+        batches.into_iter().map(|batch| self.write(batch)).collect()
+    }
+
     /// Runs a closure that sees the newest state, and writes its effects, all of them or nothing.
     ///
     /// Nobody else writes while it runs. The values of `keys` are fetched beforehand; if the

@@ -1,0 +1,305 @@
+//! Who is connected: what everybody may know of a connection, and may do to it.
+//!
+//! Invariants:
+//! - What is noted after every command ([`Clients::ran`]) is a few atomic stores and additions,
+//!   unless somebody watches or the command was slow.
+//! - A connection that was killed stays killed, whenever it looks.
+
+mod monitor;
+mod pause;
+mod statistics;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use aryavarth::Position;
+use aryavarth_protocol::Command;
+use tokio::sync::Notify;
+
+use crate::commands::{Connected, Flags, Spec, table};
+use crate::settings::ServerSettings;
+pub(crate) use monitor::{Feed, Line};
+pub(crate) use pause::Pause;
+pub(crate) use statistics::{CommandCounts, Slow, Statistics};
+
+/// A connection as others know it. Clones are the same connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Client(Arc<Entry>);
+
+#[derive(Debug)]
+struct Entry {
+    id: u64,
+    peer: SocketAddr,
+    local: SocketAddr,
+    began: Instant,
+    names: Mutex<Names>,
+    seen: Seen,
+    is_killed: AtomicBool,
+    killed: Notify,
+}
+
+/// What a client calls itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names {
+    pub(crate) name: Vec<u8>,
+    pub(crate) library: Vec<u8>,
+    pub(crate) library_version: Vec<u8>,
+}
+
+/// What was last seen of a connection.
+#[derive(Debug, Default)]
+struct Seen {
+    space: AtomicU32,
+    version: AtomicU32,
+    /// Commands that wait for EXEC; negative: there is no transaction.
+    queued: AtomicI64,
+    monitors: AtomicBool,
+    keeps: AtomicBool,
+    touches_not: AtomicBool,
+    /// When the last command ended, in milliseconds since the connection began.
+    active_at_ms: AtomicU64,
+    /// The number of the last command in the table, plus one.
+    command: AtomicUsize,
+    input_bytes: AtomicUsize,
+    output_bytes: AtomicUsize,
+}
+
+/// All connections, and what they did.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    last_id: AtomicU64,
+    all: Mutex<BTreeMap<u64, Client>>,
+    pub(crate) statistics: Statistics,
+    monitors: monitor::Monitors,
+    pause: pause::Gate,
+}
+
+/// A command that was run.
+#[derive(Debug)]
+pub(crate) struct Ran<'a> {
+    pub(crate) spec: &'static Spec,
+    pub(crate) command: &'a Command,
+    /// What must be durable before anybody hears of it.
+    pub(crate) position: Position,
+    pub(crate) began: Instant,
+    /// Whether the reply is an error.
+    pub(crate) failed: bool,
+}
+
+impl Clients {
+    /// Takes note of a connection.
+    pub(crate) fn enter(&self, peer: SocketAddr, local: SocketAddr) -> Client {
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let seen = Seen { queued: AtomicI64::new(-1), version: 2.into(), ..Seen::default() };
+        let client = Client(Arc::new(Entry {
+            id,
+            peer,
+            local,
+            began: Instant::now(),
+            names: Mutex::default(),
+            seen,
+            is_killed: AtomicBool::new(false),
+            killed: Notify::new(),
+        }));
+        self.all().insert(id, client.clone());
+        client
+    }
+
+    /// A connection is gone.
+    pub(crate) fn leave(&self, client: &Client) {
+        self.all().remove(&client.0.id);
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Client>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connections that there are, the oldest first.
+    pub(crate) fn list(&self) -> Vec<Client> {
+        self.all().values().cloned().collect()
+    }
+
+    /// The newest id given.
+    pub(crate) fn last_id(&self) -> u64 {
+        self.last_id.load(Ordering::Relaxed)
+    }
+
+    /// A command was run: counts it, shows it to who watches, and keeps it if it was slow.
+    pub(crate) fn ran(&self, settings: &ServerSettings, connected: &Connected, ran: &Ran<'_>) {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(ran.began);
+        let number = table::number(ran.spec);
+        self.statistics.count(number, took, ran.failed);
+        let Entry { began, seen, .. } = &*connected.entry.0;
+        let age = now.saturating_duration_since(*began);
+        seen.active_at_ms.store(age.as_millis() as u64, Ordering::Relaxed);
+        seen.command.store(number + 1, Ordering::Relaxed);
+        if self.monitors.are_there() && !ran.spec.flags.has_any(Flags::UNSEEN) {
+            let space = connected.settings.space;
+            self.monitors.show(connected.entry.peer(), space, ran.command, ran.position);
+        }
+        let slow_micros = settings.slow_micros.load(Ordering::Relaxed);
+        if slow_micros >= 0 && took.as_micros() >= u128::from(slow_micros.unsigned_abs()) {
+            let entries_max = settings.slow_entries_max.load(Ordering::Relaxed);
+            self.statistics.keep_slow(&connected.entry, ran.command, took, entries_max);
+        }
+    }
+
+    /// Lines for a connection that has asked to see every command.
+    pub(crate) fn watch_commands(&self) -> Feed {
+        self.monitors.add()
+    }
+
+    /// Connections that see every command.
+    pub(crate) fn watching(&self) -> usize {
+        self.monitors.count()
+    }
+
+    /// Connections that wanted to see every command, and were cut off because they did not read.
+    pub(crate) fn watching_dropped(&self) -> u64 {
+        self.monitors.dropped()
+    }
+
+    /// What may not be run now, if anything. Costs one load if nobody has paused the clients.
+    pub(crate) fn pause(&self) -> Option<Pause> {
+        self.pause.now()
+    }
+
+    /// Lets commands wait.
+    pub(crate) fn set_pause(&self, pause: Pause) {
+        self.pause.close(pause);
+    }
+
+    /// Lets them go on.
+    pub(crate) fn unpause(&self) {
+        self.pause.open();
+    }
+
+    /// Returns when nothing waits any more, or something else may run.
+    pub(crate) async fn pause_changed(&self) {
+        self.pause.changed().await;
+    }
+}
+
+impl Client {
+    pub(crate) fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.0.peer
+    }
+
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.0.local
+    }
+
+    /// What the client calls itself, to be read or changed.
+    pub(crate) fn names(&self) -> MutexGuard<'_, Names> {
+        self.0.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the connection, wherever it is.
+    pub(crate) fn kill(&self) {
+        self.0.is_killed.store(true, Ordering::Release);
+        self.0.killed.notify_one();
+    }
+
+    /// Returns when somebody has killed the connection.
+    pub(crate) async fn killed(&self) {
+        while !self.0.is_killed.load(Ordering::Acquire) {
+            self.0.killed.notified().await;
+        }
+    }
+
+    /// Takes note of what the connection has set for itself.
+    pub(crate) fn show(&self, connected: &Connected) {
+        let seen = &self.0.seen;
+        seen.space.store(connected.settings.space, Ordering::Relaxed);
+        seen.version.store(u32::from(connected.settings.version), Ordering::Relaxed);
+        seen.monitors.store(connected.settings.monitors, Ordering::Relaxed);
+        let queued = connected.queue.as_ref().map_or(-1, |queue| queue.commands.len() as i64);
+        seen.queued.store(queued, Ordering::Relaxed);
+    }
+
+    /// Takes note of the bytes that wait to be understood and to be sent.
+    pub(crate) fn show_buffers(&self, input_bytes: usize, output_bytes: usize) {
+        self.0.seen.input_bytes.store(input_bytes, Ordering::Relaxed);
+        self.0.seen.output_bytes.store(output_bytes, Ordering::Relaxed);
+    }
+
+    /// Takes note that the client asked not to be closed for want of memory.
+    pub(crate) fn set_keeps(&self, keeps: bool) {
+        self.0.seen.keeps.store(keeps, Ordering::Relaxed);
+    }
+
+    /// Takes note that the client asked not to be counted as a user of keys.
+    pub(crate) fn set_touches_not(&self, touches_not: bool) {
+        self.0.seen.touches_not.store(touches_not, Ordering::Relaxed);
+    }
+
+    /// Bytes that wait to be understood.
+    pub(crate) fn input_bytes(&self) -> usize {
+        self.0.seen.input_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that wait to be sent.
+    pub(crate) fn output_bytes(&self) -> usize {
+        self.0.seen.output_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The line that `CLIENT LIST` has for the connection. `running` is the command that runs, if
+    /// that is known better than by what ran last.
+    pub(crate) fn line(&self, running: Option<&str>) -> Vec<u8> {
+        let Entry { id, peer, local, began, seen, .. } = &*self.0;
+        let age = began.elapsed();
+        let age_ms = age.as_millis() as u64;
+        let idle_ms = match running {
+            Some(_) => 0,
+            None => age_ms.saturating_sub(seen.active_at_ms.load(Ordering::Relaxed)),
+        };
+        let number = seen.command.load(Ordering::Relaxed);
+        let last = number.checked_sub(1).and_then(|number| table::rows().get(number));
+        let last = last.map_or("NULL", |row| &row.name);
+        let (input, output) = (self.input_bytes(), self.output_bytes());
+        let names = self.names().clone();
+        let mut line = format!("id={id} addr={peer} laddr={local} fd=-1 name=").into_bytes();
+        line.extend_from_slice(&names.name);
+        let rest = format!(
+            " age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 multi={} qbuf={input} qbuf-free=0 \
+             argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output} oll=0 omem={output} tot-mem={} \
+             events=r cmd={} user=default redir=-1 resp={} lib-name=",
+            age.as_secs(),
+            idle_ms / 1000,
+            self.flags(),
+            seen.space.load(Ordering::Relaxed),
+            seen.queued.load(Ordering::Relaxed),
+            input + output + size_of::<Entry>(),
+            running.unwrap_or(last),
+            seen.version.load(Ordering::Relaxed),
+        );
+        line.extend_from_slice(rest.as_bytes());
+        line.extend_from_slice(&names.library);
+        line.extend_from_slice(b" lib-ver=");
+        line.extend_from_slice(&names.library_version);
+        line.push(b'\n');
+        line
+    }
+
+    fn flags(&self) -> String {
+        let seen = &self.0.seen;
+        let mut flags = String::new();
+        let known = [
+            (seen.monitors.load(Ordering::Relaxed), 'O'),
+            (seen.queued.load(Ordering::Relaxed) >= 0, 'x'),
+            (self.0.is_killed.load(Ordering::Relaxed), 'A'),
+            (seen.keeps.load(Ordering::Relaxed), 'e'),
+            (seen.touches_not.load(Ordering::Relaxed), 'T'),
+        ];
+        flags.extend(known.into_iter().filter(|(is, _)| *is).map(|(_, flag)| flag));
+        if flags.is_empty() { "N".to_owned() } else { flags }
+    }
+}

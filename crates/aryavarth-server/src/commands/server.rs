@@ -1,0 +1,163 @@
+//! The server as a whole: TIME, ROLE, saves, compaction, SHUTDOWN, WAIT and WAITAOF.
+//!
+//! The log is the database, so a save is a sync, and it waits for no snapshot. A rewrite of the
+//! append-only file is a compaction.
+
+use aryavarth::Durability;
+use aryavarth_protocol::Reply;
+
+use super::args::Args;
+use super::caller::{Caller, Then};
+use super::client::timeout;
+use super::failure::{SYNTAX, refused};
+use super::spec::{Flags, Outcome, Run, Spec};
+use crate::process;
+
+pub(super) const SPECS: &[Spec] = &[
+    Spec::new("bgrewriteaof", 1, "", Run::Caller(compact))
+        .flags(Flags::ADMIN)
+        .cost("O(N), N being the live bytes, in the background")
+        .says("Begins to rewrite the files without what is dead"),
+    Spec::new("bgsave", -1, "[SCHEDULE]", Run::Caller(sync_soon))
+        .flags(Flags::ADMIN)
+        .says("Begins to sync what was written, which happens anyway"),
+    Spec::new("lastsave", 1, "", Run::Caller(last_save))
+        .flags(Flags::FAST.and(Flags::DANGEROUS).and(Flags::ADMIN))
+        .says("Returns when everything written was last known to be on disk, in Unix time"),
+    Spec::new("role", 1, "", Run::Caller(role))
+        .flags(Flags::FAST.and(Flags::DANGEROUS))
+        .since("2.8.12")
+        .says("Returns that this server has no replicas"),
+    // It waits for a disk, and inside a transaction it would wait for itself.
+    Spec::new("save", 1, "", Run::Caller(save))
+        .flags(Flags::ADMIN.and(Flags::NO_MULTI).and(Flags::BLOCKING))
+        .says("Returns when everything that was written is on disk"),
+    Spec::new("shutdown", -1, "[NOSAVE | SAVE] [NOW] [FORCE] [ABORT]", Run::Caller(shutdown))
+        .flags(Flags::ADMIN.and(Flags::NO_MULTI))
+        .says("Stops the server, with everything that was acknowledged on disk"),
+    Spec::new("time", 1, "", Run::Caller(time))
+        .flags(Flags::FAST)
+        .since("2.6.0")
+        .says("Returns the server's time: seconds since 1970, and microseconds"),
+    Spec::new("wait", 3, "numreplicas timeout", Run::Caller(wait))
+        .since("3.0.0")
+        .says("Returns 0 after the timeout, since there are no replicas to wait for"),
+    Spec::new("waitaof", 4, "numlocal numreplicas timeout", Run::Caller(wait_for_disk))
+        .since("7.2.0")
+        .says("Returns when what was written is on this server's disk, or the time is over"),
+];
+
+fn integer(number: u64) -> Reply {
+    Reply::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+fn time(_: &mut Caller<'_>, _: &Args<'_>) -> Outcome {
+    let now = process::unix_time();
+    let parts = [now.as_secs(), u64::from(now.subsec_micros())];
+    Ok(Reply::Array(parts.into_iter().map(|part| Reply::bulk(part.to_string())).collect()))
+}
+
+fn role(caller: &mut Caller<'_>, _: &Args<'_>) -> Outcome {
+    let offset = integer(caller.written().0);
+    Ok(Reply::Array(vec![Reply::bulk("master"), offset, Reply::Array(Vec::new())]))
+}
+
+fn last_save(caller: &mut Caller<'_>, _: &Args<'_>) -> Outcome {
+    let stats = caller.host.stats();
+    Ok(integer(caller.host.settings().saved_at(&stats)))
+}
+
+fn save(caller: &mut Caller<'_>, _: &Args<'_>) -> Outcome {
+    caller.host.sync()?;
+    caller.host.settings().saved();
+    Ok(Reply::OK)
+}
+
+fn sync_soon(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
+    if args.len() > 2 || args.len() == 2 && !args.is(1, "SCHEDULE") {
+        return refused(SYNTAX);
+    }
+    caller.host.sync_soon();
+    Ok(Reply::Simple("Background saving started".into()))
+}
+
+fn compact(caller: &mut Caller<'_>, _: &Args<'_>) -> Outcome {
+    if caller.host.compact() {
+        Ok(Reply::Simple("Background append only file rewriting started".into()))
+    } else {
+        refused("ERR Background append only file rewriting already in progress")
+    }
+}
+
+fn shutdown(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
+    let (mut saves, mut saves_not, mut aborts) = (false, false, false);
+    for at in 1..args.len() {
+        if args.is(at, "SAVE") {
+            saves = true;
+        } else if args.is(at, "NOSAVE") {
+            saves_not = true;
+        } else if args.is(at, "ABORT") {
+            aborts = true;
+        } else if !args.is(at, "NOW") && !args.is(at, "FORCE") {
+            return refused(SYNTAX);
+        }
+    }
+    if saves && saves_not || aborts && args.len() > 2 {
+        return refused(SYNTAX);
+    }
+    if aborts {
+        return refused("ERR No shutdown in progress.");
+    }
+    caller.settings.then = Then::Shutdown;
+    Ok(Reply::OK)
+}
+
+fn wait(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
+    let replicas = args.integer(1)?;
+    sleep_unless(caller, args, 2, replicas <= 0)?;
+    Ok(Reply::Integer(0))
+}
+
+/// Lets the answer wait for as long as the argument at `place` says (0: for ever) for something
+/// that never comes, unless it is there already or the caller must not wait.
+fn sleep_unless(
+    caller: &mut Caller<'_>,
+    args: &Args<'_>,
+    place: usize,
+    is_there: bool,
+) -> Result<(), super::Failure> {
+    let mut time = timeout(args, place)?;
+    if time.is_zero() {
+        time = std::time::Duration::from_secs(u64::from(u32::MAX));
+    }
+    if !is_there && !caller.in_transaction {
+        caller.settings.then = Then::Sleep(time);
+    }
+    Ok(())
+}
+
+fn wait_for_disk(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
+    let (local, replicas) = (args.integer(1)?, args.integer(2)?);
+    if !(0..=1).contains(&local) {
+        return refused("ERR value is out of range, value must between 0 and 1");
+    }
+    if replicas < 0 {
+        return refused("ERR value is out of range, must be positive");
+    }
+    let time = timeout(args, 3)?;
+    let stats = caller.host.stats();
+    let both = |local: i64| Reply::Array(vec![Reply::Integer(local), Reply::Integer(0)]);
+    let is_there = stats.durable_position >= stats.written_position;
+    if caller.in_transaction || local == 0 && replicas == 0 {
+        return Ok(both(i64::from(is_there)));
+    }
+    // The reply says that everything is on disk, so it leaves when that is true.
+    caller.settings.durability_once = Some(Durability::Always);
+    caller.position = caller.written();
+    if replicas > 0 {
+        sleep_unless(caller, args, 3, false)?;
+    } else if !is_there {
+        caller.settings.then = Then::WaitForDisk((!time.is_zero()).then_some(time));
+    }
+    Ok(both(1))
+}

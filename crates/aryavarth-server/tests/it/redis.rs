@@ -1,0 +1,105 @@
+//! The Redis protocol over real sockets: what only a connection can show. What the commands do is
+//! told in scripts beside them.
+
+use aryavarth::{Batch, KvsEngine, MemoryEngine};
+use aryavarth_server::Limits;
+
+use crate::support::{Client, Obedient, Server, eventually};
+
+fn start() -> (Server, MemoryEngine) {
+    let engine = MemoryEngine::new();
+    (Server::with(engine.clone(), Limits::default()), engine)
+}
+
+/// Sends inline commands in one piece and requires these lines in answer.
+fn conversation(client: &mut Client, commands: &[&str], lines: &[&str]) {
+    client.send(commands.iter().map(|command| format!("{command}\r\n")).collect::<String>());
+    for line in lines {
+        assert_eq!(client.reply().trim_end(), *line, "{commands:?}");
+    }
+}
+
+#[test]
+fn a_transaction_is_collected_and_run_by_exec() {
+    let (server, engine) = start();
+    engine.write(Batch::new().set("k", "v")).unwrap();
+    let mut client = server.client();
+    conversation(
+        &mut client,
+        &["MULTI", "GET k", "GET absent", "EXEC"],
+        &["+OK", "+QUEUED", "+QUEUED", "*2", "$1", "v", "$-1"],
+    );
+    conversation(
+        &mut client,
+        &["MULTI", "MULTI", "DISCARD"],
+        &["+OK", "-ERR MULTI calls can not be nested", "+OK"],
+    );
+    conversation(
+        &mut client,
+        &["MULTI", "GET", "EXEC", "EXEC"],
+        &[
+            "+OK",
+            "-ERR wrong number of arguments for 'get' command",
+            "-EXECABORT Transaction discarded because of previous errors.",
+            "-ERR EXEC without MULTI",
+        ],
+    );
+}
+
+#[test]
+fn exec_is_refused_when_a_watched_key_was_set_and_removed_again() {
+    let (server, engine) = start();
+    let mut client = server.client();
+    conversation(&mut client, &["WATCH k", "GET k"], &["+OK", "$-1"]);
+    engine.write(Batch::new().set("k", "v")).unwrap();
+    engine.write(Batch::new().remove("k")).unwrap();
+    conversation(&mut client, &["MULTI", "GET k", "EXEC"], &["+OK", "+QUEUED", "*-1"]);
+    conversation(&mut client, &["MULTI", "GET k", "EXEC"], &["+OK", "+QUEUED", "*1", "$-1"]);
+}
+
+#[test]
+fn a_watch_can_be_given_up() {
+    let (server, engine) = start();
+    let mut client = server.client();
+    conversation(&mut client, &["WATCH k", "UNWATCH"], &["+OK", "+OK"]);
+    engine.write(Batch::new().set("k", "v")).unwrap();
+    conversation(
+        &mut client,
+        &["MULTI", "EXEC", "MULTI", "GET k"],
+        &["+OK", "*0", "+OK", "+QUEUED"],
+    );
+}
+
+#[test]
+fn what_a_transaction_shows_is_durable_before_it_leaves() {
+    let engine = Obedient::default();
+    let server = Server::with(engine.clone(), Limits::default());
+    let mut client = server.client();
+    client.send("MULTI\r\nGET k\r\nEXEC\r\n");
+    assert_eq!((client.reply(), client.reply()), ("+OK\r".into(), "+QUEUED\r".into()));
+    eventually("it has run", || server.handle.counters().requests == 3);
+    engine.sync();
+    assert_eq!((client.reply(), client.reply()), ("*1\r".into(), "$-1\r".into()));
+}
+
+#[test]
+fn after_a_failed_sync_a_waiting_reply_is_an_error() {
+    let engine = Obedient::default();
+    let server = Server::with(engine.clone(), Limits::default());
+    let mut client = server.client();
+    client.send("MULTI\r\nEXEC\r\n");
+    assert_eq!(client.reply(), "+OK\r");
+    engine.poison();
+    assert!(client.reply().starts_with("-MISCONF "));
+}
+
+#[test]
+fn a_connection_speaks_one_protocol() {
+    let (server, _engine) = start();
+    let mut client = server.client();
+    conversation(
+        &mut client,
+        &["GET k", "{\"Get\":{\"key\":\"k\"}}"],
+        &["$-1", "-ERR Protocol error: unbalanced quotes in request"],
+    );
+}
