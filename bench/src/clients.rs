@@ -109,7 +109,12 @@ async fn converse(
         receive(&mut stream, &requests, load.pipeline, &mut replies).await?;
         waits.push(sent.elapsed());
     }
-    Ok(waits)
+    // A server ends a connection that its client has ended, after the last reply.
+    stream.shutdown().await?;
+    match stream.read_buf(&mut replies).await? {
+        0 => Ok(waits),
+        _ => Err(too_many()),
+    }
 }
 
 /// Waits for so many replies, each of which must be one to such a request.
@@ -131,9 +136,13 @@ async fn receive(
         }
     }
     if received > count || checked < replies.len() {
-        return Err(io::Error::other("the server answered more than it was asked"));
+        return Err(too_many());
     }
     Ok(())
+}
+
+fn too_many() -> io::Error {
+    io::Error::other("the server answered more than it was asked")
 }
 
 #[cfg(test)]
