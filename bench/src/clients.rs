@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use crate::BoxError;
 use crate::data::Rng;
 use crate::figure::per_second;
-use crate::wire::{PATIENCE, Requests, is_ok};
+use crate::wire::{PATIENCE, Requests};
 
 const THREADS: usize = 2;
 
@@ -98,66 +98,99 @@ async fn converse(
     seed: u64,
 ) -> io::Result<Vec<Duration>> {
     let mut rng = Rng::new(seed);
-    let (mut lines, mut replies, mut waits) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut asked, mut replies, mut waits) = (Vec::new(), Vec::new(), Vec::new());
     while start.elapsed() < load.time {
-        lines.clear();
+        asked.clear();
         for _ in 0..load.pipeline {
-            requests.add(&mut rng, &mut lines);
+            requests.add(&mut rng, &mut asked);
         }
         let sent = Instant::now();
-        stream.write_all(&lines).await?;
-        receive(&mut stream, load.pipeline, &mut replies).await?;
+        stream.write_all(&asked).await?;
+        receive(&mut stream, &requests, load.pipeline, &mut replies).await?;
         waits.push(sent.elapsed());
     }
-    Ok(waits)
+    // A server ends a connection that its client has ended, after the last reply.
+    stream.shutdown().await?;
+    match stream.read_buf(&mut replies).await? {
+        0 => Ok(waits),
+        _ => Err(too_many()),
+    }
 }
 
-/// Waits for so many replies, none of which may be an error.
-async fn receive(stream: &mut TcpStream, count: usize, replies: &mut Vec<u8>) -> io::Result<()> {
+/// Waits for so many replies, each of which must be one to such a request.
+async fn receive(
+    stream: &mut TcpStream,
+    requests: &Requests,
+    count: usize,
+    replies: &mut Vec<u8>,
+) -> io::Result<()> {
     replies.clear();
-    let mut received = 0;
+    let (mut received, mut checked) = (0, 0);
     while received < count {
-        let from = replies.len();
         if stream.read_buf(replies).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        received += replies[from..].split(|byte| *byte == b'\n').count() - 1;
-    }
-    match replies.split_inclusive(|byte| *byte == b'\n').find(|reply| !is_ok(reply)) {
-        None => Ok(()),
-        Some(reply) => {
-            let reply = String::from_utf8_lossy(reply);
-            Err(io::Error::other(format!("the server answered `{}`", reply.trim_end())))
+        while let Some(bytes) = requests.reply_bytes(&replies[checked..])? {
+            checked += bytes;
+            received += 1;
         }
     }
+    if received > count || checked < replies.len() {
+        return Err(too_many());
+    }
+    Ok(())
+}
+
+fn too_many() -> io::Error {
+    io::Error::other("the server answered more than it was asked")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::Values;
-    use crate::nothing::Nothing;
-    use crate::wire::DONE;
+    use crate::nothing::{Each, Nothing};
+    use crate::resp::Operation;
+    use crate::wire::{DONE, Wire};
 
-    fn ask(reply: &str) -> Result<Answered, BoxError> {
-        let server = Nothing::start(reply.to_owned()).unwrap();
-        let requests = Arc::new(Requests { keys: 10, sets: 50, values: Values::new(100) });
+    fn ask(wire: Wire, each: Each, reply: &str) -> Result<Answered, BoxError> {
+        let server = Nothing::start(reply.to_owned(), each).unwrap();
+        let requests = Arc::new(Requests { wire, keys: 10, values: Values::new(100) });
         let time = Duration::from_millis(20);
         let load = Load { connections: 3, pipeline: 16, time, seed: 1 };
         Clients::new().unwrap().slice(server.addr, &requests, load)
     }
 
+    fn ask_lines(reply: &str) -> Result<Answered, BoxError> {
+        ask(Wire::Json { sets: 50 }, Each::Line, reply)
+    }
+
+    fn ask_commands(operation: Operation, reply: &str) -> Result<Answered, BoxError> {
+        let each = Each::Bytes(operation.command_bytes(&Values::new(100)));
+        ask(Wire::Resp(operation), each, reply)
+    }
+
     #[test]
     fn every_reply_is_counted_and_waits_are_in_order() {
-        let answered = ask(DONE).unwrap();
-        assert!(answered.requests >= 3 * 16 && answered.requests.is_multiple_of(16));
-        assert!(answered.per_second > 0.0);
-        assert!(0.0 < answered.wait_us(50) && answered.wait_us(50) <= answered.wait_us(99));
+        let commands = |one: Operation| ask_commands(one, &one.least_reply(100)).unwrap();
+        for answered in Operation::ALL.map(commands).into_iter().chain([ask_lines(DONE).unwrap()]) {
+            assert!(answered.requests >= 3 * 16 && answered.requests.is_multiple_of(16));
+            assert!(answered.per_second > 0.0);
+            assert!(0.0 < answered.wait_us(50) && answered.wait_us(50) <= answered.wait_us(99));
+        }
     }
 
     #[test]
     fn an_error_of_the_server_ends_the_slice() {
-        let error = ask("{\"Err\":\"busy\"}\n").err().unwrap().to_string();
+        let error = ask_lines("{\"Err\":\"busy\"}\n").err().unwrap().to_string();
         assert!(error.contains("busy"), "{error}");
+        let error = ask_commands(Operation::Set, "-ERR busy\r\n").err().unwrap().to_string();
+        assert!(error.contains("busy"), "{error}");
+    }
+
+    #[test]
+    fn a_reply_too_many_ends_the_slice() {
+        let error = ask_commands(Operation::Incr, ":1\r\n:2\r\n").err().unwrap().to_string();
+        assert!(error.contains("more than it was asked"), "{error}");
     }
 }

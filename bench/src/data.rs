@@ -54,7 +54,7 @@ impl Rng {
 /// Values of one length: pieces of a pool.
 pub(crate) struct Values {
     pool: Vec<u8>,
-    value_bytes: usize,
+    pub(crate) value_bytes: usize,
 }
 
 impl Values {

@@ -17,7 +17,10 @@ mod memory;
 mod nothing;
 mod peers;
 mod pools;
+mod redis;
+mod redis_server;
 mod report;
+mod resp;
 mod serve;
 mod server;
 mod slice;
@@ -44,6 +47,12 @@ usage: aryavarth-bench COMMAND [OPTIONS]
   server [--keys N] [--value-bytes N] [--seconds N] [--rounds N] [--threads N]
          [--connections N] [--pipelines N,...] [--dir DIR]
       the server over loopback, gets and sets at several depths of pipelines
+  redis [--keys N] [--value-bytes N] [--seconds N] [--rounds N] [--threads N] [--connections N]
+        [--pipelines N,...] [--only OPERATION,...] [--systems NAME,...] [--redis-server PATH]
+        [--dir DIR]
+      the server over the Redis protocol beside Debian's redis-server, which runs without
+      persistence and with a sync before each reply; operations: GET, SET, INCR; for a first look:
+      --keys 10000 --seconds 0.2 --rounds 1
   report [--in FILE] [--out FILE]
       draws the lines of other commands (default: standard input) into one page of charts
   idle --addr ADDR [--protocol json|redis] [--pid PID] [--connections N] [--busy N]
@@ -82,11 +91,12 @@ fn run() -> Outcome {
         "engines" => engines::run(&mut args),
         "idle" => idle::run(&mut args),
         "pools" => pools::run(&mut args),
+        "redis" => redis::run(&mut args),
         "report" => report::run(&mut args),
         "server" => server::run(&mut args),
         "space" => space::run(&mut args),
         "verify" => verify::run(&mut args),
-        // What `engines` and `server` start for each system, in a process of its own.
+        // What `engines`, `server` and `redis` start for each system, in a process of its own.
         "memory" => memory::run(&mut args),
         "serve" => serve::run(&mut args),
         _ => Err(USAGE.into()),

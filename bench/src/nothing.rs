@@ -1,4 +1,4 @@
-//! A server that reads lines and answers each with the same line: what any server must do.
+//! A server that counts requests and answers each with the same reply: what any server must do.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -11,6 +11,14 @@ use tokio::runtime::{Builder, Runtime};
 const THREADS: usize = 2;
 const READ_BYTES: usize = 16 << 10;
 
+/// What the server takes for a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Each {
+    Line,
+    /// So many bytes, whatever they are.
+    Bytes(usize),
+}
+
 /// Serves until it is dropped.
 pub(crate) struct Nothing {
     pub(crate) addr: SocketAddr,
@@ -18,8 +26,8 @@ pub(crate) struct Nothing {
 }
 
 impl Nothing {
-    /// A server whose every reply is that line.
-    pub(crate) fn start(reply: String) -> io::Result<Nothing> {
+    /// A server whose every reply is that one.
+    pub(crate) fn start(reply: String, each: Each) -> io::Result<Nothing> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
@@ -27,7 +35,7 @@ impl Nothing {
         runtime.spawn(async move {
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer(stream, reply.clone()));
+                tokio::spawn(answer(stream, reply.clone(), each));
             }
         });
         Ok(Nothing { addr, runtime: Some(runtime) })
@@ -43,15 +51,24 @@ impl Drop for Nothing {
 }
 
 /// Ends with the connection.
-async fn answer(mut stream: TcpStream, reply: String) -> io::Result<()> {
+async fn answer(mut stream: TcpStream, reply: String, each: Each) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buf = vec![0; READ_BYTES];
+    let mut begun = 0;
     loop {
         let read = stream.read(&mut buf).await?;
         if read == 0 {
             return Ok(());
         }
-        let requests = buf[..read].split(|byte| *byte == b'\n').count() - 1;
+        let requests = match each {
+            Each::Line => buf[..read].split(|byte| *byte == b'\n').count() - 1,
+            Each::Bytes(request_bytes) => {
+                begun += read;
+                let requests = begun / request_bytes;
+                begun %= request_bytes;
+                requests
+            }
+        };
         stream.write_all(reply.repeat(requests).as_bytes()).await?;
     }
 }

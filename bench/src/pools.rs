@@ -21,10 +21,10 @@ use crate::data::{Rng, Values};
 use crate::disk::drop_pages;
 use crate::engines::load_all;
 use crate::figure::{Figure, as_f64, per_second, print_machine};
-use crate::nothing::Nothing;
+use crate::nothing::{Each, Nothing};
 use crate::peers::{Peer, kvs, sled};
 use crate::slice::turn;
-use crate::wire::{Connection, Requests, found, raise_open_files};
+use crate::wire::{Connection, Requests, Wire, found, raise_open_files};
 use crate::{BoxError, Outcome, progress};
 
 /// The first is the one that others are put beside.
@@ -37,6 +37,8 @@ const CLIENT_THREADS: usize = 2;
 /// What is measured.
 struct Plan {
     requests: Requests,
+    /// In a hundred requests.
+    sets: u64,
     time: Duration,
     rounds: usize,
     threads: u32,
@@ -59,8 +61,9 @@ pub(crate) fn run(args: &mut Args) -> Outcome {
 
     raise_open_files()?;
     print_machine()?;
-    let requests = Requests { keys, sets, values: Values::new(value_bytes) };
-    let plan = Plan { requests, time, rounds, threads };
+    let wire = Wire::Json { sets };
+    let requests = Requests { wire, keys, values: Values::new(value_bytes) };
+    let plan = Plan { requests, sets, time, rounds, threads };
     let load = |peer: &dyn Peer| load_all(peer, keys, &plan.requests.values);
     for name in stores {
         let dir = tempfile::tempdir_in(&dir)?;
@@ -69,14 +72,14 @@ pub(crate) fn run(args: &mut Args) -> Outcome {
             let store = SledKvsEngine::new(dir.path())?;
             load(&sled::of(store.clone()))?;
             store.flush()?;
-            plan.compare(name, &store, &pools, &connections, value_bytes, || Ok(()))?;
+            plan.compare(name, &store, &pools, &connections, || Ok(()))?;
             continue;
         }
         let store = KvStore::open(dir.path())?;
         load(&kvs::of(store.clone()))?;
         store.flush()?;
         let before_slice = || if name == "kvs cold" { drop_pages(dir.path()) } else { Ok(()) };
-        plan.compare(name, &store, &pools, &connections, value_bytes, before_slice)?;
+        plan.compare(name, &store, &pools, &connections, before_slice)?;
     }
     Ok(true)
 }
@@ -97,16 +100,15 @@ impl Plan {
         engine: &E,
         pools: &[&'static str],
         connections: &[usize],
-        value_bytes: usize,
         before_slice: impl Fn() -> io::Result<()>,
     ) -> Result<(), BoxError> {
-        let nothing = Nothing::start(found(value_bytes))?;
+        let nothing = Nothing::start(found(self.requests.values.value_bytes), Each::Line)?;
         let started = pools.iter().map(|pool| start(pool, engine.clone(), self.threads));
         let servers = started.collect::<Result<Vec<_>, _>>()?;
         let mut systems = vec![(DO_NOTHING, nothing.addr)];
         systems.extend(pools.iter().copied().zip(servers.iter().map(|server| server.addr)));
         for connections in connections {
-            let sets = self.requests.sets;
+            let sets = self.sets;
             let name = format!("{store}, {sets} % durable sets, connections: {connections}");
             let mut runs = vec![Vec::new(); systems.len()];
             for round in 0..=self.rounds {

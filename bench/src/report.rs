@@ -12,6 +12,7 @@ use std::io;
 use serde_json::Value;
 
 use crate::args::Args;
+use crate::figure::as_f64;
 use crate::{BoxError, Outcome, progress};
 
 const STYLE: &str = include_str!("report.css");
@@ -26,6 +27,8 @@ const BAR_WIDTH: f64 = 360.0;
 const VALUE_WIDTH: f64 = 250.0;
 const ROW_HEIGHT: f64 = 26.0;
 const BAR_HEIGHT: f64 = 16.0;
+/// Of a line for a ratio below a bar.
+const RATIO_HEIGHT: f64 = 18.0;
 
 /// A line of another command, as it is read back.
 #[derive(Clone, Debug, Default)]
@@ -33,8 +36,8 @@ struct Bar {
     system: String,
     value: f64,
     runs: Vec<f64>,
-    peer: Option<String>,
-    ratio: Option<f64>,
+    /// What stands beside it, and the ratio to that.
+    ratios: Vec<(String, f64)>,
     limit: Option<f64>,
 }
 
@@ -94,7 +97,7 @@ impl Page {
             if chart.run != run {
                 (chart.run, chart.bars) = (run, Vec::new());
             }
-            chart.bars.push(bar);
+            chart.add(bar);
         }
         page.charts.iter_mut().for_each(Chart::add_limit);
         Ok(page)
@@ -131,18 +134,23 @@ impl Page {
 impl Bar {
     fn read(line: &Value) -> Option<Bar> {
         let runs = line["runs"].as_array().into_iter().flatten();
+        let ratio = line["peer"].as_str().map(str::to_owned).zip(line["ratio"].as_f64());
         Some(Bar {
             system: line["system"].as_str()?.to_owned(),
             value: line["value"].as_f64()?,
             runs: runs.filter_map(Value::as_f64).collect(),
-            peer: line["peer"].as_str().map(str::to_owned),
-            ratio: line["ratio"].as_f64(),
+            ratios: ratio.into_iter().collect(),
             limit: line["limit"].as_f64(),
         })
     }
 
     fn is_limit(&self) -> bool {
         LIMITS.contains(&self.system.as_str())
+    }
+
+    /// The ratios that have no place beside the bar's value.
+    fn further_ratios(&self) -> &[(String, f64)] {
+        self.ratios.get(1..).unwrap_or_default()
     }
 
     fn range(&self) -> (f64, f64) {
@@ -152,6 +160,14 @@ impl Bar {
 }
 
 impl Chart {
+    /// Adds a bar. A system that has one gets its further ratios there: it has a line for each.
+    fn add(&mut self, bar: Bar) {
+        match self.bars.iter_mut().find(|there| there.system == bar.system) {
+            None => self.bars.push(bar),
+            Some(there) => there.ratios.extend(bar.ratios),
+        }
+    }
+
     /// A bar for a limit that none of the systems stands for.
     fn add_limit(&mut self) {
         let limit = self.bars.iter().find_map(|bar| bar.limit);
@@ -192,7 +208,7 @@ impl Chart {
         let mut rows = String::new();
         for bar in &bars {
             self.row(&mut rows, bar, y, full);
-            y += ROW_HEIGHT;
+            y += ROW_HEIGHT + RATIO_HEIGHT * as_f64(bar.further_ratios().len() as u64);
         }
         let better = if self.more_is_better() { "more is better" } else { "less is better" };
         format!(
@@ -218,10 +234,7 @@ impl Chart {
         let (low, high) = bar.range();
         let (length, end) = (scale(bar.value), LABEL_WIDTH + scale(high));
         let cut = if bar.value > full { " \u{2192}" } else { "" };
-        let ratio = match (&bar.peer, bar.ratio) {
-            (Some(peer), Some(ratio)) => format!("{} \u{d7} {peer}", ratio_text(ratio)),
-            _ => String::new(),
-        };
+        let ratio = bar.ratios.first().map(ratio_text).unwrap_or_default();
         // Writing to a string cannot fail.
         let _ = writeln!(
             rows,
@@ -239,15 +252,24 @@ impl Chart {
             amount(bar.value, &self.unit),
             escape(&ratio),
         );
+        let mut below = middle;
+        for ratio in bar.further_ratios() {
+            below += RATIO_HEIGHT;
+            let _ = writeln!(
+                rows,
+                "<text class=\"ratio\" x=\"{LABEL_WIDTH}\" y=\"{below:.1}\">{}</text>",
+                escape(&ratio_text(ratio)),
+            );
+        }
     }
 }
 
-/// A ratio with as many digits as tell something.
-fn ratio_text(ratio: f64) -> String {
-    match ratio {
-        small if small < 0.1 => format!("{small:.4}"),
-        large if large >= 10.0 => format!("{large:.0}"),
-        _ => format!("{ratio:.2}"),
+/// A ratio with as many digits as tell something, and to what.
+fn ratio_text((peer, ratio): &(String, f64)) -> String {
+    match *ratio {
+        small if small < 0.1 => format!("{small:.4} \u{d7} {peer}"),
+        large if large >= 10.0 => format!("{large:.0} \u{d7} {peer}"),
+        ratio => format!("{ratio:.2} \u{d7} {peer}"),
     }
 }
 
@@ -310,6 +332,19 @@ mod tests {
         let page = Page::read(&format!("{LINES}{again}")).unwrap();
         assert_eq!(page.charts[0].bars.len(), 3);
         assert!(page.html().contains("175 /s"));
+    }
+
+    #[test]
+    fn a_system_with_several_peers_has_one_bar_and_all_its_ratios() {
+        let ours = LINES.lines().find(|line| line.contains("aryavarth\",\"value\":300")).unwrap();
+        let beside = |peer: &str| ours.replace("\"fjall\",\"ratio\":2", peer);
+        let (redb, sled) = (beside("\"redb\",\"ratio\":0.7"), beside("\"sled\",\"ratio\":30"));
+        let page = Page::read(&format!("{LINES}{redb}\n{sled}\n")).unwrap();
+        assert_eq!(page.charts[0].bars.len(), 3);
+        let svg = page.charts[0].svg();
+        for ratio in ["2.00 \u{d7} fjall", "0.70 \u{d7} redb", "30 \u{d7} sled"] {
+            assert!(svg.contains(ratio), "{ratio}: {svg}");
+        }
     }
 
     #[test]

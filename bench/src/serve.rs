@@ -1,13 +1,14 @@
 //! A server in a process of its own, so that its time and memory are told apart from its clients'.
 //!
-//! The process loads its store, says its address in one line, and serves until its standard input
-//! ends, which it does when the process that started it goes away, too.
+//! The process loads its store, says in one line where it listens and which process serves, and ends
+//! with its standard input, which ends when the process that started it goes away, too. Redis serves
+//! in a process below it, so that this holds for redis as well.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -22,16 +23,16 @@ use crate::disk::sync_files;
 use crate::engines::load_all;
 use crate::figure::as_f64;
 use crate::memory::status_bytes;
-use crate::nothing::Nothing;
+use crate::nothing::{Each, Nothing};
 use crate::peers::kvs;
-use crate::wire::{DONE, found};
-use crate::{BoxError, Outcome};
+use crate::redis_server::RedisServer;
+use crate::wire::{DONE, Wire, found};
+use crate::{BoxError, Outcome, resp};
 
 pub(crate) const NOTHING: &str = "do-nothing server";
-const OURS: &str = "aryavarth";
+pub(crate) const OURS: &str = "aryavarth";
 /// Acknowledges before a sync, and so shows what the syncs cost.
-const UNSYNCED: &str = "aryavarth (not synced)";
-pub(crate) const SERVERS: [&str; 3] = [NOTHING, OURS, UNSYNCED];
+pub(crate) const UNSYNCED: &str = "aryavarth (not synced)";
 
 /// What all servers are started with.
 pub(crate) struct Setup {
@@ -41,12 +42,16 @@ pub(crate) struct Setup {
     pub(crate) threads: u32,
     /// Where temporary directories are made.
     pub(crate) dir: String,
+    /// The redis-server that is started as redis.
+    pub(crate) redis: PathBuf,
 }
 
 /// A server that runs; it is stopped when dropped.
 pub(crate) struct ServerProcess {
     pub(crate) name: &'static str,
     pub(crate) addr: SocketAddr,
+    /// Of the process that serves.
+    pub(crate) pid: u32,
     child: Child,
     // Removed after the process has ended.
     dir: TempDir,
@@ -54,19 +59,30 @@ pub(crate) struct ServerProcess {
 
 impl ServerProcess {
     /// Starts a server and waits until it has loaded its store. One that does nothing answers as
-    /// sets are answered if `sets`, otherwise as gets.
+    /// such requests are answered.
     pub(crate) fn start(
         name: &'static str,
-        sets: bool,
+        wire: Wire,
         setup: &Setup,
     ) -> Result<ServerProcess, BoxError> {
         let dir = tempfile::tempdir_in(&setup.dir)?;
+        let (reply, request_bytes) = match wire {
+            Wire::Json { sets: 0 } => (found(setup.value_bytes), 0),
+            Wire::Json { .. } => (DONE.to_owned(), 0),
+            Wire::Resp(operation) => {
+                let values = Values::new(setup.value_bytes);
+                (operation.least_reply(setup.value_bytes), operation.command_bytes(&values))
+            }
+        };
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["serve", "--server", name, "--sets", &sets.to_string()])
+            .args(["serve", "--server", name])
+            .args(["--reply", &reply, "--request-bytes", &request_bytes.to_string()])
             .args(["--keys", &setup.keys.to_string()])
             .args(["--value-bytes", &setup.value_bytes.to_string()])
             .args(["--threads", &setup.threads.to_string(), "--dir"])
             .arg(dir.path())
+            .arg("--redis-server")
+            .arg(&setup.redis)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -74,8 +90,10 @@ impl ServerProcess {
         if let Some(stdout) = child.stdout.take() {
             BufReader::new(stdout).read_line(&mut line)?;
         }
-        if let Ok(addr) = line.trim().parse() {
-            return Ok(ServerProcess { name, addr, child, dir });
+        if let Some((addr, pid)) = line.trim().split_once(' ')
+            && let (Ok(addr), Ok(pid)) = (addr.parse(), pid.parse())
+        {
+            return Ok(ServerProcess { name, addr, pid, child, dir });
         }
         drop(child.stdin.take());
         let ended = child.wait()?;
@@ -84,7 +102,7 @@ impl ServerProcess {
 
     /// Processor time that the process has taken so far.
     pub(crate) fn cpu_time(&self) -> Result<Duration, BoxError> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
         // The name, in parentheses, may contain anything. User and system time are the 14th and
         // 15th field, the 12th and 13th behind it.
         let fields = stat.rsplit_once(')').map(|(_, fields)| fields.split_whitespace());
@@ -95,7 +113,7 @@ impl ServerProcess {
 
     /// Memory of the process that is in use now, pages of files that it maps included.
     pub(crate) fn resident_bytes(&self) -> Result<u64, BoxError> {
-        status_bytes(&self.child.id().to_string(), "VmRSS:")
+        status_bytes(&self.pid.to_string(), "VmRSS:")
     }
 
     /// Writes to the disk what the server has left, so that it is not written in another's slice.
@@ -114,24 +132,33 @@ impl Drop for ServerProcess {
 /// The process itself.
 pub(crate) fn run(args: &mut Args) -> Outcome {
     let name: String = args.take("server", String::new())?;
-    let sets: bool = args.take("sets", false)?;
+    let reply: String = args.take("reply", String::new())?;
+    let request_bytes: usize = args.take("request-bytes", 0)?;
     let keys: u64 = args.take("keys", 0)?;
     let value_bytes: usize = args.take("value-bytes", 0)?;
     let threads: u32 = args.take("threads", 4)?;
     let dir: String = args.take("dir", String::new())?;
+    let redis: String = args.take("redis-server", String::new())?;
     args.finish()?;
 
     if name == NOTHING {
-        let reply = if sets { DONE.to_owned() } else { found(value_bytes) };
-        let server = Nothing::start(reply)?;
-        writeln!(io::stdout(), "{}", server.addr)?;
+        let each = if request_bytes == 0 { Each::Line } else { Each::Bytes(request_bytes) };
+        let server = Nothing::start(reply, each)?;
+        say(server.addr, process::id())?;
+        wait_for_the_end();
+        return Ok(true);
+    }
+    let values = Values::new(value_bytes);
+    if let Some(server) = RedisServer::start(&name, Path::new(&redis), Path::new(&dir))? {
+        resp::load(server.addr, keys, &values)?;
+        say(server.addr, server.pid())?;
         wait_for_the_end();
         return Ok(true);
     }
     let durability = if name == UNSYNCED { Durability::Os } else { Durability::Always };
     let options = Options { durability, ..Options::default() };
     let store = KvStore::open_with(Path::new(&dir), options)?;
-    load_all(&kvs::of(store.clone()), keys, &Values::new(value_bytes))?;
+    load_all(&kvs::of(store.clone()), keys, &values)?;
     store.flush()?;
     let server = KvServer::new("127.0.0.1:0", store, SharedQueueThreadPool::new(threads)?)?;
     let handle = server.handle();
@@ -139,9 +166,14 @@ pub(crate) fn run(args: &mut Args) -> Outcome {
         wait_for_the_end();
         handle.shutdown();
     });
-    writeln!(io::stdout(), "{}", server.local_addr())?;
+    say(server.local_addr(), process::id())?;
     server.run()?;
     Ok(true)
+}
+
+/// Says where a process serves.
+fn say(addr: SocketAddr, pid: u32) -> io::Result<()> {
+    writeln!(io::stdout(), "{addr} {pid}")
 }
 
 fn wait_for_the_end() {

@@ -4,6 +4,7 @@
 //! in processes of their own and take turns. After each slice of sets the files are written to the
 //! disk, outside the clock, so that this does not happen in the next server's slice.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use crate::args::Args;
 use crate::clients::{Clients, Load};
 use crate::data::Values;
 use crate::figure::{Figure, as_f64, print_machine};
-use crate::serve::{SERVERS, ServerProcess, Setup};
+use crate::serve::{NOTHING, OURS, ServerProcess, Setup, UNSYNCED};
 use crate::slice::turn;
-use crate::wire::{Requests, raise_open_files};
+use crate::wire::{Requests, Wire, raise_open_files};
 use crate::{BoxError, Outcome, progress};
 
 /// What is measured in each slice, and its unit.
@@ -24,9 +25,11 @@ const MEASURED: [(&str, &str); 4] = [
     ("server time a request", "us"),
 ];
 
+const SERVERS: [&str; 3] = [NOTHING, OURS, UNSYNCED];
+
 /// What is measured.
-struct Plan {
-    setup: Setup,
+pub(crate) struct Plan {
+    pub(crate) setup: Setup,
     connections: usize,
     pipelines: Vec<usize>,
     time: Duration,
@@ -34,40 +37,60 @@ struct Plan {
 }
 
 pub(crate) fn run(args: &mut Args) -> Outcome {
-    let setup = Setup {
-        keys: args.take("keys", 100_000)?,
-        value_bytes: args.take("value-bytes", 100)?,
-        threads: args.take("threads", 4)?,
-        dir: args.take("dir", ".".to_owned())?,
-    };
-    let time = Duration::try_from_secs_f64(args.take("seconds", 0.5)?)?;
-    let rounds = args.take("rounds", 3)?;
-    let connections = args.take("connections", 50)?;
-    let pipelines: String = args.take("pipelines", "1,16,64".to_owned())?;
-    let pipelines = pipelines.split(',').map(str::parse).collect::<Result<Vec<_>, _>>()?;
+    let plan = Plan::take(args, 100_000, 0.5, 3)?;
     args.finish()?;
-    if setup.keys == 0 || rounds == 0 || connections == 0 || pipelines.contains(&0) {
-        return Err("at least one key, round, connection and request are needed".into());
-    }
-
     raise_open_files()?;
     print_machine()?;
-    let plan = Plan { setup, connections, pipelines, time, rounds };
     let clients = Clients::new()?;
-    plan.measure("GET", 0, &clients)?;
-    plan.measure("SET", 100, &clients)?;
+    plan.measure("GET", Wire::Json { sets: 0 }, &SERVERS, &clients, print)?;
+    plan.measure("SET", Wire::Json { sets: 100 }, &SERVERS, &clients, print)?;
     Ok(true)
 }
 
 impl Plan {
-    /// One kind of request, at every depth.
-    fn measure(&self, operation: &str, sets: u64, clients: &Clients) -> Result<(), BoxError> {
+    /// Takes the options that all measurements of servers have.
+    pub(crate) fn take(
+        args: &mut Args,
+        keys: u64,
+        seconds: f64,
+        rounds: usize,
+    ) -> Result<Plan, BoxError> {
+        let setup = Setup {
+            keys: args.take("keys", keys)?,
+            value_bytes: args.take("value-bytes", 100)?,
+            threads: args.take("threads", 4)?,
+            dir: args.take("dir", ".".to_owned())?,
+            redis: PathBuf::new(),
+        };
+        let time = Duration::try_from_secs_f64(args.take("seconds", seconds)?)?;
+        let rounds = args.take("rounds", rounds)?;
+        let connections = args.take("connections", 50)?;
+        let pipelines: String = args.take("pipelines", "1,16,64".to_owned())?;
+        let pipelines = pipelines.split(',').map(str::parse).collect::<Result<Vec<_>, _>>()?;
+        if setup.keys == 0 || rounds == 0 || connections == 0 || pipelines.contains(&0) {
+            return Err("at least one key, round, connection and request are needed".into());
+        }
+        Ok(Plan { setup, connections, pipelines, time, rounds })
+    }
+
+    /// One kind of request to servers of those names, at every depth. `print` gets each figure of
+    /// all of them, in their order.
+    pub(crate) fn measure(
+        &self,
+        operation: &str,
+        wire: Wire,
+        names: &[&'static str],
+        clients: &Clients,
+        print: impl Fn(&[Figure]) -> Result<(), BoxError>,
+    ) -> Result<(), BoxError> {
         let Setup { keys, value_bytes, .. } = self.setup;
-        let requests = Arc::new(Requests { keys, sets, values: Values::new(value_bytes) });
+        let requests = Arc::new(Requests { wire, keys, values: Values::new(value_bytes) });
         let mut servers = Vec::new();
-        for name in SERVERS {
+        for name in names {
             progress(&format!("starting and loading {name}"));
-            servers.push(ServerProcess::start(name, sets > 0, &self.setup)?);
+            let server = ServerProcess::start(name, wire, &self.setup)?;
+            progress(&format!("{name} is process {}", server.pid));
+            servers.push(server);
         }
         for pipeline in &self.pipelines {
             let connections = self.connections;
@@ -82,7 +105,7 @@ impl Plan {
                 for at in turn(round, servers.len()) {
                     let values = slice(&servers[at], clients, &requests, load)
                         .map_err(|error| format!("{name}, {}: {error}", servers[at].name))?;
-                    if sets > 0 {
+                    if wire.writes() {
                         servers[at].sync()?;
                     }
                     progress(&format!(

@@ -1,5 +1,5 @@
-//! The client's side of JSON lines: requests, the least reply, and a connection with nothing that
-//! could be the slower one.
+//! The client's side of a conversation: requests, the least reply, and a connection with nothing
+//! that could be the slower one. JSON lines are here, the Redis protocol is in `resp`.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -8,23 +8,50 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::data::{Rng, Values, key};
+use crate::resp::Operation;
 
 /// A server that takes longer than this for one reply is not measured but broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// In which words clients ask, and for what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wire {
+    /// JSON lines, with so many sets in a hundred requests; the others are gets.
+    Json { sets: u64 },
+    /// The Redis protocol, with commands of one kind.
+    Resp(Operation),
+}
+
+impl Wire {
+    /// Whether any of the requests changes what is stored.
+    pub(crate) fn writes(self) -> bool {
+        match self {
+            Wire::Json { sets } => sets > 0,
+            Wire::Resp(operation) => operation.writes(),
+        }
+    }
+}
+
 /// What clients ask for: keys that were loaded, at random.
 pub(crate) struct Requests {
+    pub(crate) wire: Wire,
     pub(crate) keys: u64,
-    /// Sets in a hundred requests; the others are gets.
-    pub(crate) sets: u64,
     pub(crate) values: Values,
 }
 
 impl Requests {
-    /// Adds a request, with its newline.
-    pub(crate) fn add(&self, rng: &mut Rng, lines: &mut Vec<u8>) {
+    /// Adds a request.
+    pub(crate) fn add(&self, rng: &mut Rng, requests: &mut Vec<u8>) {
+        match self.wire {
+            Wire::Json { sets } => self.add_line(sets, rng, requests),
+            Wire::Resp(operation) => operation.add(self.keys, &self.values, rng, requests),
+        }
+    }
+
+    /// Adds a request in JSON, with its newline.
+    fn add_line(&self, sets: u64, rng: &mut Rng, lines: &mut Vec<u8>) {
         let key = key(rng.below(self.keys));
-        let is_set = rng.below(100) < self.sets;
+        let is_set = rng.below(100) < sets;
         lines.extend_from_slice(if is_set {
             b"{\"Set\":{\"key\":\""
         } else {
@@ -36,6 +63,21 @@ impl Requests {
             lines.extend_from_slice(self.values.any(rng));
         }
         lines.extend_from_slice(b"\"}}\n");
+    }
+
+    /// The length of the first reply, if all of it is there. An error if the server answers one,
+    /// or anything else that is no reply to such a request.
+    pub(crate) fn reply_bytes(&self, replies: &[u8]) -> io::Result<Option<usize>> {
+        if let Wire::Resp(operation) = self.wire {
+            return operation.reply_bytes(self.values.value_bytes, replies);
+        }
+        let Some(end) = replies.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
+        let reply = &replies[..=end];
+        if is_ok(reply) {
+            return Ok(Some(reply.len()));
+        }
+        let reply = String::from_utf8_lossy(reply);
+        Err(io::Error::other(format!("the server answered `{}`", reply.trim_end())))
     }
 }
 
