@@ -146,16 +146,21 @@ fn run_blind<E: KvsEngine, P: ThreadPool>(
     }
     count(&counters.requests, blind.len());
     let space = connected.settings.space;
-    let written = caught(shared, || match space == engine.space() {
-        true => engine.write_each(batches),
-        false => engine.with_space(space).write_each(batches),
+    let written = caught(shared, || {
+        if space == engine.space() {
+            engine.write_each(batches)
+        } else {
+            engine.with_space(space).write_each(batches)
+        }
     });
     let Ok(written) = written else {
         return blind.iter().map(|_| panicked(shared)).collect();
     };
+    // Each took its share.
+    let ended = began + began.elapsed() / u32::try_from(blind.len()).unwrap_or(u32::MAX);
     let answered = blind.iter().zip(written).map(|(call, outcome)| match call {
         Call::Command(command) => {
-            said(commands::blind::answer(shared, connected, command, began, outcome))
+            said(commands::blind::answer(shared, connected, command, (began, ended), outcome))
         }
         Call::Request(_) | Call::Refused(_) => {
             let (response, position) = match outcome {

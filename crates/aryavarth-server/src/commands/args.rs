@@ -2,7 +2,7 @@
 
 use aryavarth_protocol::{Command, Limits};
 
-use super::failure::{Failure, NOT_A_FLOAT, NOT_AN_INTEGER, TOO_LONG, refused};
+use super::failure::{Failure, NOT_AN_INTEGER, TOO_LONG, refused};
 
 /// How many databases there are: 0 to 15.
 pub(crate) const DATABASES: u32 = 16;
@@ -79,11 +79,6 @@ impl<'a> Args<'a> {
             Ok(number) if number < DATABASES => Ok(number),
             _ => refused("ERR DB index is out of range"),
         }
-    }
-
-    /// The float at a place.
-    pub(crate) fn float(&self, place: usize) -> Result<f64, Failure> {
-        parse_float(self.get(place)).map_or_else(|| refused(NOT_A_FLOAT), Ok)
     }
 }
 

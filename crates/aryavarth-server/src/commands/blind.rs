@@ -25,7 +25,7 @@ pub(crate) fn batch(host: &dyn Host, connected: &Connected, command: &Command) -
     let args = Args::new(command).limited(host.limits().session.value_bytes_max);
     let spec = table::find(&args).ok()?;
     let blind = spec.blind?;
-    admit(spec, host, connected, &args).ok()?;
+    admit(spec, host, connected).ok()?;
     blind(&args, host)
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn answer(
     host: &dyn Host,
     connected: &mut Connected,
     command: &Command,
-    began: Instant,
+    (began, ended): (Instant, Instant),
     outcome: Result<(u64, Position)>,
 ) -> Answer {
     let (reply, position) = match outcome {
@@ -42,7 +42,7 @@ pub(crate) fn answer(
         Err(error) => (error_reply(&error), written(host)),
     };
     if let Ok(spec) = table::find(&Args::new(command)) {
-        let ran = Ran { spec, command, position, began, failed: reply.is_error() };
+        let ran = Ran { spec, command, position, began, ended, failed: reply.is_error() };
         host.clients().ran(host.settings(), connected, &ran);
     }
     if let Reply::Error(text) = &reply {

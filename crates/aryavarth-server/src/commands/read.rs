@@ -26,6 +26,7 @@ pub(crate) trait Read {
     fn find(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure>;
 
     /// A key's deadline: `None` if there is no such key.
+    #[expect(clippy::option_option, reason = "there may be no key, and no deadline")]
     fn deadline(&mut self, key: &[u8]) -> Result<Option<Option<u64>>, Failure>;
 
     /// The first keys of a range, at most `limit`; fewer only if there are no more.

@@ -522,6 +522,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             (Phase::Idle, self.shared.settings.idle())
         };
         if phase != self.phase {
+            self.client.show_buffers(self.session.input_bytes(), self.session.output_bytes());
             if phase == Phase::Idle {
                 self.session.trim();
                 self.gates.trim();

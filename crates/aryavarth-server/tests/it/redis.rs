@@ -13,7 +13,7 @@ fn start() -> (Server, MemoryEngine) {
 
 /// Sends inline commands in one piece and requires these lines in answer.
 fn conversation(client: &mut Client, commands: &[&str], lines: &[&str]) {
-    client.send(commands.iter().map(|command| format!("{command}\r\n")).collect::<String>());
+    client.send(commands.join("\r\n") + "\r\n");
     for line in lines {
         assert_eq!(client.reply().trim_end(), *line, "{commands:?}");
     }

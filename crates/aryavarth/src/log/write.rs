@@ -117,7 +117,7 @@ impl Log {
             let position = if length > 1 { self.write_chain(space, &rest[..length]) } else { None };
             match position {
                 Some(position) => {
-                    outcomes.resize_with(outcomes.len() + length, || Ok((0, position)))
+                    outcomes.resize_with(outcomes.len() + length, || Ok((0, position)));
                 }
                 // Alone, each says for itself what is wrong.
                 None => outcomes.push(
