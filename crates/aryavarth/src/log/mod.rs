@@ -29,7 +29,7 @@ use crate::engine::Watches;
 use crate::error::{KvsError, Result};
 use crate::fs::{IoError, Site, write_full};
 use crate::index::{
-    Change, Dropped, EntryId, Found, Held, Index, IndexWriter, SPACE_MAX, Slot, TABLE_CONTENT,
+    Change, Dropped, EntryId, Found, Held, Index, IndexWriter, Slot, TABLE_CONTENT,
 };
 use crate::manifest::Manifest;
 use crate::options::Options;
@@ -125,7 +125,7 @@ struct Writer {
     marked: u64,
     index: IndexWriter,
     /// Removed keys that are still in the index, oldest first.
-    unlinks: VecDeque<(u64, EntryId, Slot)>,
+    unlinks: VecDeque<Unlink>,
     /// Contents that no space has any more and whose entries are still there, oldest first.
     dropped: VecDeque<Dropped>,
     recent: Recent,
@@ -134,6 +134,15 @@ struct Writer {
     sealing: Vec<Arc<Segment>>,
     /// Whether the log takes no more appends.
     closed: bool,
+}
+
+/// A removed key: from when on it may go, its content and entry, and what its slot then holds.
+#[derive(Debug)]
+struct Unlink {
+    position: u64,
+    content: u64,
+    id: EntryId,
+    slot: Slot,
 }
 
 /// The active segment's newest frames in memory, so that a closure need not read them from a file.
@@ -241,7 +250,6 @@ impl Log {
     /// Appends a batch to a space as one frame. One system call; the encoding happens outside the
     /// lock.
     pub(crate) fn write(&self, space: u32, batch: &Batch) -> Result<Appended> {
-        check_space(space)?;
         self.check_batch(batch)?;
         if batch.writes().is_empty() {
             return Ok(Appended { removed: 0, position: 0 });
@@ -249,7 +257,7 @@ impl Log {
         let has_deadlines = batch.writes().iter().any(|write| write.expires_at().is_some());
         let now_ms = if has_deadlines { self.now_ms() } else { 0 };
         let only_removes = batch.writes().iter().all(|write| write.is_removal(now_ms));
-        let mut encoded: Option<(u32, Frame)> = None;
+        let mut encoded: Option<(u64, Frame)> = None;
         loop {
             self.check_full(only_removes)?;
             self.wait_for_disk()?;
@@ -432,15 +440,16 @@ impl Log {
             self.account(record.extra.content, old.slot, -1);
         }
         if tombstone {
-            writer.unlinks.push_back((writer.position, found.id(), slot));
+            let (position, content, id) = (writer.position, record.extra.content, found.id());
+            writer.unlinks.push_back(Unlink { position, content, id, slot });
         }
         let expired = old.expires_at.is_some_and(|deadline| deadline <= new.clock_ms);
         self.expired_keys.fetch_add(u64::from(expired), Ordering::Relaxed);
-        tombstone && existed && !expired
+        tombstone && record.is_asked && existed && !expired
     }
 
     /// Counts a value's record as live (1) or dead (-1).
-    fn account(&self, content: u32, slot: Slot, sign: i64) {
+    fn account(&self, content: u64, slot: Slot, sign: i64) {
         let bytes = sign * slot.pointer().length as i64;
         self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
         // The table's own record is no key.
@@ -465,11 +474,11 @@ impl Log {
         let released = self.commit.released();
         let mut done = 0;
         while done < max
-            && let Some(&(position, id, slot)) = writer.unlinks.front()
-            && position <= released
+            && let Some(first) = writer.unlinks.front()
+            && first.position <= released
         {
+            self.index.unlink(first.content, first.id, first.slot);
             writer.unlinks.pop_front();
-            self.index.unlink(id, slot);
             done += 1;
         }
         done
@@ -550,15 +559,6 @@ struct Published<'a> {
     /// The entry of its only key, where that was found beforehand.
     known: Option<Found<'a>>,
     clock_ms: u64,
-}
-
-/// Refuses a space that there cannot be.
-pub(crate) fn check_space(space: u32) -> Result<()> {
-    if space > SPACE_MAX {
-        let what = format!("space {space} is over {SPACE_MAX}");
-        return Err(KvsError::InvalidOption(what));
-    }
-    Ok(())
 }
 
 /// Bytes that must be free for a frame of `bytes`, whatever stands in front of it. Whoever looks
