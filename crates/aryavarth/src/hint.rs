@@ -7,7 +7,7 @@
 //! ```text
 //! header: magic "ARYH", version u16, reserved u16, segment id, salt, end, count   (40 bytes)
 //! entry:  kind, flags and sequence number u64, offset / 8 u32, record length u32, key length u16;
-//!         deadline u64 and content u32, each only where its flag says so; key
+//!         deadline u64 and content u64, each only where its flag says so; key
 //! footer: CRC32C of everything before it
 //! ```
 //!

@@ -9,7 +9,7 @@
 //! 4   payload CRC32C
 //! 8   kind in the low byte, sequence number in the upper seven
 //! 16  value length     20  key length     22  flags
-//! 24  payload: deadline (8 bytes) and content (4), each only where its flag says so; key, value;
+//! 24  payload: deadline (8 bytes) and content (8), each only where its flag says so; key, value;
 //!     zeros up to a multiple of eight
 //! ```
 //!
@@ -55,7 +55,7 @@ pub(crate) enum Kind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Extra {
     /// The content that the key belongs to.
-    pub(crate) content: u32,
+    pub(crate) content: u64,
     /// From when on the key is gone, in milliseconds since 1970; never 0.
     pub(crate) expires_at: Option<u64>,
 }
@@ -85,7 +85,7 @@ impl Extra {
             extra.expires_at?;
         }
         if has_content {
-            extra.content = u32_at(bytes, bytes.len() - 4);
+            extra.content = u64_at(bytes, bytes.len() - 8);
         }
         (has_content == (extra.content != 0)).then_some(extra)
     }
@@ -93,7 +93,7 @@ impl Extra {
 
 /// Bytes before the key.
 const fn extra_bytes(has_deadline: bool, has_content: bool) -> usize {
-    8 * has_deadline as usize + 4 * has_content as usize
+    8 * (has_deadline as usize + has_content as usize)
 }
 
 /// A record's payload, taken apart.
@@ -270,9 +270,9 @@ pub(crate) struct FrameRecord {
     /// Where it begins in the frame's buffer.
     pub(crate) at: usize,
     pub(crate) extra: Extra,
+    /// Whether somebody asked for this removal: it did not come of a deadline that had passed.
+    pub(crate) is_asked: bool,
     header: Header,
-    /// Whether nobody asked for the removal: it is a value whose deadline has passed.
-    pub(crate) is_late: bool,
 }
 
 impl FrameRecord {
@@ -327,16 +327,16 @@ impl Frame {
             has_content: extra.content != 0,
         };
         self.buf.resize(padded(self.buf.len() - self.room) + self.room, 0);
-        self.records.push(FrameRecord { at, extra, header, is_late: false });
+        self.records.push(FrameRecord { at, extra, is_asked: true, header });
     }
 
     /// The frame of a batch in a content. A deadline that has passed at `now_ms` makes a removal.
-    pub(crate) fn of_batch(room: usize, batch: &Batch, content: u32, now_ms: u64) -> Frame {
+    pub(crate) fn of_batch(room: usize, batch: &Batch, content: u64, now_ms: u64) -> Frame {
         Frame::of_batches(room, std::slice::from_ref(batch), content, now_ms)
     }
 
     /// The frames of batches, to be appended together.
-    pub(crate) fn of_batches(room: usize, batches: &[Batch], content: u32, now_ms: u64) -> Frame {
+    pub(crate) fn of_batches(room: usize, batches: &[Batch], content: u64, now_ms: u64) -> Frame {
         let mut frame = Frame::new(room, batches.iter().map(Batch::record_bytes).sum());
         for batch in batches {
             for write in batch.writes() {
@@ -344,7 +344,7 @@ impl Frame {
                 let expires_at = write.expires_at().filter(|_| value.is_some());
                 frame.push(Extra { content, expires_at }, write.key(), value);
                 if let Some(record) = frame.records.last_mut() {
-                    record.is_late = value.is_none() && write.value().is_some();
+                    record.is_asked = value.is_some() || write.value().is_none();
                 }
             }
             if let Some(last) = frame.records.last_mut() {
@@ -532,7 +532,7 @@ impl Batch {
 }
 
 /// Bytes of a record in the log, header and padding included, for a key of space 0 without a
-/// deadline. A deadline adds 8 bytes, another space 4.
+/// deadline. A deadline adds 8 bytes, and so does another space.
 pub fn record_bytes(key_bytes: usize, value_bytes: usize) -> usize {
     padded(HEADER_BYTES + key_bytes + value_bytes)
 }

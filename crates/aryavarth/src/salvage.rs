@@ -63,8 +63,8 @@ pub struct SalvageReport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stale {
-    /// The space of the key, by the number in its record; see [`Damage::space`].
-    pub space: u32,
+    /// What the key belongs to; see [`Damage::content`].
+    pub content: u64,
     /// The key.
     pub key: Vec<u8>,
     /// The sequence number of the value that was saved.
@@ -74,7 +74,7 @@ pub struct Stale {
 }
 
 /// Something by content and key.
-type Keys<T> = HashMap<(u32, Box<[u8]>), T>;
+type Keys<T> = HashMap<(u64, Box<[u8]>), T>;
 
 /// The newest whole record of a key.
 struct Newest {
@@ -114,7 +114,7 @@ impl Learnt {
         let seq = *seqs.end();
         match (&damage.key, damage.removal) {
             (Some(key), Some(removal)) if damage.key_is_certain => {
-                let lost = self.lost.entry((damage.space, key.as_slice().into())).or_default();
+                let lost = self.lost.entry((damage.content, key.as_slice().into())).or_default();
                 *lost = (*lost).max((seq, removal));
                 self.seq_max = self.seq_max.max(seq);
             }
@@ -204,7 +204,7 @@ pub fn salvage(
         report.keys -= u64::from(*content != TABLE_CONTENT);
         let mut damage = Damage::new(dir, 0, "a record that was whole could not be read again");
         (damage.key, damage.key_is_certain) = (Some(key.to_vec()), true);
-        damage.space = *content;
+        damage.content = *content;
         report.read.push(damage);
     }
     drop(lock);
@@ -269,13 +269,13 @@ fn judge(
             return false;
         }
         if let Some(&(lost_seq, _)) = lost {
-            let (space, key) = (key.0, key.1.to_vec());
-            report.stale.push(Stale { space, key, seq: newest.seq, lost_seq });
+            let (content, key) = (key.0, key.1.to_vec());
+            report.stale.push(Stale { content, key, seq: newest.seq, lost_seq });
         }
         report.doubtful += u64::from(newest.seq <= report.doubtful_seq_max);
         true
     });
-    report.stale.sort_by(|a, b| (a.space, &a.key).cmp(&(b.space, &b.key)));
+    report.stale.sort_by(|a, b| (a.content, &a.key).cmp(&(b.content, &b.key)));
     report.keys = newest.keys().filter(|(content, _)| *content != TABLE_CONTENT).count() as u64;
 }
 

@@ -136,8 +136,6 @@ impl KvStore {
     /// other's keys, share the log, its syncs and every batch of [`commit`](Self::commit), and need
     /// not be created. A space with a few keys costs about a kilobyte of memory.
     ///
-    /// Calls fail with [`KvsError::InvalidOption`] if `space` is over 2^31 - 1.
-    ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
     /// # let dir = dir.path();
@@ -199,7 +197,7 @@ impl KvStore {
     }
 
     /// Removes all keys of the space; returns when that is durable. One record, however many keys
-    /// there are. Can be done two thousand million times in the life of a store.
+    /// there are.
     pub fn clear(&self) -> Result<()> {
         self.commit(&[], |transaction| {
             transaction.clear();
@@ -472,11 +470,11 @@ impl KvsEngine for KvStore {
     }
 
     fn count(&self) -> Result<(Count, Position)> {
-        self.log()?.count(self.space)
+        Ok(self.log()?.count(self.space))
     }
 
     fn watch(&self, key: &[u8]) -> Result<Watch> {
-        self.log()?.watch(self.space, key)
+        Ok(self.log()?.watch(self.space, key))
     }
 
     fn write(&self, batch: Batch) -> Result<(u64, Position)> {

@@ -37,7 +37,7 @@ use crate::engine::{Count, KeyRange};
 use crate::sync::{Arc, AtomicI64, AtomicU32, AtomicU64, OnceLock, Ordering, spin_loop};
 
 pub(crate) use spaces::{
-    Change, Dropped, Held, Index, IndexWriter, SPACE_MAX, TABLE_CONTENT, TABLE_KEY, Table,
+    Change, Dropped, Held, Index, IndexWriter, TABLE_CONTENT, TABLE_KEY, Table,
 };
 
 /// Entries of one piece of the arena, pieces of a group, and groups: 2^32 entries in all, made
@@ -153,8 +153,6 @@ struct Entry {
     slot: AtomicU64,
     key: UnsafeCell<Key>,
     id: EntryId,
-    /// Written as the key is.
-    content: AtomicU32,
 }
 
 // SAFETY: `key` is the only part that is not `Sync` by itself. It is written only by the writer,
@@ -168,13 +166,11 @@ unsafe impl Send for Entry {}
 
 impl Entry {
     fn new(id: EntryId, key: Key) -> Entry {
-        let (slot, content) = (AtomicU64::new(0), AtomicU32::new(0));
-        Entry { slot, key: UnsafeCell::new(key), id, content }
+        Entry { slot: AtomicU64::new(0), key: UnsafeCell::new(key), id }
     }
 
     /// Gives the entry to a key. For the writer, of an entry that is in nobody's reach.
-    fn assign(&self, content: u32, key: &[u8]) {
-        self.content.store(content, Ordering::Relaxed);
+    fn assign(&self, key: &[u8]) {
         // SAFETY: the entry is in nobody's reach: it was never linked, or left its list an epoch
         // ago (only then does it come off the free list), and the caller is the only writer.
         #[expect(unsafe_code, reason = "the key is written before the entry can be reached")]
@@ -587,13 +583,41 @@ mod tests {
         let found = index.find(0, b"a", &pin).1.expect("it was inserted");
         let tombstone = Slot::new(1, 128, 64, true);
         found.publish(tombstone, None);
-        assert!(index.unlink(found.id(), tombstone));
+        assert!(index.unlink(0, found.id(), tombstone));
         for other in 0..100 {
             put(&index, &mut writer, &[other], Slot::new(1, 192, 64, false));
             let id = index.find(0, &[other], &pin).1.expect("it was inserted").id();
             assert_ne!(id, found.id(), "two keys in one entry");
         }
         assert_eq!(found.slot(), tombstone);
+    }
+
+    #[test]
+    fn a_deadline_is_never_that_of_another_write() {
+        let (index, mut writer) = (Index::with_table(Table::default()), IndexWriter::default());
+        put(&index, &mut writer, b"k", Slot::new(1, 8, 64, false));
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let pin = epoch::pin();
+                let found = index.find(0, b"k", &pin).1.expect("it was inserted");
+                while !done.load(Ordering::Relaxed) {
+                    let (slot, deadline) = found.slot_and_deadline();
+                    let expected = slot.has_deadline().then(|| slot.pointer().offset);
+                    assert_eq!(deadline, expected);
+                }
+            });
+            let pin = epoch::pin();
+            for n in 2..200_000 {
+                let found = index.find(0, b"k", &pin).1;
+                // One in three has no deadline; the others have that of their place.
+                let expires_at = (n % 3 > 0).then_some(8 * n);
+                let extra = Extra { content: 0, expires_at };
+                index.put(&mut writer, found, extra, b"k", Slot::new(1, 8 * n, 64, false));
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(writer.next_deadline(), Some(8 * 199_999), "no other is left");
     }
 
     #[test]

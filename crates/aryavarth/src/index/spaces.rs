@@ -22,20 +22,19 @@ use crossbeam_epoch as epoch;
 
 use super::{Arena, EntryId, Found, KeyList, Slot};
 use crate::engine::{Count, KeyRange};
-use crate::record::{Extra, u32_at};
+use crate::record::Extra;
 use crate::sync::{Arc, Ordering};
 
-/// The highest number of a space. Contents with higher numbers are those of emptied spaces.
-pub(crate) const SPACE_MAX: u32 = CONTENT_MIN - 1;
-const CONTENT_MIN: u32 = 1 << 31;
+/// New contents have numbers from here on; lower ones are those of spaces.
+const CONTENT_MIN: u64 = 1 << 32;
 /// The content of the table's own record, and its key.
-pub(crate) const TABLE_CONTENT: u32 = u32::MAX;
+pub(crate) const TABLE_CONTENT: u64 = u64::MAX;
 pub(crate) const TABLE_KEY: &[u8] = b"spaces";
 
 /// What a space holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
-    pub(crate) content: u32,
+    pub(crate) content: u64,
     /// What a crash must not undo for that to stay so: a position.
     pub(crate) since: u64,
 }
@@ -43,8 +42,8 @@ pub(crate) struct Held {
 /// A change of the table: the content that some spaces get, and the next content's number.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Change {
-    pub(crate) spaces: BTreeMap<u32, u32>,
-    pub(crate) next: u32,
+    pub(crate) spaces: BTreeMap<u32, u64>,
+    pub(crate) next: u64,
 }
 
 /// Which content each space has.
@@ -52,8 +51,8 @@ pub(crate) struct Change {
 pub(crate) struct Table {
     /// Of all others the content has the space's number.
     spaces: BTreeMap<u32, Held>,
-    lists: BTreeMap<u32, Arc<KeyList>>,
-    next: u32,
+    lists: BTreeMap<u64, Arc<KeyList>>,
+    next: u64,
 }
 
 impl fmt::Debug for Table {
@@ -70,35 +69,37 @@ impl Default for Table {
 
 impl Table {
     pub(crate) fn held(&self, space: u32) -> Held {
-        self.spaces.get(&space).copied().unwrap_or(Held { content: space, since: 0 })
+        self.spaces.get(&space).copied().unwrap_or(Held { content: space.into(), since: 0 })
     }
 
-    /// The number of the next new content; none is left at [`TABLE_CONTENT`].
-    pub(crate) fn next(&self) -> u32 {
+    /// The number of the next new content.
+    pub(crate) fn next(&self) -> u64 {
         self.next
     }
 
     /// The space that has a content, if any has.
-    pub(crate) fn space_of(&self, content: u32) -> Option<u32> {
-        if content <= SPACE_MAX && !self.spaces.contains_key(&content) {
-            return Some(content);
+    pub(crate) fn space_of(&self, content: u64) -> Option<u32> {
+        if let Ok(space) = u32::try_from(content)
+            && !self.spaces.contains_key(&space)
+        {
+            return Some(space);
         }
         let mut spaces = self.spaces.iter();
         spaces.find(|(_, held)| held.content == content).map(|(&space, _)| space)
     }
 
     /// Whether records of a content count.
-    pub(crate) fn is_alive(&self, content: u32) -> bool {
+    pub(crate) fn is_alive(&self, content: u64) -> bool {
         content == TABLE_CONTENT || self.space_of(content).is_some()
     }
 
     /// The same, quicker for one that has keys. For a table that is in use.
-    pub(crate) fn is_in_use(&self, content: u32) -> bool {
+    pub(crate) fn is_in_use(&self, content: u64) -> bool {
         self.lists.contains_key(&content) || self.is_alive(content)
     }
 
     /// How many keys a content has.
-    pub(crate) fn count_in(&self, content: u32) -> Count {
+    pub(crate) fn count_in(&self, content: u64) -> Count {
         self.lists.get(&content).map(|list| list.count()).unwrap_or_default()
     }
 
@@ -115,33 +116,33 @@ impl Table {
     /// The value of the table's record: the next number, then space and content of each space that
     /// has another one than that of its number.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let pairs = self.spaces.iter().filter(|(space, held)| **space != held.content);
-        let words = pairs.flat_map(|(&space, held)| [space, held.content]);
-        iter::once(self.next).chain(words).flat_map(u32::to_le_bytes).collect()
+        let pairs = self.spaces.iter().filter(|(space, held)| u64::from(**space) != held.content);
+        let words = pairs.flat_map(|(&space, held)| [space.into(), held.content]);
+        iter::once(self.next).chain(words).flat_map(u64::to_le_bytes).collect()
     }
 
     /// The table, without lists, that a record says; `None` if it makes no sense.
     pub(crate) fn decode(value: &[u8]) -> Option<Table> {
-        let (next, pairs) = value.split_at_checked(4)?;
-        let mut table = Table { next: u32_at(next, 0), ..Table::default() };
+        let (words, rest) = value.as_chunks::<8>();
+        let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+        let next = words.next().filter(|&next| next >= CONTENT_MIN && rest.is_empty())?;
+        let mut table = Table { next, ..Table::default() };
         let mut contents = BTreeSet::new();
-        for pair in pairs.chunks(8) {
-            let (space, content) = (pair.get(..4)?, pair.get(4..8)?);
-            let (space, content) = (u32_at(space, 0), u32_at(content, 0));
+        while let Some(space) = words.next() {
+            let (content, space) = (words.next()?, u32::try_from(space).ok()?);
             let ascends = table.spaces.last_key_value().is_none_or(|(&last, _)| last < space);
-            let makes_sense = ascends
-                && space <= SPACE_MAX
-                && content != space
-                && content < table.next
-                && contents.insert(content);
-            if !makes_sense {
+            let is_other = content != u64::from(space) && contents.insert(content);
+            if !ascends || !is_other || content >= next {
                 return None;
             }
             table.spaces.insert(space, Held { content, since: 0 });
         }
         // A content of a space's own number that another space has is no longer that space's.
-        let is_given = |content: &u32| *content > SPACE_MAX || table.spaces.contains_key(content);
-        (table.next >= CONTENT_MIN && contents.iter().all(is_given)).then_some(table)
+        let is_given = |&content: &u64| match u32::try_from(content) {
+            Ok(space) => table.spaces.contains_key(&space),
+            Err(_) => true,
+        };
+        contents.iter().all(is_given).then_some(table)
     }
 }
 
@@ -151,7 +152,7 @@ pub(crate) struct IndexWriter {
     next: EntryId,
     free: Vec<EntryId>,
     /// By content the deadlines of its keys, in order.
-    deadlines: BTreeMap<u32, BTreeSet<(u64, EntryId)>>,
+    deadlines: BTreeMap<u64, BTreeSet<(u64, EntryId)>>,
 }
 
 impl IndexWriter {
@@ -160,20 +161,22 @@ impl IndexWriter {
         self.deadlines.values().filter_map(|set| Some(set.first()?.0)).min()
     }
 
-    /// Entries whose deadline is not after `now_ms`, at most `max`.
-    pub(crate) fn due(&self, now_ms: u64, max: usize) -> Vec<EntryId> {
-        let sets = self.deadlines.values();
-        let due = sets.flat_map(|set| set.iter().take_while(|(deadline, _)| *deadline <= now_ms));
-        due.map(|&(_, id)| id).take(max).collect()
+    /// Contents and entries of keys whose deadline is not after `now_ms`, at most `max`.
+    pub(crate) fn due(&self, now_ms: u64, max: usize) -> Vec<(u64, EntryId)> {
+        let due = self.deadlines.iter().flat_map(|(&content, set)| {
+            let due = set.iter().take_while(move |(deadline, _)| *deadline <= now_ms);
+            due.map(move |&(_, id)| (content, id))
+        });
+        due.take(max).collect()
     }
 
-    fn note(&mut self, content: u32, id: EntryId, expires_at: Option<u64>) {
+    fn note(&mut self, content: u64, id: EntryId, expires_at: Option<u64>) {
         if let Some(deadline) = expires_at {
             self.deadlines.entry(content).or_default().insert((deadline, id));
         }
     }
 
-    fn forget(&mut self, content: u32, id: EntryId, expires_at: Option<u64>) {
+    fn forget(&mut self, content: u64, id: EntryId, expires_at: Option<u64>) {
         if let Some(deadline) = expires_at
             && let Some(set) = self.deadlines.get_mut(&content)
         {
@@ -259,7 +262,7 @@ impl Index {
     }
 
     /// Whether records of a content count.
-    pub(crate) fn is_in_use(&self, content: u32) -> bool {
+    pub(crate) fn is_in_use(&self, content: u64) -> bool {
         self.table.load().is_in_use(content)
     }
 
@@ -279,7 +282,7 @@ impl Index {
     /// The entry of `key` in a content. No lock.
     pub(crate) fn find_in<'g>(
         &'g self,
-        content: u32,
+        content: u64,
         key: &[u8],
         pin: &'g epoch::Guard,
     ) -> Option<Found<'g>> {
@@ -339,7 +342,7 @@ impl Index {
     }
 
     /// The list of a content, made if it has none yet. For the writer only.
-    fn list_of(&self, content: u32) -> Arc<KeyList> {
+    fn list_of(&self, content: u64) -> Arc<KeyList> {
         let table = self.table.load();
         if let Some(list) = table.lists.get(&content) {
             return Arc::clone(list);
@@ -368,7 +371,7 @@ impl Index {
             writer.next - 1
         });
         let entry = self.arena.entry(id);
-        entry.assign(extra.content, key);
+        entry.assign(key);
         if let Some(deadline) = extra.expires_at {
             self.arena.set_deadline(id, deadline);
         }
@@ -386,13 +389,13 @@ impl Index {
 
     /// Takes a key whose slot is still `tombstone` out of its list; its entry is reused after an
     /// epoch. That of a dropped content is left to its purge. For the writer only.
-    pub(crate) fn unlink(&self, id: EntryId, tombstone: Slot) -> bool {
+    pub(crate) fn unlink(&self, content: u64, id: EntryId, tombstone: Slot) -> bool {
         let entry = self.arena.entry(id);
         if entry.slot.load(Ordering::Acquire) != tombstone.0 {
             return false;
         }
         let table = self.table.load();
-        let list = table.lists.get(&entry.content.load(Ordering::Relaxed));
+        let list = table.lists.get(&content);
         list.is_some_and(|list| list.unlink(entry))
     }
 
@@ -401,10 +404,9 @@ impl Index {
         Slot(self.arena.entry(id).slot.load(Ordering::Acquire))
     }
 
-    /// Content, key and slot of an entry that the writer knows to be in use. For the writer only.
-    pub(crate) fn entry(&self, id: EntryId) -> (u32, Vec<u8>, Slot) {
-        let entry = self.arena.entry(id);
-        (entry.content.load(Ordering::Relaxed), entry.key().to_vec(), self.slot(id))
+    /// The key of an entry that the writer knows to be in use. For the writer only.
+    pub(crate) fn key(&self, id: EntryId) -> Vec<u8> {
+        self.arena.entry(id).key().to_vec()
     }
 
     /// Changes the table; returns the contents that no space has any more. For the writer only, who
@@ -420,11 +422,53 @@ impl Index {
         let (alive, dead) = lists.into_iter().partition(|&(content, _)| table.is_alive(content));
         table.lists = alive;
         self.table.store(Arc::new(table));
-        let dropped = |(content, list): (u32, _)| {
+        let dropped = |(content, list): (u64, _)| {
             let deadlines = Arc::new(writer.deadlines.remove(&content).unwrap_or_default());
             Dropped { list, _deadlines: deadlines, position }
         };
-        let dead: BTreeMap<u32, Arc<KeyList>> = dead;
+        let dead: BTreeMap<u64, Arc<KeyList>> = dead;
         dead.into_iter().map(dropped).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_reads_as_it_was_written() {
+        let spaces =
+            BTreeMap::from([(0, CONTENT_MIN), (1, 2), (2, 1), (u32::MAX, CONTENT_MIN + 1)]);
+        let change = Change { spaces, next: CONTENT_MIN + 5 };
+        let table = Table::default().after(&change, 7);
+        let again = Table::decode(&table.encode()).expect("it was written");
+        assert_eq!(again.encode(), table.encode());
+        assert_eq!(again.held(0), Held { content: CONTENT_MIN, since: 0 });
+        assert_eq!((again.held(3).content, again.space_of(2)), (3, Some(1)));
+        assert!(!again.is_alive(0) && !again.is_alive(u64::from(u32::MAX)) && again.is_alive(3));
+        assert_eq!(Table::decode(&Table::default().encode()).unwrap().next(), CONTENT_MIN);
+    }
+
+    #[test]
+    fn a_table_that_makes_no_sense_is_refused() {
+        let words = |words: &[u64]| {
+            Table::decode(&words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>())
+        };
+        let first = CONTENT_MIN;
+        assert!(words(&[first + 1, 0, first]).is_some());
+        for bad in [
+            &[][..],
+            &[first - 1],
+            &[first + 1, 0],
+            &[first, 0, first],
+            &[first + 1, 0, 0],
+            &[first + 1, 1 << 32, first],
+            &[first + 1, 0, first, 1, first],
+            &[first + 2, 1, first, 0, first + 1],
+            &[first + 1, 0, 1],
+        ] {
+            assert!(words(bad).is_none(), "{bad:?}");
+        }
+        assert!(Table::decode(&[0; 9]).is_none());
     }
 }

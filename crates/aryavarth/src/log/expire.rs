@@ -32,7 +32,7 @@ const PURGE_ENTRIES: usize = 1024;
 struct Due {
     id: EntryId,
     slot: Slot,
-    content: u32,
+    content: u64,
     key: Vec<u8>,
 }
 
@@ -64,14 +64,13 @@ impl Log {
     }
 
     /// Begins to watch a key.
-    pub(crate) fn watch(&self, space: u32, key: &[u8]) -> Result<Watch> {
-        super::check_space(space)?;
+    pub(crate) fn watch(&self, space: u32, key: &[u8]) -> Watch {
         let _writer = self.lock_writer();
         let pin = epoch::pin();
         let (_, found) = self.index.find(space, key, &pin);
         let deadline = found.and_then(|found| found.slot_and_deadline().1);
         let expires_at = deadline.filter(|_| !self.has_passed(deadline));
-        Ok(self.watches.watch(space, key, expires_at))
+        self.watches.watch(space, key, expires_at)
     }
 
     /// How long until a key expires, in milliseconds; `None` if none has a deadline.
@@ -99,40 +98,44 @@ impl Log {
         if due.is_empty() {
             return Ok(false);
         }
+        let no_room_for = self.remove_due(&due)?;
+        drop(pin);
+        if let Some(bytes) = no_room_for {
+            self.make_room(bytes, false)?;
+        }
+        Ok(true)
+    }
+
+    /// Removes all of some keys, or none if one was written, or moved, meanwhile. Returns the bytes
+    /// for which there is no room. The caller has held an epoch since it collected them.
+    fn remove_due(&self, due: &[Due]) -> Result<Option<usize>> {
         let mut frame = Frame::new(ROOM_BYTES, 0);
-        for due in &due {
+        for due in due {
             let extra = Extra { content: due.content, expires_at: None };
             frame.push(extra, &due.key, None);
         }
         let mut writer = self.lock_writer();
         if !due.iter().all(|due| self.index.slot(due.id) == due.slot) {
-            // One was written, or moved, meanwhile.
-            return Ok(true);
+            return Ok(None);
         }
         match self.append(&mut writer, frame, &[], None)? {
             Ok(appended) => {
                 drop(writer);
                 // Nobody waits for it, but the entries can go only when it is durable.
                 self.commit.wait(Position(appended.position), Durability::Os)?;
+                Ok(None)
             }
-            Err(frame) => {
-                drop(writer);
-                drop(pin);
-                self.make_room(frame.bytes(), false)?;
-            }
+            Err(frame) => Ok(Some(frame.bytes())),
         }
-        Ok(true)
     }
 
     /// Some keys whose deadline has passed.
     fn due(&self) -> Vec<Due> {
         let writer = self.lock_writer();
-        let ids = writer.index.due(self.now_ms(), SWEEP_KEYS);
-        let of = |id| {
-            let (content, key, slot) = self.index.entry(id);
-            Due { id, slot, content, key }
-        };
-        ids.into_iter().map(of).collect()
+        let due = writer.index.due(self.now_ms(), SWEEP_KEYS);
+        let of =
+            |(content, id)| Due { id, slot: self.index.slot(id), content, key: self.index.key(id) };
+        due.into_iter().map(of).collect()
     }
 
     /// Gives spaces other contents. For whoever publishes a frame that says so.
@@ -168,7 +171,62 @@ impl Log {
         let released = self.commit.released();
         let writer = self.lock_writer();
         let first = writer.dropped.front().filter(|dropped| dropped.position <= released)?;
-        let unlinked = writer.unlinks.front().is_none_or(|(at, ..)| *at > first.position);
+        let unlinked = writer.unlinks.front().is_none_or(|next| next.position > first.position);
         unlinked.then(|| first.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::SimFs;
+    use crate::manifest::{Manifest, State};
+    use crate::options::Options;
+    use crate::record::Batch;
+    use crate::segment::SegmentTable;
+    use crate::sync::Arc;
+
+    /// A log without a past.
+    fn log() -> Log {
+        let fs = Arc::new(SimFs::new());
+        let options = Options { fs: fs.clone(), background: false, ..Options::default() };
+        let dir = std::path::Path::new("/store");
+        crate::fs::Fs::create_dir(&*fs, crate::fs::Site::DirCreate, dir).unwrap();
+        let state = State { seq: 1, ..State::default() };
+        let found = crate::log::Recovered {
+            manifest: Manifest::create(&*fs, dir, 1, state).unwrap(),
+            index: crate::index::Index::with_table(crate::index::Table::default()),
+            index_writer: crate::index::IndexWriter::default(),
+            table: SegmentTable::new(),
+            live_bytes: 0,
+            keys: 0,
+        };
+        Log::new(dir.to_owned(), options, found)
+    }
+
+    /// Between the two halves of a turn of the sweep lie a few microseconds.
+    #[test]
+    fn what_is_set_anew_is_not_swept() {
+        let log = log();
+        let now_ms = log.now_ms();
+        let set = |key: &str| Batch::new().set_until(key, "old", now_ms + 1);
+        for key in ["kept", "renewed", "swept"] {
+            log.write(1, &set(key)).unwrap();
+        }
+        while log.now_ms() <= now_ms {}
+        let pin = epoch::pin();
+        let due = log.due();
+        assert_eq!(due.len(), 3);
+        log.write(1, &Batch::new().set("kept", "new")).unwrap();
+        log.write(1, &Batch::new().set_until("renewed", "new", u64::MAX)).unwrap();
+        assert_eq!(log.remove_due(&due).unwrap(), None);
+        drop(pin);
+        for key in ["kept", "renewed"] {
+            let stored = log.find(1, key.as_bytes()).unwrap().0;
+            assert_eq!(stored.expect("it was set anew").value, b"new");
+        }
+        while log.sweep().unwrap() {}
+        assert_eq!(log.count(1).0.keys, 2);
+        assert_eq!(log.expired_keys.load(Ordering::Relaxed), 3, "swept, or replaced when expired");
     }
 }

@@ -29,9 +29,7 @@ use crate::commit::Commit;
 use crate::engine::Watches;
 use crate::error::{KvsError, Result};
 use crate::fs::{IoError, Site, write_full};
-use crate::index::{
-    Change, Dropped, EntryId, Found, Index, IndexWriter, SPACE_MAX, Slot, TABLE_CONTENT,
-};
+use crate::index::{Change, Dropped, EntryId, Found, Index, IndexWriter, Slot, TABLE_CONTENT};
 use crate::manifest::Manifest;
 use crate::options::Options;
 use crate::record::{Frame, FrameRecord, Kind, MARK_BYTES, Mark};
@@ -124,7 +122,7 @@ struct Writer {
     marked: u64,
     index: IndexWriter,
     /// Removed keys that are still in the index, oldest first.
-    unlinks: VecDeque<(u64, EntryId, Slot)>,
+    unlinks: VecDeque<Unlink>,
     /// Contents that no space has any more and whose entries are still there, oldest first.
     dropped: VecDeque<Dropped>,
     recent: Recent,
@@ -133,6 +131,15 @@ struct Writer {
     sealing: Vec<Arc<Segment>>,
     /// Whether the log takes no more appends.
     closed: bool,
+}
+
+/// A removed key: from when on it may go, its content and entry, and what its slot then holds.
+#[derive(Debug)]
+struct Unlink {
+    position: u64,
+    content: u64,
+    id: EntryId,
+    slot: Slot,
 }
 
 /// The active segment's newest frames in memory, so that a closure need not read them from a file.
@@ -351,15 +358,16 @@ impl Log {
             self.account(record.extra.content, old.slot, -1);
         }
         if tombstone {
-            writer.unlinks.push_back((writer.position, found.id(), slot));
+            let (position, content, id) = (writer.position, record.extra.content, found.id());
+            writer.unlinks.push_back(Unlink { position, content, id, slot });
         }
         let expired = old.expires_at.is_some_and(|deadline| deadline <= new.clock_ms);
         self.expired_keys.fetch_add(u64::from(expired), Ordering::Relaxed);
-        tombstone && existed && !expired && !record.is_late
+        tombstone && record.is_asked && existed && !expired
     }
 
     /// Counts a value's record as live (1) or dead (-1).
-    fn account(&self, content: u32, slot: Slot, sign: i64) {
+    fn account(&self, content: u64, slot: Slot, sign: i64) {
         let bytes = sign * slot.pointer().length as i64;
         self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
         // The table's own record is no key.
@@ -384,11 +392,11 @@ impl Log {
         let released = self.commit.released();
         let mut done = 0;
         while done < max
-            && let Some(&(position, id, slot)) = writer.unlinks.front()
-            && position <= released
+            && let Some(first) = writer.unlinks.front()
+            && first.position <= released
         {
+            self.index.unlink(first.content, first.id, first.slot);
             writer.unlinks.pop_front();
-            self.index.unlink(id, slot);
             done += 1;
         }
         done
@@ -469,15 +477,6 @@ struct Published<'a> {
     /// The entries of its keys, as far as they were found beforehand.
     known: &'a [Option<Found<'a>>],
     clock_ms: u64,
-}
-
-/// Refuses a space that there cannot be.
-pub(crate) fn check_space(space: u32) -> Result<()> {
-    if space > SPACE_MAX {
-        let what = format!("space {space} is over {SPACE_MAX}");
-        return Err(KvsError::InvalidOption(what));
-    }
-    Ok(())
 }
 
 /// Bytes that must be free for a frame of `bytes`, whatever stands in front of it. Whoever looks

@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use crossbeam_epoch as epoch;
 
 use super::read::Seen;
-use super::{Log, ROOM_BYTES, Recent, check_space};
+use super::{Log, ROOM_BYTES, Recent};
 use crate::engine::{Content, Count, Effects, KeyRange, Newest, Position, Stored, Transaction};
 use crate::error::{KvsError, Result};
 use crate::index::{Change, Found, Slot, TABLE_CONTENT, TABLE_KEY, Table};
@@ -42,11 +42,10 @@ struct UnderLock<'a> {
 
 impl UnderLock<'_> {
     /// What a key's slot says, if it is not a removal, and its deadline.
-    fn slot(&self, space: u32, key: &[u8]) -> Result<Option<(Slot, Option<u64>)>> {
-        check_space(space)?;
+    fn slot(&self, space: u32, key: &[u8]) -> Option<(Slot, Option<u64>)> {
         let pin = epoch::pin();
         let found = self.log.index.find(space, key, &pin).1.map(Found::slot_and_deadline);
-        Ok(found.filter(|(slot, _)| !slot.is_tombstone()))
+        found.filter(|(slot, _)| !slot.is_tombstone())
     }
 }
 
@@ -56,7 +55,7 @@ impl Newest for UnderLock<'_> {
     }
 
     fn find(&mut self, space: u32, key: &[u8]) -> Result<Option<Stored>> {
-        let Some((slot, expires_at)) = self.slot(space, key)? else {
+        let Some((slot, expires_at)) = self.slot(space, key) else {
             return Ok(None);
         };
         if expires_at.is_some_and(|deadline| deadline <= self.now_ms) {
@@ -76,11 +75,10 @@ impl Newest for UnderLock<'_> {
     }
 
     fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Option<u64>>> {
-        Ok(self.slot(space, key)?.map(|(_, expires_at)| expires_at))
+        Ok(self.slot(space, key).map(|(_, expires_at)| expires_at))
     }
 
     fn keys(&mut self, space: u32, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>> {
-        check_space(space)?;
         let mut keys = Vec::new();
         let limit = limit.min(KEYS_MAX);
         if limit == 0 || range.is_empty() {
@@ -95,7 +93,6 @@ impl Newest for UnderLock<'_> {
     }
 
     fn count(&mut self, space: u32) -> Result<Count> {
-        check_space(space)?;
         Ok(self.log.index.count(space))
     }
 }
@@ -116,7 +113,6 @@ impl Log {
         keys: &[&[u8]],
         mut body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<(R, Position)> {
-        check_space(space)?;
         let mut fetched = Fetched::new();
         let mut wanted: Vec<Place> = keys.iter().map(|key| (space, key.to_vec())).collect();
         loop {
@@ -168,7 +164,6 @@ impl Log {
     }
 
     fn fetch(&self, fetched: &mut Fetched, space: u32, key: Vec<u8>) -> Result<()> {
-        check_space(space)?;
         if let (Some(seen), _) = self.see(space, &key) {
             let stored = seen.value(&key)?;
             fetched.insert((space, key), (seen, stored));
@@ -261,11 +256,10 @@ impl Log {
 }
 
 /// The numbers of a transaction's new contents, and the change of the table, if there is any.
-fn resolve(table: &Table, effects: &Effects) -> Result<(BTreeMap<Content, u32>, Option<Change>)> {
+fn resolve(table: &Table, effects: &Effects) -> Result<(BTreeMap<Content, u64>, Option<Change>)> {
     let mut numbers = BTreeMap::new();
     let mut change = Change { next: table.next(), ..Change::default() };
     for (&space, content) in &effects.contents {
-        check_space(space)?;
         let held = table.held(space).content;
         let is_kept = effects.contents.values().any(|other| *other == Content::Old(space));
         if let Content::New(_) = content {
@@ -273,10 +267,6 @@ fn resolve(table: &Table, effects: &Effects) -> Result<(BTreeMap<Content, u32>, 
                 // It is empty as it is.
                 numbers.insert(*content, held);
                 continue;
-            }
-            if change.next == TABLE_CONTENT {
-                let what = "spaces of this store were emptied too often; export and import it";
-                return Err(KvsError::InvalidOption(what.to_owned()));
             }
             numbers.insert(*content, change.next);
             change.next += 1;
@@ -291,9 +281,9 @@ fn resolve(table: &Table, effects: &Effects) -> Result<(BTreeMap<Content, u32>, 
 }
 
 /// The number of a transaction's content.
-fn number(table: &Table, numbers: &BTreeMap<Content, u32>, content: Content) -> Result<u32> {
+fn number(table: &Table, numbers: &BTreeMap<Content, u64>, content: Content) -> Result<u64> {
     match content {
-        Content::Old(space) => check_space(space).map(|()| table.held(space).content),
+        Content::Old(space) => Ok(table.held(space).content),
         Content::New(_) => numbers.get(&content).copied().ok_or_else(|| {
             KvsError::InvalidOption("a write to a content that no space has".to_owned())
         }),

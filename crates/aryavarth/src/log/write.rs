@@ -8,7 +8,7 @@
 
 use crossbeam_epoch as epoch;
 
-use super::{Appended, Log, ROOM_BYTES, Writer, check_space, is_linked};
+use super::{Appended, Log, ROOM_BYTES, Writer, is_linked};
 use crate::engine::Position;
 use crate::error::Result;
 use crate::index::{Found, Held};
@@ -33,7 +33,6 @@ impl Log {
     /// Appends a batch to a space as one frame. One system call; the encoding happens outside the
     /// lock.
     pub(crate) fn write(&self, space: u32, batch: &Batch) -> Result<Appended> {
-        check_space(space)?;
         self.check_batch(batch)?;
         if batch.writes().is_empty() {
             return Ok(Appended { removed: 0, position: 0 });
@@ -41,7 +40,7 @@ impl Log {
         let has_deadlines = batch.writes().iter().any(|write| write.expires_at().is_some());
         let now_ms = if has_deadlines { self.now_ms() } else { 0 };
         let only_removes = batch.writes().iter().all(|write| write.is_removal(now_ms));
-        let mut encoded: Option<(u32, Frame)> = None;
+        let mut encoded: Option<(u64, Frame)> = None;
         loop {
             self.check_full(only_removes)?;
             self.wait_for_disk()?;
@@ -145,7 +144,7 @@ impl Log {
 
     /// Appends batches in one call; `None`, and nothing was written, if that cannot be done now.
     fn write_chain(&self, space: u32, batches: &[Batch]) -> Option<Position> {
-        check_space(space).and_then(|()| self.check_full(false)).ok()?;
+        self.check_full(false).ok()?;
         self.wait_for_disk().ok()?;
         let now_ms = self.now_ms();
         let pin = epoch::pin();

@@ -562,7 +562,7 @@ fn build(
     manifest: Manifest,
     spaces: Table,
 ) -> Recovered {
-    let mut all: Vec<(u32, u16, &[u8], &Place)> = Vec::new();
+    let mut all: Vec<(u64, u16, &[u8], &Place)> = Vec::new();
     for (segment, places) in loaded {
         table.insert(Arc::clone(segment));
         let mut tombstone_bytes = 0;
@@ -576,8 +576,8 @@ fn build(
     all.sort_unstable_by(|a, b| (a.0, a.2).cmp(&(b.0, b.2)).then(b.3.seq.cmp(&a.3.seq)));
     all.dedup_by(|later, first| (later.0, later.2) == (first.0, first.2));
     let (mut live_bytes, mut keys) = (0, 0);
-    let contents: BTreeSet<u32> = all.iter().map(|(content, ..)| *content).collect();
-    let dead: BTreeSet<u32> = contents.into_iter().filter(|&c| !spaces.is_alive(c)).collect();
+    let contents: BTreeSet<u64> = all.iter().map(|(content, ..)| *content).collect();
+    let dead: BTreeSet<u64> = contents.into_iter().filter(|&c| !spaces.is_alive(c)).collect();
     let (index, mut index_writer) = (Index::with_table(spaces), IndexWriter::default());
     for (content, segment, key, place) in all {
         if place.kind == Kind::Tombstone || dead.contains(&content) {

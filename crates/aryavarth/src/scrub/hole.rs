@@ -122,7 +122,7 @@ pub(super) fn describe(
                 // A mark holds no data.
                 Kind::Mark => (damage.seqs, damage.removal) = (None, None),
                 Kind::Put | Kind::Tombstone => {
-                    (damage.key, damage.space) = (Some(key.clone()), *content);
+                    (damage.key, damage.content) = (Some(key.clone()), *content);
                 }
             }
         }
@@ -140,7 +140,7 @@ pub(super) fn describe(
             offset,
             bytes: end - offset,
             key: Some(key.to_vec()),
-            space: extra.content,
+            content: extra.content,
             key_is_certain: true,
             removal: Some(kind == Kind::Tombstone),
             seqs: Some(seq..=seq),

@@ -41,9 +41,9 @@ pub struct Damage {
     pub reason: String,
     /// The key of the damaged record, where it can still be read.
     pub key: Option<Vec<u8>>,
-    /// The space of the key, by the number in its record: that of the space, unless that was
-    /// emptied or swapped since it had no keys; see docs/format.md.
-    pub space: u32,
+    /// What the key belongs to: the number of its space, unless that was ever emptied or swapped;
+    /// see docs/format.md.
+    pub content: u64,
     /// Whether a checksum vouches for the key. Else it is what is left of it in the damaged record.
     pub key_is_certain: bool,
     /// Whether the damaged record was a removal, where that is known.
@@ -65,7 +65,7 @@ impl Damage {
             bytes: 0,
             reason: reason.into(),
             key: None,
-            space: 0,
+            content: 0,
             key_is_certain: false,
             removal: None,
             seqs: None,

@@ -179,7 +179,7 @@ impl<'a> Survey<'a> {
                 offset: place.offset,
                 bytes: place.bytes,
                 key: Some(key.to_vec()),
-                space: place.extra.content,
+                content: place.extra.content,
                 key_is_certain: true,
                 removal: Some(place.kind == Kind::Tombstone),
                 seqs: Some(place.seq..=place.seq),

@@ -222,7 +222,7 @@ impl Segment {
         &self,
         offset: u64,
         length: usize,
-        content: u32,
+        content: u64,
         key: &[u8],
     ) -> Result<Stored> {
         let mut bytes = vec![0; length];
@@ -236,7 +236,7 @@ impl Segment {
         &self,
         offset: u64,
         length: usize,
-        content: u32,
+        content: u64,
         key: &[u8],
     ) -> Result<Option<Stored>> {
         let mut bytes = vec![0; length];
@@ -253,7 +253,7 @@ impl Segment {
         &self,
         mut bytes: Vec<u8>,
         offset: u64,
-        content: u32,
+        content: u64,
         key: &[u8],
     ) -> Result<Stored> {
         let (header, parts) = self.verified(&bytes, offset)?;

@@ -36,14 +36,14 @@ pub(crate) struct Scanned<'a> {
 pub(crate) struct Checked {
     pub(crate) offset: u64,
     pub(crate) header: Header,
-    pub(crate) content: u32,
+    pub(crate) content: u64,
 }
 
 /// What a damaged record still says.
 #[derive(Debug)]
 pub(crate) struct Remains {
     pub(crate) header: Header,
-    pub(crate) content: u32,
+    pub(crate) content: u64,
     pub(crate) key: Vec<u8>,
 }
 

@@ -6,7 +6,7 @@
 //! second time, after any call of that open. Promised are: no acknowledged write lost, none back,
 //! no batch halved, no reply undone, and a store that opens and goes on.
 //!
-//! `CRASH_POINTS=n` sets how many crashes are tried (default: 40,000): the scripts first, thinned
+//! `CRASH_POINTS=n` sets how many crashes are tried (default: 44,000): the scripts first, thinned
 //! out if they are more than that, then random workloads until there were enough. The summary
 //! names the calls of the engine that no crash crossed; with the default or more, there must be
 //! none. `CRASH_WORKLOAD="random 17"` sweeps only the workload that a failure named, in exactly the
@@ -24,8 +24,8 @@ use crate::oracle::Oracle;
 use crate::runner::{Act, Runner};
 use crate::workload::{Workload, named, random, scripted};
 
-const CRASH_POINTS: u64 = 40_000;
-const SCRIPT_POINTS: u64 = 36_000;
+const CRASH_POINTS: u64 = 44_000;
+const SCRIPT_POINTS: u64 = 40_000;
 
 /// How single calls go wrong, in turn.
 const FAULTS: [Fault; 4] = [Fault::LostSync, Fault::NoSpace, Fault::LostSync, Fault::Short];
@@ -297,6 +297,13 @@ fn afterwards() -> Vec<Act> {
         Act::Set(os, b"key-01".to_vec(), vec![3; 10]),
         Act::Reopen,
         Act::Remove(always, name(2)),
+        Act::Use(1),
+        Act::SetFor(os, name(3), vec![4; 3000], 1000),
+        Act::Swap(os, 1, 2),
+        Act::Clear(always),
+        Act::Set(always, name(4), vec![5; 10]),
+        Act::Wait(1000),
+        Act::Work(5),
     ]
 }
 

@@ -19,18 +19,18 @@ macro_rules! stories {
     };
     // Every engine, and a store that is reopened before every call.
     (@every $kind:ident $stories:tt) => {
-        stories!([memory sled] $kind $stories);
+        stories!([memory kv_store reopened sled] $kind $stories);
     };
     // Every engine, for stories of what a store knows only until it ends.
     (@every_unbroken $kind:ident $stories:tt) => {
         mod unbroken {
             use super::*;
-            stories!([memory sled] $kind $stories);
+            stories!([memory kv_store sled] $kind $stories);
         }
     };
     // Every engine that keeps its data: for stories that are given its name and open it themselves.
     (@every_on_disk $kind:ident $stories:tt) => {
-        stories!([sled] $kind $stories);
+        stories!([kv_store sled] $kind $stories);
     };
     (@memory $kind:ident [$($story:ident,)*]) => {
         mod memory {

@@ -447,13 +447,13 @@ fn the_tables_in_the_document_decode_a_hint_file() {
     let (_, header, entries) = dump_hint(Page::load(), &read(&fs, "0.hint"));
     let (_, segment, _) = dump_log(Page::load(), &read(&fs, "0.log"));
     assert_eq!((header["id"], header["salt"]), (segment["id"], segment["salt"]));
-    assert_eq!((header["end"], header["entries"]), (344, 4));
+    assert_eq!((header["end"], header["entries"]), (352, 4));
     let told = |name: &str| entries.iter().map(|entry| entry[name]).collect::<Vec<_>>();
     assert_eq!(told("kind"), [1, 1, 2, 1 + 16 + 32], "marks have no entry");
     assert_eq!(told("sequence number"), [1, 3, 4, 6]);
     let offsets: Vec<u64> = told("offset / 8").iter().map(|at| at * 8).collect();
     assert_eq!(offsets, [64, 168, 208, 304]);
-    assert_eq!(told("record length"), [40, 40, 32, 40]);
+    assert_eq!(told("record length"), [40, 40, 32, 48]);
     assert_eq!((entries[3]["deadline"], entries[3]["content"]), (DEADLINE, 1));
 }
 

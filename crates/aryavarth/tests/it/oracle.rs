@@ -9,41 +9,71 @@
 //! - after the death of the process alone, to whatever was acknowledged at all.
 //!
 //! It may reach further, up to the write in flight: nobody was told that this one failed.
+//!
+//! Spaces are emptied and swapped by changes like others. Keys that have expired are in no state that
+//! anybody is shown: states are compared as they are at the oracle's time, which only goes on.
 
 use std::collections::BTreeMap;
 
 use aryavarth::fs::Crash;
-use aryavarth::{Durability, KeyRange};
+use aryavarth::{Durability, KeyRange, Stored};
 
 pub(crate) type Key = Vec<u8>;
 /// A key and its new value, or none if it was removed.
 pub(crate) type Change = (Key, Option<Vec<u8>>);
+/// A space and a key in it.
+pub(crate) type Place = (u32, Key);
+/// What the store holds.
+pub(crate) type State = BTreeMap<Place, Stored>;
 
-type State = BTreeMap<Key, Vec<u8>>;
+/// A change of the state.
+#[derive(Clone, Debug)]
+pub(crate) enum Effect {
+    Put(Place, Option<Stored>),
+    Clear(u32),
+    Swap(u32, u32),
+}
 
 /// What was asked for and answered.
 #[derive(Clone, Default)]
 pub(crate) struct Oracle {
     /// Every write, in order, each as changes that happen together. The last one may be in flight.
-    log: Vec<Vec<Change>>,
+    log: Vec<Vec<Effect>>,
     /// The state after all acknowledged writes.
     newest: State,
-    /// How many writes there were when a key was last touched.
-    touched: BTreeMap<Key, usize>,
+    /// How many writes there were when a key was last touched, and a space as a whole.
+    touched: BTreeMap<Place, usize>,
+    spaces_touched: BTreeMap<u32, usize>,
     /// How many writes were acknowledged, at any level.
     acknowledged: usize,
     /// How many writes a power cut must leave.
     synced: usize,
     /// What reads answered after the failure that ended the run.
-    shown: Vec<Change>,
+    shown: Vec<(Place, Option<Vec<u8>>)>,
+    /// The time, which does not go back, whatever crashes.
+    pub(crate) now_ms: u64,
 }
 
-fn apply(state: &mut State, changes: &[Change]) -> u64 {
+/// Applies changes at some time; returns how many of the removals found their key.
+fn apply(state: &mut State, effects: &[Effect], now_ms: u64) -> u64 {
     let mut removed = 0;
-    for (key, value) in changes {
-        match value {
-            Some(value) => drop(state.insert(key.clone(), value.clone())),
-            None => removed += u64::from(state.remove(key).is_some()),
+    for effect in effects {
+        match effect {
+            Effect::Put(place, Some(stored)) => drop(state.insert(place.clone(), stored.clone())),
+            Effect::Put(place, None) => {
+                let old = state.remove(place);
+                removed += u64::from(old.is_some_and(|old| !old.is_expired(now_ms)));
+            }
+            Effect::Clear(space) => state.retain(|(other, _), _| other != space),
+            Effect::Swap(a, b) => {
+                let swapped = |space| match space {
+                    _ if space == *a => *b,
+                    _ if space == *b => *a,
+                    _ => space,
+                };
+                let all = std::mem::take(state).into_iter();
+                *state = all.map(|((space, key), v)| ((swapped(space), key), v)).collect();
+            }
         }
     }
     removed
@@ -51,23 +81,39 @@ fn apply(state: &mut State, changes: &[Change]) -> u64 {
 
 impl Oracle {
     /// A write is about to be asked for. Returns how many of its removals will find their key.
-    pub(crate) fn issued(&mut self, changes: Vec<Change>) -> u64 {
-        let removed = apply(&mut self.newest.clone(), &changes);
-        self.log.push(changes);
+    pub(crate) fn issued(&mut self, effects: Vec<Effect>) -> u64 {
+        let removed = apply(&mut self.newest.clone(), &effects, self.now_ms);
+        self.log.push(effects);
         removed
     }
 
     /// The write was answered: done.
     ///
-    /// A removal that finds nothing writes nothing, so it vouches for no more than a read does.
+    /// A removal that finds nothing writes nothing, nor does emptying what is empty, so these vouch
+    /// for no more than a read does.
     pub(crate) fn acknowledged(&mut self, level: Durability) {
-        let Some(changes) = self.log.last().cloned() else { return };
+        let Some(effects) = self.log.last().cloned() else { return };
         let mut wrote = false;
-        for change in &changes {
-            let removed = apply(&mut self.newest, std::slice::from_ref(change));
-            if change.1.is_some() || removed > 0 {
-                self.touched.insert(change.0.clone(), self.log.len());
-                wrote = true;
+        for effect in &effects {
+            let cleared = match effect {
+                Effect::Clear(space) => self.visible(*space).next().is_some(),
+                _ => false,
+            };
+            let removed = apply(&mut self.newest, std::slice::from_ref(effect), self.now_ms);
+            match effect {
+                Effect::Put(place, new) if new.is_some() || removed > 0 => {
+                    self.touched.insert(place.clone(), self.log.len());
+                    wrote = true;
+                }
+                Effect::Clear(space) if cleared => {
+                    self.spaces_touched.insert(*space, self.log.len());
+                    wrote = true;
+                }
+                Effect::Swap(a, b) if a != b => {
+                    self.spaces_touched.extend([(*a, self.log.len()), (*b, self.log.len())]);
+                    wrote = true;
+                }
+                _ => {}
             }
         }
         if wrote {
@@ -79,7 +125,11 @@ impl Oracle {
             if wrote {
                 self.synced_all();
             } else {
-                self.saw(|key| changes.iter().any(|(other, _)| other == key));
+                for effect in &effects {
+                    if let Effect::Put(place, _) = effect {
+                        self.saw(place.0, |key| *key == place.1);
+                    }
+                }
             }
         }
     }
@@ -95,33 +145,41 @@ impl Oracle {
     }
 
     /// The newest acknowledged value.
-    pub(crate) fn newest(&self, key: &[u8]) -> Option<&Vec<u8>> {
-        self.newest.get(key)
+    pub(crate) fn newest(&self, place: &Place) -> Option<&Vec<u8>> {
+        let stored = self.newest.get(place).filter(|stored| !stored.is_expired(self.now_ms));
+        stored.map(|stored| &stored.value)
+    }
+
+    /// The newest acknowledged keys of a space that have not expired.
+    fn visible(&self, space: u32) -> impl Iterator<Item = (&Key, &Stored)> {
+        let all = self.newest.iter().filter(move |((other, _), _)| *other == space);
+        all.map(|((_, key), stored)| (key, stored)).filter(|(_, s)| !s.is_expired(self.now_ms))
     }
 
     /// Every key that was ever written.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &Place> {
         self.touched.keys()
     }
 
     /// A read was answered.
-    pub(crate) fn shown_read(&mut self, level: Durability, key: &[u8], value: Option<&Vec<u8>>) {
-        assert_eq!(value, self.newest.get(key), "a read shows the newest value");
+    pub(crate) fn shown_read(&mut self, level: Durability, place: &Place, value: Option<&Vec<u8>>) {
+        assert_eq!(value, self.newest(place), "a read shows the newest value");
         if level == Durability::Always {
-            self.saw(|other| other == key);
+            self.saw(place.0, |other| *other == place.1);
         }
     }
 
-    /// A scan was answered, up to `limit` entries.
+    /// A scan of a space was answered, up to `limit` entries.
     pub(crate) fn shown_scan(
         &mut self,
         level: Durability,
+        space: u32,
         range: &KeyRange,
         limit: usize,
         entries: &[(Key, Vec<u8>)],
     ) {
-        let mut expected: Vec<(&Key, &Vec<u8>)> =
-            self.newest.iter().filter(|(key, _)| range.contains(key)).collect();
+        let expected = self.visible(space).filter(|(key, _)| range.contains(key));
+        let mut expected: Vec<_> = expected.map(|(key, stored)| (key, &stored.value)).collect();
         if range.reverse {
             expected.reverse();
         }
@@ -131,7 +189,7 @@ impl Oracle {
         let last = if entries.len() == limit { entries.last() } else { None };
         if level == Durability::Always {
             let (reverse, last) = (range.reverse, last.map(|(key, _)| key.clone()));
-            self.saw(|key| {
+            self.saw(space, |key| {
                 let passed =
                     last.as_ref().is_none_or(|last| key == last || (key > last) == reverse);
                 range.contains(key) && passed
@@ -140,34 +198,50 @@ impl Oracle {
     }
 
     /// The whole state was shown.
-    pub(crate) fn shown_all(&mut self, entries: &[(Key, Vec<u8>)]) {
-        self.shown_scan(Durability::Always, &KeyRange::all(), usize::MAX, entries);
+    pub(crate) fn shown_all(&mut self, found: &State) {
+        let expected = self.visible_state(&self.newest);
+        assert!(*found == expected, "the state is the newest\n{}", difference(found, &expected));
+        let spaces: Vec<u32> = self.touched.keys().map(|(space, _)| *space).collect();
+        for space in spaces.into_iter().chain([0, 1, 2]) {
+            self.saw(space, |_| true);
+        }
     }
 
-    /// A power cut must not undo what these keys show.
-    fn saw(&mut self, mut seen: impl FnMut(&Key) -> bool) {
-        let touched = self.touched.iter().filter(|(key, _)| seen(key)).map(|(_, count)| *count);
+    fn visible_state(&self, state: &State) -> State {
+        let visible = state.iter().filter(|(_, stored)| !stored.is_expired(self.now_ms));
+        visible.map(|(place, stored)| (place.clone(), stored.clone())).collect()
+    }
+
+    /// A power cut must not undo what these keys of a space show.
+    fn saw(&mut self, space: u32, mut seen: impl FnMut(&Key) -> bool) {
+        let touched = self.touched.iter().filter(|((of, key), _)| *of == space && seen(key));
+        let touched =
+            touched.map(|(_, count)| *count).chain(self.spaces_touched.get(&space).copied());
         self.synced = touched.fold(self.synced, usize::max);
     }
 
     /// A read was answered although something had failed.
-    pub(crate) fn shown_after_failure(&mut self, key: Key, value: Option<Vec<u8>>) {
-        let mut in_flight = self.log[self.acknowledged..].iter().flatten();
-        let may_be = in_flight.rfind(|(other, _)| *other == key);
+    pub(crate) fn shown_after_failure(&mut self, place: Place, value: Option<Vec<u8>>) {
+        let mut after = self.newest.clone();
+        for effects in &self.log[self.acknowledged..] {
+            apply(&mut after, effects, self.now_ms);
+        }
+        let after = after.get(&place).filter(|stored| !stored.is_expired(self.now_ms));
+        let may_be = after.map(|stored| &stored.value);
         assert!(
-            value.as_ref() == self.newest.get(&key) || Some(&value) == may_be.map(|(_, new)| new),
+            value.as_ref() == self.newest(&place) || value.as_ref() == may_be,
             "after a failure, a read shows an old value of {}",
-            key.escape_ascii()
+            place.1.escape_ascii()
         );
-        self.shown.push((key, value));
+        self.shown.push((place, value));
     }
 
-    /// Says which prefix of the log the recovered entries are, or what is wrong with them.
-    pub(crate) fn check(&self, entries: &[(Key, Vec<u8>)], crash: Crash) -> Result<usize, String> {
-        let found: State = entries.iter().cloned().collect();
-        for (key, value) in &self.shown {
-            if found.get(key) != value.as_ref() {
-                return Err(format!("the crash undid a reply: {}", brief(key, value.as_ref())));
+    /// Says which prefix of the log the recovered state is, or what is wrong with it.
+    pub(crate) fn check(&self, found: &State, crash: Crash) -> Result<usize, String> {
+        for (place, value) in &self.shown {
+            if found.get(place).map(|stored| &stored.value) != value.as_ref() {
+                let value = value.clone().map(|value| Stored { value, expires_at: None });
+                return Err(format!("the crash undid a reply: {}", brief(place, value.as_ref())));
             }
         }
         let floor = if crash == Crash::Everything { self.acknowledged } else { self.synced };
@@ -175,9 +249,9 @@ impl Oracle {
         let mut closest = None;
         for count in 0..=self.log.len() {
             if count > 0 {
-                apply(&mut state, &self.log[count - 1]);
+                apply(&mut state, &self.log[count - 1], self.now_ms);
             }
-            if state == found {
+            if self.visible_state(&state) == *found {
                 if count >= floor {
                     return Ok(count);
                 }
@@ -185,19 +259,19 @@ impl Oracle {
             }
         }
         let all = self.log.len();
-        let what = match closest {
-            Some(count) => format!("the store is back at write {count}"),
-            None => {
-                format!("no prefix of the log is\n{}", difference(&found, &self.state_at(floor)))
-            }
+        let what = if let Some(count) = closest {
+            format!("the store is back at write {count}")
+        } else {
+            let expected = self.visible_state(&self.state_at(floor));
+            format!("no prefix of the log is\n{}", difference(found, &expected))
         };
         Err(format!("{what}, but it must be at {floor} to {all}"))
     }
 
     fn state_at(&self, count: usize) -> State {
         let mut state = State::new();
-        for changes in &self.log[..count] {
-            apply(&mut state, changes);
+        for effects in &self.log[..count] {
+            apply(&mut state, effects, self.now_ms);
         }
         state
     }
@@ -208,7 +282,7 @@ impl Oracle {
         self.newest = self.state_at(count);
         (self.acknowledged, self.synced) = (count, count);
         self.shown.clear();
-        for touched in self.touched.values_mut() {
+        for touched in self.touched.values_mut().chain(self.spaces_touched.values_mut()) {
             *touched = count.min(*touched);
         }
     }
@@ -229,50 +303,88 @@ fn difference(found: &State, expected: &State) -> String {
     lines.join("\n")
 }
 
-fn brief(key: &[u8], value: Option<&Vec<u8>>) -> String {
-    let value = value.map_or("nothing".to_owned(), |value| {
-        format!("{} ({} bytes)", value[..value.len().min(16)].escape_ascii(), value.len())
+fn brief((space, key): &Place, stored: Option<&Stored>) -> String {
+    let value = stored.map_or("nothing".to_owned(), |Stored { value, expires_at }| {
+        let until = expires_at.map_or(String::new(), |deadline| format!(" until {deadline}"));
+        format!("{} ({} bytes){until}", value[..value.len().min(16)].escape_ascii(), value.len())
     });
-    format!("{} = {value}", key.escape_ascii())
+    format!("{} in space {space} = {value}", key.escape_ascii())
 }
 
-#[test]
-fn the_oracle_knows_what_a_crash_may_take() {
-    let (a, b) = (b"a".to_vec(), b"b".to_vec());
-    let one = |key: &Key| (key.clone(), b"1".to_vec());
-    let mut oracle = Oracle::default();
-    oracle.issued(vec![(a.clone(), Some(b"1".to_vec()))]);
-    oracle.acknowledged(Durability::Os);
-    assert_eq!(oracle.check(&[], Crash::Nothing), Ok(0), "os may lose");
-    assert!(oracle.check(&[], Crash::Everything).is_err(), "but not with the process");
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    oracle.issued(vec![(b.clone(), Some(b"1".to_vec())), (a.clone(), None)]);
-    let all = [one(&b)];
-    assert_eq!(oracle.check(&all, Crash::Nothing), Ok(2), "a write in flight may be there");
-    assert_eq!(oracle.check(&[one(&a)], Crash::Nothing), Ok(1), "or not");
-    assert!(oracle.check(&[one(&a), one(&b)], Crash::Nothing).is_err(), "but not half of it");
-
-    oracle.acknowledged(Durability::Always);
-    assert_eq!(oracle.check(&all, Crash::Nothing), Ok(2));
-    assert!(oracle.check(&[one(&a)], Crash::Nothing).is_err(), "always may not lose");
-    assert!(oracle.check(&[], Crash::Nothing).is_err());
-}
-
-#[test]
-fn the_oracle_remembers_what_was_shown() {
-    let (a, b) = (b"a".to_vec(), b"b".to_vec());
-    let mut oracle = Oracle::default();
-    for (key, value) in [(&a, Some("1")), (&b, Some("2")), (&a, None), (&b, Some("3"))] {
-        oracle.issued(vec![(key.clone(), value.map(|value| value.as_bytes().to_vec()))]);
-        oracle.acknowledged(Durability::Os);
+    fn place(key: &str) -> Place {
+        (0, key.as_bytes().to_vec())
     }
-    assert_eq!(oracle.check(&[], Crash::Nothing), Ok(0));
-    oracle.shown_read(Durability::Os, &b, Some(&b"3".to_vec()));
-    assert_eq!(oracle.check(&[], Crash::Nothing), Ok(0), "os shows what a power cut may take");
-    oracle.shown_read(Durability::Always, &a, None);
-    assert!(oracle.check(&[], Crash::Nothing).is_err(), "an absence was shown");
-    assert_eq!(oracle.check(&[(b.clone(), b"2".to_vec())], Crash::Nothing), Ok(3));
-    oracle.shown_after_failure(b.clone(), Some(b"3".to_vec()));
-    assert!(oracle.check(&[(b.clone(), b"2".to_vec())], Crash::Nothing).is_err());
-    assert_eq!(oracle.check(&[(b, b"3".to_vec())], Crash::Nothing), Ok(4));
+
+    fn put(key: &str, value: Option<&str>) -> Effect {
+        let stored = |value: &str| Stored { value: value.into(), expires_at: None };
+        Effect::Put(place(key), value.map(stored))
+    }
+
+    fn state(pairs: &[(u32, &str, &str)]) -> State {
+        let pair = |&(space, key, value): &(u32, &str, &str)| {
+            let stored = Stored { value: value.into(), expires_at: None };
+            ((space, key.as_bytes().to_vec()), stored)
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn the_oracle_knows_what_a_crash_may_take() {
+        let mut oracle = Oracle::default();
+        oracle.issued(vec![put("a", Some("1"))]);
+        oracle.acknowledged(Durability::Os);
+        assert_eq!(oracle.check(&state(&[]), Crash::Nothing), Ok(0), "os may lose");
+        assert!(oracle.check(&state(&[]), Crash::Everything).is_err(), "but not with the process");
+
+        oracle.issued(vec![put("b", Some("1")), put("a", None)]);
+        let (a, b) = (state(&[(0, "a", "1")]), state(&[(0, "b", "1")]));
+        assert_eq!(oracle.check(&b, Crash::Nothing), Ok(2), "a write in flight may be there");
+        assert_eq!(oracle.check(&a, Crash::Nothing), Ok(1), "or not");
+        let both = state(&[(0, "a", "1"), (0, "b", "1")]);
+        assert!(oracle.check(&both, Crash::Nothing).is_err(), "but not half of it");
+
+        oracle.acknowledged(Durability::Always);
+        assert_eq!(oracle.check(&b, Crash::Nothing), Ok(2));
+        assert!(oracle.check(&a, Crash::Nothing).is_err(), "always may not lose");
+        assert!(oracle.check(&state(&[]), Crash::Nothing).is_err());
+    }
+
+    #[test]
+    fn the_oracle_remembers_what_was_shown() {
+        let mut oracle = Oracle::default();
+        for (key, value) in [("a", Some("1")), ("b", Some("2")), ("a", None), ("b", Some("3"))] {
+            oracle.issued(vec![put(key, value)]);
+            oracle.acknowledged(Durability::Os);
+        }
+        let (none, old) = (state(&[]), state(&[(0, "b", "2")]));
+        assert_eq!(oracle.check(&none, Crash::Nothing), Ok(0));
+        oracle.shown_read(Durability::Os, &place("b"), Some(&b"3".to_vec()));
+        assert_eq!(oracle.check(&none, Crash::Nothing), Ok(0), "os shows what may go");
+        oracle.shown_read(Durability::Always, &place("a"), None);
+        assert!(oracle.check(&none, Crash::Nothing).is_err(), "an absence was shown");
+        assert_eq!(oracle.check(&old, Crash::Nothing), Ok(3));
+        oracle.shown_after_failure(place("b"), Some(b"3".to_vec()));
+        assert!(oracle.check(&old, Crash::Nothing).is_err());
+        assert_eq!(oracle.check(&state(&[(0, "b", "3")]), Crash::Nothing), Ok(4));
+    }
+
+    #[test]
+    fn the_oracle_knows_of_spaces_and_of_time() {
+        let mut oracle = Oracle { now_ms: 10, ..Oracle::default() };
+        let stored = Stored { value: b"1".to_vec(), expires_at: Some(20) };
+        oracle.issued(vec![put("a", Some("1")), Effect::Put((1, b"b".to_vec()), Some(stored))]);
+        oracle.acknowledged(Durability::Always);
+        oracle.issued(vec![Effect::Swap(0, 1), Effect::Clear(2)]);
+        oracle.acknowledged(Durability::Os);
+        oracle.now_ms = 20;
+        assert_eq!(oracle.check(&state(&[(0, "a", "1")]), Crash::Nothing), Ok(1), "os may lose");
+        assert_eq!(oracle.check(&state(&[(1, "a", "1")]), Crash::Nothing), Ok(2));
+        oracle.shown_read(Durability::Always, &place("zzz"), None);
+        let undone = oracle.check(&state(&[(0, "a", "1")]), Crash::Nothing);
+        assert!(undone.is_err(), "an absence depends on what the space was given");
+    }
 }

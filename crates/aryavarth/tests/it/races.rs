@@ -346,3 +346,48 @@ fn reads_go_on_while_a_writer_a_sync_and_a_compaction_are_stuck() {
         assert!(outlasted.is_ok(), "a reader waited for whoever was stuck in {site:?}");
     }
 }
+
+/// The entries of an emptied space name records until they are given back, and compaction retires
+/// these meanwhile.
+#[test]
+fn an_emptied_space_is_given_back_beside_compaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes_min: 4096, ..Options::default() };
+    let store = KvStore::open_with(dir.path(), options).unwrap().with_durability(Durability::Os);
+    store.put(b"stays", b"here").unwrap();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                store.compact().unwrap();
+            }
+        });
+        scope.spawn(|| {
+            let emptied = store.with_space(1);
+            while !done.load(Ordering::Relaxed) {
+                assert_eq!(store.read(b"stays").unwrap().as_deref(), Some(&b"here"[..]));
+                for entry in emptied.scan(KeyRange::all()) {
+                    let (key, value) = entry.unwrap();
+                    assert_eq!(value[..2], key[..2], "the value of another key");
+                }
+            }
+        });
+        for round in 0..20_u8 {
+            for key in 0..60_u8 {
+                let value = [&[key, round][..], &[0; 200]].concat();
+                store.with_space(1).put(&[key, round], &value).unwrap();
+            }
+            store.put(&[round % 3, round], &[0; 200]).unwrap();
+            store.with_space(1).clear().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    store.flush().unwrap();
+    store.compact().unwrap();
+    let stats = store.stats();
+    assert_eq!(stats.keys, 21);
+    assert!(stats.disk_bytes < 1 << 20, "{stats:?}");
+    store.close().unwrap();
+    let again = KvStore::open(dir.path()).unwrap().stats();
+    assert_eq!((again.keys, again.live_bytes), (stats.keys, stats.live_bytes));
+}

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aryavarth::fs::{Fault, SimFs, Site};
-use aryavarth::{Batch, Clock, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options};
+use aryavarth::{
+    Batch, Clock, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options, Stored,
+};
 
-use crate::oracle::{Change, Key, Oracle};
+use crate::oracle::{Change, Effect, Key, Oracle, Place, State};
 use crate::workload::Workload;
 
 /// Where the simulated stores live.
@@ -56,7 +58,10 @@ pub(crate) fn options(fs: &SimFs) -> Options {
     }
 }
 
-/// One step of a workload.
+/// The spaces that workloads use.
+const SPACES: [u32; 3] = [0, 1, 2];
+
+/// One step of a workload, in the space that was last chosen: 0 at first.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
     Set(Durability, Key, Vec<u8>),
@@ -65,6 +70,17 @@ pub(crate) enum Act {
     /// A closure that moves the value of the first key to the second one and makes it longer, or
     /// fails if there is none.
     Move(Durability, Key, Key),
+    /// The acts that follow are in this space.
+    Use(u32),
+    /// Sets a key for so many milliseconds.
+    SetFor(Durability, Key, Vec<u8>, u64),
+    /// Empties the space.
+    Clear(Durability),
+    /// Swaps two spaces.
+    Swap(Durability, u32, u32),
+    /// A closure that empties the space, sets a key in it for a while, swaps it with another one
+    /// and sets the key there too.
+    Mix(Durability, u32, Key, Vec<u8>),
     Read(Durability, Key),
     Scan(Durability, KeyRange, usize),
     Flush,
@@ -95,16 +111,19 @@ pub(crate) struct Runner {
     options: Options,
     clock: Arc<TestClock>,
     store: Option<KvStore>,
+    space: u32,
     pub(crate) oracle: Oracle,
 }
 
 impl Runner {
     /// A runner for a file system, with an oracle that knows what happened there so far.
-    pub(crate) fn new(fs: &SimFs, workload: &Workload, oracle: Oracle) -> Runner {
+    pub(crate) fn new(fs: &SimFs, workload: &Workload, mut oracle: Oracle) -> Runner {
         let clock = TestClock::new();
+        oracle.now_ms = oracle.now_ms.max(clock.now_ms());
+        clock.set(oracle.now_ms);
         let segment_bytes_min = workload.segment_bytes_min;
         let options = Options { clock: clock.clone(), segment_bytes_min, ..options(fs) };
-        Runner { fs: fs.clone(), options, clock, store: None, oracle }
+        Runner { fs: fs.clone(), options, clock, store: None, space: 0, oracle }
     }
 
     /// Opens the store and plays the acts until one fails.
@@ -155,26 +174,30 @@ impl Runner {
 
     /// The handle that waits as `level` says.
     pub(crate) fn handle(&self, level: Durability) -> KvStore {
-        self.store.as_ref().expect("the store is open").with_durability(level)
+        let store = self.store.as_ref().expect("the store is open");
+        store.with_durability(level).with_space(self.space)
     }
 
     fn play(&mut self, act: &Act) -> Result<(), KvsError> {
         match act {
             Act::Set(level, key, value) => {
-                let change = vec![(key.clone(), Some(value.clone()))];
-                self.write(*level, change, |store| store.put(key, value).map(|()| 0))
+                let effect = self.put(key, Some(value));
+                self.write(*level, vec![effect], |store| store.put(key, value).map(|()| 0))
             }
             Act::Remove(level, key) => {
-                let change = vec![(key.clone(), None)];
-                self.write(*level, change, |store| store.delete(key).map(u64::from))
+                let effect = self.put(key, None);
+                self.write(*level, vec![effect], |store| store.delete(key).map(u64::from))
             }
             Act::Batch(level, changes) => {
                 let batch = changes.iter().fold(Batch::new(), |batch, (key, value)| match value {
                     Some(value) => batch.set(key.as_slice(), value.as_slice()),
                     None => batch.remove(key.as_slice()),
                 });
-                self.write(*level, changes.clone(), |store| store.write(batch))
+                let put = |(key, value): &Change| self.put(key, value.as_ref());
+                let effects = changes.iter().map(put).collect();
+                self.write(*level, effects, |store| store.write(batch))
             }
+            Act::SetFor(..) | Act::Clear(_) | Act::Swap(..) | Act::Mix(..) => self.play_space(act),
             Act::Move(level, from, to) => self.commit(*level, from, to),
             Act::Read(level, key) => {
                 let store = self.handle(*level);
@@ -182,18 +205,70 @@ impl Runner {
                 if let Some((at_hand, _)) = KvsEngine::read_now(&store, key)? {
                     assert_eq!(at_hand, value, "what is at hand is what a read finds");
                 }
-                self.oracle.shown_read(*level, key, value.as_ref());
+                let place = (self.space, key.clone());
+                self.oracle.shown_read(*level, &place, value.as_ref());
                 Ok(())
             }
             Act::Scan(level, range, limit) => {
                 let store = self.handle(*level);
                 let entries = store.scan(range.clone()).take(*limit);
                 let entries = entries.collect::<Result<Vec<_>, _>>()?;
-                self.oracle.shown_scan(*level, range, *limit, &entries);
+                self.oracle.shown_scan(*level, self.space, range, *limit, &entries);
                 Ok(())
             }
             _ => self.play_rest(act),
         }
+    }
+
+    /// Acts that concern spaces and deadlines.
+    fn play_space(&mut self, act: &Act) -> Result<(), KvsError> {
+        let (space, now_ms) = (self.space, self.oracle.now_ms);
+        match act {
+            Act::SetFor(level, key, value, ms) => {
+                let stored = Stored { value: value.clone(), expires_at: Some(now_ms + ms) };
+                let stored = (*ms > 0).then_some(stored);
+                let effect = Effect::Put((space, key.clone()), stored);
+                let batch = Batch::new().set_until(key.as_slice(), value.as_slice(), now_ms + ms);
+                // What sets is no removal, also if it comes too late.
+                self.write_counted(*level, vec![effect], Some(0), |store| store.write(batch))
+            }
+            Act::Clear(level) => {
+                self.write(*level, vec![Effect::Clear(space)], |store| store.clear().map(|()| 0))
+            }
+            Act::Swap(level, a, b) => self.write(*level, vec![Effect::Swap(*a, *b)], |store| {
+                store.commit(&[], |transaction| {
+                    transaction.swap(*a, *b);
+                    Ok(0)
+                })
+            }),
+            Act::Mix(level, other, key, value) => {
+                let stored = Stored { value: value.clone(), expires_at: Some(now_ms + 1500) };
+                let more = Stored { value: [value, &b"+"[..]].concat(), expires_at: None };
+                let place = (space, key.clone());
+                let effects = vec![
+                    Effect::Clear(space),
+                    Effect::Put(place.clone(), Some(stored.clone())),
+                    Effect::Swap(space, *other),
+                    Effect::Put(place, Some(more.clone())),
+                ];
+                self.write(*level, effects, |store| {
+                    store.commit(&[], |transaction| {
+                        transaction.clear();
+                        transaction.store(key.as_slice(), stored.clone());
+                        transaction.swap(space, *other);
+                        transaction.store(key.as_slice(), more.clone());
+                        assert_eq!(transaction.find(key)?.as_ref(), Some(&more));
+                        Ok(0)
+                    })
+                })
+            }
+            _ => unreachable!("played by play"),
+        }
+    }
+
+    fn put(&self, key: &Key, value: Option<&Vec<u8>>) -> Effect {
+        let stored = |value: &Vec<u8>| Stored { value: value.clone(), expires_at: None };
+        Effect::Put((self.space, key.clone()), value.map(stored))
     }
 
     fn play_rest(&mut self, act: &Act) -> Result<(), KvsError> {
@@ -216,7 +291,11 @@ impl Runner {
                     }
                 }
             }
-            Act::Wait(ms) => self.pass(*ms),
+            Act::Wait(ms) => {
+                self.pass(*ms);
+                self.oracle.now_ms = self.clock.now_ms();
+            }
+            Act::Use(space) => self.space = *space,
             Act::Reopen => {
                 self.close()?;
                 self.oracle.synced_all();
@@ -247,17 +326,41 @@ impl Runner {
     fn write(
         &mut self,
         level: Durability,
-        changes: Vec<Change>,
+        effects: Vec<Effect>,
         body: impl FnOnce(KvStore) -> Result<u64, KvsError>,
     ) -> Result<(), KvsError> {
-        let removed = self.oracle.issued(changes);
-        match body(self.handle(level)) {
+        self.write_counted(level, effects, None, body)
+    }
+
+    fn write_counted(
+        &mut self,
+        level: Durability,
+        effects: Vec<Effect>,
+        count: Option<u64>,
+        body: impl FnOnce(KvStore) -> Result<u64, KvsError>,
+    ) -> Result<(), KvsError> {
+        let store = self.handle(level);
+        let only_puts = effects.iter().all(|effect| matches!(effect, Effect::Put(..)));
+        let bystander = store.watch(b"written by nobody")?;
+        let watch = match effects.first() {
+            Some(Effect::Put((_, key), _)) if only_puts => Some(store.watch(key)?),
+            _ => None,
+        };
+        let sets = matches!(effects.first(), Some(Effect::Put(_, Some(_))));
+        let removed = self.oracle.issued(effects);
+        let done = body(store);
+        assert!(!bystander.is_touched(self.oracle.now_ms), "nobody wrote to that key");
+        match done {
             Ok(found) => {
-                assert_eq!(found, removed, "removals that found their key");
+                assert_eq!(found, count.unwrap_or(removed), "removals that found their key");
+                let touched = watch.is_some_and(|watch| watch.is_touched(self.oracle.now_ms));
+                assert!(touched || !sets || !only_puts, "a key that is set is touched");
                 self.oracle.acknowledged(level);
                 Ok(())
             }
             Err(KvsError::Full { .. }) => {
+                let touched = watch.is_some_and(|watch| watch.is_touched(self.oracle.now_ms));
+                assert!(!touched, "what was refused touches nothing");
                 self.oracle.withdrawn();
                 Ok(())
             }
@@ -266,10 +369,10 @@ impl Runner {
     }
 
     fn commit(&mut self, level: Durability, from: &Key, to: &Key) -> Result<(), KvsError> {
-        let before = self.oracle.newest(from).cloned();
+        let before = self.oracle.newest(&(self.space, from.clone())).cloned();
         let after = before.clone().map(|value| [value, b"+".to_vec()].concat());
         self.oracle.issued(match &after {
-            Some(after) => vec![(from.clone(), None), (to.clone(), Some(after.clone()))],
+            Some(after) => vec![self.put(from, None), self.put(to, Some(after))],
             None => Vec::new(),
         });
         let done = self.handle(level).commit(&[from], |transaction| {
@@ -299,21 +402,32 @@ impl Runner {
     }
 
     /// Everything in the store, looked at from all sides.
-    pub(crate) fn state(&self) -> Result<Vec<(Key, Vec<u8>)>, KvsError> {
-        let store = self.handle(Durability::Always);
-        let entries = store.scan(KeyRange::all()).collect::<Result<Vec<_>, _>>()?;
-        let back = store.scan(KeyRange::all().reversed()).collect::<Result<Vec<_>, _>>()?;
-        assert!(entries.iter().eq(back.iter().rev()), "a scan back visits the same entries");
-        for (key, value) in &entries {
-            assert_eq!(store.read(key)?.as_ref(), Some(value), "a read agrees with the scan");
-        }
-        for key in self.oracle.keys() {
-            if entries.binary_search_by(|(other, _)| other.cmp(key)).is_err() {
-                assert_eq!(store.read(key)?, None, "a read agrees with the scan");
+    pub(crate) fn state(&self) -> Result<State, KvsError> {
+        let (mut state, mut counted) = (State::new(), 0);
+        for space in SPACES {
+            let store = self.handle(Durability::Always).with_space(space);
+            let entries = store.scan(KeyRange::all()).collect::<Result<Vec<_>, _>>()?;
+            let back = store.scan(KeyRange::all().reversed()).collect::<Result<Vec<_>, _>>()?;
+            assert!(entries.iter().eq(back.iter().rev()), "a scan back visits the same entries");
+            let page = store.keys(&KeyRange::all(), usize::MAX)?;
+            let keys = entries.iter().map(|(key, _)| key);
+            assert!(page.done && page.keys.iter().eq(keys), "the keys are those of the scan");
+            let count = store.count()?.0;
+            assert!(count.keys >= entries.len() as u64, "the count of keys");
+            counted += count.keys;
+            for (key, value) in entries {
+                assert_eq!(store.read(&key)?.as_ref(), Some(&value), "a read agrees with the scan");
+                let expires_at = store.deadline(&key)?.expect("the key is there");
+                state.insert((space, key), Stored { value, expires_at });
+            }
+            for place in self.oracle.keys().filter(|place| place.0 == space) {
+                if !state.contains_key(place) {
+                    assert_eq!(store.read(&place.1)?, None, "a read agrees with the scan");
+                }
             }
         }
-        assert_eq!(store.stats().keys, entries.len() as u64, "the count of keys");
-        Ok(entries)
+        assert_eq!(self.handle(Durability::Os).stats().keys, counted, "the count of keys");
+        Ok(state)
     }
 
     /// Reads every key after a failure: what is answered even then must hold too.
@@ -322,10 +436,10 @@ impl Runner {
             return;
         }
         let store = self.handle(Durability::Always);
-        let keys: Vec<Key> = self.oracle.keys().cloned().collect();
-        for key in keys {
-            if let Ok(value) = store.read(&key) {
-                self.oracle.shown_after_failure(key, value);
+        let places: Vec<Place> = self.oracle.keys().cloned().collect();
+        for place in places {
+            if let Ok(value) = store.with_space(place.0).read(&place.1) {
+                self.oracle.shown_after_failure(place, value);
             }
         }
     }

@@ -96,6 +96,8 @@ pub(crate) fn scripted() -> Vec<Workload> {
         Workload::new("full", full()),
         Workload::new("emptied", emptied()),
         Workload::new("refused", refused()),
+        Workload::new("spaces", spaces()),
+        Workload::new("deadlines", deadlines()),
         Workload::new("never allocated", never_allocated(rotation())),
         extended("extended", growing()),
         extended("extended, never allocated", never_allocated(growing())),
@@ -255,6 +257,38 @@ fn emptied() -> Vec<Act> {
     acts
 }
 
+/// Spaces that are emptied and swapped, alone and in closures, at every level.
+fn spaces() -> Vec<Act> {
+    let mut acts = vec![Act::Clear(ALWAYS), set(1, 1, 300), Act::Use(1), set(2, 1, 700)];
+    acts.extend([set(3, 2, 700), Act::Swap(ALWAYS, 0, 1), scan_all(), Act::Clear(ALWAYS)]);
+    acts.extend([scan_all(), set(4, 3, 900), Act::Mix(ALWAYS, 2, key(4), value(5, 600))]);
+    acts.extend([Act::Use(2), scan_all(), set(6, 5, 900), Act::Compact, Act::Swap(OS, 1, 2)]);
+    acts.extend([Act::Read(ALWAYS, key(4)), Act::Clear(OS), Act::Read(ALWAYS, key(9))]);
+    acts.extend([Act::Work(20), Act::Reopen, Act::Use(0), Act::Set(OS, key(1), value(7, 500))]);
+    acts.extend([Act::Clear(OS), Act::Read(ALWAYS, key(1)), Act::Clear(ALWAYS), set(8, 1, 900)]);
+    acts.extend([Act::Mix(OS, 1, key(2), value(9, 900)), Act::Compact, Act::Read(ALWAYS, key(2))]);
+    acts.extend([Act::Swap(ALWAYS, 0, 0), Act::Swap(ALWAYS, 2, 0), Act::Verify, scan_all()]);
+    acts.extend([Act::Use(1), scan_all(), Act::Clear(ALWAYS), Act::Work(20), Act::Compact]);
+    acts
+}
+
+/// Keys that expire: read, overwritten, removed and swept afterwards, over compactions and reopens.
+fn deadlines() -> Vec<Act> {
+    let set_for = |level, n, k, ms| Act::SetFor(level, key(k), value(n, 500), ms);
+    let mut acts = vec![set_for(ALWAYS, 1, 1, 1000), set_for(ALWAYS, 2, 2, 5000), set(3, 3, 300)];
+    acts.extend([set_for(ALWAYS, 4, 3, 0), Act::Read(ALWAYS, key(3)), Act::Wait(999), scan_all()]);
+    acts.extend([Act::Wait(1), Act::Read(ALWAYS, key(1)), remove(1), Act::Work(9), scan_all()]);
+    acts.extend([set_for(ALWAYS, 5, 1, 1000), set(6, 2, 500), Act::Wait(6000), Act::Reopen]);
+    acts.extend([Act::Read(ALWAYS, key(2)), set_for(OS, 7, 4, 10), Act::Wait(10)]);
+    acts.extend([Act::Read(ALWAYS, key(4)), set(8, 4, 900), set_for(OS, 9, 4, 50), Act::Wait(50)]);
+    acts.extend([scan_all(), Act::Compact, Act::Work(20), Act::Compact, Act::Reopen, scan_all()]);
+    acts.extend((0..8).map(|k| set_for(if k % 2 == 0 { OS } else { ALWAYS }, 20 + k, k, 100)));
+    acts.extend([Act::Move(ALWAYS, key(1), key(2)), Act::Compact, Act::Wait(100)]);
+    acts.extend([Act::Move(ALWAYS, key(1), key(2)), Act::Work(1), Act::Work(1), set(30, 3, 10)]);
+    acts.extend([Act::Work(20), scan_all(), Act::Verify, scan_all()]);
+    acts
+}
+
 /// Compactions that find no space: for the copy of a single segment, which takes the reserve, for
 /// the copies of several, and at the manifest.
 fn refused() -> Vec<Act> {
@@ -325,7 +359,7 @@ fn random_act(n: u64, dice: &mut Dice) -> Act {
     let level = [ALWAYS, ALWAYS, OS, INTERVAL][dice.below(4) as usize];
     let bytes = [0, 20, 300, 900, 2500][dice.below(5) as usize];
     let k = dice.below(8);
-    match dice.below(100) {
+    match dice.below(130) {
         0..40 => Act::Set(level, key(k), value(n, bytes)),
         40..52 => Act::Remove(level, key(k)),
         52..62 => {
@@ -346,6 +380,15 @@ fn random_act(n: u64, dice: &mut Dice) -> Act {
         84..88 => Act::Compact,
         88..94 => Act::Work(1 + dice.below(4) as usize),
         94..97 => Act::Wait(dice.below(7000)),
-        _ => Act::Reopen,
+        97..100 => Act::Reopen,
+        100..108 => Act::Use(dice.below(3) as u32),
+        108..118 => {
+            let ms = [0, 1, 700, 5000][dice.below(4) as usize];
+            Act::SetFor(level, key(k), value(n, bytes), ms)
+        }
+        118..121 => Act::Clear(level),
+        121..124 => Act::Swap(level, dice.below(3) as u32, dice.below(3) as u32),
+        124..127 => Act::Mix(level, dice.below(3) as u32, key(k), value(n, bytes)),
+        _ => Act::Wait(700),
     }
 }
