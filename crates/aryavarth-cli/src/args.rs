@@ -182,6 +182,18 @@ pub(crate) struct ServerOptions {
     #[arg(env = "ARYAVARTH_THREADS", hide_env_values = true)]
     pub(crate) threads: Option<u32>,
 
+    /// A file whose first line clients must say as their password; only the Redis protocol is
+    /// spoken then, since JSON has no way to say it
+    #[arg(long, value_name = "FILE")]
+    #[arg(env = "ARYAVARTH_PASSWORD_FILE", hide_env_values = true)]
+    pub(crate) password_file: Option<PathBuf>,
+
+    /// Refuse writes that take memory when the process has this many bytes; 0 is no limit.
+    /// Nothing is ever thrown out to make room
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    #[arg(env = "ARYAVARTH_MEMORY_MAX", hide_env_values = true)]
+    pub(crate) memory_max: u64,
+
     /// Listen also where other machines can connect, without any authentication
     #[arg(long, env = "ARYAVARTH_INSECURE", hide_env_values = true)]
     #[arg(value_parser = FalseyValueParser::new())]

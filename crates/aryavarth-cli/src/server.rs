@@ -3,6 +3,8 @@
 //! What can be refused without touching the store is refused before it is opened. The last line
 //! printed on the way up is `ready`; whoever waits for the server waits for it.
 
+use std::fs;
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -33,11 +35,19 @@ pub(crate) fn run(options: &ServerOptions) -> Result<(), Failure> {
 }
 
 fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
-    let listener = Listener::bind(options.listen.as_str(), options.insecure)?;
+    let password = options.password_file.as_deref().map(password_in).transpose()?;
+    let is_guarded = options.insecure || password.is_some();
+    let listener = Listener::bind(options.listen.as_str(), is_guarded)?;
     let limits = limits_of_system(Limits::default());
     let pool = P::new(options.threads.unwrap_or_else(threads_default))?;
     let directory = options.data.display().to_string();
-    let config = Config { limits, stop_on_signals: true, directory, ..Config::default() };
+    let config = Config {
+        limits,
+        password: password.unwrap_or_default(),
+        memory_bytes_max: options.memory_max,
+        directory,
+        stop_on_signals: true,
+    };
     let store_options = Options { durability: options.durability, ..Options::default() };
     match options.engine {
         Engine::Kvs => {
@@ -56,6 +66,21 @@ fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
             serve(server, || store.close())
         }
     }
+}
+
+/// The password in a file: its first line.
+fn password_in(path: &Path) -> Result<Vec<u8>, Failure> {
+    let failed = |what: String| {
+        let path = path.display();
+        Failure::Other(format!("no password in {path}: {what}; nothing was changed"))
+    };
+    let text = fs::read(path).map_err(|error| failed(error.to_string()))?;
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.is_empty() {
+        return Err(failed("its first line is empty".to_owned()));
+    }
+    Ok(line.to_vec())
 }
 
 /// Serves until a signal comes, then closes the store.

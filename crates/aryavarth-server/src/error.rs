@@ -50,8 +50,9 @@ impl fmt::Display for ServerError {
             ),
             ServerError::Exposed { addr } => write!(
                 f,
-                "{addr} can be reached from other machines and there is no authentication yet; \
-                 nothing was changed. Listen on 127.0.0.1, or allow it with --insecure"
+                "{addr} can be reached from other machines and there is no password; nothing was \
+                 changed. Listen on 127.0.0.1, set a password with --password-file, or allow it \
+                 with --insecure"
             ),
             ServerError::Threads { asked: 0, .. } => {
                 f.write_str("a thread pool needs at least one thread")

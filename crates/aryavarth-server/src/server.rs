@@ -279,17 +279,17 @@ pub struct Listener {
 
 impl Listener {
     /// Listens on the first of the addresses that can be had; on one that other machines can
-    /// reach only if `insecure`, since there is no authentication.
+    /// reach only if `guarded`: there is a password, or the caller takes it on himself.
     ///
     /// # Errors
     /// As [`KvServer::new`].
-    pub fn bind(addr: impl ToSocketAddrs + fmt::Debug, insecure: bool) -> Result<Listener> {
+    pub fn bind(addr: impl ToSocketAddrs + fmt::Debug, guarded: bool) -> Result<Listener> {
         let failed = |source| {
             let addr = format!("{addr:?}").trim_matches('"').to_owned();
             ServerError::Listen { addr, source }
         };
         let addrs: Vec<SocketAddr> = addr.to_socket_addrs().map_err(failed)?.collect();
-        if !insecure && let Some(addr) = addrs.iter().find(|addr| !is_loopback(addr)) {
+        if !guarded && let Some(addr) = addrs.iter().find(|addr| !is_loopback(addr)) {
             return Err(ServerError::Exposed { addr: *addr });
         }
         let socket = TcpListener::bind(addrs.as_slice()).map_err(failed)?;
