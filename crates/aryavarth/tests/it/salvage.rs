@@ -483,6 +483,7 @@ fn spaces_and_deadlines_are_saved_and_keys_without_a_space_too() {
         second.clear().unwrap();
         second.put_until(b"until", b"later", u64::MAX).unwrap();
         store.put(b"k", b"v").unwrap();
+        drop(second);
         store.close().unwrap();
         if is_table_lost {
             let path = Path::new("/damaged/0.log");
