@@ -9,6 +9,8 @@
 //! - A removal of which only the hint file still tells is respected: its key is not brought back.
 //! - A key whose newest record is known to be lost keeps its older value, and is listed as stale.
 //! - Where it is not known whose records were lost, the keys older than these are counted.
+//! - Keys of a space that was emptied, whose new content no table that is left knows, are saved in a
+//!   space of their own, which the report names.
 //! - Of a batch of which a part is lost, the whole records are kept: who salvages wants the data,
 //!   and can undo half a batch but not bring it back. The damage says that it tears a batch.
 //!
@@ -16,18 +18,18 @@
 //! - Nothing in the damaged directory is changed or created.
 //! - The new store is synced, and becomes one by its last step: an unfinished one does not open.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path};
 use std::sync::PoisonError;
 
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, Site};
 use crate::hint;
-use crate::index::{TABLE_CONTENT, TABLE_KEY, Table};
+use crate::index::{Change, TABLE_CONTENT, TABLE_KEY, Table};
 use crate::log::CopyWriter;
 use crate::manifest::{Edit, Manifest, State};
 use crate::options::Options;
-use crate::record::{Header, Kind, SEQ_MAX};
+use crate::record::{Extra, Frame, HEADER_BYTES, Header, Kind, Parts, SEQ_MAX};
 use crate::recovery::{Claimed, ENGINE, claim};
 use crate::scrub::{Damage, Survey, VerifyReport, Visitor, threads};
 use crate::segment::{Checked, ScanStop, Scanned, Scanner, SegmentHeader, SegmentKind};
@@ -193,13 +195,24 @@ pub fn salvage(
         ..SalvageReport::default()
     };
     let Learnt { mut newest, lost, seq_max, .. } = learnt;
-    let table = read_table(&survey, &newest)?;
+    let mut table = read_table(&survey, &newest)?;
+    let housed = house(&mut table, &newest);
     judge(&mut newest, &lost, &table, &mut report);
     let mut writer = Writer { out, options, state, copy: None, bytes: 0 };
     save(&survey, &mut newest, &mut writer, &mut progress)?;
+    if !housed.is_empty() {
+        writer.push_table(&table, seq_max + 1)?;
+    }
     report.bytes = writer.bytes;
-    writer.finish(&survey.state, seq_max + 1)?;
+    writer.finish(&survey.state, seq_max + 2)?;
     report.read = survey.report;
+    for (space, content) in housed {
+        let reason = "the record that says which space has this content is lost";
+        let mut damage =
+            Damage::new(dir, 0, format!("{reason}; its keys are in space {space} now"));
+        damage.content = content;
+        report.read.push(damage);
+    }
     for ((content, key), _) in newest.iter().filter(|(_, newest)| !newest.is_saved) {
         report.keys -= u64::from(*content != TABLE_CONTENT);
         let mut damage = Damage::new(dir, 0, "a record that was whole could not be read again");
@@ -250,6 +263,24 @@ fn read_table(survey: &Survey<'_>, newest: &Keys<Newest>) -> Result<Table> {
         Err(ScanStop::Bad { .. }) => Ok(Table::default()),
         Err(ScanStop::Io(error)) => Err(error.into()),
     }
+}
+
+/// Gives a space of its own to each content that is newer than the table, so that its keys can be
+/// found: the record that gave it to its space is lost. Returns these spaces and contents.
+fn house(table: &mut Table, newest: &Keys<Newest>) -> Vec<(u32, u64)> {
+    let contents: BTreeSet<u64> = newest.keys().map(|(content, _)| *content).collect();
+    let is_newer = |content: &u64| *content >= table.next() && *content != TABLE_CONTENT;
+    let homeless: Vec<u64> = contents.iter().copied().filter(is_newer).collect();
+    let mut free = (0..=u32::MAX).rev().filter(|&space| {
+        table.held(space).content == u64::from(space) && !contents.contains(&u64::from(space))
+    });
+    let housed: Vec<(u32, u64)> =
+        homeless.iter().filter_map(|&c| Some((free.next()?, c))).collect();
+    drop(free);
+    let next = homeless.last().map_or(table.next(), |last| last + 1);
+    let change = Change { spaces: housed.iter().copied().collect(), next };
+    *table = table.after(&change, 0);
+    housed
 }
 
 /// Decides what is saved: leaves the keys to save in `newest`, and counts those that may be old.
@@ -349,6 +380,25 @@ impl Writer<'_> {
         };
         copy.push(record)?;
         self.bytes += record.header.record_bytes() as u64;
+        Ok(())
+    }
+
+    /// Writes what the spaces hold, as a record with this number.
+    fn push_table(&mut self, table: &Table, seq: u64) -> Result<()> {
+        let extra = Extra { content: TABLE_CONTENT, expires_at: None };
+        let mut frame = Frame::new(0, 0);
+        frame.push(extra, TABLE_KEY, Some(&table.encode()));
+        frame.place(seq, 0, 0);
+        let bytes: &[u8] = frame.with_front(0);
+        let header = bytes.first_chunk().and_then(|bytes| Header::decode(bytes, 0, 0));
+        let payload =
+            header.and_then(|h| bytes.get(HEADER_BYTES..HEADER_BYTES + h.payload_bytes()));
+        let parts = header.zip(payload).and_then(|(header, payload)| header.parts(payload));
+        if let (Some(header), Some(payload), Some(Parts { extra, key, value })) =
+            (header, payload, parts)
+        {
+            self.push(&Scanned { offset: 0, header, payload, extra, key, value })?;
+        }
         Ok(())
     }
 

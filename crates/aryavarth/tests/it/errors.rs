@@ -94,7 +94,7 @@ fn inject(
 /// The disk works again: the store says that it is poisoned, or writes.
 fn go_on(runner: &Runner, workload: &Workload, fs: &SimFs) -> Result<(), String> {
     fs.limit_space(u64::MAX);
-    let store = runner.handle(Durability::Always);
+    let store = runner.handle(Durability::Always).with_space(0);
     let mut written = store.put(b"zz", b"after the error");
     if matches!(written, Err(KvsError::Poisoned { .. })) {
         let again = [store.put(b"zz", b"again"), store.compact()];

@@ -469,3 +469,43 @@ fn salvage_sees_through_links_and_detours() {
     assert_eq!(to("damaged/../saved").unwrap().keys, 1);
     assert_eq!(names(), before);
 }
+
+/// Spaces and deadlines are saved as they were; and where the record is lost that says what the
+/// spaces hold, nothing else is.
+#[test]
+fn spaces_and_deadlines_are_saved_and_keys_without_a_space_too() {
+    for is_table_lost in [false, true] {
+        let fs = SimFs::new();
+        let options = options(&fs);
+        let store = KvStore::open_with("/damaged", options.clone()).unwrap();
+        let second = store.with_space(1);
+        second.put(b"emptied", b"away").unwrap();
+        second.clear().unwrap();
+        second.put_until(b"until", b"later", u64::MAX).unwrap();
+        store.put(b"k", b"v").unwrap();
+        drop(second);
+        store.close().unwrap();
+        if is_table_lost {
+            let path = Path::new("/damaged/0.log");
+            let file = fs.open(Site::TailOpen, path, OpenHow::Write).unwrap();
+            let mut bytes = vec![0; file.len(Site::VerifyLength).unwrap() as usize];
+            read_full(&*file, Site::SegmentScan, &mut bytes, 0).unwrap();
+            let at = bytes.windows(6).position(|part| part == b"spaces").unwrap() as u64;
+            file.write_at(Site::FrameWrite, b"S", at).unwrap();
+            assert!(KvStore::open_with("/damaged", options.clone()).is_err(), "it is rot");
+        }
+        let report = aryavarth::salvage("/damaged", "/saved", &options, |_, _| {}).unwrap();
+        let saved = KvStore::open_with("/saved", options).unwrap();
+        assert_eq!(saved.read(b"k").unwrap().as_deref(), Some(&b"v"[..]));
+        // Whether the lost record had emptied space 1 nobody can tell.
+        let old = is_table_lost.then(|| b"away".to_vec());
+        assert_eq!(saved.with_space(1).read(b"emptied").unwrap(), old);
+        let space = if is_table_lost { u32::MAX } else { 1 };
+        let until = saved.with_space(space);
+        assert_eq!(until.read(b"until").unwrap().as_deref(), Some(&b"later"[..]));
+        assert_eq!(until.deadline(b"until").unwrap(), Some(Some(u64::MAX)));
+        assert_eq!(report.keys, if is_table_lost { 3 } else { 2 });
+        let told = report.read.damage.iter().any(|damage| damage.reason.contains("4294967295"));
+        assert_eq!(told, is_table_lost, "{report:?}");
+    }
+}
