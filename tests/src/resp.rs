@@ -99,14 +99,6 @@ impl Connection {
         Ok(Connection { stream, arrived: Vec::new() })
     }
 
-    /// Gives up on a reply after `patience`.
-    ///
-    /// # Errors
-    /// If the socket does not take the limit.
-    pub fn set_patience(&mut self, patience: Duration) -> io::Result<()> {
-        self.stream.set_read_timeout(Some(patience))
-    }
-
     /// Sends bytes as they are.
     ///
     /// # Errors

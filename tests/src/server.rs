@@ -2,7 +2,7 @@
 //!
 //! Which one a test runs against is a matter of [`Kind`] alone, so every test of a client is proved
 //! against the server that the client was written for: `SUBJECT=redis` puts Debian's redis in our
-//! place. A server ends with its handle; a killed one can be started again on its directory.
+//! place, and `SUBJECT=sled` our other engine. A server ends with its handle; a killed one can be started again on its directory.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -37,29 +37,17 @@ pub enum Kind {
     },
 }
 
-/// The server that the tests are about: ours on `engine`, or Debian's redis with `SUBJECT=redis`.
+/// The server that the tests are about: ours on `engine`, unless `SUBJECT` names another engine, or
+/// `redis`, which puts Debian's redis in our place.
 ///
 /// # Errors
-/// Why it cannot be had, or that it does not speak the Redis protocol.
+/// Why it cannot be had.
 pub fn subject(engine: &str) -> Result<Kind, String> {
-    if std::env::var("SUBJECT").is_ok_and(|subject| subject == "redis") {
-        return Ok(Kind::DurableRedis(parts::redis_tools()?));
+    let subject = std::env::var("SUBJECT").unwrap_or_else(|_| engine.to_owned());
+    match subject.as_str() {
+        "redis" => Ok(Kind::DurableRedis(parts::redis_tools()?)),
+        _ => Ok(Kind::Aryavarth { program: program()?, engine: subject }),
     }
-    let kind = Kind::Aryavarth { program: program()?, engine: engine.to_owned() };
-    if speaks_redis(&kind)? {
-        Ok(kind)
-    } else {
-        Err("the server does not speak the Redis protocol".to_owned())
-    }
-}
-
-/// Whether a server answers a PING.
-fn speaks_redis(kind: &Kind) -> Result<bool, String> {
-    let data = tempfile::tempdir().map_err(told)?;
-    let server = Server::start(kind, data.path(), &[])?;
-    let mut connection = Connection::open(server.addr()).map_err(told)?;
-    connection.set_patience(Duration::from_secs(10)).map_err(told)?;
-    Ok(connection.ask(&["PING"]).is_ok_and(|reply| reply == b"+PONG\r\n"))
 }
 
 /// Our program, as `cargo test` has built it; built again if sources are newer than it, as after

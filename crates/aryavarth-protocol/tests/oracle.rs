@@ -105,8 +105,8 @@ fn rounds() -> usize {
     rounds.map_or(5_000, |rounds| rounds.parse().expect("ORACLE_ROUNDS is a number"))
 }
 
-fn one_line(text: &str) -> String {
-    text.replace(['\r', '\n'], " ")
+fn one_line(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).replace(['\r', '\n'], " ")
 }
 
 /// The frame that a client of RESP3 should hear.

@@ -18,7 +18,7 @@ impl Reply {
     pub(crate) fn encode(&self, version: Version, out: &mut Vec<u8>) {
         let is_3 = version == Version::Resp3;
         match self {
-            Reply::Simple(text) => line(b'+', text, out),
+            Reply::Simple(text) => line(b'+', text.as_bytes(), out),
             Reply::Error(text) => line(b'-', text, out),
             Reply::Integer(number) => integer(b':', *number, out),
             Reply::Bulk(bytes) => bulk(bytes, out),
@@ -28,9 +28,9 @@ impl Reply {
             Reply::Boolean(true) if is_3 => out.extend_from_slice(b"#t\r\n"),
             Reply::Boolean(false) if is_3 => out.extend_from_slice(b"#f\r\n"),
             Reply::Boolean(truth) => integer(b':', i64::from(*truth), out),
-            Reply::Double(number) if is_3 => line(b',', &double(*number), out),
+            Reply::Double(number) if is_3 => line(b',', double(*number).as_bytes(), out),
             Reply::Double(number) => bulk(double(*number).as_bytes(), out),
-            Reply::BigNumber(digits) if is_3 => line(b'(', digits, out),
+            Reply::BigNumber(digits) if is_3 => line(b'(', digits.as_bytes(), out),
             Reply::BigNumber(digits) => bulk(digits.as_bytes(), out),
             Reply::Verbatim(format, text) if is_3 => verbatim(format, text, out),
             Reply::Verbatim(_, text) => bulk(text, out),
@@ -52,18 +52,18 @@ impl Reply {
 /// Appends an error of the kind that has no name of its own.
 pub(crate) fn error(message: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"-ERR ");
-    rest_of_line(message, out);
+    rest_of_line(message.as_bytes(), out);
 }
 
-fn line(marker: u8, text: &str, out: &mut Vec<u8>) {
+fn line(marker: u8, text: &[u8], out: &mut Vec<u8>) {
     out.push(marker);
     rest_of_line(text, out);
 }
 
 /// Writes `text` and the end of its line; line breaks inside it become spaces.
-fn rest_of_line(text: &str, out: &mut Vec<u8>) {
+fn rest_of_line(text: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
-    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(text);
     for byte in &mut out[start..] {
         if matches!(byte, b'\r' | b'\n') {
             *byte = b' ';

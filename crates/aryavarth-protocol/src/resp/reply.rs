@@ -8,8 +8,9 @@ use std::borrow::Cow;
 pub enum Reply {
     /// `+OK`: a short text without line breaks.
     Simple(Cow<'static, str>),
-    /// `-ERR ...`: an error, which begins with its kind; line breaks are written as spaces.
-    Error(Cow<'static, str>),
+    /// `-ERR ...`: an error, which begins with its kind; line breaks are written as spaces. It may
+    /// quote what the client sent, so it is bytes.
+    Error(Cow<'static, [u8]>),
     /// `:1`.
     Integer(i64),
     /// `$1`: bytes.
@@ -44,7 +45,10 @@ impl Reply {
 
     /// An error with its whole text, kind included.
     pub fn error(text: impl Into<Cow<'static, str>>) -> Reply {
-        Reply::Error(text.into())
+        Reply::Error(match text.into() {
+            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+        })
     }
 
     /// Bytes.
@@ -64,7 +68,8 @@ impl Reply {
             pairs.iter().map(|(a, b)| a.text_bytes() + b.text_bytes()).sum::<usize>()
         };
         8 + match self {
-            Reply::Simple(text) | Reply::Error(text) => text.len(),
+            Reply::Simple(text) => text.len(),
+            Reply::Error(text) => text.len(),
             Reply::Bulk(bytes) | Reply::Verbatim(_, bytes) => bytes.len(),
             Reply::BigNumber(digits) => digits.len(),
             Reply::Array(replies) | Reply::Set(replies) | Reply::Push(replies) => sum(replies),

@@ -100,8 +100,9 @@ impl Statistics {
     }
 
     /// An error that a client hears.
-    pub(crate) fn count_error(&self, text: &str) {
-        let kind = text.split_ascii_whitespace().next().unwrap_or_default();
+    pub(crate) fn count_error(&self, text: &[u8]) {
+        let kind = text.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+        let kind = &*String::from_utf8_lossy(kind);
         let mut errors = lock(&self.errors);
         if let Some(count) = errors.get_mut(kind) {
             *count += 1;
@@ -274,10 +275,10 @@ mod tests {
     #[test]
     fn errors_are_counted_by_their_first_word_and_cannot_grow_without_end() {
         let statistics = Statistics::default();
-        statistics.count_error("ERR this");
-        statistics.count_error("ERR that");
+        statistics.count_error(b"ERR this");
+        statistics.count_error(b"ERR that");
         for at in 0..1000 {
-            statistics.count_error(&format!("E{at}"));
+            statistics.count_error(format!("E{at}").as_bytes());
         }
         assert_eq!(statistics.errors()["ERR"], 2);
         assert_eq!(statistics.errors().len(), ERROR_KINDS_MAX);

@@ -4,6 +4,8 @@ use aryavarth_protocol::{Command, Limits};
 
 use super::failure::{Failure, NOT_AN_INTEGER, TOO_LONG, refused};
 
+const NOT_AN_INT: &str = "ERR value is out of range, value must between -2147483648 and 2147483647";
+
 /// How many databases there are: 0 to 15.
 pub(crate) const DATABASES: u32 = 16;
 
@@ -68,17 +70,18 @@ impl<'a> Args<'a> {
 
     /// The database at a place.
     pub(crate) fn database(&self, place: usize) -> Result<u32, Failure> {
-        self.database_or(place, NOT_AN_INTEGER)
-    }
-
-    /// The database at a place, or another error than the usual one if that is no number.
-    pub(crate) fn database_or(&self, place: usize, error: &'static str) -> Result<u32, Failure> {
-        let number = self.integer_or(place, error)?;
-        let Ok(number) = i32::try_from(number) else { return refused(error) };
-        match u32::try_from(number) {
-            Ok(number) if number < DATABASES => Ok(number),
-            _ => refused("ERR DB index is out of range"),
+        match i32::try_from(self.integer(place)?) {
+            Ok(number) => database(number),
+            Err(_) => refused(NOT_AN_INT),
         }
+    }
+}
+
+/// The database of a number.
+pub(crate) fn database(number: i32) -> Result<u32, Failure> {
+    match u32::try_from(number) {
+        Ok(number) if number < DATABASES => Ok(number),
+        _ => refused("ERR DB index is out of range"),
     }
 }
 

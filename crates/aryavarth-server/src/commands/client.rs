@@ -8,7 +8,7 @@ use aryavarth_protocol::Reply;
 use super::args::{Args, parse_integer};
 use super::caller::{Caller, Replies, Then};
 use super::docs::HELP;
-use super::failure::{Failure, SYNTAX, refused};
+use super::failure::{Failure, SYNTAX, refused, refused_quoting};
 use super::session::{is_word, set_name};
 use super::spec::{Flags, Outcome, Run, Spec};
 use crate::clients::{Client, Pause};
@@ -124,10 +124,7 @@ fn is_normal(kind: &[u8]) -> Result<bool, Failure> {
     match kind.to_ascii_lowercase().as_slice() {
         b"normal" => Ok(true),
         b"master" | b"replica" | b"slave" | b"pubsub" => Ok(false),
-        _ => {
-            let kind = String::from_utf8_lossy(kind);
-            refused(format!("ERR Unknown client type '{kind}'"))
-        }
+        _ => refused_quoting("ERR Unknown client type '", kind, "'"),
     }
 }
 
@@ -226,8 +223,7 @@ fn victims<'a>(args: &Args<'a>) -> Result<Victims<'a>, Failure> {
             victims.local_addr = Some(value);
         } else if args.is(at, "USER") {
             if value != b"default" {
-                let user = String::from_utf8_lossy(value);
-                return refused(format!("ERR No such user '{user}'"));
+                return refused_quoting("ERR No such user '", value, "'");
             }
         } else if args.is(at, "SKIPME") && args.is(at + 1, "yes") {
             victims.skips_me = true;
@@ -253,8 +249,7 @@ fn client_set_name(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
 fn set_info(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
     let is_name = args.is(2, "LIB-NAME");
     if !is_name && !args.is(2, "LIB-VER") {
-        let option = String::from_utf8_lossy(args.get(2));
-        return refused(format!("ERR Unrecognized option '{option}'"));
+        return refused_quoting("ERR Unrecognized option '", args.get(2), "'");
     }
     let value = args.get(3);
     if !is_word(value) {

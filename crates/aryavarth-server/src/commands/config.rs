@@ -9,13 +9,13 @@ use std::sync::atomic::Ordering;
 
 use aryavarth_protocol::Reply;
 
+use super::args::DATABASES;
 use super::args::{Args, parse_integer};
 use super::caller::Caller;
 use super::docs::HELP;
 use super::failure::{SYNTAX, refused};
 use super::glob::Glob;
 use super::info::append_sync;
-use super::session::DATABASES;
 use super::spec::{Flags, Outcome, Run, Spec};
 
 pub(super) const SPECS: &[Spec] = &[Spec::new("config", -2, "subcommand", Run::Container(SUBS))

@@ -8,7 +8,7 @@ use aryavarth_protocol::Reply;
 use super::args::{Args, parse_float, parse_integer};
 use super::caller::{Caller, Then};
 use super::docs::HELP;
-use super::failure::{NO_SUCH_KEY, refused};
+use super::failure::{NO_SUCH_KEY, refused, refused_quoting};
 use super::glob::Glob;
 use super::read::Read;
 use super::spec::{Flags, Outcome, Run, Spec};
@@ -58,7 +58,7 @@ const SUBS: &[Spec] = &[
 ];
 
 fn error(_: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
-    refused(String::from_utf8_lossy(args.get(2)).into_owned())
+    refused_quoting("", args.get(2), "")
 }
 
 fn object(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {

@@ -7,7 +7,7 @@ use aryavarth::{Stored, Transaction};
 use aryavarth_protocol::Reply;
 
 use super::args::Args;
-use super::failure::{Failure, refused};
+use super::failure::{Failure, refused, refused_quoting};
 use super::read::Read;
 use super::set::Unit;
 use super::spec::{Flags, Outcome, Run, Spec};
@@ -101,10 +101,7 @@ impl Conditions {
                 b"XX" => &mut wanted.present,
                 b"GT" => &mut wanted.later,
                 b"LT" => &mut wanted.earlier,
-                _ => {
-                    let shown = String::from_utf8_lossy(args.get(place));
-                    return refused(format!("ERR Unsupported option {shown}"));
-                }
+                _ => return refused_quoting("ERR Unsupported option ", args.get(place), ""),
             };
             *flag = true;
         }

@@ -12,7 +12,7 @@ use aryavarth_protocol::Reply;
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The client asked for what cannot be: the text of the error.
-    Refused(Cow<'static, str>),
+    Refused(Cow<'static, [u8]>),
     /// The engine failed, or wants the closure run again.
     Engine(KvsError),
     /// It would take a disk, and the caller cannot wait for one.
@@ -34,7 +34,23 @@ pub(crate) const TOO_LONG: &str = "ERR string exceeds maximum allowed size (prot
 
 /// An error that the client hears.
 pub(crate) fn refused<T>(text: impl Into<Cow<'static, str>>) -> Result<T, Failure> {
+    Err(Failure::Refused(match text.into() {
+        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+    }))
+}
+
+/// An error that quotes what the client sent, as [`quotable`] lets it.
+pub(crate) fn refused_quoting<T>(before: &str, sent: &[u8], after: &str) -> Result<T, Failure> {
+    let text = [before.as_bytes(), quotable(sent, usize::MAX), after.as_bytes()].concat();
     Err(Failure::Refused(text.into()))
+}
+
+/// The part of what a client sent that an error may quote: as in Redis, whose texts are strings of
+/// C, what comes before a zero.
+pub(crate) fn quotable(sent: &[u8], bytes_max: usize) -> &[u8] {
+    let sent = &sent[..sent.len().min(bytes_max)];
+    sent.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 /// What a client hears of an engine's error.

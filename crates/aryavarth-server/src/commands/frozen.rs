@@ -6,9 +6,9 @@
 
 use aryavarth::{Count, Stats};
 
+use super::args::DATABASES;
 use super::caller::Host;
 use super::scan::Cursors;
-use super::session::DATABASES;
 use crate::clients::Clients;
 use crate::counters::Counters;
 use crate::limits::Limits;

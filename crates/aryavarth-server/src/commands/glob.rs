@@ -30,7 +30,6 @@ impl Glob {
         while let [first, after @ ..] = rest {
             rest = after;
             let part = match first {
-                b'*' if parts.last() == Some(&Part::Any) => continue,
                 b'*' => Part::Any,
                 b'?' => Part::One,
                 b'[' => {
@@ -80,8 +79,12 @@ impl Glob {
         self.parts == [Part::Any]
     }
 
-    /// Whether all of `text` matches.
+    /// Whether all of `text` matches. Nothing but an empty pattern matches an empty text, in Redis
+    /// too, whose commands that take `*` alone for everything ask [`Glob::is_any`] first.
     pub(crate) fn matches(&self, text: &[u8]) -> bool {
+        if text.is_empty() {
+            return self.parts.is_empty();
+        }
         let (mut part, mut at) = (0, 0);
         // The last `*`, and where in the text what follows it was tried. Trying it further on is
         // all that can help: an earlier `*` could only reach places that this one reaches, too.
@@ -169,7 +172,10 @@ mod tests {
             ("", "", true),
             ("", "a", false),
             ("*", "anything", true),
-            ("*", "", true),
+            ("*", "", false),
+            ("**", "", false),
+            ("a**", "a", true),
+            ("**", "a", true),
             ("h?llo", "hello", true),
             ("h?llo", "hllo", false),
             ("h*llo", "heeeello", true),
@@ -211,7 +217,8 @@ mod tests {
     fn the_prefix_is_what_every_match_begins_with() {
         assert_eq!(Glob::new(b"user:\\*1*x").prefix(), b"user:*1");
         assert_eq!(Glob::new(b"*").prefix(), b"");
-        assert!(Glob::new(b"**").is_any());
+        assert!(Glob::new(b"*").is_any());
+        assert!(!Glob::new(b"**").is_any(), "it does not match the empty key");
     }
 
     #[test]

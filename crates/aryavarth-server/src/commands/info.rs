@@ -14,8 +14,9 @@ use aryavarth::Durability;
 use aryavarth_protocol::Reply;
 
 use super::args::Args;
+use super::args::DATABASES;
 use super::caller::Caller;
-use super::session::{DATABASES, REDIS_VERSION};
+use super::session::REDIS_VERSION;
 use super::spec::{Flags, Outcome, Run, Spec};
 use super::table;
 use crate::clients::CommandCounts;

@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use aryavarth::{KeyRange, Transaction};
 use aryavarth_protocol::Reply;
 
-use super::args::{Args, DATABASES, parse_integer};
+use super::args::{Args, DATABASES, database, parse_integer};
 use super::failure::{Failure, NO_SUCH_KEY, SYNTAX, refused};
 use super::read::Read;
 use super::spec::{Flags, Outcome, Run, Spec};
@@ -224,8 +224,13 @@ fn move_key(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
 }
 
 fn swapdb(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
-    let a = args.database_or(1, "ERR invalid first DB index")?;
-    let b = args.database_or(2, "ERR invalid second DB index")?;
+    // Both are numbers before either is looked at.
+    let number = |place, error| {
+        i32::try_from(args.integer_or(place, error)?).map_or_else(|_| refused(error), Ok)
+    };
+    let a = number(1, "ERR invalid first DB index")?;
+    let b = number(2, "ERR invalid second DB index")?;
+    let (a, b) = (database(a)?, database(b)?);
     if a != b {
         transaction.swap(a, b);
     }

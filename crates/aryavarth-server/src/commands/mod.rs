@@ -65,7 +65,7 @@ use crate::clients::Ran;
 pub(crate) use args::Args;
 pub(crate) use caller::{Caller, Connected, Host, Then};
 use caller::{Replies, Settings};
-use failure::{Failure, error_reply};
+use failure::{Failure, error_reply, refused};
 use read::Reader;
 pub(crate) use scan::Cursors;
 use spec::Run;
@@ -97,14 +97,15 @@ pub(crate) fn run<E: KvsEngine>(
     let args = Args::new(command).limited(host.limits().session.value_bytes_max);
     let found = table::find(&args).and_then(|spec| admit(spec, host, connected));
     let (spec, outcome) = match found {
-        Err(text) => {
+        Err(failure) => {
             if let Some(queue) = &mut connected.queue {
                 queue.is_broken = true;
             }
             if let Some(spec) = table::known(&args) {
                 host.clients().statistics.count_rejected(table::number(spec));
             }
-            (None, Ok((Reply::Error(text.into()), Position::ZERO)))
+            let failure = if args.is(0, "EXEC") { abort(connected, failure) } else { failure };
+            (None, Err(failure))
         }
         Ok(spec) if connected.queue.is_some() && !spec.flags.has(Flags::UNQUEUED) => {
             (None, Ok((transaction::collect(connected, host, command), Position::ZERO)))
@@ -174,20 +175,30 @@ fn finish(connected: &mut Connected, reply: Reply, position: Position) -> Answer
     Answer { reply: wants.then_some(reply), position, level, version: settings.version, then }
 }
 
-/// Refuses what may not run now; the text is what the client hears.
+/// An EXEC that cannot run ends its transaction, and says why in the words of Redis.
+fn abort(connected: &mut Connected, failure: Failure) -> Failure {
+    connected.queue = None;
+    connected.watched.clear();
+    let Failure::Refused(text) = failure else { return failure };
+    let why = text.strip_prefix(b"ERR ").unwrap_or(&text);
+    let text = [b"EXECABORT Transaction discarded because of: ", why].concat();
+    Failure::Refused(text.into())
+}
+
+/// Refuses what may not run now.
 fn admit(
     spec: &'static Spec,
     host: &dyn Host,
     connected: &Connected,
-) -> Result<&'static Spec, String> {
+) -> Result<&'static Spec, Failure> {
     if !connected.settings.authenticated && !spec.flags.has(Flags::NO_AUTH) {
-        return Err("NOAUTH Authentication required.".to_owned());
+        return refused("NOAUTH Authentication required.");
     }
     if spec.flags.has(Flags::DENYOOM) && host.settings().is_out_of_memory() {
-        return Err("OOM command not allowed when used memory > 'maxmemory'.".to_owned());
+        return refused("OOM command not allowed when used memory > 'maxmemory'.");
     }
     if connected.queue.is_some() && spec.flags.has(Flags::NO_MULTI) {
-        return Err("ERR Command not allowed inside a transaction".to_owned());
+        return refused("ERR Command not allowed inside a transaction");
     }
     Ok(spec)
 }
@@ -256,7 +267,7 @@ impl<E: KvsEngine> Spaces<'_, E> {
                     engine.commit(&keys, |transaction| reply_of(run(transaction, args)))?;
                 Ok((reply, position))
             }),
-            Run::Container(_) => Err(Failure::Refused(failure::SYNTAX.into())),
+            Run::Container(_) => refused(failure::SYNTAX),
         }
     }
 }
@@ -284,7 +295,7 @@ fn run_inside(
     transaction.select(settings.space);
     let spec = match table::find(args) {
         Ok(spec) => spec,
-        Err(text) => return Ok(Reply::Error(text.into())),
+        Err(failure) => return reply_of(Err(failure)),
     };
     let reply = match &spec.run {
         Run::Read(run) => reply_of(run(transaction, args)),

@@ -7,7 +7,7 @@ use aryavarth_protocol::Reply;
 use super::args::{Args, parse_integer};
 use super::caller::Caller;
 use super::docs::HELP;
-use super::failure::{SYNTAX, refused};
+use super::failure::{SYNTAX, refused, refused_quoting};
 use super::info::ratio;
 use super::read::Read;
 use super::spec::{Flags, Outcome, Run, Spec};
@@ -120,7 +120,7 @@ fn slow_get(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
     let count = match args.len() {
         2 => Some(10),
         3 => parse_integer(args.get(2)).filter(|count| *count >= -1),
-        _ => return refused(table::wrong_subcommand(args)),
+        _ => return table::wrong_subcommand(args),
     };
     let Some(count) = count else {
         return refused("ERR count should be greater than or equal to -1");
@@ -156,8 +156,7 @@ fn latency_doctor(_: &mut Caller<'_>, _: &Args<'_>) -> Outcome {
 }
 
 fn latency_graph(_: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
-    let event = String::from_utf8_lossy(args.get(2));
-    refused(format!("ERR No samples available for event '{event}'"))
+    refused_quoting("ERR No samples available for event '", args.get(2), "'")
 }
 
 fn latency_histogram(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {

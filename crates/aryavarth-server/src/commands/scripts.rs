@@ -151,7 +151,7 @@ fn shown(reply: &Reply) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     match reply {
         Reply::Simple(text) => format!("+{text}"),
-        Reply::Error(text) => format!("-{text}"),
+        Reply::Error(bytes) => format!("-{}", text(bytes)),
         Reply::Integer(number) => format!(":{number}"),
         Reply::Bulk(bytes) => format!("{:?}", text(bytes)),
         Reply::Null => "null".into(),

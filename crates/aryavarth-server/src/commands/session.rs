@@ -4,13 +4,11 @@ use aryavarth_protocol::Reply;
 
 use super::args::Args;
 use super::caller::{Caller, Then};
-use super::failure::{Failure, refused};
+use super::failure::{Failure, refused, refused_quoting};
 use super::spec::{Flags, Outcome, Run, Spec, Step};
 
 /// The version of Redis whose commands clients may expect; some refuse to work with less than 6.2.
 pub(crate) const REDIS_VERSION: &str = "7.2.4";
-/// Databases that can be selected.
-pub(crate) const DATABASES: u32 = 16;
 
 const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the \
                            default user. Are you sure your configuration is correct?";
@@ -97,8 +95,7 @@ fn hello(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
             name = Some(args.get(at + 1));
             at += 2;
         } else {
-            let option = String::from_utf8_lossy(args.get(at));
-            return refused(format!("ERR Syntax error in HELLO option '{option}'"));
+            return refused_quoting("ERR Syntax error in HELLO option '", args.get(at), "'");
         }
     }
     if let Some((user, password)) = login {
@@ -156,12 +153,6 @@ fn quit(caller: &mut Caller<'_>, _: &Args<'_>) -> Outcome {
 }
 
 fn select(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
-    let index = args.integer(1)?;
-    match u32::try_from(index) {
-        Ok(index) if index < DATABASES => {
-            caller.settings.space = index;
-            Ok(Reply::OK)
-        }
-        _ => refused("ERR DB index is out of range"),
-    }
+    caller.settings.space = args.database(1)?;
+    Ok(Reply::OK)
 }

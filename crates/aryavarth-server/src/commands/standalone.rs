@@ -6,7 +6,7 @@ use aryavarth_protocol::Reply;
 use super::args::Args;
 use super::caller::Caller;
 use super::docs::{CATEGORIES, HELP, categories};
-use super::failure::refused;
+use super::failure::{refused, refused_quoting};
 use super::spec::{Flags, Outcome, Run, Spec};
 use super::table;
 
@@ -160,8 +160,8 @@ fn acl_cat(_: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
             let names = table::rows().iter().filter(has);
             Ok(Reply::Array(names.map(|row| Reply::bulk(row.name.as_str())).collect()))
         }
-        3 => refused(format!("ERR Unknown category '{}'", String::from_utf8_lossy(args.get(2)))),
-        _ => refused(table::wrong_subcommand(args)),
+        3 => refused_quoting("ERR Unknown category '", args.get(2), "'"),
+        _ => table::wrong_subcommand(args),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use super::args::Args;
+use super::failure::{Failure, quotable, refused, refused_quoting};
 use super::spec::{Group, Run, Spec};
 use super::{
     client, config, counters, debug, docs, expiry, info, keys, observe, scan, server, session, set,
@@ -31,6 +32,9 @@ pub(crate) static FAMILIES: &[(Group, &[Spec])] = &[
     (Group::Scripting, standalone::SCRIPTING),
     (Group::Cluster, standalone::CLUSTER),
 ];
+
+/// What an error quotes of a name, and of all arguments together.
+const QUOTED_BYTES_MAX: usize = 128;
 
 /// The longest name of a command.
 const NAME_BYTES_MAX: usize = 32;
@@ -112,27 +116,26 @@ pub(crate) fn by_name(name: &[u8]) -> Option<&'static Spec> {
 ///
 /// # Errors
 /// The text that clients match.
-pub(crate) fn find(args: &Args<'_>) -> Result<&'static Spec, String> {
+pub(crate) fn find(args: &Args<'_>) -> Result<&'static Spec, Failure> {
     let Some(spec) = by_name(args.get(0)) else {
-        return Err(unknown(args));
+        return Err(Failure::Refused(unknown(args).into()));
     };
     let Run::Container(subcommands) = spec.run else {
-        return if spec.takes(args.len()) { Ok(spec) } else { Err(wrong_arity(spec.name)) };
+        return if spec.takes(args.len()) { Ok(spec) } else { refused(wrong_arity(spec.name)) };
     };
     if args.len() < 2 {
         // One that can be called alone means its first subcommand then.
         let first = subcommands.first().filter(|_| spec.takes(1));
-        return first.ok_or_else(|| wrong_arity(spec.name));
+        return first.map_or_else(|| refused(wrong_arity(spec.name)), Ok);
     }
     let wanted = args.get(1);
     let found = subcommands.iter().find(|sub| wanted.eq_ignore_ascii_case(sub.name.as_bytes()));
     match found {
         Some(sub) if sub.takes(args.len()) => Ok(sub),
-        Some(sub) => Err(wrong_arity(&format!("{}|{}", spec.name, sub.name))),
+        Some(sub) => refused(wrong_arity(&format!("{}|{}", spec.name, sub.name))),
         None => {
-            let shown = shown(wanted, 128);
-            let upper = spec.name.to_ascii_uppercase();
-            Err(format!("ERR unknown subcommand '{shown}'. Try {upper} HELP."))
+            let help = format!("'. Try {} HELP.", spec.name.to_ascii_uppercase());
+            refused_quoting("ERR unknown subcommand '", quotable(wanted, QUOTED_BYTES_MAX), &help)
         }
     }
 }
@@ -149,27 +152,23 @@ pub(crate) fn wrong_arity(name: &str) -> String {
 }
 
 /// What a subcommand says that counts its arguments itself.
-pub(crate) fn wrong_subcommand(args: &Args<'_>) -> String {
-    let (command, sub) = (shown(args.get(0), 128).to_ascii_uppercase(), shown(args.get(1), 128));
-    format!("ERR unknown subcommand or wrong number of arguments for '{sub}'. Try {command} HELP.")
+pub(crate) fn wrong_subcommand<T>(args: &Args<'_>) -> Result<T, Failure> {
+    let command = String::from_utf8_lossy(args.get(0)).to_ascii_uppercase();
+    let begin = "ERR unknown subcommand or wrong number of arguments for '";
+    let sent = quotable(args.get(1), QUOTED_BYTES_MAX);
+    refused_quoting(begin, sent, &format!("'. Try {command} HELP."))
 }
 
-fn unknown(args: &Args<'_>) -> String {
-    let mut text =
-        format!("ERR unknown command '{}', with args beginning with: ", shown(args.get(0), 128));
+fn unknown(args: &Args<'_>) -> Vec<u8> {
+    let name = quotable(args.get(0), QUOTED_BYTES_MAX);
+    let mut text = [b"ERR unknown command '", name, b"', with args beginning with: "].concat();
     let begin = text.len();
     for arg in args.from(1) {
-        let left = 128_usize.saturating_sub(text.len() - begin);
+        let left = QUOTED_BYTES_MAX.saturating_sub(text.len() - begin);
         if left == 0 {
             break;
         }
-        let arg = shown(arg, left);
-        text.extend(["'", &arg, "' "]);
+        text.extend_from_slice(&[b"'", quotable(arg, left), b"' "].concat());
     }
     text
-}
-
-/// The beginning of what a client sent, as text.
-fn shown(bytes: &[u8], bytes_max: usize) -> String {
-    String::from_utf8_lossy(&bytes[..bytes.len().min(bytes_max)]).into_owned()
 }
