@@ -11,6 +11,7 @@ use crate::runner::TestClock;
 stories! { [every_unbroken] timed [
     a_watch_knows_of_every_write_to_its_key,
     a_watch_knows_of_writes_by_batch_and_closure,
+    a_watch_knows_of_batches_written_together,
     a_watch_of_an_absent_key_knows_of_its_making,
     a_watch_knows_nothing_of_other_keys_and_spaces,
     a_watch_begins_when_it_is_made,
@@ -83,6 +84,13 @@ fn a_watch_knows_of_writes_by_batch_and_closure<E: KvsEngine>(engine: &E, _: &Te
         Ok(())
     });
     assert_eq!([0, 1].map(|n| is_touched(engine, &watches[n])), [false, true]);
+}
+
+fn a_watch_knows_of_batches_written_together<E: KvsEngine>(engine: &E, _clock: &TestClock) {
+    let watches = ["a", "b", "c"].map(|key| watch(engine, key));
+    let batches = vec![Batch::new().set("a", "1"), Batch::new().set("b", "2").set("a", "3")];
+    engine.write_each(batches).into_iter().for_each(|outcome| drop(outcome.unwrap()));
+    assert_eq!(watches.each_ref().map(|watch| is_touched(engine, watch)), [true, true, false]);
 }
 
 fn a_watch_of_an_absent_key_knows_of_its_making<E: KvsEngine>(engine: &E, _: &TestClock) {
