@@ -62,6 +62,20 @@ fn redis_cli_works() {
 }
 
 #[test]
+fn the_readme_s_commands_print_what_it_says() {
+    let Some(shell) = Shell::start() else { return };
+    let readme = include_str!("../../../README.md");
+    let mut commands = 0;
+    for line in readme.lines().filter_map(|line| line.strip_prefix("redis-cli -p 4000 ")) {
+        let (words, prints) = line.split_once("# prints: ").expect("what it prints");
+        let said = shell.cli(&words.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(said.trim_end(), prints, "{line}");
+        commands += 1;
+    }
+    assert!(commands > 0, "the README shows the way in");
+}
+
+#[test]
 fn redis_cli_reads_its_input() {
     let Some(shell) = Shell::start() else { return };
     let lines = b"SET a 1\nINCR a\nMULTI\nGET a\nSET b 2\nEXEC\nSELECT 3\nDBSIZE\n";
