@@ -140,6 +140,12 @@ impl Session {
         bytes
     }
 
+    /// Ends the conversation without a word: nothing more is read out of the input, be it what has
+    /// arrived already. Replies that are owed can still be given.
+    pub fn stop_reading(&mut self) {
+        self.over = true;
+    }
+
     /// Whether a request has begun to arrive and is not complete. Meaningful after
     /// [`next_event`](Session::next_event) returned `None`.
     pub fn is_partial(&self) -> bool {

@@ -15,6 +15,8 @@ use crate::process;
 const BUCKETS: usize = 32;
 /// Kinds of errors that are told apart; clients cannot make up more.
 const ERROR_KINDS_MAX: usize = 128;
+/// Bytes of the word that tells kinds apart. `DEBUG ERROR` makes up longer ones.
+const ERROR_KIND_BYTES_MAX: usize = 64;
 /// What the slow log keeps of a command, as Redis does.
 const SLOW_ARGS_MAX: usize = 32;
 const SLOW_ARG_BYTES_MAX: usize = 128;
@@ -102,6 +104,7 @@ impl Statistics {
     /// An error that a client hears.
     pub(crate) fn count_error(&self, text: &[u8]) {
         let kind = text.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+        let kind = if kind.len() <= ERROR_KIND_BYTES_MAX { kind } else { b"OTHER" };
         let kind = &*String::from_utf8_lossy(kind);
         let mut errors = lock(&self.errors);
         if let Some(count) = errors.get_mut(kind) {
@@ -282,5 +285,9 @@ mod tests {
         }
         assert_eq!(statistics.errors()["ERR"], 2);
         assert_eq!(statistics.errors().len(), ERROR_KINDS_MAX);
+        // DEBUG ERROR says whatever the client wants.
+        statistics.reset();
+        statistics.count_error(&"\u{20ac}".repeat(1 << 20));
+        assert!(statistics.errors().keys().all(|kind| kind.len() <= ERROR_KIND_BYTES_MAX));
     }
 }

@@ -24,7 +24,7 @@ use crate::process;
 
 pub(super) const SPECS: &[Spec] =
     &[Spec::new("info", -1, "[section [section ...]]", Run::Caller(info))
-        .flags(Flags::DANGEROUS)
+        .flags(Flags::DANGEROUS.and(Flags::WAITS))
         .says("Returns figures of the server")];
 
 /// A section: its name, whether it is shown unasked, and what it says.
@@ -306,8 +306,6 @@ fn cluster(_: &mut Caller<'_>, text: &mut String) {
 }
 
 fn keyspace(caller: &mut Caller<'_>, text: &mut String) {
-    // What is counted is seen, so it has to be durable before anybody hears of it.
-    caller.position = caller.written();
     for space in 0..DATABASES {
         let Ok(count) = caller.host.count(space) else { continue };
         if count.keys > 0 {
@@ -316,6 +314,9 @@ fn keyspace(caller: &mut Caller<'_>, text: &mut String) {
             line(text, &format!("db{space}:"), figures);
         }
     }
+    // What is counted is seen, so it has to be durable before anybody hears of it. Asked for last:
+    // others write meanwhile.
+    caller.position = caller.written();
 }
 
 fn aryavarth(caller: &mut Caller<'_>, text: &mut String) {

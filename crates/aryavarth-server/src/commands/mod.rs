@@ -118,6 +118,8 @@ pub(crate) fn run<E: KvsEngine>(
     let (reply, position) = match outcome {
         Ok(done) => done,
         Err(Failure::WouldBlock) => return None,
+        // To know what was written may take the writer's lock.
+        Err(Failure::Engine(_)) if !may_block => return None,
         Err(Failure::Refused(text)) => (Reply::Error(text), Position::ZERO),
         // What a failed command saw may be anything that was written.
         Err(Failure::Engine(error)) => (error_reply(&error), written(host)),
@@ -167,7 +169,8 @@ fn finish(connected: &mut Connected, reply: Reply, position: Position) -> Answer
         Replies::SkipThis => Replies::On,
         other => other,
     };
-    let level = settings.durability_once.take().unwrap_or(settings.durability);
+    let level = settings.durability_once.unwrap_or(settings.durability);
+    // A transaction is one command, which ends with EXEC.
     if connected.queue.is_none() {
         settings.durability_once = settings.durability_next.take();
     }
@@ -248,7 +251,7 @@ impl<E: KvsEngine> Spaces<'_, E> {
             Run::Read(run) => self.read(may_block, |reader| run(reader, args)),
             Run::Scan(run) => self.read(may_block, |reader| run(reader, host.cursors(), args)),
             Run::Caller(run) => {
-                if spec.flags.has(Flags::BLOCKING) && !may_block {
+                if spec.flags.has_any(Flags::BLOCKING.and(Flags::WAITS)) && !may_block {
                     return Err(Failure::WouldBlock);
                 }
                 let Connected { settings, entry, .. } = connected;

@@ -95,6 +95,7 @@ const MEMORY: &[Spec] = &[
         .since("4.0.0")
         .says("Does nothing, since the allocator gives memory back by itself"),
     Spec::new("stats", 2, "", Run::Caller(memory_stats))
+        .flags(Flags::WAITS)
         .since("4.0.0")
         .says("Returns figures of the memory in use"),
     Spec::new("usage", -3, "key [SAMPLES count]", Run::Read(memory_usage))
@@ -209,10 +210,10 @@ fn malloc_stats(_: &mut Caller<'_>, _: &Args<'_>) -> Outcome {
 }
 
 fn memory_stats(caller: &mut Caller<'_>, _: &Args<'_>) -> Outcome {
-    // Keys are counted, which is to see them.
-    caller.position = caller.written();
     let memory = caller.host.settings().memory();
     let stats = caller.host.stats();
+    // Keys are counted, which is to see them; others write meanwhile.
+    caller.position = caller.written();
     let clients = caller.host.clients().list();
     let buffered: usize =
         clients.iter().map(|client| client.input_bytes() + client.output_bytes()).sum();

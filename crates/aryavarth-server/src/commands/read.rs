@@ -125,6 +125,8 @@ impl<E: KvsEngine> Read for Reader<'_, E> {
     }
 
     fn count(&mut self) -> Result<Count, Failure> {
+        // An engine may wait for a writer that waits for a disk.
+        self.begin_long()?;
         let (count, position) = self.engine.count()?;
         self.position = self.position.max(position);
         Ok(count)

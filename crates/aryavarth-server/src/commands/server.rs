@@ -22,10 +22,10 @@ pub(super) const SPECS: &[Spec] = &[
         .flags(Flags::ADMIN)
         .says("Begins to sync what was written, which happens anyway"),
     Spec::new("lastsave", 1, "", Run::Caller(last_save))
-        .flags(Flags::FAST.and(Flags::DANGEROUS).and(Flags::ADMIN))
+        .flags(Flags::FAST.and(Flags::DANGEROUS).and(Flags::ADMIN).and(Flags::WAITS))
         .says("Returns when everything written was last known to be on disk, in Unix time"),
     Spec::new("role", 1, "", Run::Caller(role))
-        .flags(Flags::FAST.and(Flags::DANGEROUS))
+        .flags(Flags::FAST.and(Flags::DANGEROUS).and(Flags::WAITS))
         .since("2.8.12")
         .says("Returns that this server has no replicas"),
     // It waits for a disk, and inside a transaction it would wait for itself.
@@ -43,6 +43,7 @@ pub(super) const SPECS: &[Spec] = &[
         .since("3.0.0")
         .says("Returns 0 after the timeout, since there are no replicas to wait for"),
     Spec::new("waitaof", 4, "numlocal numreplicas timeout", Run::Caller(wait_for_disk))
+        .flags(Flags::WAITS)
         .since("7.2.0")
         .says("Returns when what was written is on this server's disk, or the time is over"),
 ];
@@ -152,7 +153,12 @@ fn wait_for_disk(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
         // What it wrote itself is on disk when its reply leaves, if that waits for it.
         let settings = &*caller.settings;
         let level = settings.durability_once.unwrap_or(settings.durability);
-        return Ok(both(i64::from(level == Durability::Always)));
+        let waits = level == Durability::Always;
+        if waits {
+            // Also if a later command of the transaction chooses another level.
+            caller.settings.durability_once = Some(level);
+        }
+        return Ok(both(i64::from(waits)));
     }
     if local == 0 && replicas == 0 {
         return Ok(both(i64::from(is_there)));

@@ -140,6 +140,8 @@ impl Flags {
     pub(crate) const UNQUEUED: Flags = Flags(1 << 10);
     /// Not told apart in Redis's own flags: looks at more than its keys.
     pub(crate) const KEYSPACE: Flags = Flags(1 << 11);
+    /// Asks the engine for figures, which may wait for its writer or for a disk.
+    pub(crate) const WAITS: Flags = Flags(1 << 12);
     /// What MONITOR does not show.
     pub(crate) const UNSEEN: Flags = Flags::ADMIN.and(Flags::SKIP_MONITOR);
 

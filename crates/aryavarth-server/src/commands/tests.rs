@@ -18,7 +18,7 @@ use aryavarth_protocol::{Command, Reply, Session};
 use goldenscript::Argument;
 
 use super::spec::{Run, Spec};
-use super::{Connected, Cursors, Host, run, table};
+use super::{Answer, Connected, Cursors, Host, run, table};
 use crate::clients::Clients;
 use crate::counters::Counters;
 use crate::limits::Limits;
@@ -119,14 +119,17 @@ impl Runner {
 
     /// What a connection hears of a command.
     fn call(&mut self, connection: &str, args: &[String]) -> Reply {
+        self.answer(connection, args).reply.expect("the client wants replies")
+    }
+
+    fn answer(&mut self, connection: &str, args: &[String]) -> Answer {
         let host = &self.host;
         let connected = self.connections.entry(connection.to_owned()).or_insert_with(|| {
             let peer = ([127, 0, 0, 1], 1).into();
             Connected::new(host.clients.enter(peer, peer), true, Durability::Always)
         });
         let command = Command::from_args(args);
-        let answer = run(&host.engine, host, connected, &command, true).expect("it may block");
-        answer.reply.expect("the client wants replies")
+        run(&host.engine, host, connected, &command, true).expect("it may block")
     }
 }
 
@@ -284,6 +287,59 @@ fn describe(spec: &Spec, container: Option<&str>, page: &mut String) {
     let call = call.trim_end();
     write!(page, "\n### `{call}`\n\n{summary}. Since {since}. {complexity}.\n")
         .expect("a string takes all");
+}
+
+#[test]
+fn a_level_for_once_is_for_the_whole_transaction() {
+    let mut runner = Runner::new();
+    for (line, level) in [
+        ("CLIENT DURABILITY OS", Durability::Os),
+        ("CLIENT DURABILITY INTERVAL 7 ONCE", Durability::Os),
+        ("MULTI", Durability::Interval(7)),
+        ("SET k v", Durability::Interval(7)),
+        ("EXEC", Durability::Interval(7)),
+        ("GET k", Durability::Os),
+    ] {
+        assert_eq!(runner.answer("", &words(line)).level, level, "{line}");
+    }
+}
+
+/// WAITAOF has said that it is on disk, so the reply must not leave before it is.
+#[test]
+fn a_level_chosen_after_waitaof_does_not_make_it_a_lie() {
+    let mut runner = Runner::new();
+    for line in ["MULTI", "SET k v", "WAITAOF 1 0 0", "CLIENT DURABILITY OS"] {
+        runner.call("", &words(line));
+    }
+    let Answer { reply, level, .. } = runner.answer("", &words("EXEC"));
+    let Some(Reply::Array(replies)) = reply else { panic!("{reply:?}") };
+    assert_eq!(replies[1], Reply::Array(vec![Reply::Integer(1), Reply::Integer(0)]));
+    assert_eq!(level, Durability::Always);
+    assert_eq!(runner.answer("", &words("PING")).level, Durability::Os);
+}
+
+/// The shortest commands take far more memory than they took on the wire.
+#[test]
+fn a_transaction_of_many_small_commands_is_too_long_too() {
+    let mut runner = Runner::new();
+    runner.host.limits.session.request_bytes_max = 4096;
+    runner.call("", &words("MULTI"));
+    let refused = (0..100).filter(|_| runner.call("", &words("PING")).is_error());
+    assert!(refused.count() > 0);
+    assert!(runner.call("", &words("EXEC")).is_error());
+}
+
+/// What may wait for the writer's lock, or for a disk, is not for the thread of the sockets.
+#[test]
+fn figures_of_the_store_are_asked_for_on_the_pool() {
+    let mut runner = Runner::new();
+    runner.call("", &words("PING"));
+    let connected = runner.connections.get_mut("").expect("it has spoken");
+    for line in ["INFO", "ROLE", "LASTSAVE", "WAITAOF 1 0 0", "MEMORY STATS", "DBSIZE"] {
+        let command = Command::from_args(words(line));
+        let done = run(&runner.host.engine, &runner.host, connected, &command, false);
+        assert!(done.is_none(), "{line}");
+    }
 }
 
 #[test]

@@ -57,7 +57,7 @@ pub(super) const SPECS: &[Spec] = &[
 pub(super) fn collect(connected: &mut Connected, host: &dyn Host, command: &Command) -> Reply {
     let Some(queue) = &mut connected.queue else { return Reply::OK };
     let limit = host.limits().session.request_bytes_max;
-    queue.bytes += command.bytes();
+    queue.bytes += command.bytes() + size_of::<Command>();
     if queue.bytes > limit {
         queue.is_broken = true;
         return Reply::error(format!(

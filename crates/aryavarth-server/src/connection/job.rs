@@ -98,7 +98,11 @@ pub(super) fn hold<E: KvsEngine, P: ThreadPool>(
                             Said::Resp(Reply::error(format!("MISCONF {error}")), version(&answer.said))
                         }
                     },
-                    () = rest_of(time) => Said::Resp(nothing, version(&answer.said)),
+                    () = rest_of(time) => {
+                        // It shows nothing, so there is nothing to wait for.
+                        answer.position = Position::ZERO;
+                        Said::Resp(nothing, version(&answer.said))
+                    }
                 };
             }
         }

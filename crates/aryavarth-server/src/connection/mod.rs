@@ -379,12 +379,12 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             Then::GoOn => self.queue(answer),
             Then::Close => {
                 self.queue(answer);
-                self.calls.clear();
+                self.drop_calls();
                 self.input_over = true;
                 self.linger = true;
             }
             Then::Shutdown => {
-                self.calls.clear();
+                self.drop_calls();
                 self.shared.stop.send_replace(true);
             }
             Then::Sleep(_) | Then::WaitForDisk(_) => {
@@ -394,6 +394,12 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 self.job = Some(job::hold(shared, answer, then, calls, connected));
             }
         }
+    }
+
+    /// Runs nothing more of what the client has sent, decoded or not.
+    fn drop_calls(&mut self) {
+        self.calls.clear();
+        self.session.stop_reading();
     }
 
     /// Sends what may be sent, as far as the socket takes it.

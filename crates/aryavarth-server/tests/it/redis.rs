@@ -103,3 +103,31 @@ fn a_connection_speaks_one_protocol() {
         &["$-1", "-ERR Protocol error: unbalanced quotes in request"],
     );
 }
+
+/// More calls than one job takes, so that the rest is not decoded when QUIT is run.
+#[test]
+fn nothing_runs_after_quit_however_much_was_sent() {
+    let (server, engine) = start();
+    let mut client = server.client();
+    let many = "PING\r\n".repeat(255) + "QUIT\r\nSET k v\r\nPING\r\n";
+    client.send(many);
+    assert_eq!(client.rest(), "+PONG\r\n".repeat(255) + "+OK\r\n");
+    assert_eq!(engine.read(b"k").unwrap().0, None);
+}
+
+/// A disk that hangs must not keep the answer that it hangs.
+#[test]
+fn waitaof_answers_in_time_when_the_disk_does_not() {
+    let engine = Obedient::default();
+    let server = Server::with(engine.clone(), Limits::default());
+    let mut client = server.client();
+    client.send("CLIENT REPLY SKIP\r\n");
+    engine.write(Batch::new().set("k", "v")).unwrap();
+    client.send("PING\r\nWAITAOF 1 0 50\r\n");
+    let lines = [client.reply(), client.reply(), client.reply()];
+    assert_eq!(lines, ["*2\r", ":0\r", ":0\r"]);
+    client.send("WAITAOF 1 0 0\r\n");
+    engine.sync();
+    let lines = [client.reply(), client.reply(), client.reply()];
+    assert_eq!(lines, ["*2\r", ":1\r", ":0\r"]);
+}

@@ -279,6 +279,9 @@ impl KvsEngine for Obedient {
     }
 
     fn stats(&self) -> Stats {
-        self.memory.stats()
+        let control = self.control.0.lock().unwrap();
+        let mut stats = self.memory.stats();
+        (stats.written_position, stats.durable_position) = (control.written, control.durable);
+        stats
     }
 }

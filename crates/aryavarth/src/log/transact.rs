@@ -114,7 +114,12 @@ impl Log {
         mut body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<(R, Position)> {
         let mut fetched = Fetched::new();
-        let mut wanted: Vec<Place> = keys.iter().map(|key| (space, key.to_vec())).collect();
+        let mut wanted = Vec::new();
+        for key in keys {
+            // What cannot be read fails a closure that asks for it. One that does not may be about
+            // to remove it, or to put something in its place.
+            drop(self.fetch(&mut fetched, space, key.to_vec()));
+        }
         loop {
             self.commit.check()?;
             self.wait_for_disk()?;

@@ -81,6 +81,29 @@ fn a_flip_under_a_running_store_is_found_and_named() {
     assert_eq!(store.stats().damaged_records, 1);
 }
 
+/// A closure announces its keys, and one that removes a key does not need the value.
+#[test]
+fn a_closure_removes_and_replaces_what_is_damaged_and_does_not_read_it() {
+    let fs = SimFs::new();
+    let store = KvStore::open_with(DIR, options(&fs)).unwrap();
+    store.put(b"removed", b"value-1-of-2").unwrap();
+    store.put(b"replaced", b"value-2-of-2").unwrap();
+    store.compact().unwrap();
+    rot(&fs, b"value-1-of-2");
+    rot(&fs, b"value-2-of-2");
+    let read = store.commit(&[b"removed"], |tx| tx.get(b"removed"));
+    assert!(matches!(read, Err(KvsError::Corrupt { .. })), "{read:?}");
+    let done = store.commit(&[b"removed", b"replaced"], |tx| {
+        assert!(tx.contains(b"removed")?);
+        tx.remove("removed");
+        tx.set("replaced", "new");
+        Ok(())
+    });
+    done.unwrap();
+    assert_eq!(store.read(b"removed").unwrap(), None);
+    assert_eq!(store.read(b"replaced").unwrap(), Some(b"new".to_vec()));
+}
+
 /// The scrubber went on behind the end of the file, and stayed there for ever.
 #[test]
 fn a_file_that_was_cut_short_is_named_and_the_pass_ends() {
