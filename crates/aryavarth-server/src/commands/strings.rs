@@ -127,13 +127,8 @@ fn part(value: &[u8], start: i64, end: i64) -> &[u8] {
 
 fn append(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     let (key, more) = (args.get(1), args.get(2));
-    let old = transaction.find(key)?;
-    if more.is_empty()
-        && let Some(old) = &old
-    {
-        return Ok(length(old.value.len()));
-    }
-    let mut stored = old.unwrap_or_default();
+    // Nothing more is a write, too: who watches the key hears of it.
+    let mut stored = transaction.find(key)?.unwrap_or_default();
     let bytes = stored.value.len() + more.len();
     args.check_value(bytes)?;
     stored.value.extend_from_slice(more);
