@@ -84,8 +84,15 @@ fn get(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
 
 fn mget(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
     let mut values = Vec::with_capacity(args.len() - 1);
+    let mut bytes = 0;
     for key in args.from(1) {
-        values.push(Reply::bulk_or_null(keys.find(key)?.map(|stored| stored.value)));
+        let value = keys.find(key)?.map(|stored| stored.value);
+        bytes += value.as_ref().map_or(0, Vec::len);
+        values.push(Reply::bulk_or_null(value));
+        // A single value always fits.
+        if values.len() > 1 {
+            args.check_reply(bytes)?;
+        }
     }
     Ok(Reply::Array(values))
 }
