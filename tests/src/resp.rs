@@ -118,7 +118,10 @@ impl Connection {
                 let rest = self.arrived.split_off(length);
                 return Ok(std::mem::replace(&mut self.arrived, rest));
             }
-            let read = self.stream.read(&mut chunk)?;
+            let read = match self.stream.read(&mut chunk) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
             if read == 0 {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed"));
             }

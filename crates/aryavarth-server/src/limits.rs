@@ -25,6 +25,9 @@ pub struct Limits {
     /// Bytes of keys and values that the page of a scan may have; a larger one is an error, unless
     /// it is a single entry. Default: 16 MiB.
     pub scan_bytes_max: usize,
+    /// Bytes of keys and values that one reply of MGET or KEYS may have; a larger one is an error,
+    /// unless it is a single value. Default: 256 MiB.
+    pub reply_bytes_max: usize,
     /// Jobs that may wait or run in the pool; a request beyond gets a `busy` error and is not run.
     /// A connection has one at a time. Default: 8,192.
     pub jobs_max: usize,
@@ -46,6 +49,7 @@ impl Default for Limits {
             input_bytes_max: 256 << 20,
             output_bytes_max: 1 << 20,
             scan_bytes_max: 16 << 20,
+            reply_bytes_max: 256 << 20,
             jobs_max: 8192,
             linger: Duration::from_secs(1),
             drain: Duration::from_millis(2_500),

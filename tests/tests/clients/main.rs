@@ -83,6 +83,11 @@ fn redis_py_works() {
 }
 
 #[test]
+fn redis_py_gives_a_password() {
+    told(in_python("redis_py_password.py"));
+}
+
+#[test]
 fn django_caches_and_sessions_work() {
     told(in_python("django_cache.py"));
 }

@@ -76,6 +76,24 @@ fn the_readme_s_commands_print_what_it_says() {
 }
 
 #[test]
+fn redis_cli_gives_a_password() {
+    let Some(shell) = Shell::start() else { return };
+    assert_eq!(shell.cli(&["SET", "k", "v"]), "OK\n");
+    assert_eq!(shell.cli(&["CONFIG", "SET", "requirepass", "secret"]), "OK\n");
+    assert!(shell.cli(&["GET", "k"]).starts_with("NOAUTH Authentication required."));
+    let quiet = |arguments: &[&str]| shell.cli(&[&["--no-auth-warning"], arguments].concat());
+    assert_eq!(quiet(&["-a", "secret", "GET", "k"]), "v\n");
+    assert_eq!(quiet(&["--user", "default", "--pass", "secret", "-3", "GET", "k"]), "v\n");
+    assert!(quiet(&["-a", "wrong", "GET", "k"]).contains("NOAUTH "));
+    let lines = b"AUTH wrong\nGET k\nAUTH default secret\nGET k\n";
+    let said = shell.said("redis-cli", &[], Some(lines));
+    let begins = ["WRONGPASS ", "NOAUTH ", "OK", "v"];
+    let said: Vec<&str> = said.lines().filter(|line| !line.is_empty()).collect();
+    assert!(said.iter().zip(begins).all(|(line, begin)| line.starts_with(begin)), "{said:?}");
+    assert_eq!(said.len(), begins.len(), "{said:?}");
+}
+
+#[test]
 fn redis_cli_reads_its_input() {
     let Some(shell) = Shell::start() else { return };
     let lines = b"SET a 1\nINCR a\nMULTI\nGET a\nSET b 2\nEXEC\nSELECT 3\nDBSIZE\n";

@@ -91,6 +91,21 @@ fn what_is_watched_changes_alike() {
         Ok(servers) => servers,
         Err(why) => return println!("SKIPPED: {why}"),
     };
+    // What changes nothing, or leaves nothing behind: the key before it, and the command.
+    let idle = [
+        ("DEL k", "SET k v NX EXAT 1"),
+        ("SET k v", "SET k v EXAT 1"),
+        ("SET k v", "APPEND k "),
+        ("SET k v", "RENAME k k"),
+        ("SET k v", "GETEX k PERSIST"),
+        ("SET k v", "PERSIST k"),
+        ("SET k v", "SETRANGE k 0 "),
+        ("SET k 1", "INCRBY k 0"),
+        ("SET k v", "COPY nothing k REPLACE"),
+        ("SET k v PXAT 99999999999999", "PEXPIREAT k 99999999999999"),
+        ("DEL k", "GETDEL k"),
+        ("DEL k", "SET k v XX"),
+    ];
     let mut told = Vec::new();
     for addr in [servers.redis.addr(), servers.ours.addr()] {
         let (mut one, mut other) =
@@ -109,6 +124,9 @@ fn what_is_watched_changes_alike() {
         said.extend(replies(&mut one, &["MULTI", "PING", "EXEC", "WATCH gone"]));
         said.extend(replies(&mut other, &["SWAPDB 0 1", "FLUSHDB"]));
         said.extend(replies(&mut one, &["MULTI", "PING", "EXEC"]));
+        for (before, command) in idle {
+            said.extend(replies(&mut one, &[before, "WATCH k", command, "MULTI", "PING", "EXEC"]));
+        }
         told.push(said);
     }
     assert_eq!(told[0], told[1]);

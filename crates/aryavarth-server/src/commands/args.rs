@@ -1,8 +1,9 @@
 //! A command's arguments, and how numbers among them are read.
 
-use aryavarth_protocol::{Command, Limits};
+use aryavarth_protocol::Command;
 
 use super::failure::{Failure, NOT_AN_INTEGER, TOO_LONG, refused};
+use crate::limits::Limits;
 
 const NOT_AN_INT: &str = "ERR value is out of range, value must between -2147483648 and 2147483647";
 
@@ -15,16 +16,20 @@ pub(crate) const DATABASES: u32 = 16;
 pub(crate) struct Args<'a> {
     command: &'a Command,
     value_bytes_max: usize,
+    reply_bytes_max: usize,
 }
 
 impl<'a> Args<'a> {
     pub(crate) fn new(command: &'a Command) -> Self {
-        Args { command, value_bytes_max: Limits::default().value_bytes_max }
+        let Limits { session, reply_bytes_max, .. } = Limits::default();
+        Args { command, value_bytes_max: session.value_bytes_max, reply_bytes_max }
     }
 
-    /// The same call, where values may have so many bytes.
-    pub(crate) fn limited(self, value_bytes_max: usize) -> Self {
-        Args { value_bytes_max, ..self }
+    /// The same call under the limits of a server.
+    pub(crate) fn limited(self, limits: &Limits) -> Self {
+        let Limits { session, reply_bytes_max, .. } = limits;
+        let value_bytes_max = session.value_bytes_max;
+        Args { value_bytes_max, reply_bytes_max: *reply_bytes_max, ..self }
     }
 
     /// The most bytes that a value may have.
@@ -35,6 +40,15 @@ impl<'a> Args<'a> {
     /// Refuses a value of so many bytes, before anything is allocated for it.
     pub(crate) fn check_value(&self, bytes: usize) -> Result<(), Failure> {
         if bytes > self.value_bytes_max { refused(TOO_LONG) } else { Ok(()) }
+    }
+
+    /// Refuses a reply that has so many bytes already, before more is gathered for it.
+    pub(crate) fn check_reply(&self, bytes: usize) -> Result<(), Failure> {
+        let limit = self.reply_bytes_max;
+        if bytes <= limit {
+            return Ok(());
+        }
+        refused(format!("ERR the reply is too large: the limit is {limit} bytes; ask for less"))
     }
 
     /// How many there are, the name included.

@@ -22,7 +22,7 @@ pub(crate) fn batch(host: &dyn Host, connected: &Connected, command: &Command) -
     if connected.queue.is_some() {
         return None;
     }
-    let args = Args::new(command).limited(host.limits().session.value_bytes_max);
+    let args = Args::new(command).limited(host.limits());
     let spec = table::find(&args).ok()?;
     let blind = spec.blind?;
     admit(spec, host, connected).ok()?;

@@ -94,7 +94,7 @@ pub(crate) fn run<E: KvsEngine>(
     may_block: bool,
 ) -> Option<Answer> {
     let began = Instant::now();
-    let args = Args::new(command).limited(host.limits().session.value_bytes_max);
+    let args = Args::new(command).limited(host.limits());
     let found = table::find(&args).and_then(|spec| admit(spec, host, connected));
     let (spec, outcome) = match found {
         Err(failure) => {

@@ -182,12 +182,16 @@ fn keys(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
     keys.begin_long()?;
     let glob = Glob::new(args.get(1));
     let mut range = range_of(Some(&glob));
-    let mut found = Vec::new();
+    let (mut found, mut bytes) = (Vec::new(), 0);
     loop {
         let page = keys.keys(&range, WALK_KEYS)?;
         let next =
             page.last().filter(|_| page.len() == WALK_KEYS).map(|last| range.clone().after(last));
-        found.extend(page.into_iter().filter(|key| matches(Some(&glob), key)).map(Reply::Bulk));
+        for key in page.into_iter().filter(|key| matches(Some(&glob), key)) {
+            bytes += key.len();
+            found.push(Reply::Bulk(key));
+        }
+        args.check_reply(bytes)?;
         match next {
             Some(next) => range = next,
             None => return Ok(Reply::Array(found)),

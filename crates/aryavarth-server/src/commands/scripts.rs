@@ -1,4 +1,4 @@
-//! The commands' behaviour, told by the scripts in tests/scripts, on an engine in memory and a
+//! The commands' behaviour, told by the scripts in tests/scripts/host, on an engine in memory and a
 //! server that is none.
 //!
 //! A prefix like `b:` is another connection, the tag `[mask]` hides digits, and `host` sets what the
@@ -226,8 +226,8 @@ impl goldenscript::Runner for Runner {
 
 #[test]
 fn scripts() {
-    let mut paths: Vec<_> = std::fs::read_dir("tests/scripts")
-        .expect("the scripts are in tests/scripts")
+    let mut paths: Vec<_> = std::fs::read_dir("tests/scripts/host")
+        .expect("the scripts are in tests/scripts/host")
         .map(|entry| entry.expect("the folder can be read").path())
         .collect();
     paths.sort();

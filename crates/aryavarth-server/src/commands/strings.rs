@@ -84,8 +84,15 @@ fn get(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
 
 fn mget(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
     let mut values = Vec::with_capacity(args.len() - 1);
+    let mut bytes = 0;
     for key in args.from(1) {
-        values.push(Reply::bulk_or_null(keys.find(key)?.map(|stored| stored.value)));
+        let value = keys.find(key)?.map(|stored| stored.value);
+        bytes += value.as_ref().map_or(0, Vec::len);
+        values.push(Reply::bulk_or_null(value));
+        // A single value always fits.
+        if values.len() > 1 {
+            args.check_reply(bytes)?;
+        }
     }
     Ok(Reply::Array(values))
 }
@@ -127,13 +134,8 @@ fn part(value: &[u8], start: i64, end: i64) -> &[u8] {
 
 fn append(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     let (key, more) = (args.get(1), args.get(2));
-    let old = transaction.find(key)?;
-    if more.is_empty()
-        && let Some(old) = &old
-    {
-        return Ok(length(old.value.len()));
-    }
-    let mut stored = old.unwrap_or_default();
+    // Nothing more is a write, too: who watches the key hears of it.
+    let mut stored = transaction.find(key)?.unwrap_or_default();
     let bytes = stored.value.len() + more.len();
     args.check_value(bytes)?;
     stored.value.extend_from_slice(more);

@@ -1,4 +1,4 @@
-//! The commands, told by the scripts in `tests/scripts`, over an engine in memory whose clock only
+//! The commands, told by the scripts in `tests/scripts/data`, over an engine in memory whose clock only
 //! moves when a script says so; and docs/commands.md, which is made from their table.
 //!
 //! A script's line is a command as a client sends it, and below it stands the reply as it goes over
@@ -176,7 +176,7 @@ impl goldenscript::Runner for Runner {
 
 #[test]
 fn scripts() {
-    let mut paths: Vec<_> = std::fs::read_dir("tests/scripts")
+    let mut paths: Vec<_> = std::fs::read_dir("tests/scripts/data")
         .expect("the scripts are in this folder")
         .map(|entry| entry.expect("the folder can be read").path())
         .collect();

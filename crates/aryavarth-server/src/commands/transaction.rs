@@ -154,7 +154,7 @@ fn exec<E: KvsEngine>(
         let mut settings = settings.clone();
         let mut replies = Vec::with_capacity(queue.commands.len());
         for command in &queue.commands {
-            let args = Args::new(command).limited(host.limits().session.value_bytes_max);
+            let args = Args::new(command).limited(host.limits());
             let began = Instant::now();
             let reply = run_inside(transaction, &mut settings, entry, host, &args)?;
             replies.push((reply, began, Instant::now()));

@@ -142,6 +142,33 @@ fn a_page_of_a_scan_has_a_limit_but_a_single_entry_always_fits() {
 }
 
 #[test]
+fn a_reply_has_a_limit_but_a_single_value_always_fits() {
+    let engine = MemoryEngine::new();
+    for key in ["a", "b"] {
+        engine.write(Batch::new().set(key, "x".repeat(600))).unwrap();
+    }
+    for n in 0..300 {
+        engine.write(Batch::new().set(format!("key:{n}"), "")).unwrap();
+    }
+    let server = Server::with(engine, Limits { reply_bytes_max: 1000, ..Limits::default() });
+    let mut client = server.client();
+    let refusal = "-ERR the reply is too large: the limit is 1000 bytes; ask for less";
+    for (command, reply) in [
+        ("MGET a b", refusal),
+        ("KEYS key:*", refusal),
+        ("MULTI", "+OK"),
+        ("MGET a b", "+QUEUED"),
+        ("EXEC", "*1"),
+    ] {
+        client.send(format!("{command}\r\n"));
+        assert_eq!(client.reply().trim_end(), reply, "{command}");
+    }
+    assert_eq!(client.reply().trim_end(), refusal);
+    client.send("KEYS key:1?\r\n");
+    assert_eq!(client.reply().trim_end(), "*10");
+}
+
+#[test]
 fn an_address_that_others_can_reach_takes_a_word() {
     let pool = SharedQueueThreadPool::new(1).unwrap();
     let exposed = KvServer::new("0.0.0.0:0", MemoryEngine::new(), pool);

@@ -109,8 +109,8 @@ impl Store {
             };
             removed += u64::from(is_removal && was_there);
         }
-        for (place, effect) in &change.effects {
-            self.touch(space, place, effect, now_ms);
+        for place in change.effects.keys() {
+            self.watches.touch(space, key_of(place));
         }
         Ok((removed, self.apply(change, table, now_ms)?))
     }
@@ -157,21 +157,15 @@ impl Store {
         for (space, content) in &change.spaces {
             self.touch_space(*space, before.content(*space), *content, &change, now_ms);
         }
-        for (place, effect) in &change.effects {
+        for place in change.effects.keys() {
             if let Some(space) = keepers.get(&content_of(place)) {
-                self.touch(*space, place, effect, now_ms);
+                self.watches.touch(*space, key_of(place));
             }
         }
         // A high space that is written for the first time keeps what it had not.
         let new = keepers.into_iter().filter(|(_, space)| before.content(*space).is_none());
         change.spaces.extend(new.map(|(number, space)| (space, number)));
         self.apply(change, table, now_ms)
-    }
-
-    fn touch(&self, space: u32, place: &[u8], effect: &Effect, now_ms: u64) {
-        if effect.after.is_some() || is_live(effect.before, now_ms) {
-            self.watches.touch(space, key_of(place));
-        }
     }
 
     fn touch_space(&self, space: u32, old: Option<u32>, new: u32, change: &Change, now_ms: u64) {
