@@ -3,7 +3,7 @@
 
 use std::thread;
 
-use aryavarth::{Batch, KvsEngine, KvsError, Watch};
+use aryavarth::{Batch, KvsEngine, KvsError, Stored, Watch};
 
 use crate::engines::{commit, get, put_until};
 use crate::runner::TestClock;
@@ -20,6 +20,7 @@ stories! { [every_unbroken] timed [
     reading_and_compaction_touch_nothing,
     what_was_refused_touches_nothing,
     a_key_that_expires_while_it_is_watched_is_touched,
+    a_write_that_has_expired_touches,
     a_key_that_had_expired_before_is_not_touched_by_its_sweep,
     watches_and_closures_lose_no_increment,
 ] }
@@ -216,6 +217,20 @@ fn a_key_that_expires_while_it_is_watched_is_touched<E: KvsEngine>(engine: &E, c
     put(engine, "other", "v");
     assert!(is_touched(engine, &k) && !is_touched(engine, &later));
     assert!(commit(engine, |transaction| Ok(k.is_touched(transaction.now_ms()))));
+}
+
+/// What is written with a deadline in the past leaves nothing behind, but it was a write.
+fn a_write_that_has_expired_touches<E: KvsEngine>(engine: &E, clock: &TestClock) {
+    let now = clock.advance(1);
+    let by_batch = watch(engine, "k");
+    put_until(engine, "k", "v", now - 1);
+    assert!(is_touched(engine, &by_batch));
+    let by_closure = watch(engine, "k");
+    commit(engine, |transaction| {
+        transaction.store("k", Stored { value: b"v".to_vec(), expires_at: Some(now - 1) });
+        Ok(())
+    });
+    assert!(is_touched(engine, &by_closure));
 }
 
 fn a_key_that_had_expired_before_is_not_touched_by_its_sweep<E: KvsEngine>(
