@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aryavarth::{Batch, Durability, KeyRange, KvStore, KvsError, Options};
+use aryavarth::{Batch, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options};
 
 const KEYS: u64 = 1_000;
 
@@ -119,12 +119,15 @@ fn a_batch_of_two_keys_is_never_seen_half() {
         scope.spawn(|| {
             let mut at = 2;
             while !stop.load(Ordering::Relaxed) {
-                let batch = Batch::new().set("a", value(1, at)).set("b", value(1, at));
-                store.write(batch).unwrap();
+                let batch = |at| Batch::new().set("a", value(1, at)).set("b", value(1, at));
+                store.write(batch(at)).unwrap();
+                // Also if it is one of several that are appended together.
+                let outcomes = store.write_each((at + 1..at + 8).map(batch).collect());
+                assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
                 if at % 7 == 0 {
                     store.write(Batch::new().remove("a").remove("b")).unwrap();
                 }
-                at += 1;
+                at += 8;
             }
         });
         for _ in 0..4 {

@@ -6,10 +6,10 @@
 //! second time, after any call of that open. Promised are: no acknowledged write lost, none back,
 //! no batch halved, no reply undone, and a store that opens and goes on.
 //!
-//! `CRASH_POINTS=n` sets how many crashes are tried (default: 44,000): the scripts first, thinned
+//! `CRASH_POINTS=n` sets how many crashes are tried (default: 60,000): the scripts first, thinned
 //! out if they are more than that, then random workloads until there were enough. The summary
 //! names the calls of the engine that no crash crossed; with the default or more, there must be
-//! none. `CRASH_WORKLOAD="random 17"` sweeps only the workload that a failure named, in exactly the
+//! none, and enough random workloads. `CRASH_WORKLOAD="random 17"` sweeps only the workload that a failure named, in exactly the
 //! same way.
 
 use std::collections::BTreeSet;
@@ -24,8 +24,10 @@ use crate::oracle::Oracle;
 use crate::runner::{Act, Runner};
 use crate::workload::{Workload, named, random, scripted};
 
-const CRASH_POINTS: u64 = 44_000;
-const SCRIPT_POINTS: u64 = 40_000;
+const CRASH_POINTS: u64 = 60_000;
+const SCRIPT_POINTS: u64 = 50_000;
+/// Random workloads that the default must leave points for: fewer show little.
+const RANDOM_WORKLOADS_MIN: u64 = 4;
 
 /// How single calls go wrong, in turn.
 const FAULTS: [Fault; 4] = [Fault::LostSync, Fault::NoSpace, Fault::LostSync, Fault::Short];
@@ -79,6 +81,7 @@ struct Sweep {
 #[derive(Default)]
 struct Tally {
     runs: u64,
+    random_workloads: u64,
     points: u64,
     opens_cut: u64,
     crossed: BTreeSet<Site>,
@@ -110,6 +113,7 @@ impl Sweep {
     /// Crashes the workload at every `stride`th call.
     fn sweep(mut self, stride: u64) -> Tally {
         let trace = self.rehearse();
+        self.tally.random_workloads += u64::from(self.workload.name.starts_with("random "));
         for call in self.calls(&trace, stride) {
             if self.tally.wrong.len() > 5 {
                 break;
@@ -216,6 +220,7 @@ impl Sweep {
 impl Tally {
     fn add(&mut self, other: Tally) {
         self.runs += other.runs;
+        self.random_workloads += other.random_workloads;
         self.points += other.points;
         self.opens_cut += other.opens_cut;
         self.crossed.extend(other.crossed);
@@ -225,9 +230,11 @@ impl Tally {
 
     fn summary(&self) -> String {
         let mut text = format!(
-            "{} crash points ({} of them in an open), {} of {} call sites crossed",
+            "{} crash points ({} of them in an open), {} random workloads, {} of {} call sites \
+             crossed",
             self.points,
             self.opens_cut,
+            self.random_workloads,
             self.crossed.len(),
             Site::ALL.len()
         );
@@ -355,5 +362,7 @@ fn no_crash_undoes_what_anybody_was_told() {
         let missed: Vec<Site> =
             missed.filter(|site| !NOT_CROSSED.iter().any(|(other, _)| other == site)).collect();
         assert_eq!(missed, [], "call sites that no crash crossed");
+        let random = all.random_workloads;
+        assert!(random >= RANDOM_WORKLOADS_MIN, "the scripts left room for {random} random ones");
     }
 }

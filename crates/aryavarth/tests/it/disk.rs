@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aryavarth::fs::{Crash, Fault, Fs, OpenHow, SimFs, Site};
-use aryavarth::{Batch, Durability, KeyRange, KvStore, KvsError, Options};
+use aryavarth::{Batch, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options};
 
 fn options(fs: &SimFs) -> Options {
     Options {
@@ -27,6 +27,33 @@ fn open(fs: &SimFs) -> KvStore {
 
 fn after(fs: &SimFs, crash: Crash) -> KvStore {
     open(&fs.crash(crash))
+}
+
+/// Batches that were appended in one call share no fate: a crash leaves the first ones, each whole.
+#[test]
+fn a_torn_call_keeps_the_first_of_its_batches() {
+    let fs = SimFs::new();
+    let store = open(&fs).with_durability(Durability::Os);
+    store.put(b"before", b"").unwrap();
+    store.flush().unwrap();
+    let calls = fs.calls() as usize;
+    // Each is longer than a sector, so that a crash can come between any two.
+    let value = vec![7; 300];
+    let pair =
+        |n: u8| Batch::new().set(vec![n, 0], value.as_slice()).set(vec![n, 1], value.as_slice());
+    let outcomes = store.write_each((0..4).map(pair).collect());
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    assert_eq!(fs.trace()[calls..], [Site::FrameWrite], "one call");
+    let mut kept = [0; 5];
+    for seed in 0..300 {
+        let left = after(&fs, Crash::Some { seed });
+        let keys: Vec<_> = left.scan(KeyRange::all()).map(|entry| entry.unwrap().0).collect();
+        let whole = (keys.len() - 1) / 2;
+        let pairs = (0..whole as u8).flat_map(|n| [vec![n, 0], vec![n, 1]]);
+        assert!(keys.iter().cloned().eq(pairs.chain([b"before".to_vec()])), "{keys:?}");
+        kept[whole] += 1;
+    }
+    assert!(kept.iter().all(|count| *count > 0), "every number of batches occurs: {kept:?}");
 }
 
 #[test]

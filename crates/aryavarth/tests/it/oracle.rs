@@ -8,7 +8,8 @@
 //!   an explicit flush or a clean close covered;
 //! - after the death of the process alone, to whatever was acknowledged at all.
 //!
-//! It may reach further, up to the write in flight: nobody was told that this one failed.
+//! It may reach further, up to the writes in flight (batches that were asked for together are
+//! several): nobody was told that these failed.
 //!
 //! Spaces are emptied and swapped by changes like others. Keys that have expired are in no state that
 //! anybody is shown: states are compared as they are at the oracle's time, which only goes on.
@@ -21,6 +22,9 @@ use aryavarth::{Durability, KeyRange, Stored};
 pub(crate) type Key = Vec<u8>;
 /// A key and its new value, or none if it was removed.
 pub(crate) type Change = (Key, Option<Vec<u8>>);
+/// One of several batches: for how many milliseconds its keys are set, if not for ever, in which
+/// case it removes none; and what it changes.
+pub(crate) type Link = (Option<u64>, Vec<Change>);
 /// A space and a key in it.
 pub(crate) type Place = (u32, Key);
 /// What the store holds.
@@ -37,7 +41,7 @@ pub(crate) enum Effect {
 /// What was asked for and answered.
 #[derive(Clone, Default)]
 pub(crate) struct Oracle {
-    /// Every write, in order, each as changes that happen together. The last one may be in flight.
+    /// Every write, in order, each as changes that happen together. The last ones may be in flight.
     log: Vec<Vec<Effect>>,
     /// The state after all acknowledged writes.
     newest: State,
@@ -223,16 +227,14 @@ impl Oracle {
     /// A read was answered although something had failed.
     pub(crate) fn shown_after_failure(&mut self, place: Place, value: Option<Vec<u8>>) {
         let mut after = self.newest.clone();
+        let mut may_be = value.as_ref() == self.newest(&place);
         for effects in &self.log[self.acknowledged..] {
             apply(&mut after, effects, self.now_ms);
+            let after = after.get(&place).filter(|stored| !stored.is_expired(self.now_ms));
+            may_be |= value.as_ref() == after.map(|stored| &stored.value);
         }
-        let after = after.get(&place).filter(|stored| !stored.is_expired(self.now_ms));
-        let may_be = after.map(|stored| &stored.value);
-        assert!(
-            value.as_ref() == self.newest(&place) || value.as_ref() == may_be,
-            "after a failure, a read shows an old value of {}",
-            place.1.escape_ascii()
-        );
+        let key = place.1.escape_ascii();
+        assert!(may_be, "after a failure, a read shows an old value of {key}");
         self.shown.push((place, value));
     }
 

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aryavarth::fs::{Fault, SimFs, Site};
 use aryavarth::{
-    Batch, Clock, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options, Stored,
+    Batch, Clock, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options, Stored, Write,
 };
 
-use crate::oracle::{Change, Effect, Key, Oracle, Place, State};
+use crate::oracle::{Change, Effect, Key, Link, Oracle, Place, State};
 use crate::workload::Workload;
 
 /// Where the simulated stores live.
@@ -67,6 +67,8 @@ pub(crate) enum Act {
     Set(Durability, Key, Vec<u8>),
     Remove(Durability, Key),
     Batch(Durability, Vec<Change>),
+    /// Several batches, one after another, asked for together.
+    Chain(Durability, Vec<Link>),
     /// A closure that moves the value of the first key to the second one and makes it longer, or
     /// fails if there is none.
     Move(Durability, Key, Key),
@@ -197,6 +199,7 @@ impl Runner {
                 let effects = changes.iter().map(put).collect();
                 self.write(*level, effects, |store| store.write(batch))
             }
+            Act::Chain(level, links) => self.chain(*level, links),
             Act::SetFor(..) | Act::Clear(_) | Act::Swap(..) | Act::Mix(..) => self.play_space(act),
             Act::Move(level, from, to) => self.commit(*level, from, to),
             Act::Read(level, key) => {
@@ -366,6 +369,60 @@ impl Runner {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Writes batches together. What was answered is told to the oracle one by one; from the first
+    /// one on whose outcome is unknown, they are in flight.
+    fn chain(&mut self, level: Durability, links: &[Link]) -> Result<(), KvsError> {
+        let (now_ms, space, store) = (self.oracle.now_ms, self.space, self.handle(level));
+        let batch = |(ms, changes): &Link| {
+            let write = |(key, value): &Change| match value.clone() {
+                Some(value) => {
+                    let expires_at = ms.map(|ms| now_ms + ms);
+                    Write::Set { key: key.clone(), value, expires_at }
+                }
+                None => Write::Remove { key: key.clone() },
+            };
+            let mut batch = Batch::new();
+            changes.iter().map(write).for_each(|write| batch.push(write));
+            batch
+        };
+        let outcomes = store.write_each(links.iter().map(batch).collect());
+        assert_eq!(outcomes.len(), links.len(), "each has an outcome");
+        let mut failed = None;
+        let mut unknown = false;
+        for (outcome, (ms, changes)) in outcomes.into_iter().zip(links) {
+            let effect = |(key, value): &Change| {
+                let stored = |value: &Vec<u8>| {
+                    let expires_at = ms.map(|ms| now_ms + ms);
+                    Stored { value: value.clone(), expires_at }
+                };
+                let value = value.as_ref().filter(|_| *ms != Some(0));
+                Effect::Put((space, key.clone()), value.map(stored))
+            };
+            let removed = self.oracle.issued(changes.iter().map(effect).collect());
+            let done = outcome.and_then(|(found, position)| {
+                KvsEngine::wait(&store, position, level).map(|()| found)
+            });
+            match done {
+                _ if unknown => {}
+                Ok(found) => {
+                    let removed = if ms.is_some() { 0 } else { removed };
+                    assert_eq!(found, removed, "removals that found their key");
+                    self.oracle.acknowledged(level);
+                }
+                Err(error) => {
+                    unknown = matches!(error, KvsError::Poisoned { .. });
+                    if !unknown {
+                        self.oracle.withdrawn();
+                    }
+                    if !error.is_full() {
+                        failed.get_or_insert(error);
+                    }
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     fn commit(&mut self, level: Durability, from: &Key, to: &Key) -> Result<(), KvsError> {

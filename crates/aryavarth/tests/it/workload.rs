@@ -9,7 +9,7 @@ use std::ops::Bound;
 use aryavarth::fs::Site;
 use aryavarth::{Durability, KeyRange};
 
-use crate::oracle::Key;
+use crate::oracle::{Key, Link};
 use crate::runner::Act;
 use crate::tombstones;
 
@@ -87,6 +87,7 @@ pub(crate) fn scripted() -> Vec<Workload> {
         Workload::new("nothing", vec![]),
         Workload::new("basics", basics()),
         Workload::new("batches", batches()),
+        Workload::new("chains", chains()),
         Workload::new("rotation", rotation()),
         Workload::new("compaction", compaction()),
         Workload::new("steps", steps()),
@@ -152,6 +153,35 @@ fn batches() -> Vec<Act> {
         Act::Move(ALWAYS, key(1), key(0)),
         Act::Batch(ALWAYS, (0..30).map(gone).chain([put(50, 1, 10)]).collect()),
         Act::Read(ALWAYS, key(3)),
+    ]
+}
+
+/// Batches that are asked for together: of sets alone, which go into one call as far as there is
+/// room, of removals too, and of keys that expire, some of them at once.
+fn chains() -> Vec<Act> {
+    let put = |n, k, bytes| (key(k), Some(value(n, bytes)));
+    let sets = |n: u64, bytes| -> Link {
+        (None, (0..=n % 3).map(|nth| put(n * 10 + nth, (n + nth) % 6, bytes)).collect())
+    };
+    let gone = |k| (None, vec![(key(k), None)]);
+    let until = |n, k, ms| (Some(ms), vec![put(n, k, 200), put(n + 1, k + 1, 200)]);
+    vec![
+        Act::Chain(ALWAYS, (0..8).map(|n| sets(n, 40)).collect()),
+        Act::Read(ALWAYS, key(2)),
+        Act::Chain(ALWAYS, vec![(None, vec![put(100, 1, 9)]), (None, vec![put(101, 1, 9)])]),
+        Act::Chain(OS, (20..24).map(|n| sets(n, 90)).collect()),
+        Act::Chain(ALWAYS, vec![sets(30, 90), gone(1), gone(1), sets(31, 90), (None, vec![])]),
+        Act::Chain(OS, vec![until(400, 1, 0), until(410, 2, 700), until(420, 6, 0), sets(43, 9)]),
+        Act::Chain(INTERVAL, (50..56).map(|n| sets(n, 700)).collect()),
+        scan_all(),
+        Act::Work(9),
+        Act::Wait(700),
+        Act::Chain(ALWAYS, vec![until(600, 2, 0), until(610, 2, 5000), sets(62, 9), gone(2)]),
+        Act::Compact,
+        Act::Chain(OS, (70..78).map(|n| sets(n, 5)).collect()),
+        Act::Chain(OS, vec![sets(80, 2500), sets(81, 2500), sets(82, 5000), sets(83, 5)]),
+        Act::Reopen,
+        Act::Chain(OS, vec![gone(0), gone(9), sets(90, 5), sets(91, 5), sets(92, 5)]),
     ]
 }
 
@@ -359,7 +389,7 @@ fn random_act(n: u64, dice: &mut Dice) -> Act {
     let level = [ALWAYS, ALWAYS, OS, INTERVAL][dice.below(4) as usize];
     let bytes = [0, 20, 300, 900, 2500][dice.below(5) as usize];
     let k = dice.below(8);
-    match dice.below(130) {
+    match dice.below(140) {
         0..40 => Act::Set(level, key(k), value(n, bytes)),
         40..52 => Act::Remove(level, key(k)),
         52..62 => {
@@ -389,6 +419,26 @@ fn random_act(n: u64, dice: &mut Dice) -> Act {
         118..121 => Act::Clear(level),
         121..124 => Act::Swap(level, dice.below(3) as u32, dice.below(3) as u32),
         124..127 => Act::Mix(level, dice.below(3) as u32, key(k), value(n, bytes)),
-        _ => Act::Wait(700),
+        127..130 => Act::Wait(700),
+        _ => Act::Chain(level, random_links(n, dice)),
     }
+}
+
+/// Batches to be asked for together, every other time of sets alone, and small ones, so that they
+/// often go into one call.
+fn random_links(n: u64, dice: &mut Dice) -> Vec<Link> {
+    let only_sets = dice.below(2) == 0;
+    let links = 2 + dice.below(7);
+    let bytes = [0, 20, 20, 90, 700][dice.below(5) as usize];
+    let mut nth = n * 1000;
+    let link = |_| {
+        let ms = [None, None, None, Some(0), Some(700)][dice.below(5) as usize];
+        let changes = (0..=dice.below(3)).map(|_| {
+            nth += 1;
+            let set = only_sets || ms.is_some() || dice.below(3) > 0;
+            (key(dice.below(8)), set.then(|| value(nth, bytes)))
+        });
+        (ms, changes.collect())
+    };
+    (0..links).map(link).collect()
 }
