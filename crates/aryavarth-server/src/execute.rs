@@ -79,9 +79,7 @@ pub(crate) fn run<E: KvsEngine, P: ThreadPool>(
         && then == Then::GoOn
         && let Some(call) = calls.front_mut()
     {
-        if let Call::Command(command) = call
-            && commands::is_paused(shared, connected, command)
-        {
+        if is_paused(shared, connected, call) {
             break;
         }
         let is_work = !matches!(call, Call::Refused(_));
@@ -124,13 +122,14 @@ fn run_blind<E: KvsEngine, P: ThreadPool>(
     let mut bytes = 0;
     let mut batches = Vec::new();
     for call in calls.iter_mut() {
+        if is_paused(shared, connected, call) {
+            break;
+        }
         let batch = match call {
-            Call::Request(Request::Set { key, value }) => {
+            Call::Request(Request::Set { key, value }) if !shared.settings.is_out_of_memory() => {
                 Some(Batch::new().set(std::mem::take(key), std::mem::take(value)))
             }
-            Call::Command(command) if !commands::is_paused(shared, connected, command) => {
-                commands::blind::batch(shared, connected, command)
-            }
+            Call::Command(command) => commands::blind::batch(shared, connected, command),
             _ => None,
         };
         let Some(batch) = batch else { break };
@@ -182,6 +181,21 @@ impl Said {
             Said::Resp(reply, _) => reply.text_bytes(),
             Said::Nothing => 0,
         }
+    }
+}
+
+/// Whether a call has to wait until somebody lets the clients go on.
+pub(crate) fn is_paused<E: KvsEngine, P: ThreadPool>(
+    shared: &Shared<E, P>,
+    connected: &Connected,
+    call: &Call,
+) -> bool {
+    match call {
+        Call::Command(command) => commands::is_paused(shared, connected, command),
+        Call::Request(request) => shared.clients.pause().is_some_and(|pause| {
+            !pause.only_writes || matches!(request, Request::Set { .. } | Request::Remove { .. })
+        }),
+        Call::Refused(_) => false,
     }
 }
 
@@ -239,6 +253,11 @@ fn run_request<E: KvsEngine, P: ThreadPool>(
     let ran = caught(shared, || match request {
         Request::Get { key } if !may_block => get_now(engine, key),
         _ if !may_block => None,
+        // The others are blind writes.
+        Request::Set { .. } if shared.settings.is_out_of_memory() => Some(error(
+            "the server's memory has reached its limit; nothing was done. Reads and removals work"
+                .to_owned(),
+        )),
         request => {
             let request = std::mem::replace(request, Request::Compact {});
             Some(answer(engine, request, limits))

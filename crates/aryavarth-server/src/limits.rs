@@ -28,7 +28,8 @@ pub struct Limits {
     /// Bytes of keys and values that one reply of MGET or KEYS may have; a larger one is an error,
     /// unless it is a single value. Default: 256 MiB.
     pub reply_bytes_max: usize,
-    /// Jobs that may wait or run in the pool; a request beyond gets a `busy` error and is not run.
+    /// Jobs that may wait or run in the pool; a JSON request beyond gets a `busy` error and is not
+    /// run, a command of the Redis protocol waits with all that its client sends.
     /// A connection has one at a time. Default: 8,192.
     pub jobs_max: usize,
     /// How long a connection is drained after its last reply, when the client may still be

@@ -9,7 +9,7 @@ use super::args::{Args, parse_integer};
 use super::caller::{Caller, Replies, Then};
 use super::docs::HELP;
 use super::failure::{Failure, SYNTAX, refused, refused_quoting};
-use super::session::{is_word, set_name};
+use super::session::{check_name_length, is_word, set_name};
 use super::spec::{Flags, Outcome, Run, Spec};
 use crate::clients::{Client, Pause};
 
@@ -258,6 +258,7 @@ fn set_info(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
             "ERR {what} cannot contain spaces, newlines or special characters."
         ));
     }
+    check_name_length(value)?;
     let mut names = caller.entry.names();
     let kept = if is_name { &mut names.library } else { &mut names.library_version };
     *kept = value.to_vec();

@@ -22,6 +22,9 @@ const NOT_A_VERSION: &str = "ERR Protocol version is not an integer or out of ra
 pub(super) const BAD_NAME: &str =
     "ERR Client names cannot contain spaces, newlines or special characters.";
 
+/// The longest name of a connection, a library or its version, in bytes.
+const NAME_BYTES_MAX: usize = 1024;
+
 pub(super) const SPECS: &[Spec] = &[
     Spec::new("auth", -2, "[username] password", Run::Caller(auth))
         .flags(Flags::FAST.and(Flags::NO_AUTH))
@@ -126,7 +129,16 @@ pub(super) fn set_name(caller: &mut Caller<'_>, name: &[u8]) -> Result<(), Failu
     if !is_word(name) {
         return refused(BAD_NAME);
     }
+    check_name_length(name)?;
     caller.entry.names().name = name.to_vec();
+    Ok(())
+}
+
+/// Refuses a name that is kept for as long as the connection, and is too long for that.
+pub(super) fn check_name_length(name: &[u8]) -> Result<(), Failure> {
+    if name.len() > NAME_BYTES_MAX {
+        return refused(format!("ERR names are at most {NAME_BYTES_MAX} bytes long"));
+    }
     Ok(())
 }
 

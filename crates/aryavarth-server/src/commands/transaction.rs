@@ -24,6 +24,12 @@ pub(crate) struct Watched {
     watch: Watch,
 }
 
+/// Bytes of commands that one connection may collect; larger effects than this are refused by the
+/// engine anyway.
+const QUEUE_BYTES_MAX: usize = 128 << 20;
+/// Keys that one connection may watch: each is compared with every other.
+const WATCHED_MAX: usize = 4096;
+
 const STEP: Flags = Flags::FAST.and(Flags::UNQUEUED);
 
 pub(super) const SPECS: &[Spec] = &[
@@ -56,7 +62,7 @@ pub(super) const SPECS: &[Spec] = &[
 /// Keeps a command for EXEC.
 pub(super) fn collect(connected: &mut Connected, host: &dyn Host, command: &Command) -> Reply {
     let Some(queue) = &mut connected.queue else { return Reply::OK };
-    let limit = host.limits().session.request_bytes_max;
+    let limit = host.limits().session.request_bytes_max.min(QUEUE_BYTES_MAX);
     queue.bytes += command.bytes() + size_of::<Command>();
     if queue.bytes > limit {
         queue.is_broken = true;
@@ -122,6 +128,11 @@ fn watch<E: KvsEngine>(
     for key in args.from(1) {
         let is_known = |known: &Watched| known.space == space && known.key == key;
         if !connected.watched.iter().any(is_known) {
+            if connected.watched.len() >= WATCHED_MAX {
+                return refused(format!(
+                    "ERR {WATCHED_MAX} keys are watched already, which is the limit"
+                ));
+            }
             let watch = engine.watch(key)?;
             connected.watched.push(Watched { space, key: key.to_vec(), watch });
         }

@@ -19,6 +19,9 @@ use crate::execute::{self, Answer, Call, Done, Said};
 use crate::server::Shared;
 use crate::thread_pool::ThreadPool;
 
+/// How long calls wait for a job before they ask again.
+const RETRY_PAUSE: Duration = Duration::from_millis(1);
+
 /// Ends with answers, and with what the commands know of the connection.
 pub(super) type Job = Pin<Box<dyn Future<Output = (Done, Box<Connected>)> + Send>>;
 
@@ -72,6 +75,14 @@ pub(super) fn pause<E: KvsEngine, P: ThreadPool>(
 ) -> Job {
     Box::pin(async move {
         shared.clients.pause_changed().await;
+        (Done { answers: Vec::new(), rest, then: Then::GoOn }, connected)
+    })
+}
+
+/// Keeps calls back for a moment, because too many jobs wait already.
+pub(super) fn later(rest: VecDeque<Call>, connected: Box<Connected>) -> Job {
+    Box::pin(async move {
+        sleep(RETRY_PAUSE).await;
         (Done { answers: Vec::new(), rest, then: Then::GoOn }, connected)
     })
 }

@@ -36,7 +36,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::budget::Share;
 use crate::clients::{Client, Feed, Line};
-use crate::commands::{self, Connected, Then};
+use crate::commands::{Connected, Then};
 use crate::counters::count;
 use crate::execute::{self, Answer, Call, Done, Said};
 use crate::server::Shared;
@@ -284,9 +284,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
     /// Whether the first of the calls has to wait until somebody lets the clients go on.
     fn is_paused(&self) -> bool {
         match (self.calls.front(), &self.connected) {
-            (Some(Call::Command(command)), Some(connected)) => {
-                commands::is_paused(&*self.shared, connected, command)
-            }
+            (Some(call), Some(connected)) => execute::is_paused(&self.shared, connected, call),
             _ => false,
         }
     }
@@ -298,13 +296,19 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             self.job = Some(job::pause(Arc::clone(&self.shared), calls, connected));
             return;
         }
-        let Some(permit) = self.shared.jobs.take(1) else {
+        let permit = self.shared.jobs.take(1);
+        // Refused in the middle of a transaction, a command would leave half of it; so those of the
+        // Redis protocol wait, and with them all that the client sends.
+        if permit.is_none() && !self.session.is_resp() {
             self.refuse_calls();
             return;
-        };
+        }
         let Some(connected) = self.connected.take() else { return };
-        let calls = std::mem::take(&mut self.calls);
-        self.job = Some(job::run(Arc::clone(&self.shared), permit, calls, connected));
+        let (shared, calls) = (Arc::clone(&self.shared), std::mem::take(&mut self.calls));
+        self.job = Some(match permit {
+            Some(permit) => job::run(shared, permit, calls, connected),
+            None => job::later(calls, connected),
+        });
     }
 
     /// Answers every call that was to run with the error that there are too many.

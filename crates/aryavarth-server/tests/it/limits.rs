@@ -119,6 +119,26 @@ fn requests_beyond_the_jobs_that_may_wait_are_busy() {
 }
 
 #[test]
+fn commands_beyond_the_jobs_that_may_wait_wait_themselves() {
+    let engine = Obedient::default();
+    let server = Server::with(engine.clone(), Limits { jobs_max: 1, ..Limits::default() });
+    let mut waiting = server.client();
+    waiting.send(get("gate"));
+    eventually("the first is run", || server.handle.counters().requests == 1);
+
+    // Refused, it would leave the transaction without one of its ends.
+    let mut client = server.client();
+    client.send("MULTI\r\nGET k\r\nEXEC\r\n");
+    assert_eq!((client.reply(), client.reply()), ("+OK\r".into(), "+QUEUED\r".into()));
+    engine.open_gate();
+    assert_eq!(waiting.reply(), r#"{"Ok":null}"#);
+    eventually("it is run", || server.handle.counters().requests == 4);
+    engine.sync();
+    assert_eq!(client.reply(), "*1\r");
+    assert_eq!(server.handle.counters().requests_busy, 0);
+}
+
+#[test]
 fn a_client_that_takes_nothing_for_too_long_is_closed() {
     let engine = MemoryEngine::new();
     engine.write(Batch::new().set("large", "x".repeat(16 << 20))).unwrap();
