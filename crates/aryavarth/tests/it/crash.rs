@@ -24,7 +24,7 @@ use crate::oracle::Oracle;
 use crate::runner::{Act, Runner};
 use crate::workload::{Workload, named, random, scripted};
 
-const CRASH_POINTS: u64 = 60_000;
+const CRASH_POINTS: u64 = 56_000;
 const SCRIPT_POINTS: u64 = 50_000;
 /// Random workloads that the default must leave points for: fewer show little.
 const RANDOM_WORKLOADS_MIN: u64 = 4;

@@ -144,6 +144,10 @@ impl KvsEngine for Reopened {
         self.once(|store| KvsEngine::write(store, batch))
     }
 
+    fn write_each(&self, batches: Vec<Batch>) -> Vec<Result<(u64, Position)>> {
+        self.once(|store| store.write_each(batches))
+    }
+
     fn commit<R>(
         &self,
         keys: &[&[u8]],
