@@ -181,15 +181,25 @@ mod tests {
     use super::*;
     use crate::fs::SimFs;
     use crate::manifest::{Manifest, State};
-    use crate::options::Options;
+    use crate::options::{Clock, Options};
     use crate::record::Batch;
     use crate::segment::SegmentTable;
-    use crate::sync::Arc;
+    use crate::sync::{Arc, AtomicU64};
+
+    /// A clock that goes on when it is told to.
+    #[derive(Debug)]
+    struct Told(AtomicU64);
+
+    impl Clock for Told {
+        fn now_ms(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
 
     /// A log without a past.
-    fn log() -> Log {
+    fn log(clock: Arc<Told>) -> Log {
         let fs = Arc::new(SimFs::new());
-        let options = Options { fs: fs.clone(), background: false, ..Options::default() };
+        let options = Options { fs: fs.clone(), clock, background: false, ..Options::default() };
         let dir = std::path::Path::new("/store");
         crate::fs::Fs::create_dir(&*fs, crate::fs::Site::DirCreate, dir).unwrap();
         let state = State { seq: 1, ..State::default() };
@@ -207,13 +217,13 @@ mod tests {
     /// Between the two halves of a turn of the sweep lie a few microseconds.
     #[test]
     fn what_is_set_anew_is_not_swept() {
-        let log = log();
-        let now_ms = log.now_ms();
-        let set = |key: &str| Batch::new().set_until(key, "old", now_ms + 1);
+        let clock = Arc::new(Told(AtomicU64::new(1000)));
+        let log = log(Arc::clone(&clock));
+        let set = |key: &str| Batch::new().set_until(key, "old", 1001);
         for key in ["kept", "renewed", "swept"] {
             log.write(1, &set(key)).unwrap();
         }
-        while log.now_ms() <= now_ms {}
+        clock.0.store(1001, Ordering::Relaxed);
         let pin = epoch::pin();
         let due = log.due();
         assert_eq!(due.len(), 3);
