@@ -26,6 +26,8 @@ mod docs;
 mod expiry;
 mod extended;
 mod failure;
+#[cfg(test)]
+mod fake_host;
 mod frozen;
 mod glob;
 #[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]

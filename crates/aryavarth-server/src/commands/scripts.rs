@@ -8,74 +8,13 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use aryavarth::{Count, Durability, KvsEngine, MemoryEngine, Position, Stats};
+use aryavarth::{Durability, MemoryEngine, Position};
 use aryavarth_protocol::{Command, Reply};
 
-use super::{Connected, Cursors, Host, Then, is_paused, run};
-use crate::clients::Clients;
-use crate::counters::Counters;
+use super::fake_host::FakeHost;
+use super::{Connected, Cursors, Then, is_paused, run};
 use crate::limits::Limits;
-use crate::settings::ServerSettings;
-
-struct FakeHost {
-    engine: MemoryEngine,
-    stats: Mutex<Stats>,
-    limits: Limits,
-    settings: ServerSettings,
-    clients: Clients,
-    cursors: Cursors,
-    compactions: AtomicU64,
-}
-
-impl Host for FakeHost {
-    fn engine_name(&self) -> &'static str {
-        self.engine.name()
-    }
-    /// Asks the engine too, as a server's does: one that would wait here is found.
-    fn stats(&self) -> Stats {
-        let mut stats = *self.stats.lock().unwrap();
-        stats.keys = self.engine.stats().keys;
-        stats
-    }
-    fn count(&self, space: u32) -> aryavarth::Result<Count> {
-        Ok(self.engine.with_space(space).count()?.0)
-    }
-    fn now_ms(&self) -> u64 {
-        self.engine.now_ms()
-    }
-    fn compact(&self) -> bool {
-        self.compactions.fetch_add(1, Ordering::Relaxed) == 0
-    }
-    fn is_compacting(&self) -> bool {
-        self.compactions.load(Ordering::Relaxed) > 0
-    }
-    fn sync_soon(&self) {
-        drop(self.sync());
-    }
-    fn sync(&self) -> aryavarth::Result<()> {
-        let mut stats = self.stats.lock().unwrap();
-        stats.durable_position = stats.written_position;
-        Ok(())
-    }
-    fn counters(&self) -> Counters {
-        Counters::default()
-    }
-    fn limits(&self) -> &Limits {
-        &self.limits
-    }
-    fn settings(&self) -> &ServerSettings {
-        &self.settings
-    }
-    fn clients(&self) -> &Clients {
-        &self.clients
-    }
-    fn cursors(&self) -> &Cursors {
-        &self.cursors
-    }
-}
 
 /// Runs commands on connections.
 pub(super) struct Runner {
@@ -85,18 +24,7 @@ pub(super) struct Runner {
 
 impl Runner {
     pub(super) fn new() -> Self {
-        let limits = Limits::default();
-        let listen = SocketAddr::from(([127, 0, 0, 1], 4000));
-        let settings = ServerSettings::new(listen, "/data".into(), Durability::Always, &limits);
-        let host = FakeHost {
-            engine: MemoryEngine::new(),
-            stats: Mutex::default(),
-            limits,
-            settings,
-            clients: Clients::default(),
-            cursors: Cursors::default(),
-            compactions: AtomicU64::new(0),
-        };
+        let host = FakeHost::new(MemoryEngine::new(), Limits::default(), Cursors::default());
         Runner { host, connections: BTreeMap::new() }
     }
 
@@ -203,12 +131,12 @@ impl goldenscript::Runner for Runner {
         context: &goldenscript::Context,
     ) -> Result<String, Box<dyn Error>> {
         if command.name == "host" {
-            let mut stats = self.host.stats.lock().unwrap();
+            let mut positions = self.host.positions.lock().unwrap();
             let mut args = command.consume_args();
             while let Some((key, value)) = args.next_key() {
                 match key {
-                    "written" => stats.written_position = value.parse()?,
-                    "durable" => stats.durable_position = value.parse()?,
+                    "written" => positions.0 = value.parse()?,
+                    "durable" => positions.1 = value.parse()?,
                     other => return Err(format!("{other} is nothing to set").into()),
                 }
             }

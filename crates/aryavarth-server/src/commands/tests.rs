@@ -13,16 +13,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aryavarth::{Clock, Count, Durability, KvsEngine, MemoryEngine, Stats};
+use aryavarth::{Clock, Durability, MemoryEngine};
 use aryavarth_protocol::{Command, Reply, Session};
 use goldenscript::Argument;
 
+use super::fake_host::FakeHost;
 use super::spec::{Run, Spec};
-use super::{Answer, Connected, Cursors, Host, run, table};
-use crate::clients::Clients;
-use crate::counters::Counters;
+use super::{Answer, Connected, Cursors, run, table};
 use crate::limits::Limits;
-use crate::settings::ServerSettings;
 
 #[derive(Debug, Default)]
 struct Hands(AtomicU64);
@@ -33,70 +31,9 @@ impl Clock for Hands {
     }
 }
 
-/// A server without sockets.
-struct Bare {
-    engine: MemoryEngine,
-    limits: Limits,
-    settings: ServerSettings,
-    clients: Clients,
-    cursors: Cursors,
-}
-
-impl Host for Bare {
-    fn engine_name(&self) -> &'static str {
-        self.engine.name()
-    }
-
-    fn stats(&self) -> Stats {
-        self.engine.stats()
-    }
-
-    fn count(&self, space: u32) -> aryavarth::Result<Count> {
-        Ok(self.engine.with_space(space).count()?.0)
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.engine.now_ms()
-    }
-
-    fn compact(&self) -> bool {
-        false
-    }
-
-    fn is_compacting(&self) -> bool {
-        false
-    }
-
-    fn sync_soon(&self) {}
-
-    fn sync(&self) -> aryavarth::Result<()> {
-        Ok(())
-    }
-
-    fn counters(&self) -> Counters {
-        Counters::default()
-    }
-
-    fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    fn settings(&self) -> &ServerSettings {
-        &self.settings
-    }
-
-    fn clients(&self) -> &Clients {
-        &self.clients
-    }
-
-    fn cursors(&self) -> &Cursors {
-        &self.cursors
-    }
-}
-
 struct Runner {
     clock: Arc<Hands>,
-    host: Bare,
+    host: FakeHost,
     connections: BTreeMap<String, Connected>,
 }
 
@@ -105,15 +42,8 @@ impl Runner {
         let clock = Arc::new(Hands(AtomicU64::new(1_000_000)));
         let mut limits = Limits::default();
         limits.session.value_bytes_max = 4096;
-        let address = ([127, 0, 0, 1], 1).into();
-        let settings = ServerSettings::new(address, String::new(), Durability::Always, &limits);
-        let host = Bare {
-            engine: MemoryEngine::with_clock(Arc::<Hands>::clone(&clock)),
-            limits,
-            settings,
-            clients: Clients::default(),
-            cursors: Cursors::starting_at(1),
-        };
+        let engine = MemoryEngine::with_clock(Arc::<Hands>::clone(&clock));
+        let host = FakeHost::new(engine, limits, Cursors::starting_at(1));
         Runner { clock, host, connections: BTreeMap::new() }
     }
 
