@@ -26,6 +26,7 @@ fn program() -> Command {
     for name in ["ADDR", "DATA", "DURABILITY", "ENGINE", "INSECURE", "JSON", "LISTEN", "THREADS"] {
         program.env_remove(format!("ARYAVARTH_{name}"));
     }
+    program.env_remove("ARYAVARTH_PASSWORD_FILE").env_remove("ARYAVARTH_MEMORY_MAX");
     program
 }
 
@@ -473,4 +474,54 @@ fn what_was_acknowledged_survives_a_kill() {
     assert!(server.said.iter().any(|line| line.contains("was not closed")), "{:?}", server.said);
     let value: u64 = server.run(&["get", "k"]).stdout.trim().parse().unwrap();
     assert!(value == acknowledged || value == acknowledged + 1, "{value} after {acknowledged}");
+}
+
+/// What a server says to commands of the Redis protocol.
+fn replies(addr: &str, commands: &str, replies: usize) -> Vec<String> {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.write_all(commands.as_bytes()).unwrap();
+    let lines = BufReader::new(stream).lines().take(replies);
+    lines.map(|line| line.unwrap().trim_end().to_owned()).collect()
+}
+
+#[test]
+fn with_a_password_the_server_asks_for_it_and_speaks_no_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    fs::write(&file, "secret\r\nthe rest is a note\n").unwrap();
+    let file = file.to_str().unwrap();
+    let server = Server::start_with(&dir.path().join("data"), &["--password-file", file]);
+    let said = replies(&server.addr, "GET k\r\nAUTH wrong\r\nAUTH secret\r\nSET k v\r\n", 4);
+    assert_eq!(said[0], "-NOAUTH Authentication required.");
+    assert!(said[1].starts_with("-WRONGPASS "), "{said:?}");
+    assert_eq!(said[2..], ["+OK", "+OK"]);
+    let json = replies(&server.addr, r#"{"Get":{"key":"k"}}"#, 1);
+    assert!(json[0].contains("JSON is off"), "{json:?}");
+}
+
+#[test]
+fn a_password_file_without_a_password_is_refused_and_nothing_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, empty) = (dir.path().join("data"), dir.path().join("empty"));
+    fs::write(&empty, "\nsecret\n").unwrap();
+    for (file, why) in [(empty, "its first line is empty"), (dir.path().join("absent"), "No such")]
+    {
+        let (data, file) = (data.to_str().unwrap(), file.to_str().unwrap());
+        let did = run_briefly(&["server", "--data", data, "--password-file", file]);
+        assert_eq!(did.code, 2);
+        assert!(did.stderr.contains(file) && did.stderr.contains(why), "{did:?}");
+    }
+    assert!(!data.exists());
+}
+
+#[test]
+fn at_its_limit_of_memory_the_server_refuses_what_takes_more_in_both_protocols() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(&dir.path().join("data"), &["--memory-max", "1"]);
+    let said = replies(&server.addr, "SET k v\r\nGET k\r\nDEL k\r\n", 3);
+    assert_eq!(said, ["-OOM command not allowed when used memory > 'maxmemory'.", "$-1", ":0"]);
+    let json = r#"{"Set":{"key":"k","value":"v"}}{"Get":{"key":"k"}}"#;
+    let said = replies(&server.addr, json, 2);
+    assert!(said[0].contains("memory has reached its limit"), "{said:?}");
+    assert_eq!(said[1], r#"{"Ok":null}"#);
 }

@@ -139,6 +139,20 @@ fn commands_beyond_the_jobs_that_may_wait_wait_themselves() {
 }
 
 #[test]
+fn a_pause_of_writes_holds_json_too() {
+    let engine = MemoryEngine::new();
+    let server = Server::with(engine.clone(), Limits::default());
+    assert_eq!(server.client().ask("CLIENT PAUSE 60000 WRITE\r\n"), "+OK\r");
+    let mut writer = server.client();
+    writer.send(get("k") + &set("k", "v"));
+    assert_eq!(writer.reply(), r#"{"Ok":null}"#);
+    assert_eq!(server.client().ask(get("k")), r#"{"Ok":null}"#, "it waits");
+    assert_eq!(server.client().ask("CLIENT UNPAUSE\r\n"), "+OK\r");
+    assert_eq!(writer.reply(), r#"{"Ok":null}"#);
+    assert_eq!(server.client().ask(get("k")), r#"{"Ok":"v"}"#);
+}
+
+#[test]
 fn a_client_that_takes_nothing_for_too_long_is_closed() {
     let engine = MemoryEngine::new();
     engine.write(Batch::new().set("large", "x".repeat(16 << 20))).unwrap();
