@@ -1,6 +1,6 @@
 //! A server to test, a client that sends what it is told, and an engine that can be stopped.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
@@ -138,10 +138,13 @@ struct Control {
     poisoned: bool,
     positions: HashMap<Vec<u8>, u64>,
     wakers: Vec<Waker>,
+    /// Which calls there were, and on which threads.
+    calls: BTreeSet<(&'static str, String)>,
 }
 
 /// An engine in memory whose disk obeys: what is written is durable when the test says so. Reading
-/// the key `panic` panics, reading the key `gate` and compacting wait for the test.
+/// the key `gate` and compacting wait for the test, reading a key that ends with `panic` panics, and
+/// only keys that begin with `hot` are at hand. It notes who calls it.
 #[derive(Clone, Default)]
 pub(crate) struct Obedient {
     memory: MemoryEngine,
@@ -173,9 +176,36 @@ impl Obedient {
         self.change(|control| control.durable = control.written);
     }
 
+    /// Makes durable whatever is written, from now on.
+    pub(crate) fn sync_always(&self) {
+        self.change(|control| control.durable = u64::MAX);
+    }
+
+    /// The calls since this was asked last, each with the kind of thread that it ran on.
+    pub(crate) fn take_calls(&self) -> Vec<(&'static str, String)> {
+        std::mem::take(&mut self.control.0.lock().unwrap().calls).into_iter().collect()
+    }
+
     /// Makes it unknown what becomes of everything that is not durable yet.
     pub(crate) fn poison(&self) {
         self.change(|control| control.poisoned = true);
+    }
+
+    fn note(&self, call: &'static str) {
+        let thread = thread::current().name().unwrap_or_default().to_owned();
+        // Threads of a pool are numbered.
+        let kind = thread.split('-').next().unwrap_or_default().to_owned();
+        self.control.0.lock().unwrap().calls.insert((call, kind));
+    }
+
+    fn look_up(&self, key: &[u8]) -> aryavarth::Result<(Option<Stored>, Position)> {
+        assert!(!key.ends_with(b"panic"), "the engine panics, as this test wants");
+        let mut control = self.control.0.lock().unwrap();
+        while key == b"gate" && !control.open {
+            control = self.control.1.wait(control).unwrap();
+        }
+        let position = control.positions.get(key).copied().unwrap_or(0);
+        Ok((self.memory.find(key)?.0, Position(position)))
     }
 }
 
@@ -214,16 +244,20 @@ impl KvsEngine for Obedient {
     }
 
     fn find(&self, key: &[u8]) -> aryavarth::Result<(Option<Stored>, Position)> {
-        assert!(key != b"panic", "the engine panics, as this test wants");
-        let mut control = self.control.0.lock().unwrap();
-        while key == b"gate" && !control.open {
-            control = self.control.1.wait(control).unwrap();
+        self.note("read");
+        self.look_up(key)
+    }
+
+    fn find_now(&self, key: &[u8]) -> aryavarth::Result<Option<(Option<Stored>, Position)>> {
+        if !key.starts_with(b"hot") {
+            return Ok(None);
         }
-        let position = control.positions.get(key).copied().unwrap_or(0);
-        Ok((self.memory.find(key)?.0, Position(position)))
+        self.note("read now");
+        self.look_up(key).map(Some)
     }
 
     fn write(&self, batch: Batch) -> aryavarth::Result<(u64, Position)> {
+        self.note("write");
         let mut control = self.control.0.lock().unwrap();
         control.written += 10;
         let position = control.written;
@@ -238,6 +272,7 @@ impl KvsEngine for Obedient {
         keys: &[&[u8]],
         body: impl FnMut(&mut Transaction<'_>) -> aryavarth::Result<R>,
     ) -> aryavarth::Result<(R, Position)> {
+        self.note("commit");
         let (result, _) = self.memory.commit(keys, body)?;
         let mut control = self.control.0.lock().unwrap();
         control.written += 10;
@@ -245,6 +280,7 @@ impl KvsEngine for Obedient {
     }
 
     fn scan(&self, range: &KeyRange, limit: usize) -> aryavarth::Result<Page> {
+        self.note("scan");
         // Small pages, as an engine with large values gives.
         self.memory.scan(range, limit.min(3))
     }
@@ -271,6 +307,7 @@ impl KvsEngine for Obedient {
     }
 
     fn compact(&self) -> aryavarth::Result<()> {
+        self.note("compact");
         let mut control = self.control.0.lock().unwrap();
         while !control.open {
             control = self.control.1.wait(control).unwrap();
