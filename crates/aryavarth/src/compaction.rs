@@ -43,8 +43,13 @@ use crate::sync::{Arc, Ordering, lock};
 
 /// Dead space that is left alone, beside the share of the live data.
 const SLACK_BYTES: u64 = 6 << 20;
-/// One round takes inputs of about this size, and at least one.
+/// A round over everything takes inputs of about this size, and at least one.
 const ROUND_BYTES_MAX: u64 = 256 << 20;
+/// A round over those that pay best takes this part of the data, or this much if that is more: the
+/// next round finds others that pay as well, while those that would have come last go on dying.
+/// (Measured: see `docs/decisions/0012`.)
+const ROUND_PART: u64 = 8;
+const BEST_BYTES_MIN: u64 = 16 << 20;
 /// A copy ends at this size, or that of other segments: on a full disk a large one could not be
 /// copied again.
 const COPY_BYTES_MAX: u64 = 256 << 20;
@@ -108,7 +113,9 @@ pub(crate) fn run(log: &Log, at_rest: bool) -> Result<bool> {
     }
     let presses = at_rest && is_due(log, false);
     let percent_min = if presses { GAIN_PERCENT_MIN_AT_REST } else { GAIN_PERCENT_MIN };
-    let done = with_reserve(log, || run_rounds(log, choose(candidates(log), percent_min)));
+    let bytes_max = (before / ROUND_PART).clamp(BEST_BYTES_MIN, ROUND_BYTES_MAX);
+    let inputs = || choose(candidates(log), percent_min, bytes_max);
+    let done = with_reserve(log, || run_rounds(log, inputs()));
     let useful = log.data_bytes() < before;
     match done {
         // The disk is less full now.
@@ -228,9 +235,10 @@ fn candidates(log: &Log) -> Vec<Candidate> {
 
 /// The inputs of a round: those that give back at least this share, the best ones first. If there
 /// are none and much of what there is are tombstones, then the oldest segments that these may be
-/// needed for: their copies do not need them. None of these is chosen twice, and a round that would
+/// needed for: their copies do not need them. Together they have at most `bytes_max`, and one has any
+/// size. None of these is chosen twice, and a round that would
 /// give nothing back, neither by itself nor by the next one, is not begun.
-fn choose(mut candidates: Vec<Candidate>, percent_min: u64) -> Vec<Candidate> {
+fn choose(mut candidates: Vec<Candidate>, percent_min: u64, bytes_max: u64) -> Vec<Candidate> {
     if candidates.iter().any(|candidate| candidate.gives(percent_min)) {
         candidates.retain(|candidate| candidate.gives(percent_min));
         candidates.sort_by_key(|c| c.copy_bytes() * 1000 / c.disk_bytes.max(1));
@@ -247,7 +255,7 @@ fn choose(mut candidates: Vec<Candidate>, percent_min: u64) -> Vec<Candidate> {
     }
     let mut taken = 0;
     candidates.retain(|candidate| {
-        let take = taken == 0 || taken + candidate.disk_bytes <= ROUND_BYTES_MAX;
+        let take = taken == 0 || taken + candidate.disk_bytes <= bytes_max;
         taken += if take { candidate.disk_bytes } else { 0 };
         take
     });
@@ -317,9 +325,14 @@ impl<'a> Round<'a> {
             return None;
         }
         let pin = epoch::pin();
-        let found = self.log.index.find_in(content, record.key, &pin);
-        let tombstone = record.header.kind == Kind::Tombstone;
+        let find = || self.log.index.find_in(content, record.key, &pin);
         let here = slot_of(input.table_index, record.offset, record);
+        if input.is_dead(record.offset) {
+            debug_assert!(find().is_none_or(|found| found.slot() != here), "it is not dead");
+            return None;
+        }
+        let found = find();
+        let tombstone = record.header.kind == Kind::Tombstone;
         if !tombstone {
             return found.filter(|found| found.slot() == here).map(|found| Some(found.id()));
         }

@@ -383,7 +383,11 @@ impl Log {
         if let Some(segment) = self.table.get(pointer.segment)
             && let Some(segment) = segment.as_ref()
         {
-            segment.live_bytes.fetch_add(sign * pointer.length as i64, Ordering::Relaxed);
+            if sign > 0 {
+                segment.note_live(pointer.length);
+            } else {
+                segment.note_dead(pointer.offset, pointer.length);
+            }
         }
     }
 

@@ -585,13 +585,13 @@ fn build(
         }
         let slot = Slot::new(segment, place.offset, place.bytes, false);
         index.put(&mut index_writer, None, place.extra, key, slot);
-        let bytes = slot.pointer().length as i64;
+        let bytes = slot.pointer().length;
         if let Some(segment) = table.get(segment)
             && let Some(segment) = segment.as_ref()
         {
-            segment.live_bytes.fetch_add(bytes, Ordering::Relaxed);
+            segment.note_live(bytes);
         }
-        live_bytes += bytes;
+        live_bytes += bytes as i64;
         // The table's own record is no key.
         keys += i64::from(content != TABLE_CONTENT);
     }

@@ -12,6 +12,7 @@
 //!
 //! Not here: which segment is active (log), which records are live (index), when to sync (commit).
 
+mod dead;
 mod scan;
 
 use std::fmt;
@@ -25,6 +26,7 @@ use crate::fs::{FsFile, IoError, Site, read_full};
 use crate::record::{ALIGN, HEADER_BYTES, Header, Kind, Parts, padded, u16_at, u32_at, u64_at};
 use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, Mutex, OnceLock, Ordering, lock};
 
+use dead::DeadMap;
 pub(crate) use scan::{Checked, Remains, ScanStop, Scanned, Scanner};
 
 /// Bytes of a segment's header.
@@ -157,6 +159,7 @@ pub(crate) struct Segment {
     pub(crate) disk_bytes: AtomicU64,
     /// Bytes of records that slots point at. Signed: a racing sum may dip below zero for a moment.
     pub(crate) live_bytes: AtomicI64,
+    dead: DeadMap,
     /// Bytes of tombstones, whether or not something still needs them.
     pub(crate) tombstone_bytes: AtomicU64,
     pub(crate) seq_min: AtomicU64,
@@ -184,6 +187,7 @@ impl Segment {
             end: AtomicU64::new(SEGMENT_HEADER_BYTES as u64),
             disk_bytes: AtomicU64::new(0),
             live_bytes: AtomicI64::new(0),
+            dead: DeadMap::default(),
             tombstone_bytes: AtomicU64::new(0),
             seq_min: AtomicU64::new(u64::MAX),
             seq_max: AtomicU64::new(0),
@@ -195,6 +199,22 @@ impl Segment {
     /// Whether a record of a key may lie here that is older than a tombstone numbered `seq`.
     pub(crate) fn may_hold_older(&self, seq: u64) -> bool {
         self.seq_min.load(Ordering::Relaxed) < seq && self.purged_seq.load(Ordering::Relaxed) <= seq
+    }
+
+    /// Notes that a slot points at a record of `bytes`.
+    pub(crate) fn note_live(&self, bytes: u64) {
+        self.live_bytes.fetch_add(bytes as i64, Ordering::Relaxed);
+    }
+
+    /// Notes that the slot that pointed at the record of `bytes` at `offset` points elsewhere.
+    pub(crate) fn note_dead(&self, offset: u64, bytes: u64) {
+        self.live_bytes.fetch_sub(bytes as i64, Ordering::Relaxed);
+        self.dead.set(offset);
+    }
+
+    /// Whether it is known that no slot points at the record at `offset`, nor ever will.
+    pub(crate) fn is_dead(&self, offset: u64) -> bool {
+        self.dead.has(offset)
     }
 
     /// The position of the file's first byte.
