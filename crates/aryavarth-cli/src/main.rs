@@ -19,6 +19,11 @@ use clap::{CommandFactory, Parser};
 use crate::args::{Args, Command};
 use crate::output::{Failure, Output};
 
+/// A server makes and frees many small things on several threads, and its index is large. (Measured:
+/// `docs/decisions/dependencies.md`.)
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let args = Args::parse();
     let output = Output::new(args.json);
