@@ -181,7 +181,7 @@ fn answer(session: &mut Session, heard: &mut Heard, position: &mut u64) {
         session.release(*position - *position % 2);
         send(session, heard);
     }
-    session.trim();
+    session.trim(true);
 }
 
 /// What an engine might say.

@@ -33,6 +33,10 @@ pub(crate) struct Output {
 /// What a session keeps allocated for its next replies, at most.
 const KEPT_BYTES_MAX: usize = 16 << 10;
 
+/// What an idle one keeps: room for the short replies of a request or a few.
+const IDLE_BYTES: usize = 256;
+const IDLE_REPLIES: usize = 4;
+
 impl Output {
     /// Adds a reply that may leave when `position` has been reached; `encode` appends its bytes.
     pub(crate) fn push(&mut self, position: u64, encode: impl FnOnce(&mut Vec<u8>)) {
@@ -82,9 +86,9 @@ impl Output {
 
     /// Frees what is not needed to wait.
     pub(crate) fn trim(&mut self) {
-        self.ready.shrink_to_fit();
-        self.held.shrink_to_fit();
-        self.waiting.shrink_to_fit();
+        self.ready.shrink_to(IDLE_BYTES);
+        self.held.shrink_to(IDLE_BYTES);
+        self.waiting.shrink_to(IDLE_REPLIES);
     }
 
     /// Bytes that are not sent yet.

@@ -157,9 +157,10 @@ impl Session {
         self.input.len() + self.parser.kept_bytes()
     }
 
-    /// Frees what an idle conversation does not need, so that thousands of them cost little.
-    pub fn trim(&mut self) {
-        if self.input.is_empty() {
+    /// Frees what an idle conversation does not need, so that thousands of them cost little; of an
+    /// empty input buffer, all if `with_input`. What is left of the rest is less than 4 KiB.
+    pub fn trim(&mut self, with_input: bool) {
+        if with_input && self.input.is_empty() {
             self.input = BytesMut::new();
         }
         self.parser.trim();

@@ -15,10 +15,7 @@ use crate::counters::count;
 use crate::limits::Limits;
 use crate::server::Shared;
 use crate::thread_pool::ThreadPool;
-
-/// Bytes of blind writes that go to the engine together, at least the first of them: other writers
-/// wait for them.
-const BLIND_BYTES_MAX: usize = 256 << 10;
+use crate::writes::{self, TOGETHER_BYTES_MAX, Written};
 
 /// An answer in JSON, and what must be durable before it leaves.
 type JsonAnswer = (Response, Position);
@@ -83,13 +80,16 @@ pub(crate) fn run<E: KvsEngine, P: ThreadPool>(
             break;
         }
         let is_work = !matches!(call, Call::Refused(_));
-        if may_block && is_work {
-            let blind = run_blind(shared, connected, &mut calls);
-            if !blind.is_empty() {
-                bytes += blind.iter().map(|answer| answer.said.text_bytes()).sum::<usize>();
-                answers.extend(blind);
-                continue;
-            }
+        if may_block
+            && is_work
+            && let Some(mut blind) = take_blind(shared, connected, &mut calls)
+        {
+            let batches = std::mem::take(&mut blind.batches);
+            let written = writes::write_each(&shared.engine, connected.settings.space, batches);
+            let blind = answer_blind(shared, connected, blind, written);
+            bytes += blind.iter().map(|answer| answer.said.text_bytes()).sum::<usize>();
+            answers.extend(blind);
+            continue;
         }
         let Some(call) = calls.front_mut() else { break };
         if may_block && is_work {
@@ -111,14 +111,27 @@ pub(crate) fn run<E: KvsEngine, P: ThreadPool>(
     Done { answers, rest: calls, then }
 }
 
-/// Runs the first calls together, as far as they write without a look at what is there.
-fn run_blind<E: KvsEngine, P: ThreadPool>(
+/// Calls that write without a look at what is there, and what they write.
+pub(crate) struct Blind {
+    calls: Vec<Call>,
+    pub(crate) batches: Vec<Batch>,
+    began: Instant,
+}
+
+impl Blind {
+    /// How many answers are owed.
+    pub(crate) fn owed(&self) -> usize {
+        self.calls.len()
+    }
+}
+
+/// Takes the first calls as far as they are blind, to be written together.
+pub(crate) fn take_blind<E: KvsEngine, P: ThreadPool>(
     shared: &Shared<E, P>,
-    connected: &mut Connected,
+    connected: &Connected,
     calls: &mut VecDeque<Call>,
-) -> Vec<Answer> {
+) -> Option<Blind> {
     let began = Instant::now();
-    let Shared { engine, counters, .. } = shared;
     let mut bytes = 0;
     let mut batches = Vec::new();
     for call in calls.iter_mut() {
@@ -135,29 +148,28 @@ fn run_blind<E: KvsEngine, P: ThreadPool>(
         let Some(batch) = batch else { break };
         bytes += batch.bytes();
         batches.push(batch);
-        if bytes >= BLIND_BYTES_MAX {
+        if bytes >= TOGETHER_BYTES_MAX {
             break;
         }
     }
-    let blind: Vec<Call> = calls.drain(..batches.len()).collect();
-    if blind.is_empty() {
-        return Vec::new();
-    }
-    count(&counters.requests, blind.len());
-    let space = connected.settings.space;
-    let written = caught(shared, || {
-        if space == engine.space() {
-            engine.write_each(batches)
-        } else {
-            engine.with_space(space).write_each(batches)
-        }
-    });
-    let Ok(written) = written else {
-        return blind.iter().map(|_| panicked(shared)).collect();
+    let calls: Vec<Call> = calls.drain(..batches.len()).collect();
+    count(&shared.counters.requests, calls.len());
+    (!calls.is_empty()).then_some(Blind { calls, batches, began })
+}
+
+/// The answers of blind calls, by what was written.
+pub(crate) fn answer_blind<E: KvsEngine, P: ThreadPool>(
+    shared: &Shared<E, P>,
+    connected: &mut Connected,
+    Blind { calls, began, .. }: Blind,
+    written: Written,
+) -> Vec<Answer> {
+    let Some(written) = written else {
+        return calls.iter().map(|_| panicked(shared)).collect();
     };
     // Each took its share.
-    let ended = began + began.elapsed() / u32::try_from(blind.len()).unwrap_or(u32::MAX);
-    let answered = blind.iter().zip(written).map(|(call, outcome)| match call {
+    let ended = began + began.elapsed() / u32::try_from(calls.len()).unwrap_or(u32::MAX);
+    let answered = calls.iter().zip(written).map(|(call, outcome)| match call {
         Call::Command(command) => {
             said(commands::blind::answer(shared, connected, command, (began, ended), outcome))
         }
@@ -166,7 +178,7 @@ fn run_blind<E: KvsEngine, P: ThreadPool>(
                 Ok((_, position)) => (Response::Ok(None), position),
                 Err(failed) => error(failed.to_string()),
             };
-            Answer { said: Said::Json(response), position, level: engine.durability() }
+            Answer { said: Said::Json(response), position, level: shared.engine.durability() }
         }
     });
     answered.collect()

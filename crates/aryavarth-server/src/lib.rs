@@ -32,6 +32,7 @@ mod process;
 mod server;
 mod settings;
 pub mod thread_pool;
+mod writes;
 
 pub use counters::Counters;
 pub use error::{Result, ServerError};

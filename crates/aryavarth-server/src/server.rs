@@ -27,6 +27,7 @@ use crate::error::{Result, ServerError};
 use crate::limits::Limits;
 use crate::settings::ServerSettings;
 use crate::thread_pool::ThreadPool;
+use crate::writes::Writes;
 
 /// Threads that drive the sockets. Two serve more than one engine's log takes.
 const SOCKET_THREADS: usize = 2;
@@ -59,6 +60,7 @@ pub(crate) struct Shared<E, P> {
     pub(crate) limits: Limits,
     pub(crate) counters: Arc<LiveCounters>,
     pub(crate) jobs: Budget,
+    pub(crate) writes: Writes,
     pub(crate) input: Budget,
     /// Held by the compaction that runs.
     pub(crate) compaction: Arc<Mutex<()>>,
@@ -124,6 +126,7 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
             limits,
             counters: Arc::default(),
             jobs: Budget::new(limits.jobs_max),
+            writes: Writes::default(),
             input: Budget::new(limits.input_bytes_max),
             compaction: Arc::default(),
             clients: Clients::default(),

@@ -31,6 +31,8 @@ const BULK_BYTES_UNAUTHENTICATED_MAX: i64 = 16 << 10;
 /// How many commands are found at a time: enough to share a piece among them, and few enough that
 /// what is known about them takes little beside it.
 const BATCH_COMMANDS_MAX: usize = 128;
+/// Commands that an idle parser keeps room for.
+const IDLE_COMMANDS: usize = 4;
 /// An empty buffer that has held so much is given back at once.
 const KEPT_BYTES_MAX: usize = 64 << 10;
 
@@ -131,7 +133,7 @@ impl Parser {
 
     /// Frees what is not needed to wait.
     pub(crate) fn trim(&mut self) {
-        self.found.shrink_to_fit();
+        self.found.shrink_to(IDLE_COMMANDS);
     }
 
     /// Finds the commands at hand and splits them off.

@@ -14,6 +14,9 @@ use std::task::{Context, Poll};
 use aryavarth::{Durability, KvsEngine, Position};
 use aryavarth_protocol::Session;
 
+/// Replies that an idle connection keeps room for.
+const IDLE_GATES: usize = 4;
+
 /// What one reply waits for.
 #[derive(Debug)]
 struct Gate {
@@ -67,6 +70,6 @@ impl Gates {
 
     /// Frees what is not needed to wait.
     pub(super) fn trim(&mut self) {
-        self.waiting.shrink_to_fit();
+        self.waiting.shrink_to(IDLE_GATES);
     }
 }

@@ -15,9 +15,10 @@ use tokio::time::sleep;
 
 use crate::budget::Share;
 use crate::commands::{Connected, Then};
-use crate::execute::{self, Answer, Call, Done, Said};
+use crate::execute::{self, Answer, Blind, Call, Done, Said};
 use crate::server::Shared;
 use crate::thread_pool::ThreadPool;
+use crate::writes;
 
 /// How long calls wait for a job before they ask again.
 const RETRY_PAUSE: Duration = Duration::from_millis(1);
@@ -52,6 +53,34 @@ pub(super) fn run<E: KvsEngine, P: ThreadPool>(
             drop(sender.send((done, connected)));
         });
         receiver.await.unwrap_or_else(|_lost| (lost(owed, level), Box::new(spare)))
+    })
+}
+
+/// Writes what calls write together with what other connections write; `rest` are the calls after
+/// them, and `is_last` says that nothing more has arrived.
+pub(super) fn write<E: KvsEngine, P: ThreadPool>(
+    shared: Arc<Shared<E, P>>,
+    permit: Share,
+    mut blind: Blind,
+    rest: VecDeque<Call>,
+    mut connected: Box<Connected>,
+    is_last: bool,
+) -> Job {
+    let settings = &connected.settings;
+    // With nothing else to do, the reply is what to wait for, and not the write.
+    let level = settings.durability_once.unwrap_or(settings.durability);
+    let is_patient = is_last && level == Durability::Always;
+    let batches = std::mem::take(&mut blind.batches);
+    let written = writes::write(&shared, permit, settings.space, batches, is_patient);
+    Box::pin(async move {
+        let done = match written.await {
+            Ok(written) => {
+                let answers = execute::answer_blind(&shared, &mut connected, blind, written);
+                Done { answers, rest, then: Then::GoOn }
+            }
+            Err(_lost) => Done { rest, ..lost(blind.owed(), shared.engine.durability()) },
+        };
+        (done, connected)
     })
 }
 

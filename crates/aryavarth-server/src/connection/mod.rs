@@ -48,8 +48,10 @@ use job::{Job, poll_job};
 const BATCH_CALLS_MAX: usize = 256;
 /// The text of one job's requests at which no further one is added, in bytes.
 const BATCH_BYTES_MAX: usize = 1 << 20;
-/// How much is read at once, at least, in bytes.
-const READ_BYTES_MIN: usize = 16 << 10;
+/// Room for calls that an idle connection keeps.
+const CALLS_KEPT: usize = 4;
+/// How much is read at once, at least, in bytes; an idle connection keeps room for as much.
+const READ_BYTES_MIN: usize = 4 << 10;
 /// How much is read at once, at most, in bytes.
 const READ_BYTES_MAX: usize = 1 << 20;
 /// Input that a connection may have waiting without taking it from the common budget, in bytes.
@@ -83,6 +85,8 @@ pub(crate) struct Connection<E: KvsEngine, P: ThreadPool> {
     /// Calls that were decoded and not run.
     calls: VecDeque<Call>,
     job: Option<Job>,
+    /// Bytes to ask the socket for.
+    room: usize,
     /// What input and the running job take from the common budget.
     input_share: Share,
     job_bytes: usize,
@@ -131,6 +135,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             feed: None,
             connected: Some(Box::new(connected)),
             calls: VecDeque::new(),
+            room: READ_BYTES_MIN,
             job: None,
             input_share,
             job_bytes: 0,
@@ -304,10 +309,19 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             return;
         }
         let Some(connected) = self.connected.take() else { return };
-        let (shared, calls) = (Arc::clone(&self.shared), std::mem::take(&mut self.calls));
-        self.job = Some(match permit {
-            Some(permit) => job::run(shared, permit, calls, connected),
-            None => job::later(calls, connected),
+        let (shared, mut calls) = (Arc::clone(&self.shared), std::mem::take(&mut self.calls));
+        let Some(permit) = permit else {
+            self.job = Some(job::later(calls, connected));
+            return;
+        };
+        self.job = Some(match execute::take_blind(&shared, &connected, &mut calls) {
+            Some(blind) => {
+                // A client that sends on is heard while its writes wait for the disk.
+                let is_last =
+                    blind.owed() == 1 && calls.is_empty() && self.session.input_bytes() == 0;
+                job::write(shared, permit, blind, calls, connected, is_last)
+            }
+            None => job::run(shared, permit, calls, connected),
         });
     }
 
@@ -422,7 +436,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
     }
 
     fn read(&mut self) -> io::Result<()> {
-        let room = self.session.input_bytes().clamp(READ_BYTES_MIN, READ_BYTES_MAX);
+        let room = self.room;
         let buffer = self.session.input_buffer();
         buffer.reserve(room);
         // A read that does not fill the buffer has emptied the socket. Saying so (as tokio's own
@@ -435,6 +449,12 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             if is_all { Err(io::Error::from(io::ErrorKind::WouldBlock)) } else { Ok(()) }
         });
         drop(emptied);
+        // Who sends much is asked for more, until he sends little.
+        self.room = match done {
+            Ok(bytes) if bytes >= room => (room * 4).min(READ_BYTES_MAX),
+            Ok(bytes) if bytes < room / 16 => READ_BYTES_MIN,
+            _ => room,
+        };
         match done {
             Ok(0) => self.session.end_of_input(),
             Ok(_) => {
@@ -534,9 +554,9 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         if phase != self.phase {
             self.client.show_buffers(self.session.input_bytes(), self.session.output_bytes());
             if phase == Phase::Idle {
-                self.session.trim();
+                self.session.trim(self.room > READ_BYTES_MIN);
                 self.gates.trim();
-                self.calls.shrink_to_fit();
+                self.calls.shrink_to(CALLS_KEPT);
             }
             self.phase = phase;
             self.deadline = allowed.map(|allowed| Instant::now() + allowed);
