@@ -24,7 +24,7 @@ use crate::budget::Share;
 use crate::server::Shared;
 use crate::thread_pool::ThreadPool;
 
-/// Bytes of a connection's batches that go to the engine together, at least the first of them.
+/// Bytes of batches that go to the engine together, at least the first of them: others wait.
 pub(crate) const TOGETHER_BYTES_MAX: usize = 256 << 10;
 /// Batches of several connections that go to the engine together. They are looked at twice, so more
 /// of them would be out of the processor's cache the second time; fewer are more calls.
@@ -106,14 +106,16 @@ impl Writes {
     /// none.
     fn next(&self) -> Vec<Asked> {
         let mut queue = self.lock();
-        let mut batches = 0;
+        let (mut batches, mut bytes) = (0, 0);
         let mut together = Vec::new();
         while batches < TOGETHER_BATCHES
+            && bytes < TOGETHER_BYTES_MAX
             && let Some(next) = queue.asked.front()
             && together.first().is_none_or(|first: &Asked| first.space == next.space)
             && let Some(asked) = queue.asked.pop_front()
         {
             batches += asked.batches.len();
+            bytes += asked.batches.iter().map(Batch::bytes).sum::<usize>();
             together.push(asked);
         }
         queue.batches -= batches;

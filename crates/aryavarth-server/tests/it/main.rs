@@ -10,3 +10,4 @@ mod redis;
 mod shutdown;
 mod support;
 mod threads;
+mod writes;

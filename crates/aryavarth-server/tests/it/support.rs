@@ -138,13 +138,15 @@ struct Control {
     poisoned: bool,
     positions: HashMap<Vec<u8>, u64>,
     wakers: Vec<Waker>,
+    /// How many batches came together, call by call.
+    together: Vec<usize>,
     /// Which calls there were, and on which threads.
     calls: BTreeSet<(&'static str, String)>,
 }
 
 /// An engine in memory whose disk obeys: what is written is durable when the test says so. Reading
-/// the key `gate` and compacting wait for the test, reading a key that ends with `panic` panics, and
-/// only keys that begin with `hot` are at hand. It notes who calls it.
+/// or writing the key `gate` and compacting wait for the test, reading or writing a key that ends with
+/// `panic` panics, and only keys that begin with `hot` are at hand. It notes who calls it.
 #[derive(Clone, Default)]
 pub(crate) struct Obedient {
     memory: MemoryEngine,
@@ -184,6 +186,11 @@ impl Obedient {
     /// The calls since this was asked last, each with the kind of thread that it ran on.
     pub(crate) fn take_calls(&self) -> Vec<(&'static str, String)> {
         std::mem::take(&mut self.control.0.lock().unwrap().calls).into_iter().collect()
+    }
+
+    /// How many batches came together, for each call that wrote so far.
+    pub(crate) fn together(&self) -> Vec<usize> {
+        self.control.0.lock().unwrap().together.clone()
     }
 
     /// Makes it unknown what becomes of everything that is not durable yet.
@@ -258,13 +265,23 @@ impl KvsEngine for Obedient {
 
     fn write(&self, batch: Batch) -> aryavarth::Result<(u64, Position)> {
         self.note("write");
+        let has = |key: &[u8]| batch.writes().iter().any(|write| write.key().ends_with(key));
+        assert!(!has(b"panic"), "the engine panics, as this test wants");
         let mut control = self.control.0.lock().unwrap();
+        while has(b"gate") && !control.open {
+            control = self.control.1.wait(control).unwrap();
+        }
         control.written += 10;
         let position = control.written;
         for write in batch.writes() {
             control.positions.insert(write.key().to_vec(), position);
         }
         Ok((self.memory.write(batch)?.0, Position(position)))
+    }
+
+    fn write_each(&self, batches: Vec<Batch>) -> Vec<aryavarth::Result<(u64, Position)>> {
+        self.control.0.lock().unwrap().together.push(batches.len());
+        batches.into_iter().map(|batch| self.write(batch)).collect()
     }
 
     fn commit<R>(
