@@ -188,11 +188,8 @@ fn write_together<E: KvsEngine, P>(shared: &Shared<E, P>, mut together: Vec<Aske
     for (Asked { permit, is_patient, answer, .. }, length) in together.into_iter().zip(lengths) {
         drop(permit);
         let mine = written.as_mut().map(|written| written.take(length).collect());
-        if is_patient {
-            later.push((answer, mine))
-        } else {
-            soon.push((answer, mine))
-        };
+        let answers = if is_patient { &mut later } else { &mut soon };
+        answers.push((answer, mine));
     }
     soon.extend(keep(engine, later));
     soon

@@ -16,6 +16,7 @@
 //! - After the last reply the connection is closed so that the reply is not lost: the write side
 //!   first, then what still arrives is thrown away for a while.
 
+mod close;
 mod gate;
 mod job;
 
@@ -24,7 +25,6 @@ use std::future::{pending, poll_fn};
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use aryavarth::KvsEngine;
 use aryavarth_protocol::{Event, Reply, Request, Session};
@@ -32,7 +32,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::budget::Share;
 use crate::clients::{Client, Feed, Line};
@@ -41,6 +41,7 @@ use crate::counters::count;
 use crate::execute::{self, Answer, Call, Done, Said};
 use crate::server::Shared;
 use crate::thread_pool::ThreadPool;
+pub(crate) use close::close;
 use gate::Gates;
 use job::{Job, poll_job};
 
@@ -567,28 +568,6 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         let Connection { shared, stream, linger, .. } = self;
         close(stream, linger.then_some(shared.limits.linger)).await
     }
-}
-
-/// Shuts the write side and throws away what arrives until the client closes, for as long as
-/// `linger` says: a socket closed with unread input is reset, which can destroy the last reply.
-pub(crate) async fn close(stream: TcpStream, linger: Option<Duration>) -> io::Result<()> {
-    let stream = stream.into_std()?;
-    stream.shutdown(std::net::Shutdown::Write)?;
-    let Some(linger) = linger else { return Ok(()) };
-    let stream = TcpStream::from_std(stream)?;
-    let drain = async {
-        let mut scratch = vec![0; READ_BYTES_MIN];
-        loop {
-            stream.readable().await?;
-            match stream.try_read(&mut scratch) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
-    };
-    timeout(linger, drain).await.unwrap_or(Ok(()))
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
