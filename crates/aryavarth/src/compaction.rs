@@ -43,11 +43,10 @@ use crate::sync::{Arc, Ordering, lock};
 
 /// Dead space that is left alone, beside the share of the live data.
 const SLACK_BYTES: u64 = 6 << 20;
-/// A round over everything takes inputs of about this size, and at least one.
+/// One round takes inputs of about this size, and at least one.
 const ROUND_BYTES_MAX: u64 = 256 << 20;
-/// A round over those that pay best takes this part of the data, or this much if that is more: the
-/// next round finds others that pay as well, while those that would have come last go on dying.
-/// (Measured: see `docs/decisions/0012`.)
+/// Of those that pay it takes this part of the data, or this much if that is more: what would have
+/// come last goes on dying meanwhile. (Measured: `docs/decisions/0012`.)
 const ROUND_PART: u64 = 8;
 const BEST_BYTES_MIN: u64 = 16 << 20;
 /// A copy ends at this size, or that of other segments: on a full disk a large one could not be
@@ -113,9 +112,7 @@ pub(crate) fn run(log: &Log, at_rest: bool) -> Result<bool> {
     }
     let presses = at_rest && is_due(log, false);
     let percent_min = if presses { GAIN_PERCENT_MIN_AT_REST } else { GAIN_PERCENT_MIN };
-    let bytes_max = (before / ROUND_PART).clamp(BEST_BYTES_MIN, ROUND_BYTES_MAX);
-    let inputs = || choose(candidates(log), percent_min, bytes_max);
-    let done = with_reserve(log, || run_rounds(log, inputs()));
+    let done = with_reserve(log, || run_rounds(log, choose(candidates(log), percent_min)));
     let useful = log.data_bytes() < before;
     match done {
         // The disk is less full now.
@@ -235,11 +232,13 @@ fn candidates(log: &Log) -> Vec<Candidate> {
 
 /// The inputs of a round: those that give back at least this share, the best ones first. If there
 /// are none and much of what there is are tombstones, then the oldest segments that these may be
-/// needed for: their copies do not need them. Together they have at most `bytes_max`, and one has any
-/// size. None of these is chosen twice, and a round that would
+/// needed for: their copies do not need them. None of these is chosen twice, and a round that would
 /// give nothing back, neither by itself nor by the next one, is not begun.
-fn choose(mut candidates: Vec<Candidate>, percent_min: u64, bytes_max: u64) -> Vec<Candidate> {
+fn choose(mut candidates: Vec<Candidate>, percent_min: u64) -> Vec<Candidate> {
+    let mut bytes_max = ROUND_BYTES_MAX;
     if candidates.iter().any(|candidate| candidate.gives(percent_min)) {
+        let all: u64 = candidates.iter().map(|candidate| candidate.disk_bytes).sum();
+        bytes_max = (all / ROUND_PART).clamp(BEST_BYTES_MIN, ROUND_BYTES_MAX);
         candidates.retain(|candidate| candidate.gives(percent_min));
         candidates.sort_by_key(|c| c.copy_bytes() * 1000 / c.disk_bytes.max(1));
     } else {

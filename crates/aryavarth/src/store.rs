@@ -419,11 +419,15 @@ fn compact(log: &Log) {
         if now != written {
             (written, written_at) = (now, Instant::now());
         }
-        let at_rest = written_at.elapsed() >= REST_AFTER;
         if tried_at.elapsed() >= FUTILE_REST {
             futile_at = None;
         }
-        while futile_at != Some((now, at_rest)) && compaction::is_due(log, at_rest) {
+        loop {
+            // A round takes a while, and writes may have begun again.
+            let at_rest = written_at.elapsed() >= REST_AFTER && log.last_position() == now;
+            if futile_at == Some((now, at_rest)) || !compaction::is_due(log, at_rest) {
+                break;
+            }
             tried_at = Instant::now();
             let useful = compaction::run(log, at_rest).unwrap_or(false);
             if !useful {
