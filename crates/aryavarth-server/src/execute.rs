@@ -82,11 +82,9 @@ pub(crate) fn run<E: KvsEngine, P: ThreadPool>(
         let is_work = !matches!(call, Call::Refused(_));
         if may_block
             && is_work
-            && let Some(mut blind) = take_blind(shared, connected, &mut calls)
+            && let Some(blind) = take_blind(shared, connected, &mut calls)
         {
-            let batches = std::mem::take(&mut blind.batches);
-            let written = writes::write_each(&shared.engine, connected.settings.space, batches);
-            let blind = answer_blind(shared, connected, blind, written);
+            let blind = run_blind(shared, connected, blind);
             bytes += blind.iter().map(|answer| answer.said.text_bytes()).sum::<usize>();
             answers.extend(blind);
             continue;
@@ -153,8 +151,18 @@ pub(crate) fn take_blind<E: KvsEngine, P: ThreadPool>(
         }
     }
     let calls: Vec<Call> = calls.drain(..batches.len()).collect();
-    count(&shared.counters.requests, calls.len());
     (!calls.is_empty()).then_some(Blind { calls, batches, began })
+}
+
+/// Writes what blind calls write, and answers them.
+pub(crate) fn run_blind<E: KvsEngine, P: ThreadPool>(
+    shared: &Shared<E, P>,
+    connected: &mut Connected,
+    mut blind: Blind,
+) -> Vec<Answer> {
+    let batches = std::mem::take(&mut blind.batches);
+    let written = writes::write_each(shared, connected.settings.space, batches);
+    answer_blind(shared, connected, blind, written)
 }
 
 /// The answers of blind calls, by what was written.
@@ -164,12 +172,13 @@ pub(crate) fn answer_blind<E: KvsEngine, P: ThreadPool>(
     Blind { calls, began, .. }: Blind,
     written: Written,
 ) -> Vec<Answer> {
-    let Some(written) = written else {
+    let Some(outcomes) = written.outcomes else {
         return calls.iter().map(|_| panicked(shared)).collect();
     };
     // Each took its share.
-    let ended = began + began.elapsed() / u32::try_from(calls.len()).unwrap_or(u32::MAX);
-    let answered = calls.iter().zip(written).map(|(call, outcome)| match call {
+    let parts = u32::try_from(calls.len()).unwrap_or(u32::MAX);
+    let ended = began + written.ended.saturating_duration_since(began) / parts;
+    let answered = calls.iter().zip(outcomes).map(|(call, outcome)| match call {
         Call::Command(command) => {
             said(commands::blind::answer(shared, connected, command, (began, ended), outcome))
         }

@@ -60,7 +60,7 @@ pub(crate) struct Shared<E, P> {
     pub(crate) limits: Limits,
     pub(crate) counters: Arc<LiveCounters>,
     pub(crate) jobs: Budget,
-    pub(crate) writes: Writes,
+    pub(crate) writes: Arc<Writes>,
     pub(crate) input: Budget,
     /// Held by the compaction that runs.
     pub(crate) compaction: Arc<Mutex<()>>,
@@ -126,7 +126,7 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
             limits,
             counters: Arc::default(),
             jobs: Budget::new(limits.jobs_max),
-            writes: Writes::default(),
+            writes: Arc::default(),
             input: Budget::new(limits.input_bytes_max),
             compaction: Arc::default(),
             clients: Clients::default(),

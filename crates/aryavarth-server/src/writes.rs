@@ -9,18 +9,20 @@
 //! Invariants:
 //! - While the queue holds anything, a collector runs or is queued.
 //! - The batches of one connection are in the queue once at most, so they stay in order.
-//! - A collector lets go of the server before it gives the last answer that it owes: once all are
-//!   answered the server may end, and its engine and pool must not end here, behind its back.
+//! - A collector holds the server only while somebody waits for it, who holds the server as well: the
+//!   engine and the pool must not end here, behind the server's back.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Wake, Waker};
+use std::time::Instant;
 
 use aryavarth::{Batch, Durability, KvsEngine, Position};
 use tokio::sync::oneshot;
 
 use crate::budget::Share;
+use crate::counters::count;
 use crate::server::Shared;
 use crate::thread_pool::ThreadPool;
 
@@ -36,8 +38,13 @@ const COLLECTORS_MAX: usize = 4;
 /// A collector lets other jobs of the pool have their turn after this many rounds.
 const ROUNDS_MAX: usize = 16;
 
-/// What became of each batch; nothing is known if the engine panicked.
-pub(crate) type Written = Option<Vec<aryavarth::Result<(u64, Position)>>>;
+/// What became of batches.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// Of each in order; nothing is known if the engine panicked.
+    pub(crate) outcomes: Option<Vec<aryavarth::Result<(u64, Position)>>>,
+    pub(crate) ended: Instant,
+}
 
 /// The batches of a connection.
 struct Asked {
@@ -54,11 +61,29 @@ type Answers = Vec<(oneshot::Sender<Written>, Written)>;
 
 /// Answers that leave when they are on disk: told earlier, each connection would only go back to
 /// sleep. Whoever hears of it looks for itself how far the disk is.
-struct Patient(Mutex<Answers>);
+#[derive(Default)]
+struct Patient(Mutex<(bool, Answers)>);
+
+impl Patient {
+    /// Keeps answers until somebody wakes this, if nobody has.
+    fn keep(&self, answers: Answers) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.0 {
+            state.1 = answers;
+            return;
+        }
+        drop(state);
+        answer(answers);
+    }
+}
 
 impl Wake for Patient {
     fn wake(self: Arc<Self>) {
-        answer(std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)));
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = true;
+        let answers = std::mem::take(&mut state.1);
+        drop(state);
+        answer(answers);
     }
 }
 
@@ -140,33 +165,65 @@ pub(crate) fn write<E: KvsEngine, P: ThreadPool>(
 }
 
 fn spawn<E: KvsEngine, P: ThreadPool>(shared: &Arc<Shared<E, P>>) {
-    let for_it = Arc::clone(shared);
-    shared.pool.spawn(move || collect(for_it));
+    let (writes, server) = (Arc::clone(&shared.writes), Arc::downgrade(shared));
+    shared.pool.spawn(move || collect(&writes, &server));
 }
 
 /// Writes what is queued until nothing is, or others want the thread.
-fn collect<E: KvsEngine, P: ThreadPool>(shared: Arc<Shared<E, P>>) {
-    let mut together = shared.writes.next();
+fn collect<E: KvsEngine, P: ThreadPool>(writes: &Writes, server: &Weak<Shared<E, P>>) {
+    let mut together = writes.next();
     for round in 1.. {
         if together.is_empty() {
             return;
         }
-        let answers = write_together(&shared, together);
-        together = if round < ROUNDS_MAX { shared.writes.next() } else { Vec::new() };
-        if round == ROUNDS_MAX && shared.writes.goes_on() {
+        // If the server is gone nobody waits.
+        let Some(shared) = server.upgrade() else { return };
+        let (soon, later) = write_together(&shared, together);
+        let patient = later.iter().filter_map(|(_, written)| last_of(written)).max();
+        let patient = patient.and_then(|last| wait_for(&shared.engine, last));
+        let is_last = round == ROUNDS_MAX;
+        together = if is_last { Vec::new() } else { writes.next() };
+        if is_last && writes.goes_on() {
             spawn(&shared);
         }
-        if together.is_empty() {
-            drop(shared);
-            answer(answers);
-            return;
+        // Before the answers: see the invariant.
+        drop(shared);
+        answer(soon);
+        match patient {
+            Some(patient) => patient.keep(later),
+            None => answer(later),
         }
-        answer(answers);
     }
 }
 
-/// Writes batches to a space; none of what became of them is known if the engine panics.
-pub(crate) fn write_each<E: KvsEngine>(engine: &E, space: u32, batches: Vec<Batch>) -> Written {
+/// Writes batches of one space; returns whom to tell what at once, and whom when it is on disk.
+fn write_together<E: KvsEngine, P>(
+    shared: &Shared<E, P>,
+    mut together: Vec<Asked>,
+) -> (Answers, Answers) {
+    let space = together.first().map_or(0, |asked| asked.space);
+    let lengths: Vec<usize> = together.iter().map(|asked| asked.batches.len()).collect();
+    let batches = together.iter_mut().flat_map(|asked| asked.batches.drain(..)).collect();
+    let Written { outcomes, ended } = write_each(shared, space, batches);
+    let mut outcomes = outcomes.map(Vec::into_iter);
+    let (mut soon, mut later) = (Vec::new(), Vec::new());
+    for (Asked { permit, is_patient, answer, .. }, length) in together.into_iter().zip(lengths) {
+        drop(permit);
+        let outcomes = outcomes.as_mut().map(|outcomes| outcomes.take(length).collect());
+        let answers = if is_patient { &mut later } else { &mut soon };
+        answers.push((answer, Written { outcomes, ended }));
+    }
+    (soon, later)
+}
+
+/// Writes batches to a space; nothing of what became of them is known if the engine panics.
+pub(crate) fn write_each<E: KvsEngine, P>(
+    shared: &Shared<E, P>,
+    space: u32,
+    batches: Vec<Batch>,
+) -> Written {
+    let Shared { engine, counters, .. } = shared;
+    let requests = batches.len();
     let write = || {
         if space == engine.space() {
             engine.write_each(batches)
@@ -174,38 +231,23 @@ pub(crate) fn write_each<E: KvsEngine>(engine: &E, space: u32, batches: Vec<Batc
             engine.with_space(space).write_each(batches)
         }
     };
-    catch_unwind(AssertUnwindSafe(write)).ok()
+    let outcomes = catch_unwind(AssertUnwindSafe(write)).ok();
+    count(&counters.requests, requests);
+    Written { outcomes, ended: Instant::now() }
 }
 
-/// Writes batches of one space; returns whom to tell what, now that they are written.
-fn write_together<E: KvsEngine, P>(shared: &Shared<E, P>, mut together: Vec<Asked>) -> Answers {
-    let Shared { engine, .. } = shared;
-    let space = together.first().map_or(0, |asked| asked.space);
-    let lengths: Vec<usize> = together.iter().map(|asked| asked.batches.len()).collect();
-    let batches = together.iter_mut().flat_map(|asked| asked.batches.drain(..)).collect();
-    let mut written = write_each(engine, space, batches).map(Vec::into_iter);
-    let (mut soon, mut later) = (Vec::new(), Vec::new());
-    for (Asked { permit, is_patient, answer, .. }, length) in together.into_iter().zip(lengths) {
-        drop(permit);
-        let mine = written.as_mut().map(|written| written.take(length).collect());
-        let answers = if is_patient { &mut later } else { &mut soon };
-        answers.push((answer, mine));
-    }
-    soon.extend(keep(engine, later));
-    soon
+/// The last position of what was written, if anything was.
+fn last_of(written: &Written) -> Option<Position> {
+    let outcomes = written.outcomes.iter().flatten();
+    outcomes.filter_map(|outcome| Some(outcome.as_ref().ok()?.1)).max()
 }
 
-/// Keeps answers until they are on disk; returns them if they are, or have nothing to wait for.
-fn keep<E: KvsEngine>(engine: &E, answers: Answers) -> Answers {
-    let outcomes = answers.iter().filter_map(|(_, written)| written.as_ref()).flatten();
-    let last = outcomes.filter_map(|outcome| Some(outcome.as_ref().ok()?.1)).max();
-    let Some(last) = last else { return answers };
-    let patient = Arc::new(Patient(Mutex::new(answers)));
+/// What is woken when a position is on disk; `None` if it is, or if the engine cannot say.
+fn wait_for<E: KvsEngine>(engine: &E, last: Position) -> Option<Arc<Patient>> {
+    let patient = Arc::new(Patient::default());
     let waker = Waker::from(Arc::clone(&patient));
-    if engine.on_reached(last, Durability::Always, &waker).is_ready() {
-        patient.wake();
-    }
-    Vec::new()
+    let ask = || engine.on_reached(last, Durability::Always, &waker).is_pending();
+    catch_unwind(AssertUnwindSafe(ask)).is_ok_and(|pending| pending).then_some(patient)
 }
 
 fn answer(answers: Answers) {

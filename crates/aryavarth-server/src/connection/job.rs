@@ -26,14 +26,15 @@ const RETRY_PAUSE: Duration = Duration::from_millis(1);
 /// Ends with answers, and with what the commands know of the connection.
 pub(super) type Job = Pin<Box<dyn Future<Output = (Done, Box<Connected>)> + Send>>;
 
-/// Runs calls on the pool.
+/// Runs calls on the pool; `blind` are those before them.
 pub(super) fn run<E: KvsEngine, P: ThreadPool>(
     shared: Arc<Shared<E, P>>,
     permit: Share,
+    blind: Option<Blind>,
     calls: VecDeque<Call>,
     mut connected: Box<Connected>,
 ) -> Job {
-    let owed = calls.len();
+    let owed = calls.len() + blind.as_ref().map_or(0, Blind::owed);
     let level = shared.engine.durability();
     // A compaction takes long. One at a time keeps the pool free for everybody else; its turn
     // ends with the job, also if the client has gone by then.
@@ -45,7 +46,9 @@ pub(super) fn run<E: KvsEngine, P: ThreadPool>(
         let pool_side = Arc::clone(&shared);
         let spare = connected.renewed();
         shared.pool.spawn(move || {
-            let done = execute::run(&pool_side, &mut connected, calls, true);
+            let blind = blind.map(|blind| execute::run_blind(&pool_side, &mut connected, blind));
+            let mut done = execute::run(&pool_side, &mut connected, calls, true);
+            done.answers.splice(..0, blind.into_iter().flatten());
             // Before the answer: once all are answered the server may go, and its engine and
             // pool must not end here, behind its back.
             drop((permit, turn, pool_side));
@@ -56,29 +59,29 @@ pub(super) fn run<E: KvsEngine, P: ThreadPool>(
     })
 }
 
-/// Writes what calls write together with what other connections write; `rest` are the calls after
-/// them, and `is_last` says that nothing more has arrived.
+/// Writes what calls write together with what other connections write; `is_last` says that nothing
+/// more has arrived.
 pub(super) fn write<E: KvsEngine, P: ThreadPool>(
     shared: Arc<Shared<E, P>>,
     permit: Share,
     mut blind: Blind,
-    rest: VecDeque<Call>,
     mut connected: Box<Connected>,
     is_last: bool,
 ) -> Job {
     let settings = &connected.settings;
     // With nothing else to do, the reply is what to wait for, and not the write.
     let level = settings.durability_once.unwrap_or(settings.durability);
-    let is_patient = is_last && level == Durability::Always;
+    let owed = blind.owed();
+    let is_patient = is_last && owed == 1 && level == Durability::Always;
     let batches = std::mem::take(&mut blind.batches);
     let written = writes::write(&shared, permit, settings.space, batches, is_patient);
     Box::pin(async move {
         let done = match written.await {
             Ok(written) => {
                 let answers = execute::answer_blind(&shared, &mut connected, blind, written);
-                Done { answers, rest, then: Then::GoOn }
+                Done { answers, rest: VecDeque::new(), then: Then::GoOn }
             }
-            Err(_lost) => Done { rest, ..lost(blind.owed(), shared.engine.durability()) },
+            Err(_lost) => lost(owed, shared.engine.durability()),
         };
         (done, connected)
     })

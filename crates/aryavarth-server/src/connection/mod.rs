@@ -11,7 +11,7 @@
 //!   another.
 //! - A connection does not keep its thread for more than a batch of calls at a time.
 //! - The next job runs while earlier answers wait for durability: a pipeline waits once, not once
-//!   per request. It does not run, and nothing is read, while too many replies are unsent.
+//!   per request (but for a write that came alone, which has nothing to go on with). It does not run, and nothing is read, while too many replies are unsent.
 //! - A deadline runs only while the client is the one to move.
 //! - After the last reply the connection is closed so that the reply is not lost: the write side
 //!   first, then what still arrives is thrown away for a while.
@@ -41,6 +41,7 @@ use crate::counters::count;
 use crate::execute::{self, Answer, Call, Done, Said};
 use crate::server::Shared;
 use crate::thread_pool::ThreadPool;
+use crate::writes::TOGETHER_BYTES_MAX;
 pub(crate) use close::close;
 use gate::Gates;
 use job::{Job, poll_job};
@@ -86,8 +87,9 @@ pub(crate) struct Connection<E: KvsEngine, P: ThreadPool> {
     /// Calls that were decoded and not run.
     calls: VecDeque<Call>,
     job: Option<Job>,
-    /// Bytes to ask the socket for.
+    /// Bytes to ask the socket for, and whether the buffer for them has grown large.
     room: usize,
+    has_large_buffer: bool,
     /// What input and the running job take from the common budget.
     input_share: Share,
     job_bytes: usize,
@@ -137,6 +139,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             connected: Some(Box::new(connected)),
             calls: VecDeque::new(),
             room: READ_BYTES_MIN,
+            has_large_buffer: false,
             job: None,
             input_share,
             job_bytes: 0,
@@ -315,14 +318,19 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             self.job = Some(job::later(calls, connected));
             return;
         };
-        self.job = Some(match execute::take_blind(&shared, &connected, &mut calls) {
-            Some(blind) => {
+        // Copying what is large takes the pool's time, not that of the other connections.
+        let blind = if self.job_bytes <= TOGETHER_BYTES_MAX {
+            execute::take_blind(&shared, &connected, &mut calls)
+        } else {
+            None
+        };
+        self.job = Some(match blind {
+            Some(blind) if calls.is_empty() => {
                 // A client that sends on is heard while its writes wait for the disk.
-                let is_last =
-                    blind.owed() == 1 && calls.is_empty() && self.session.input_bytes() == 0;
-                job::write(shared, permit, blind, calls, connected, is_last)
+                let is_last = self.session.input_bytes() == 0;
+                job::write(shared, permit, blind, connected, is_last)
             }
-            None => job::run(shared, permit, calls, connected),
+            blind => job::run(shared, permit, blind, calls, connected),
         });
     }
 
@@ -440,6 +448,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         let room = self.room;
         let buffer = self.session.input_buffer();
         buffer.reserve(room);
+        // The capacity shrinks as bytes are taken from the front; the allocation does not.
+        self.has_large_buffer |= buffer.capacity() > 2 * READ_BYTES_MIN;
         // A read that does not fill the buffer has emptied the socket. Saying so (as tokio's own
         // `AsyncRead` does) spares the read that would find nothing, and lets the others have
         // their turn before a client that has sent more meanwhile.
@@ -555,7 +565,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         if phase != self.phase {
             self.client.show_buffers(self.session.input_bytes(), self.session.output_bytes());
             if phase == Phase::Idle {
-                self.session.trim(self.room > READ_BYTES_MIN);
+                self.session.trim(self.has_large_buffer);
+                self.has_large_buffer = false;
                 self.gates.trim();
                 self.calls.shrink_to(CALLS_KEPT);
             }

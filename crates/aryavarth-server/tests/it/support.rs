@@ -138,6 +138,8 @@ struct Control {
     poisoned: bool,
     positions: HashMap<Vec<u8>, u64>,
     wakers: Vec<Waker>,
+    /// Whether the next who asks how far the disk is meets a panic.
+    panics_when_asked: bool,
     /// How many batches came together, call by call.
     together: Vec<usize>,
     /// Which calls there were, and on which threads.
@@ -186,6 +188,10 @@ impl Obedient {
     /// The calls since this was asked last, each with the kind of thread that it ran on.
     pub(crate) fn take_calls(&self) -> Vec<(&'static str, String)> {
         std::mem::take(&mut self.control.0.lock().unwrap().calls).into_iter().collect()
+    }
+
+    pub(crate) fn panic_when_asked(&self) {
+        self.change(|control| control.panics_when_asked = true);
     }
 
     /// How many batches came together, for each call that wrote so far.
@@ -313,6 +319,10 @@ impl KvsEngine for Obedient {
         waker: &Waker,
     ) -> Poll<aryavarth::Result<()>> {
         let mut control = self.control.0.lock().unwrap();
+        if std::mem::take(&mut control.panics_when_asked) {
+            drop(control);
+            panic!("the engine panics, as this test wants");
+        }
         if position.0 <= control.durable {
             return Poll::Ready(Ok(()));
         }

@@ -17,16 +17,25 @@ fn queued(server: &Server, engine: &Obedient, keys: &[String]) -> (Client, Vec<C
         client.send(set(key, "v"));
         others.push(client);
     }
-    let asked = 1 + keys.len() as u64;
-    eventually("all are queued", || server.handle.counters().requests == asked);
+    all_are_queued(server);
     (first, others)
+}
+
+/// A server that has a job for each of so many clients, and for nobody else.
+fn start(engine: &Obedient, clients: usize) -> Server {
+    engine.sync_always();
+    Server::with(engine.clone(), Limits { jobs_max: clients, ..Limits::default() })
+}
+
+fn all_are_queued(server: &Server) {
+    let mut other = server.client();
+    eventually("all are queued", || other.ask(get("cold")).contains("busy"));
 }
 
 #[test]
 fn what_arrives_during_a_write_is_written_together() {
     let engine = Obedient::default();
-    engine.sync_always();
-    let server = Server::with(engine.clone(), Limits::default());
+    let server = start(&engine, 21);
     let keys: Vec<String> = (0..20).map(|number| format!("hot{number}")).collect();
     let (mut first, others) = queued(&server, &engine, &keys);
     assert_eq!(engine.together(), [1], "one collector is enough for so little");
@@ -35,7 +44,7 @@ fn what_arrives_during_a_write_is_written_together() {
     for mut client in others {
         assert_eq!(client.reply(), OK);
     }
-    // The last of them is counted a moment before it is queued, so it may come by itself.
+    // The last of them has its job a moment before it is queued, so it may come by itself.
     let together = engine.together();
     assert_eq!(together.iter().sum::<usize>(), 21);
     assert!(together.len() <= 3, "{together:?}");
@@ -47,8 +56,7 @@ fn what_arrives_during_a_write_is_written_together() {
 #[test]
 fn a_panic_costs_the_writes_that_went_together_and_no_later_one() {
     let engine = Obedient::default();
-    engine.sync_always();
-    let server = Server::with(engine.clone(), Limits::default());
+    let server = start(&engine, 3);
     let keys = ["hot".to_owned(), "panic".to_owned()];
     let (mut first, mut others) = queued(&server, &engine, &keys);
     engine.open_gate();
@@ -66,8 +74,7 @@ fn a_panic_costs_the_writes_that_went_together_and_no_later_one() {
 #[test]
 fn writes_of_two_databases_do_not_mix() {
     let engine = Obedient::default();
-    engine.sync_always();
-    let server = Server::with(engine.clone(), Limits::default());
+    let server = start(&engine, 9);
     let mut first = server.client();
     first.send(set("gate", "v"));
     eventually("the first is being written", || engine.together().len() == 1);
@@ -77,7 +84,7 @@ fn writes_of_two_databases_do_not_mix() {
         assert_eq!(client.reply(), "+OK\r");
         client.send(format!("SET hot{number} v\r\n"));
     }
-    eventually("all are queued", || server.handle.counters().requests == 17);
+    all_are_queued(&server);
     engine.open_gate();
     assert_eq!(first.reply(), OK);
     for (number, client) in clients.iter_mut().enumerate() {
@@ -87,5 +94,39 @@ fn writes_of_two_databases_do_not_mix() {
             let found = client.ask(format!("EXISTS hot{number}\r\n"));
             assert_eq!(found, format!(":{}\r", u8::from(space == number % 3)), "{number} {space}");
         }
+    }
+}
+
+#[test]
+fn a_panic_of_the_engine_about_the_disk_stops_no_later_write() {
+    let engine = Obedient::default();
+    let server = Server::with(engine.clone(), Limits::default());
+    let mut client = server.client();
+    engine.panic_when_asked();
+    client.send(set("hot", "v"));
+    eventually("it is written", || engine.together().len() == 1);
+    engine.sync_always();
+    assert_eq!(client.reply(), OK);
+    for _ in 0..10 {
+        assert_eq!(server.client().ask(set("hot", "w")), OK);
+    }
+}
+
+#[test]
+fn what_is_mixed_in_a_pipeline_is_answered_in_order() {
+    let engine = Obedient::default();
+    engine.sync_always();
+    let server = Server::with(engine.clone(), Limits::default());
+    let mut client = server.client();
+    for round in 0..50 {
+        let value = round.to_string();
+        // Blind writes first, in the middle and last, small and large.
+        let large = "x".repeat(300 << 10);
+        let requests =
+            [set("hot", &value), get("hot"), set("k", &large), get("k"), set("k", &value)];
+        client.send(requests.concat());
+        let replies: Vec<String> = requests.iter().map(|_| client.reply()).collect();
+        let found = |value: &str| format!(r#"{{"Ok":"{value}"}}"#);
+        assert_eq!(replies, [OK, &found(&value), OK, &found(&large), OK]);
     }
 }
