@@ -19,6 +19,7 @@ use std::task::{Wake, Waker};
 use std::time::Instant;
 
 use aryavarth::{Batch, Durability, KvsEngine, Position};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::budget::Share;
@@ -149,7 +150,8 @@ impl Writes {
     }
 }
 
-/// Hands batches for a space over; says later what became of each.
+/// Hands batches for a space over, within the runtime of the sockets; says later what became of
+/// each.
 pub(crate) fn write<E: KvsEngine, P: ThreadPool>(
     shared: &Arc<Shared<E, P>>,
     permit: Share,
@@ -159,18 +161,33 @@ pub(crate) fn write<E: KvsEngine, P: ThreadPool>(
 ) -> oneshot::Receiver<Written> {
     let (answer, receiver) = oneshot::channel();
     if shared.writes.push(Asked { space, batches, permit, is_patient, answer }) {
-        spawn(shared);
+        spawn(shared, Handle::current());
     }
     receiver
 }
 
-fn spawn<E: KvsEngine, P: ThreadPool>(shared: &Arc<Shared<E, P>>) {
+fn spawn<E: KvsEngine, P: ThreadPool>(shared: &Arc<Shared<E, P>>, sockets: Handle) {
     let (writes, server) = (Arc::clone(&shared.writes), Arc::downgrade(shared));
-    shared.pool.spawn(move || collect(&writes, &server));
+    shared.pool.spawn(move || collect(&writes, &server, &sockets));
+}
+
+/// Queues a collector behind the jobs of others. The sockets do that: a thread of a pool may take
+/// what it queued itself first of all, and others would never have their turn.
+fn spawn_behind<E: KvsEngine, P: ThreadPool>(server: Weak<Shared<E, P>>, sockets: &Handle) {
+    let behind = sockets.clone();
+    sockets.spawn(async move {
+        if let Some(shared) = server.upgrade() {
+            spawn(&shared, behind);
+        }
+    });
 }
 
 /// Writes what is queued until nothing is, or others want the thread.
-fn collect<E: KvsEngine, P: ThreadPool>(writes: &Writes, server: &Weak<Shared<E, P>>) {
+fn collect<E, P>(writes: &Writes, server: &Weak<Shared<E, P>>, sockets: &Handle)
+where
+    E: KvsEngine,
+    P: ThreadPool,
+{
     let mut together = writes.next();
     for round in 1.. {
         if together.is_empty() {
@@ -184,7 +201,7 @@ fn collect<E: KvsEngine, P: ThreadPool>(writes: &Writes, server: &Weak<Shared<E,
         let is_last = round == ROUNDS_MAX;
         together = if is_last { Vec::new() } else { writes.next() };
         if is_last && writes.goes_on() {
-            spawn(&shared);
+            spawn_behind(Weak::clone(server), sockets);
         }
         // Before the answers: see the invariant.
         drop(shared);

@@ -32,7 +32,10 @@ impl Server {
     }
 
     pub(crate) fn with<E: KvsEngine>(engine: E, limits: Limits) -> Server {
-        let pool = SharedQueueThreadPool::new(2).unwrap();
+        Server::on(SharedQueueThreadPool::new(2).unwrap(), engine, limits)
+    }
+
+    pub(crate) fn on<E: KvsEngine, P: ThreadPool>(pool: P, engine: E, limits: Limits) -> Server {
         let listener = Listener::bind("127.0.0.1:0", false).unwrap();
         let config = Config { limits, ..Config::default() };
         let server = KvServer::with_config(listener, engine, pool, config);
@@ -142,6 +145,8 @@ struct Control {
     panics_when_asked: bool,
     /// How many batches came together, call by call.
     together: Vec<usize>,
+    /// How many such calls there had been at the last read.
+    calls_before_read: usize,
     /// Which calls there were, and on which threads.
     calls: BTreeSet<(&'static str, String)>,
 }
@@ -197,6 +202,11 @@ impl Obedient {
     /// How many batches came together, for each call that wrote so far.
     pub(crate) fn together(&self) -> Vec<usize> {
         self.control.0.lock().unwrap().together.clone()
+    }
+
+    /// How many calls had written when a key was read last that was not at hand.
+    pub(crate) fn calls_before_read(&self) -> usize {
+        self.control.0.lock().unwrap().calls_before_read
     }
 
     /// Makes it unknown what becomes of everything that is not durable yet.
@@ -258,6 +268,7 @@ impl KvsEngine for Obedient {
 
     fn find(&self, key: &[u8]) -> aryavarth::Result<(Option<Stored>, Position)> {
         self.note("read");
+        self.change(|control| control.calls_before_read = control.together.len());
         self.look_up(key)
     }
 

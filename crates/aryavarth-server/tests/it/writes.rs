@@ -1,6 +1,6 @@
 //! Writes of several connections: appended together, answered one by one.
 
-use aryavarth_server::Limits;
+use aryavarth_server::{Limits, RayonThreadPool, SharedQueueThreadPool, ThreadPool};
 
 use crate::support::{Client, Obedient, Server, eventually, get, set};
 
@@ -94,6 +94,43 @@ fn writes_of_two_databases_do_not_mix() {
             let found = client.ask(format!("EXISTS hot{number}\r\n"));
             assert_eq!(found, format!(":{}\r", u8::from(space == number % 3)), "{number} {space}");
         }
+    }
+}
+
+/// Rayon's threads take the jobs that they queued themselves first. While writes kept coming, other
+/// jobs of a small pool would have waited for ever.
+#[test]
+fn writes_let_the_other_jobs_of_a_small_pool_have_their_turn() {
+    others_have_their_turn::<SharedQueueThreadPool>();
+    others_have_their_turn::<RayonThreadPool>();
+}
+
+fn others_have_their_turn<P: ThreadPool>() {
+    // Many more than a collector takes before it queues itself anew.
+    const WRITES: usize = 40;
+    let engine = Obedient::default();
+    engine.sync_always();
+    let limits = Limits { jobs_max: WRITES + 2, ..Limits::default() };
+    let server = Server::on(P::new(1).unwrap(), engine.clone(), limits);
+    let mut first = server.client();
+    first.send(set("gate", "v"));
+    eventually("the first is being written", || engine.together().len() == 1);
+    let mut clients: Vec<Client> = (0..WRITES).map(|_| server.client()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        // Writes to different databases do not go together.
+        client.ask(format!("SELECT {}\r\n", number % 2));
+        client.send("SET hot v\r\n");
+    }
+    let mut reader = server.client();
+    reader.send(get("cold"));
+    all_are_queued(&server);
+    engine.open_gate();
+    assert_eq!(reader.reply(), r#"{"Ok":null}"#);
+    let before = engine.calls_before_read();
+    assert!(before < WRITES / 2, "{before} writes of {WRITES} had their turn before the read");
+    assert_eq!(first.reply(), OK);
+    for client in &mut clients {
+        assert_eq!(client.reply(), "+OK\r");
     }
 }
 
