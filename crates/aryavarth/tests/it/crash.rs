@@ -14,14 +14,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::sync::Mutex;
-use std::thread;
+use std::sync::{Arc, Mutex};
 
 use aryavarth::fs::{Crash, Fault, SimFs, Site};
 use aryavarth::{Durability, KvsError};
 
 use crate::oracle::Oracle;
 use crate::runner::{Act, Runner};
+use crate::scene::{Scene, in_two_threads};
 use crate::workload::{Workload, named, random, scripted};
 
 const CRASH_POINTS: u64 = 56_000;
@@ -52,17 +52,6 @@ const NOT_CROSSED: &[(Site, &str)] = &[
     (Site::SalvageDirList, "salvage is cut short at every call by its own test"),
 ];
 
-/// Says which crash it was, should anything panic while it is alive.
-pub(crate) struct Scene(pub(crate) String);
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("this happened in: {}", self.0);
-        }
-    }
-}
-
 /// What goes wrong in a run.
 #[derive(Clone, Copy, Debug)]
 enum Trouble {
@@ -92,7 +81,7 @@ struct Tally {
 impl Sweep {
     /// Runs the workload once, undisturbed, and checks that it ends as it should.
     fn rehearse(&mut self) -> Vec<Site> {
-        let _scene = Scene(format!("{}, undisturbed", self.workload.name));
+        let _scene = Scene::new(format!("{}, undisturbed", self.workload.name));
         let fs = SimFs::new();
         let mut runner = Runner::new(&fs, &self.workload, Oracle::default());
         runner.run_whole(&self.workload.acts).expect("an undisturbed run has no errors");
@@ -128,7 +117,7 @@ impl Sweep {
     }
 
     fn run(&mut self, trouble: Trouble) {
-        let scene = Scene(format!("{}, {trouble:?}", self.workload.name));
+        let scene = Scene::new(format!("{}, {trouble:?}", self.workload.name));
         let fs = SimFs::new();
         let mut runner = Runner::new(&fs, &self.workload, Oracle::default());
         match trouble {
@@ -150,7 +139,9 @@ impl Sweep {
             && let Some(site) = fs.trace().get(call as usize)
             && !site.text().contains("sync")
         {
-            self.tally.wrong.push(format!("{}: no space at {site:?} poisons: {reason}", scene.0));
+            self.tally
+                .wrong
+                .push(format!("{}: no space at {site:?} poisons: {reason}", scene.text));
         }
         let trace = fs.trace();
         if let Trouble::PowerCut(call @ 1..) = trouble {
@@ -163,7 +154,7 @@ impl Sweep {
             if matches!((trouble, crash), (Trouble::Fault(..), Crash::Some { .. })) {
                 continue;
             }
-            let _scene = Scene(format!("{}, then {crash:?}", scene.0));
+            let _scene = Scene::new(format!("{}, then {crash:?}", scene.text));
             let deep = match crash {
                 // The opens of a long workload's store are like those of a short one's, but slow.
                 _ if self.workload.near.is_some() && seed != 5 => false,
@@ -171,13 +162,13 @@ impl Sweep {
                 Crash::Everything => seed % DEEP_EVERY == 21,
                 Crash::Some { .. } => seed % DEEP_EVERY == 42,
             };
-            self.after(&fs.crash(crash), crash, &runner.oracle, deep, &scene.0);
+            self.after(&fs.crash(crash), crash, &runner.oracle, deep, &scene.text);
         }
         let oracle = runner.oracle.clone();
         drop(runner);
         if matches!(trouble, Trouble::Fault(..)) {
-            let _scene = Scene(format!("{}, then a drop", scene.0));
-            self.after(&fs.crash(Crash::Nothing), Crash::Nothing, &oracle, false, &scene.0);
+            let _scene = Scene::new(format!("{}, then a drop", scene.text));
+            self.after(&fs.crash(Crash::Nothing), Crash::Nothing, &oracle, false, &scene.text);
         }
     }
 
@@ -200,7 +191,7 @@ impl Sweep {
             fs.calls()
         };
         for call in 0..calls {
-            let _scene = Scene(format!("{scene}, then {crash:?}, opened until call {call}"));
+            let _scene = Scene::new(format!("{scene}, then {crash:?}, opened until call {call}"));
             let fs = left.crash(Crash::Everything);
             fs.fail_from(call);
             let mut runner = Runner::new(&fs, &self.workload, oracle.clone());
@@ -331,30 +322,28 @@ fn no_crash_undoes_what_anybody_was_told() {
     }
     // Crashing the scripts at every call takes about so many.
     let stride = (SCRIPT_POINTS / points_max).max(1);
-    let scripts = scripted().into_iter().map(|script| (script, stride));
+    let scripts = scripted().into_iter().map(move |script| (script, stride));
     let randoms = (0..).map(|seed| (random(seed), 1));
     let scripts_left = scripts.len();
     let queue = Mutex::new((scripts.chain(randoms), scripts_left));
-    let all = Mutex::new(Tally::default());
-    let next = || {
-        let enough = all.lock().unwrap().points >= points_max;
+    let all = Arc::new(Mutex::new(Tally::default()));
+    let sum = Arc::clone(&all);
+    let next = move || {
+        let enough = sum.lock().unwrap().points >= points_max;
         let mut queue = queue.lock().unwrap();
         let script = queue.1 > 0;
         queue.1 = queue.1.saturating_sub(1);
         if script || !enough { queue.0.next() } else { None }
     };
-    thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while let Some((workload, stride)) = next() {
-                    let sweep = Sweep { workload, tally: Tally::default() };
-                    let tally = sweep.sweep(stride);
-                    all.lock().unwrap().add(tally);
-                }
-            });
+    let sum = Arc::clone(&all);
+    in_two_threads(move || {
+        while let Some((workload, stride)) = next() {
+            let sweep = Sweep { workload, tally: Tally::default() };
+            let tally = sweep.sweep(stride);
+            sum.lock().unwrap().add(tally);
         }
     });
-    let all = all.into_inner().unwrap();
+    let all = all.lock().unwrap();
     println!("{}", all.summary());
     assert!(all.wrong.is_empty(), "{}", all.summary());
     if points_max >= CRASH_POINTS {

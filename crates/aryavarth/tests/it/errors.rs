@@ -13,15 +13,15 @@
 //! evenly spread, then of random workloads.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::thread;
+use std::sync::{Arc, Mutex};
 
 use aryavarth::fs::{Crash, Fault, SimFs, Site};
 use aryavarth::{Durability, KvsError};
 
-use crate::crash::{Scene, recover};
+use crate::crash::recover;
 use crate::oracle::Oracle;
 use crate::runner::Runner;
+use crate::scene::{Scene, in_two_threads};
 use crate::workload::{Workload, random, scripted};
 
 const ERROR_INJECTIONS: u64 = 8_000;
@@ -162,38 +162,36 @@ fn plan(asked: u64) -> impl Iterator<Item = (Workload, Vec<(u64, Site, Fault)>)>
 fn no_failing_call_loses_or_invents_anything() {
     let asked = injections_asked();
     let plan = Mutex::new(plan(asked));
-    let all = Mutex::new(Tally::default());
-    let next = || {
-        let tally = all.lock().unwrap();
+    let all = Arc::new(Mutex::new(Tally::default()));
+    let sum = Arc::clone(&all);
+    let next = move || {
+        let tally = sum.lock().unwrap();
         if tally.injections >= asked || tally.wrong.len() > 5 {
             return None;
         }
         drop(tally);
         plan.lock().unwrap().next()
     };
-    thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while let Some((workload, failures)) = next() {
-                    for (call, site, fault) in failures {
-                        let name = &workload.name;
-                        let scene =
-                            Scene(format!("{name}, call {call} ({}) with {fault:?}", site.text()));
-                        let end = inject(&workload, call, site, fault);
-                        let mut tally = all.lock().unwrap();
-                        tally.injections += 1;
-                        match end {
-                            Ok(end) => {
-                                *tally.ends.entry(format!("{fault:?}: {end}")).or_default() += 1;
-                            }
-                            Err(what) => tally.wrong.push(format!("{}: {what}", scene.0)),
-                        }
+    let sum = Arc::clone(&all);
+    in_two_threads(move || {
+        while let Some((workload, failures)) = next() {
+            for (call, site, fault) in failures {
+                let name = &workload.name;
+                let scene =
+                    Scene::new(format!("{name}, call {call} ({}) with {fault:?}", site.text()));
+                let end = inject(&workload, call, site, fault);
+                let mut tally = sum.lock().unwrap();
+                tally.injections += 1;
+                match end {
+                    Ok(end) => {
+                        *tally.ends.entry(format!("{fault:?}: {end}")).or_default() += 1;
                     }
+                    Err(what) => tally.wrong.push(format!("{}: {what}", scene.text)),
                 }
-            });
+            }
         }
     });
-    let all = all.into_inner().unwrap();
+    let all = all.lock().unwrap();
     println!("{} injected failures", all.injections);
     for (end, count) in &all.ends {
         println!("  {end}: {count}");

@@ -50,6 +50,8 @@ mod runner;
 #[cfg(test)]
 mod salvage;
 #[cfg(test)]
+mod scene;
+#[cfg(test)]
 mod scripts;
 #[cfg(test)]
 mod scrub;
