@@ -68,6 +68,11 @@ usage: aryavarth-bench COMMAND [OPTIONS]
 DIR is where temporary directories are made (default: here); it must be on the disk to measure.
 ";
 
+/// That of the command `aryavarth`, so that the servers measured here are those that users run. All
+/// engines that are measured in this process have it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The outcome of a command: whether every bound that it checks was kept.
 type Outcome = Result<bool, BoxError>;
 
