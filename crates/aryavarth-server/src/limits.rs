@@ -25,8 +25,8 @@ pub struct Limits {
     /// Bytes of keys and values that the page of a scan may have; a larger one is an error, unless
     /// it is a single entry. Default: 16 MiB.
     pub scan_bytes_max: usize,
-    /// Bytes of keys and values that one reply of MGET or KEYS may have; a larger one is an error,
-    /// unless it is a single value. Default: 256 MiB.
+    /// Bytes of keys and values that one reply of MGET, KEYS or EXEC may have; a larger one is an
+    /// error, unless it is a single value, and an EXEC has done nothing. Default: 256 MiB.
     pub reply_bytes_max: usize,
     /// Jobs that may wait or run in the pool; a JSON request beyond gets a `busy` error and is not
     /// run, a command of the Redis protocol waits with all that its client sends.

@@ -98,8 +98,12 @@ pub(crate) enum Then {
     /// Answers only after this long, without keeping a thread.
     Sleep(Duration),
     /// The answer says how far the log must be durable, as every answer does. If that takes longer
-    /// than the time given, the client hears `[0, 0]` instead: nothing is known to be on disk.
-    WaitForDisk(Option<Duration>),
+    /// than the time given, the client hears `[0, 0]` instead: nothing is known to be on disk. For
+    /// replicas, of which there are none, it waits as long as it may.
+    WaitForDisk {
+        time: Option<Duration>,
+        also_replicas: bool,
+    },
     /// Closes when the reply has left.
     Close,
     /// Stops the server, without a reply.

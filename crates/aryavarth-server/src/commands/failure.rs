@@ -32,6 +32,9 @@ pub(crate) const NO_SUCH_KEY: &str = "ERR no such key";
 pub(crate) const OUT_OF_RANGE: &str = "ERR index out of range";
 pub(crate) const TOO_LONG: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
 
+/// What is too large where an EXEC's replies are.
+pub(crate) const REPLY: &str = "reply";
+
 /// An error that the client hears.
 pub(crate) fn refused<T>(text: impl Into<Cow<'static, str>>) -> Result<T, Failure> {
     Err(Failure::Refused(match text.into() {
@@ -57,6 +60,9 @@ pub(crate) fn quotable(sent: &[u8], bytes_max: usize) -> &[u8] {
 pub(crate) fn error_reply(error: &KvsError) -> Reply {
     match error {
         KvsError::TooLarge { what: "value" | "batch", .. } => Reply::error(TOO_LONG),
+        KvsError::TooLarge { what: REPLY, .. } => {
+            Reply::error(format!("ERR {error}; nothing was done, ask for less"))
+        }
         // Redis's word for a write that its persistence cannot take.
         KvsError::Full { .. } | KvsError::Poisoned { .. } => {
             Reply::error(format!("MISCONF {error}"))

@@ -3,6 +3,8 @@
 //! The log is the database, so a save is a sync, and it waits for no snapshot. A rewrite of the
 //! append-only file is a compaction.
 
+use std::time::Duration;
+
 use aryavarth::Durability;
 use aryavarth_protocol::Reply;
 
@@ -115,26 +117,15 @@ fn shutdown(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
 
 fn wait(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
     let replicas = args.integer(1)?;
-    sleep_unless(caller, args, 2, replicas <= 0)?;
-    Ok(Reply::Integer(0))
-}
-
-/// Lets the answer wait for as long as the argument at `place` says (0: for ever) for something
-/// that never comes, unless it is there already or the caller must not wait.
-fn sleep_unless(
-    caller: &mut Caller<'_>,
-    args: &Args<'_>,
-    place: usize,
-    is_there: bool,
-) -> Result<(), super::Failure> {
-    let mut time = timeout(args, place)?;
+    let mut time = timeout(args, 2)?;
     if time.is_zero() {
-        time = std::time::Duration::from_secs(u64::from(u32::MAX));
+        // For ever: there are no replicas.
+        time = Duration::from_secs(u64::from(u32::MAX));
     }
-    if !is_there && !caller.in_transaction {
+    if replicas > 0 && !caller.in_transaction {
         caller.settings.then = Then::Sleep(time);
     }
-    Ok(())
+    Ok(Reply::Integer(0))
 }
 
 fn wait_for_disk(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
@@ -166,10 +157,10 @@ fn wait_for_disk(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
     // The reply says that everything is on disk, so it leaves when that is true.
     caller.settings.durability_once = Some(Durability::Always);
     caller.position = caller.written();
-    if replicas > 0 {
-        sleep_unless(caller, args, 3, false)?;
-    } else if !is_there {
-        caller.settings.then = Then::WaitForDisk((!time.is_zero()).then_some(time));
+    let also_replicas = replicas > 0;
+    if also_replicas || !is_there {
+        let time = (!time.is_zero()).then_some(time);
+        caller.settings.then = Then::WaitForDisk { time, also_replicas };
     }
     Ok(both(1))
 }

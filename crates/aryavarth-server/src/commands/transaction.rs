@@ -5,12 +5,12 @@
 
 use std::time::Instant;
 
-use aryavarth::{KvsEngine, Position, Watch};
+use aryavarth::{KvsEngine, KvsError, Position, Watch};
 use aryavarth_protocol::{Command, Reply};
 
 use super::args::Args;
 use super::caller::{Connected, Host, Queue};
-use super::failure::{Failure, refused};
+use super::failure::{Failure, REPLY, refused};
 use super::frozen::Frozen;
 use super::spec::{Flags, Run, Spec, Step};
 use super::{run_inside, table};
@@ -164,10 +164,16 @@ fn exec<E: KvsEngine>(
         // The closure may run again, from where it began.
         let mut settings = settings.clone();
         let mut replies = Vec::with_capacity(queue.commands.len());
+        let (mut bytes, limit) = (0, host.limits().reply_bytes_max);
         for command in &queue.commands {
             let args = Args::new(command).limited(host.limits());
             let began = Instant::now();
             let reply = run_inside(transaction, &mut settings, entry, host, &args)?;
+            bytes += reply.text_bytes();
+            if bytes > limit && !replies.is_empty() {
+                let (size, limit) = (bytes as u64, limit as u64);
+                return Err(KvsError::TooLarge { what: REPLY, size, limit });
+            }
             replies.push((reply, began, Instant::now()));
         }
         Ok(Some((replies, settings)))

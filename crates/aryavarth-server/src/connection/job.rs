@@ -131,7 +131,12 @@ pub(super) fn hold<E: KvsEngine, P: ThreadPool>(
         match then {
             Then::GoOn | Then::Close | Then::Shutdown => {}
             Then::Sleep(time) => sleep(time).await,
-            Then::WaitForDisk(time) => {
+            Then::WaitForDisk { time, also_replicas } => {
+                let mut time = time;
+                if also_replicas {
+                    rest_of(time).await;
+                    time = Some(Duration::ZERO);
+                }
                 let nothing = Reply::Array(vec![Reply::Integer(0), Reply::Integer(0)]);
                 answer.said = tokio::select! {
                     biased;

@@ -414,7 +414,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 self.drop_calls();
                 self.shared.stop.send_replace(true);
             }
-            Then::Sleep(_) | Then::WaitForDisk(_) => {
+            Then::Sleep(_) | Then::WaitForDisk { .. } => {
                 let Some(connected) = self.connected.take() else { return };
                 let calls = std::mem::take(&mut self.calls);
                 let shared = Arc::clone(&self.shared);
@@ -489,9 +489,12 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         Ok(())
     }
 
-    /// Bytes of input to take from the common budget.
+    /// Bytes of input to take from the common budget, a transaction that is collected included.
     fn counted_bytes(&self) -> usize {
-        (self.session.input_bytes() + self.job_bytes).saturating_sub(FREE_BYTES)
+        let connected = self.connected.as_ref();
+        let queued = connected.and_then(|connected| Some(connected.queue.as_ref()?.bytes));
+        (self.session.input_bytes() + self.job_bytes + queued.unwrap_or(0))
+            .saturating_sub(FREE_BYTES)
     }
 
     fn give_up(&mut self, message: &str) {

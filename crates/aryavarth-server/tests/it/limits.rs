@@ -102,6 +102,28 @@ fn too_much_input_in_all_is_refused_and_small_requests_still_get_through() {
     assert_eq!(server.client().ask(half_a_request + r#""}}"#), r#"{"Ok":null}"#);
 }
 
+/// What a transaction collects would else be free, as it leaves the input as it comes.
+#[test]
+fn what_transactions_collect_is_input_too() {
+    let server = limited(|limits| limits.input_bytes_max = 100_000);
+    let mut first = server.client();
+    assert_eq!(first.ask("MULTI\r\n"), "+OK\r");
+    let command = format!("SET k {}\r\n", "x".repeat(10_000));
+    let mut replies = (0..).map(|_| first.ask(&command));
+    let queued = replies.by_ref().take_while(|reply| reply == "+QUEUED\r").count();
+    assert!((9..=13).contains(&queued), "{queued} commands of 10,000 bytes");
+    eventually("it has gone", || server.handle.counters().connections == 0);
+    assert_eq!(server.handle.counters().input_refused, 1);
+
+    // A transaction that ends gives back what it took.
+    let mut second = server.client();
+    for _ in 0..3 {
+        second.send("MULTI\r\n".to_owned() + &command.repeat(8) + "DISCARD\r\n");
+        let replies: Vec<_> = (0..10).map(|_| second.reply()).collect();
+        assert_eq!(replies[8..], ["+QUEUED\r", "+OK\r"]);
+    }
+}
+
 #[test]
 fn requests_beyond_the_jobs_that_may_wait_are_busy() {
     let engine = Obedient::default();
@@ -198,6 +220,20 @@ fn a_reply_has_a_limit_but_a_single_value_always_fits() {
         assert_eq!(client.reply().trim_end(), reply, "{command}");
     }
     assert_eq!(client.reply().trim_end(), refusal);
+    for (command, reply) in [
+        ("MULTI", "+OK"),
+        ("SET c done", "+QUEUED"),
+        ("GET a", "+QUEUED"),
+        ("GET b", "+QUEUED"),
+        (
+            "EXEC",
+            "-ERR the reply is too large: 1226 bytes, the limit is 1000; nothing was done, ask for less",
+        ),
+        ("EXISTS c", ":0"),
+    ] {
+        client.send(format!("{command}\r\n"));
+        assert_eq!(client.reply().trim_end(), reply, "{command}");
+    }
     client.send("KEYS key:1?\r\n");
     assert_eq!(client.reply().trim_end(), "*10");
 }

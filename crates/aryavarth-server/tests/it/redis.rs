@@ -126,8 +126,14 @@ fn waitaof_answers_in_time_when_the_disk_does_not() {
     client.send("PING\r\nWAITAOF 1 0 50\r\n");
     let lines = [client.reply(), client.reply(), client.reply()];
     assert_eq!(lines, ["*2\r", ":0\r", ":0\r"]);
+    client.send("WAITAOF 1 1 50\r\n");
+    let lines = [client.reply(), client.reply(), client.reply()];
+    assert_eq!(lines, ["*2\r", ":0\r", ":0\r"], "there are no replicas, and no disk");
     client.send("WAITAOF 1 0 0\r\n");
     engine.sync();
     let lines = [client.reply(), client.reply(), client.reply()];
     assert_eq!(lines, ["*2\r", ":1\r", ":0\r"]);
+    client.send("WAITAOF 1 1 50\r\n");
+    let lines = [client.reply(), client.reply(), client.reply()];
+    assert_eq!(lines, ["*2\r", ":1\r", ":0\r"], "there are no replicas");
 }
