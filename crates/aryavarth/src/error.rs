@@ -119,6 +119,11 @@ impl KvsError {
             _ => false,
         }
     }
+
+    /// Whether a file could not be opened because too many are; nothing is in doubt then.
+    pub(crate) fn is_out_of_files(&self) -> bool {
+        matches!(self, KvsError::Io(error) if error.is_out_of_files())
+    }
 }
 
 impl From<IoError> for KvsError {

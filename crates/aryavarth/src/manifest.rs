@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::error::{KvsError, Result};
-use crate::fs::{Fs, FsFile, OpenHow, Site, read_full, write_full};
+use crate::fs::{Fs, FsFile, OpenHow, Site, read_full, take_back, write_counted, write_full};
 use crate::record::{padded, u32_at, u64_at};
 use crate::segment::{FORMAT_VERSION, SegmentKind, is_known_format};
 use crate::sync::Arc;
@@ -206,13 +206,16 @@ impl Manifest {
 
     /// Writes and syncs an edit behind the others.
     fn write(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
-        // Without space part of it is missing, so it will not be taken for an edit; after any
-        // other failure all of it may be there.
-        write_full(&*self.file, Site::ManifestWrite, bytes, self.end).map_err(|error| {
-            let unchanged = error.is_no_space();
-            let error = error.into();
-            if unchanged { AppendError::Refused(error) } else { AppendError::Unknown(error) }
-        })?;
+        write_counted(&*self.file, Site::ManifestWrite, bytes, self.end).map_err(
+            |(done, error)| {
+                // Part of it is missing; but if that is zeros, all of it is there.
+                let sites = (Site::ManifestErase, Site::ManifestEraseSync);
+                let unchanged =
+                    error.is_no_space() && take_back(&*self.file, sites, self.end, done).is_ok();
+                let error = error.into();
+                if unchanged { AppendError::Refused(error) } else { AppendError::Unknown(error) }
+            },
+        )?;
         self.file.sync(Site::ManifestSync).map_err(|error| AppendError::Unknown(error.into()))?;
         self.end += bytes.len() as u64;
         Ok(())
@@ -254,7 +257,7 @@ impl Manifest {
         let clean = state.clean;
         let old = self.number;
         let new = Manifest::prepare(fs, &self.dir, old + 1, state).map_err(|error| {
-            if error.is_full() {
+            if error.is_full() || error.is_out_of_files() {
                 // Nothing names the new one yet, and the next try begins afresh.
                 for path in [manifest_path(&self.dir, old + 1), next_current_path(&self.dir)] {
                     drop(fs.remove(Site::ManifestDiscard, &path));

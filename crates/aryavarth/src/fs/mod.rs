@@ -18,6 +18,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use crate::sync::Arc;
 
 pub use real::RealFs;
@@ -67,6 +69,8 @@ sites! {
     ManifestAllocate = "allocate the manifest",
     ManifestWrite = "append to the manifest",
     ManifestSync = "sync the manifest",
+    ManifestErase = "take back an edit that found no space",
+    ManifestEraseSync = "sync the manifest without an edit that found no space",
     ManifestDirSync = "sync the data directory for a manifest",
     ManifestDiscard = "remove a new manifest that found no space",
     ManifestRemove = "remove an old manifest",
@@ -90,6 +94,8 @@ sites! {
     SegmentTruncate = "cut a segment to its end",
     SegmentRemove = "remove a segment",
     FrameWrite = "append to the log",
+    FrameErase = "take back what found no space in the log",
+    FrameEraseSync = "sync the log without what found no space",
     LogSync = "sync the log",
     RecordRead = "read a record",
     RecordReadNow = "read a record that is at hand",
@@ -164,6 +170,14 @@ impl IoError {
             self.source.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
         )
+    }
+
+    /// Whether the process or the system has too many open files, so that nothing was tried.
+    pub(crate) fn is_out_of_files(&self) -> bool {
+        let code = self.source.raw_os_error();
+        code.is_some_and(|code| {
+            [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&code)
+        })
     }
 }
 
@@ -275,17 +289,45 @@ pub fn read_full(
 
 /// Writes all of `buf` at `offset`.
 pub fn write_full(file: &dyn FsFile, site: Site, buf: &[u8], offset: u64) -> Result<(), IoError> {
+    write_counted(file, site, buf, offset).map_err(|(_, error)| error)
+}
+
+/// The same; an error comes with how many bytes were written before it.
+pub(crate) fn write_counted(
+    file: &dyn FsFile,
+    site: Site,
+    buf: &[u8],
+    offset: u64,
+) -> Result<(), (usize, IoError)> {
     let mut done = 0;
     while done < buf.len() {
         match file.write_at(site, &buf[done..], offset + done as u64) {
             Ok(0) => {
                 let source = io::Error::from(io::ErrorKind::WriteZero);
-                return Err(IoError { site, path: file.path().to_owned(), source });
+                return Err((done, IoError { site, path: file.path().to_owned(), source }));
             }
             Ok(n) => done += n,
             Err(error) if error.source.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err((done, error)),
         }
     }
     Ok(())
+}
+
+/// Makes sure that what was written before the disk was full is never taken for what it was to
+/// become: zeros go over its beginning, and a sync over all. Two system calls; none if nothing was
+/// written.
+pub(crate) fn take_back(
+    file: &dyn FsFile,
+    (erase, sync): (Site, Site),
+    offset: u64,
+    written: usize,
+) -> Result<(), IoError> {
+    /// The longest beginning that something has which tells what it is, in bytes.
+    const HEAD_BYTES: usize = 64;
+    if written == 0 {
+        return Ok(());
+    }
+    write_full(file, erase, &[0; HEAD_BYTES][..written.min(HEAD_BYTES)], offset)?;
+    file.sync(sync)
 }

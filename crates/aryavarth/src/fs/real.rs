@@ -149,7 +149,10 @@ impl FsFile for RealFile {
     }
 
     fn allocate(&self, site: Site, len: u64) -> Result<(), IoError> {
-        match retry_on_intr(|| fallocate(&self.file, FallocateFlags::empty(), 0, len)) {
+        // The length changes afterwards and at once: a call that finds too little space may have
+        // moved it by a part, which would be there if the process ended now.
+        match retry_on_intr(|| fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, len)) {
+            Ok(()) if self.len(site)? < len => self.truncate(site, len),
             Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
             Err(errno) => Err(at(site, &self.path)(errno.into())),
         }

@@ -28,7 +28,7 @@ use crossbeam_epoch as epoch;
 use crate::commit::Commit;
 use crate::engine::Watches;
 use crate::error::{KvsError, Result};
-use crate::fs::{IoError, Site, write_full};
+use crate::fs::{IoError, Site, take_back, write_counted};
 use crate::index::{Change, Dropped, EntryId, Found, Index, IndexWriter, Slot, TABLE_CONTENT};
 use crate::manifest::Manifest;
 use crate::options::Options;
@@ -271,8 +271,8 @@ impl Log {
         let written = bytes.len() as u64;
         // Used up whatever happens: see the invariant above.
         writer.next_seq = first_seq + count;
-        write_full(&*segment.file, Site::FrameWrite, bytes, writer.offset)
-            .map_err(|error| self.failed_write(error))?;
+        write_counted(&*segment.file, Site::FrameWrite, bytes, writer.offset)
+            .map_err(|(done, error)| self.failed_write(&segment, writer.offset, done, error))?;
         writer.marked = durable;
         writer.offset += written;
         writer.position += written;
@@ -418,12 +418,17 @@ impl Log {
         }
     }
 
-    /// What a failed append means for the store.
-    fn failed_write(&self, error: IoError) -> KvsError {
-        if error.is_no_space() {
-            return self.note_full(Arc::new(error));
+    /// What an append that failed after so many bytes means for the store. On a full disk it is
+    /// taken back: the next one may go to another segment, and not over what is there.
+    fn failed_write(&self, segment: &Segment, at: u64, done: usize, error: IoError) -> KvsError {
+        if !error.is_no_space() {
+            return self.commit.poison(&error.into());
         }
-        self.commit.poison(&error.into())
+        let sites = (Site::FrameErase, Site::FrameEraseSync);
+        match take_back(&*segment.file, sites, at, done) {
+            Ok(()) => self.note_full(Arc::new(error)),
+            Err(error) => self.commit.poison(&error.into()),
+        }
     }
 
     fn lock_writer(&self) -> MutexGuard<'_, Writer> {

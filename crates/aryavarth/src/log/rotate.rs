@@ -209,8 +209,13 @@ impl Log {
             self.remove_spare(id);
             return Err(error.into());
         }
-        fs.sync_dir(Site::SegmentDirSync, &self.dir)
-            .map_err(|error| self.commit.poison(&error.into()))?;
+        if let Err(error) = fs.sync_dir(Site::SegmentDirSync, &self.dir) {
+            if !error.is_out_of_files() {
+                return Err(self.commit.poison(&error.into()));
+            }
+            self.remove_spare(id);
+            return Err(error.into());
+        }
         let mut edits = vec![Edit::Add { id, kind: SegmentKind::Log, salt, step }];
         let small = self.lock_writer().spare.take();
         edits.extend(small.as_ref().map(|spare| Edit::Drop { id: spare.id }));

@@ -135,8 +135,10 @@ fn read_good(
             Err(ScanStop::Io(error)) => return Err(error.into()),
         };
         let last_seq = frame.last().map_or(tail.seq_max, |&(_, seq)| seq);
-        // Left over from a write that failed and was written over: not part of the log.
-        if record.header.seq <= last_seq {
+        // Left over from a write that failed and was written over: not part of the log. Nor are
+        // the beginning of one frame and the end of another.
+        let follows = frame.is_empty() || record.header.seq == last_seq + 1;
+        if record.header.seq <= last_seq || !follows {
             break;
         }
         frame.push((record.offset, record.header.seq));

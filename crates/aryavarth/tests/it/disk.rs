@@ -442,7 +442,8 @@ fn what_a_full_disk_refused_does_not_come_back() {
     fs.fail_call(next + 1, Fault::NoSpace);
     let batch = Batch::new().set("x", "refused").set("y", vec![0; 400]);
     assert!(store.write(batch).unwrap_err().is_full());
-    assert_eq!(fs.trace()[next as usize..], [Site::FrameWrite; 2]);
+    let calls = [Site::FrameWrite, Site::FrameWrite, Site::FrameErase, Site::FrameEraseSync];
+    assert_eq!(fs.trace()[next as usize..], calls);
     while store.step().unwrap() {}
     store.put(b"x", b"written").unwrap();
     for crash in [Crash::Nothing, Crash::Everything] {

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use aryavarth::fs::{Crash, Fault, SimFs, Site};
 use aryavarth::{Durability, KvsError};
 
-use crate::crash::recover;
+use crate::crash::{may_poison, recover};
 use crate::oracle::Oracle;
 use crate::runner::Runner;
 use crate::scene::{Scene, in_two_threads};
@@ -76,7 +76,7 @@ fn inject(
         if matches!(error, KvsError::Corrupt { .. }) {
             return Err(format!("a call that fails is taken for damage: {error}"));
         }
-        if fault == Fault::NoSpace && end == "poisoned" && !site.text().contains("sync") {
+        if fault == Fault::NoSpace && end == "poisoned" && !may_poison(site) {
             return Err(format!("no space outside a sync poisons: {error}"));
         }
         runner.look_after_failure();

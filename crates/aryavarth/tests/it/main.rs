@@ -42,6 +42,8 @@ mod races;
 #[cfg(test)]
 mod read_now;
 #[cfg(test)]
+mod refused;
+#[cfg(test)]
 mod regressions;
 #[cfg(test)]
 mod reopened;

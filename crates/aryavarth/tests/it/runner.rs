@@ -105,6 +105,8 @@ pub(crate) enum Act {
     NeverAllocate,
     /// The next call at this site finds no space.
     NoSpaceAt(Site),
+    /// The next call at this site writes half of its bytes, and the one after it finds no space.
+    HalfAt(Site),
 }
 
 /// Plays a workload on a store.
@@ -319,6 +321,10 @@ impl Runner {
             },
             Act::Limit(bytes) => self.fs.limit_space(self.fs.space_used() + bytes),
             Act::NoSpaceAt(site) => self.fs.fail_next(*site, Fault::NoSpace),
+            Act::HalfAt(site) => {
+                self.fs.fail_next(*site, Fault::Short);
+                self.fs.fail_next(*site, Fault::NoSpace);
+            }
             Act::NeverAllocate => self.fs.never_allocate(),
             Act::Unlimit => self.fs.limit_space(u64::MAX),
             _ => unreachable!("played by play"),

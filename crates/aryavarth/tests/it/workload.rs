@@ -97,6 +97,7 @@ pub(crate) fn scripted() -> Vec<Workload> {
         Workload::new("full", full()),
         Workload::new("emptied", emptied()),
         Workload::new("refused", refused()),
+        Workload::new("broken off", broken_off()),
         Workload::new("spaces", spaces()),
         Workload::new("deadlines", deadlines()),
         Workload::new("never allocated", never_allocated(rotation())),
@@ -330,6 +331,25 @@ fn refused() -> Vec<Act> {
     acts.extend([Act::NoSpaceAt(Site::ManifestWrite), Act::Compact, set(21, 3, 900), remove(1)]);
     acts.extend([Act::Work(9), Act::NoSpaceAt(Site::CopyDirSync), Act::Compact]);
     acts.extend([Act::Compact, scan_all(), set(23, 4, 900)]);
+    acts
+}
+
+/// Appends and edits that find no space when half of them is written, and what goes to another
+/// segment afterwards.
+fn broken_off() -> Vec<Act> {
+    let halves = |n: u8| {
+        let pair = |k: u8| (vec![b'h', n, k], Some(vec![0; 200]));
+        vec![Act::HalfAt(Site::FrameWrite), Act::Batch(ALWAYS, vec![pair(1), pair(2)])]
+    };
+    let mut acts = vec![];
+    // Of a new segment, of one that is going on, and of one that has been left.
+    for n in 0..3 {
+        acts.extend(halves(n));
+        acts.extend([Act::Work(9), set(n.into(), 1, 4000), set(n.into(), 2, 10)]);
+    }
+    acts.extend([Act::Work(9), Act::HalfAt(Site::ManifestWrite), Act::Compact, set(4, 3, 10)]);
+    acts.extend([Act::Work(9), Act::HalfAt(Site::ManifestWrite), set(5, 1, 4000), Act::Work(9)]);
+    acts.extend([set(6, 1, 4000), Act::Compact, scan_all(), Act::Reopen, scan_all()]);
     acts
 }
 

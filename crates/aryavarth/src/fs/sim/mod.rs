@@ -26,7 +26,7 @@ mod random;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -113,7 +113,7 @@ struct State {
     trace: Vec<Site>,
     power_cut_at: u64,
     faults: BTreeMap<u64, Fault>,
-    faults_next: BTreeMap<Site, Fault>,
+    faults_next: BTreeMap<Site, VecDeque<Fault>>,
     space_bytes_max: u64,
     allocates: bool,
 }
@@ -162,9 +162,10 @@ impl SimFs {
         lock(&self.state).faults.insert(call, fault);
     }
 
-    /// Lets the next call at `site` go wrong, and only that one.
+    /// Lets the next call at `site` go wrong, and only that one; said again before that, the one
+    /// after it.
     pub fn fail_next(&self, site: Site, fault: Fault) {
-        lock(&self.state).faults_next.insert(site, fault);
+        lock(&self.state).faults_next.entry(site).or_default().push_back(fault);
     }
 
     /// Limits the space to `bytes`, counted in blocks of 4 KiB. What is there already stays;
@@ -216,7 +217,8 @@ impl State {
         if number >= self.power_cut_at {
             return Err(io::Error::other("simulated power cut"));
         }
-        let fault = self.faults_next.remove(&site).or_else(|| self.faults.get(&number).copied());
+        let fault = self.faults_next.get_mut(&site).and_then(VecDeque::pop_front);
+        let fault = fault.or_else(|| self.faults.get(&number).copied());
         match fault {
             Some(Fault::Io) => Err(Errno::IO.into()),
             Some(Fault::NoSpace) => Err(Errno::NOSPC.into()),
