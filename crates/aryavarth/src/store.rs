@@ -469,6 +469,14 @@ impl KvsEngine for KvStore {
         self.log()?.find_now(self.space, key)
     }
 
+    fn deadline(&self, key: &[u8]) -> Result<(Option<Option<u64>>, Position)> {
+        Ok(self.log()?.deadline(self.space, key))
+    }
+
+    fn deadline_now(&self, key: &[u8]) -> Result<Option<(Option<Option<u64>>, Position)>> {
+        KvsEngine::deadline(self, key).map(Some)
+    }
+
     fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {
         self.log()?.keys(self.space, range, limit)
     }

@@ -159,6 +159,30 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
         Ok(found.map(|(stored, position)| (stored.map(|stored| stored.value), position)))
     }
 
+    /// The deadline of a key, and the position of what was seen: `None` if there is no such key,
+    /// `Some(None)` if it has no deadline. Reads no file where the index knows. Errors as
+    /// [`find`](KvsEngine::find).
+    ///
+    /// ```
+    /// use aryavarth::{KvsEngine, MemoryEngine};
+    ///
+    /// let engine = MemoryEngine::new();
+    /// engine.set("k".into(), "v".into())?;
+    /// assert_eq!(engine.deadline(b"k")?.0, Some(None));
+    /// assert_eq!(engine.deadline(b"other")?.0, None);
+    /// # Ok::<(), aryavarth::KvsError>(())
+    /// ```
+    fn deadline(&self, key: &[u8]) -> Result<(Option<Option<u64>>, Position)> {
+        let (stored, position) = self.find(key)?;
+        Ok((stored.map(|stored| stored.expires_at), position))
+    }
+
+    /// The same without ever blocking on a disk, as [`find_now`](KvsEngine::find_now).
+    fn deadline_now(&self, key: &[u8]) -> Result<Option<(Option<Option<u64>>, Position)>> {
+        let found = self.find_now(key)?;
+        Ok(found.map(|(stored, position)| (stored.map(|stored| stored.expires_at), position)))
+    }
+
     /// The first keys of a range, at most `limit`, without their values: reads no file. A page that
     /// is not done has a key.
     fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage>;
@@ -187,6 +211,8 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     ///
     /// Nobody else writes while it runs. The values of `keys` are fetched beforehand; if the
     /// closure asks for others, it may run several times, so it must have no effects of its own.
+    /// All that are fetched for one call may have twice the bytes that a batch may have, or there
+    /// is one of them; beyond, a call that asks for more fails with [`KvsError::TooLarge`].
     /// A closure that returns an error or panics writes nothing. Its error comes without a position:
     /// whoever lets one out first waits for [`Stats::written_position`].
     fn commit<R>(

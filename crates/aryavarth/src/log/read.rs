@@ -20,7 +20,7 @@ use crate::engine::{Count, KeyPage, KeyRange, Page, Position, Stored};
 use crate::error::Result;
 use crate::index::{Found, Held, Slot};
 use crate::segment::Segment;
-use crate::sync::{Arc, Ordering, spin_loop};
+use crate::sync::{Arc, Ordering, fence, spin_loop};
 
 /// Keys that a scan looks at under one epoch.
 const WALK_KEYS_MAX: usize = 256;
@@ -41,6 +41,16 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// Bytes of its record.
+    pub(super) fn bytes(&self) -> usize {
+        self.slot.pointer().length as usize
+    }
+
+    /// Whether both are the same record.
+    pub(super) fn is(&self, other: &Seen) -> bool {
+        self.slot == other.slot && Arc::ptr_eq(&self.segment, &other.segment)
+    }
+
     pub(super) fn position(&self) -> Position {
         Position(self.segment.position_of(self.slot.pointer().offset).max(self.held.since))
     }
@@ -108,18 +118,34 @@ impl Log {
     /// What the key's slot says now, and the position of what was seen. Where the index does not
     /// hold the key, it is absent as durably as the space has its content.
     pub(super) fn see(&self, space: u32, key: &[u8]) -> (Option<Seen>, Position) {
+        let (seen, position) = self.look(space, key);
+        (seen.map(|(seen, _)| seen), position)
+    }
+
+    /// The deadline of a key that exists, and the position of what was seen. No system call.
+    #[expect(clippy::option_option, reason = "whether there is a key; and then whether it ends")]
+    pub(crate) fn deadline(&self, space: u32, key: &[u8]) -> (Option<Option<u64>>, Position) {
+        let (seen, position) = self.look(space, key);
+        let exists = |(seen, expires_at): &(Seen, Option<u64>)| {
+            !seen.slot.is_tombstone() && !self.has_passed(*expires_at)
+        };
+        (seen.filter(exists).map(|(_, expires_at)| expires_at), position)
+    }
+
+    /// What [`see`](Log::see) sees, with the deadline of what the slot says.
+    fn look(&self, space: u32, key: &[u8]) -> (Option<(Seen, Option<u64>)>, Position) {
         loop {
             let pin = epoch::pin();
-            let (held, slot) = self.stable(|| {
+            let (held, loaded) = self.stable(|| {
                 let (held, found) = self.index.find(space, key, &pin);
-                (held, found.map(Found::slot))
+                (held, found.map(Found::slot_and_deadline))
             });
-            let Some(slot) = slot else {
+            let Some((slot, expires_at)) = loaded else {
                 return (None, Position(held.since));
             };
             if let Some(seen) = self.hold(held, slot) {
                 let position = seen.position();
-                return (Some(seen), position);
+                return (Some((seen, expires_at)), position);
             }
             // The segment was retired after the slot was loaded; the slot has changed by now.
         }
@@ -157,7 +183,9 @@ impl Log {
             let before = self.multi.load(Ordering::Acquire);
             if before.is_multiple_of(2) {
                 let result = look();
-                // A slot that `look` saw published was stored after the counter became odd.
+                // A slot that `look` saw published was stored after the counter became odd; what it
+                // counted is ordered by the fence alone.
+                fence(Ordering::Acquire);
                 if self.multi.load(Ordering::Acquire) == before {
                     return result;
                 }

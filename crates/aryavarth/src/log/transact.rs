@@ -29,7 +29,12 @@ const KEYS_MAX: usize = 1024;
 type Place = (u32, Vec<u8>);
 
 /// Values read before the lock was taken, each with what its slot said then.
-type Fetched = HashMap<Place, (Seen, Option<Stored>)>;
+#[derive(Default)]
+struct Fetched {
+    values: HashMap<Place, (Seen, Option<Stored>)>,
+    /// Bytes of their records.
+    bytes: usize,
+}
 
 /// The newest state as a closure sees it under the writer's lock.
 struct UnderLock<'a> {
@@ -62,7 +67,7 @@ impl Newest for UnderLock<'_> {
             return Ok(None);
         }
         let place = (space, key.to_vec());
-        if let Some((seen, stored)) = self.fetched.get(&place)
+        if let Some((seen, stored)) = self.fetched.values.get(&place)
             && self.log.is_still(seen, slot)
         {
             return Ok(stored.clone());
@@ -113,7 +118,7 @@ impl Log {
         keys: &[&[u8]],
         mut body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<(R, Position)> {
-        let mut fetched = Fetched::new();
+        let mut fetched = Fetched::default();
         let mut wanted = Vec::new();
         for key in keys {
             // What cannot be read fails a closure that asks for it. One that does not may be about
@@ -168,11 +173,25 @@ impl Log {
         }
     }
 
+    /// Fetches a value, unless all would be too large then.
     fn fetch(&self, fetched: &mut Fetched, space: u32, key: Vec<u8>) -> Result<()> {
-        if let (Some(seen), _) = self.see(space, &key) {
-            let stored = seen.value(&key)?;
-            fetched.insert((space, key), (seen, stored));
+        let (Some(seen), _) = self.see(space, &key) else { return Ok(()) };
+        let place = (space, key);
+        match fetched.values.get(&place) {
+            Some((before, _)) if before.is(&seen) => return Ok(()),
+            Some((before, _)) => {
+                fetched.bytes -= before.bytes();
+                fetched.values.remove(&place);
+            }
+            None => {}
         }
+        let bytes = fetched.bytes + seen.bytes();
+        if !fetched.values.is_empty() {
+            check_size("set of values that are read", bytes, 2 * self.options.batch_bytes_max)?;
+        }
+        let stored = seen.value(&place.1)?;
+        fetched.bytes = bytes;
+        fetched.values.insert(place, (seen, stored));
         Ok(())
     }
 

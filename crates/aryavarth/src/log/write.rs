@@ -56,10 +56,14 @@ impl Log {
                 _ => Frame::of_batch(ROOM_BYTES, batch, held.content, now_ms),
             };
             let mut writer = lock(&self.writer);
-            if self.index.held(space).content != held.content {
+            // The space may even have been swapped away and back, so that it has its content by a
+            // later record.
+            let Held { content, since } = self.index.held(space);
+            if content != held.content {
                 // The space was emptied or swapped meanwhile, so the frame is another content's.
                 continue;
             }
+            let held = Held { content, since };
             let absent =
                 if only_removes { self.absent(&writer, batch, held, known[0]) } else { None };
             let done = match absent {

@@ -119,6 +119,10 @@ impl KvsEngine for Reopened {
         self.once(|store| store.find_now(key))
     }
 
+    fn deadline(&self, key: &[u8]) -> Result<(Option<Option<u64>>, Position)> {
+        self.once(|store| KvsEngine::deadline(store, key))
+    }
+
     fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {
         self.once(|store| KvsEngine::keys(store, range, limit))
     }
