@@ -70,7 +70,10 @@ impl Output {
     pub(crate) fn fail(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
         if let Some(reply) = self.waiting.pop_front() {
             self.leave_behind(reply.bytes);
-            encode(&mut self.ready);
+            // Who wanted to hear nothing would take it for the answer to something else.
+            if reply.bytes > 0 {
+                encode(&mut self.ready);
+            }
         }
         self.release(self.reached);
     }
@@ -142,6 +145,17 @@ mod tests {
         assert_eq!((output.ready(), output.bytes()), (&b"bcccgonee"[..], 9));
         output.sent(9);
         assert_eq!((output.next_position(), output.bytes()), (None, 0));
+    }
+
+    #[test]
+    fn who_wants_no_reply_hears_no_error_either() {
+        let mut output = Output::default();
+        push(&mut output, 1, "");
+        push(&mut output, 2, "value");
+        output.fail(|out| out.extend_from_slice(b"gone"));
+        assert_eq!((output.ready(), output.next_position()), (&b""[..], Some(2)));
+        output.release(2);
+        assert_eq!(output.ready(), b"value");
     }
 
     #[test]

@@ -157,6 +157,11 @@ impl Session {
         self.input.len() + self.parser.kept_bytes()
     }
 
+    /// Moves the input that is kept to a buffer of its size.
+    pub fn shrink_input(&mut self) {
+        self.input = BytesMut::from(&self.input[..]);
+    }
+
     /// Frees what an idle conversation does not need, so that thousands of them cost little; of an
     /// empty input buffer, all if `with_input`. What is left of the rest is less than 4 KiB.
     pub fn trim(&mut self, with_input: bool) {

@@ -1,6 +1,7 @@
 //! The server as commands see it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use aryavarth::{Count, Durability, KvsEngine, Position, Result, Stats};
 
@@ -47,12 +48,23 @@ impl<E: KvsEngine, P: ThreadPool> Host for Shared<E, P> {
     }
 
     fn sync_soon(&self) {
+        // One at a time: else who asks without end would fill the pool with them.
+        if self.settings.saves_asked.fetch_add(1, Ordering::AcqRel) > 0 {
+            return;
+        }
         let engine = self.engine.clone();
         let settings = Arc::clone(&self.settings);
         self.pool.spawn(move || {
-            // A failed sync is heard of by every write from then on.
-            if sync(&engine).is_ok() {
-                settings.saved();
+            loop {
+                let asked = settings.saves_asked.load(Ordering::Acquire);
+                // A failed sync is heard of by every write from then on.
+                if sync(&engine).is_ok() {
+                    settings.saved();
+                }
+                // Who asked meanwhile may have written more.
+                if settings.saves_asked.fetch_sub(asked, Ordering::AcqRel) == asked {
+                    break;
+                }
             }
         });
     }

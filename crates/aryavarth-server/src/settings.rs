@@ -47,6 +47,8 @@ pub(crate) struct ServerSettings {
     pub(crate) sweeps: AtomicBool,
     /// When all that was written was last known to be on disk, in seconds since 1970.
     saved_at: AtomicU64,
+    /// How many saves were asked for and are not done.
+    pub(crate) saves_asked: AtomicU64,
 }
 
 impl ServerSettings {
@@ -74,6 +76,7 @@ impl ServerSettings {
             slow_micros: AtomicI64::new(10_000),
             slow_entries_max: AtomicU64::new(128),
             sweeps: AtomicBool::new(true),
+            saves_asked: AtomicU64::new(0),
             saved_at: AtomicU64::new(process::unix_time().as_secs()),
         }
     }

@@ -33,8 +33,6 @@ const BULK_BYTES_UNAUTHENTICATED_MAX: i64 = 16 << 10;
 const BATCH_COMMANDS_MAX: usize = 128;
 /// Commands that an idle parser keeps room for.
 const IDLE_COMMANDS: usize = 4;
-/// An empty buffer that has held so much is given back at once.
-const KEPT_BYTES_MAX: usize = 64 << 10;
 
 /// What was found.
 #[derive(Debug, PartialEq, Eq)]
@@ -162,9 +160,6 @@ impl Parser {
         input.advance(self.start - end);
         self.at -= self.start;
         self.start = 0;
-        if input.is_empty() && end > KEPT_BYTES_MAX {
-            *input = BytesMut::new();
-        }
     }
 
     /// Goes on to the end of the command, and returns whether it has arrived.

@@ -139,7 +139,8 @@ impl Clients {
         let slow_micros = settings.slow_micros.load(Ordering::Relaxed);
         if slow_micros >= 0 && took.as_micros() >= u128::from(slow_micros.unsigned_abs()) {
             let entries_max = settings.slow_entries_max.load(Ordering::Relaxed);
-            self.statistics.keep_slow(&connected.entry, ran.command, took, entries_max);
+            let what = (ran.command, ran.position);
+            self.statistics.keep_slow(&connected.entry, what, took, entries_max);
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use aryavarth::Position;
 use aryavarth_protocol::Command;
 
 use super::Client;
@@ -45,6 +46,8 @@ pub(crate) struct Slow {
     pub(crate) args: Vec<Vec<u8>>,
     pub(crate) peer: String,
     pub(crate) name: Vec<u8>,
+    /// What must be durable before anybody hears of it.
+    pub(crate) position: Position,
 }
 
 /// All of it.
@@ -159,7 +162,7 @@ impl Statistics {
     pub(super) fn keep_slow(
         &self,
         client: &Client,
-        command: &Command,
+        (command, position): (&Command, Position),
         took: Duration,
         entries_max: u64,
     ) {
@@ -176,6 +179,7 @@ impl Statistics {
             args,
             peer: client.peer().to_string(),
             name,
+            position,
         });
         slow.entries.truncate(entries_max);
     }

@@ -21,7 +21,7 @@ pub(crate) struct Connected {
     pub(crate) settings: Settings,
     /// The commands of the transaction that is being collected.
     pub(crate) queue: Option<Queue>,
-    pub(crate) watched: Vec<Watched>,
+    pub(crate) watched: Watched,
     /// What others see of the connection.
     pub(crate) entry: Client,
 }
@@ -39,13 +39,18 @@ impl Connected {
             monitors: false,
             then: Then::GoOn,
         };
-        Connected { settings, queue: None, watched: Vec::new(), entry }
+        Connected { settings, queue: None, watched: Watched::default(), entry }
     }
 
     /// The same connection with its settings, and no transaction.
     pub(crate) fn renewed(&self) -> Self {
         let settings = self.settings.clone();
-        Connected { settings, queue: None, watched: Vec::new(), entry: self.entry.clone() }
+        Connected { settings, queue: None, watched: Watched::default(), entry: self.entry.clone() }
+    }
+
+    /// What a transaction keeps of the input: commands, and watched keys.
+    pub(crate) fn bytes(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.bytes) + self.watched.bytes
     }
 
     /// Makes the connection what it was at first.
@@ -78,6 +83,13 @@ pub(crate) struct Settings {
     pub(crate) monitors: bool,
     /// What comes after the reply.
     pub(crate) then: Then,
+}
+
+impl Settings {
+    /// What the reply of the command that runs waits for.
+    pub(crate) fn level(&self) -> Durability {
+        self.durability_once.unwrap_or(self.durability)
+    }
 }
 
 /// Whether the client wants replies.

@@ -187,7 +187,17 @@ fn top_level() -> impl Iterator<Item = &'static table::Row> {
     table::rows().iter().filter(|row| !row.name.contains('|'))
 }
 
+/// Refuses more names than there are: each makes far more than it takes to say it.
+fn check_names(args: &Args<'_>) -> Result<(), Failure> {
+    let rows = table::rows().len();
+    if args.len() > rows + 2 {
+        return refused(format!("ERR there are {rows} commands; ask for each of them once"));
+    }
+    Ok(())
+}
+
 fn info(_: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
+    check_names(args)?;
     if args.len() <= 2 {
         let all = top_level().map(|row| info_of(&row.name, row.spec, row.group));
         return Ok(Reply::Array(all.collect()));
@@ -225,6 +235,7 @@ fn docs_of(name: &str, spec: &'static Spec, group: Group) -> (Reply, Reply) {
 }
 
 fn docs(_: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
+    check_names(args)?;
     let of = |row: &'static table::Row| docs_of(&row.name, row.spec, row.group);
     if args.len() == 2 {
         return Ok(Reply::Map(top_level().map(of).collect()));

@@ -12,7 +12,7 @@ use super::read::Read;
 use super::set::Unit;
 use super::spec::{Flags, Outcome, Run, Spec};
 
-const FAST_READ: Flags = Flags::READONLY.and(Flags::FAST);
+const FAST_READ: Flags = Flags::READONLY.and(Flags::FAST).and(Flags::NO_VALUES);
 const FAST_WRITE: Flags = Flags::WRITE.and(Flags::FAST);
 
 pub(super) const SPECS: &[Spec] = &[

@@ -21,28 +21,33 @@ const EACH: &str = "O(N), N being the number of keys";
 
 pub(super) const SPECS: &[Spec] = &[
     Spec::new("del", -2, "key [key ...]", Run::Write(del))
+        .flags(Flags::NO_VALUES)
         .keys(1, -1, 1)
         .flags(Flags::WRITE)
         .cost(EACH)
         .says("Removes keys and returns how many there were"),
     Spec::new("unlink", -2, "key [key ...]", Run::Write(del))
+        .flags(Flags::NO_VALUES)
         .keys(1, -1, 1)
         .flags(FAST_WRITE)
         .since("4.0.0")
         .cost(EACH)
         .says("Does what DEL does: no removal waits for memory here"),
     Spec::new("exists", -2, "key [key ...]", Run::Read(exists))
+        .flags(Flags::NO_VALUES)
         .keys(1, -1, 1)
         .flags(FAST_READ)
         .cost(EACH)
         .says("Returns how many of the keys exist, counting one that is named twice twice"),
     Spec::new("touch", -2, "key [key ...]", Run::Read(exists))
+        .flags(Flags::NO_VALUES)
         .keys(1, -1, 1)
         .flags(FAST_READ)
         .since("3.2.1")
         .cost(EACH)
         .says("Returns how many of the keys exist, for nothing here depends on when one was used"),
     Spec::new("type", 2, "key", Run::Read(type_of))
+        .flags(Flags::NO_VALUES)
         .key()
         .flags(FAST_READ)
         .says("Returns what a key holds: string, or none if it does not exist"),

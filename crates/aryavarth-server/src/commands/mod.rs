@@ -72,6 +72,7 @@ use read::Reader;
 pub(crate) use scan::Cursors;
 use spec::Run;
 pub(crate) use spec::{Flags, Spec};
+use transaction::Watched;
 
 /// What a connection is to do for one command.
 #[derive(Debug)]
@@ -171,7 +172,7 @@ fn finish(connected: &mut Connected, reply: Reply, position: Position) -> Answer
         Replies::SkipThis => Replies::On,
         other => other,
     };
-    let level = settings.durability_once.unwrap_or(settings.durability);
+    let level = settings.level();
     // A transaction is one command, which ends with EXEC.
     if connected.queue.is_none() {
         settings.durability_once = settings.durability_next.take();
@@ -183,7 +184,7 @@ fn finish(connected: &mut Connected, reply: Reply, position: Position) -> Answer
 /// An EXEC that cannot run ends its transaction, and says why in the words of Redis.
 fn abort(connected: &mut Connected, failure: Failure) -> Failure {
     connected.queue = None;
-    connected.watched.clear();
+    connected.watched = Watched::default();
     let Failure::Refused(text) = failure else { return failure };
     let why = text.strip_prefix(b"ERR ").unwrap_or(&text);
     let text = [b"EXECABORT Transaction discarded because of: ", why].concat();
@@ -266,8 +267,7 @@ impl<E: KvsEngine> Spaces<'_, E> {
             }),
             Run::Write(_) | Run::Container(_) if !may_block => Err(Failure::WouldBlock),
             Run::Write(run) => self.selected(|engine| {
-                let places = spec.key_places(args);
-                let keys: Vec<&[u8]> = places.iter().map(|place| args.get(*place)).collect();
+                let keys = spec.keys_read(args);
                 let (reply, position) =
                     engine.commit(&keys, |transaction| reply_of(run(transaction, args)))?;
                 Ok((reply, position))

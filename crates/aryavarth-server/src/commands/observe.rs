@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use aryavarth::Position;
 use aryavarth_protocol::Reply;
 
 use super::args::{Args, parse_integer};
@@ -128,7 +129,11 @@ fn slow_get(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
     };
     // The one that is negative asks for all.
     let count = usize::try_from(count).unwrap_or(usize::MAX);
-    let slow = caller.host.clients().statistics.slow(count).into_iter().map(|slow| {
+    let slow = caller.host.clients().statistics.slow(count);
+    // What one of them wrote may not be on disk yet.
+    let positions = slow.iter().map(|slow| slow.position);
+    caller.position = positions.fold(caller.position, Position::max);
+    let slow = slow.into_iter().map(|slow| {
         Reply::Array(vec![
             integer(slow.id),
             integer(slow.at),

@@ -66,17 +66,33 @@ impl Read for Transaction<'_> {
     }
 }
 
+/// Keys, and bytes of values, that one command looks at where its bytes arrived: others wait there.
+const LOOKS_MAX: usize = 64;
+const LOOKS_BYTES_MAX: usize = 512 << 10;
+
 /// The store as it is.
 pub(crate) struct Reader<'a, E> {
     engine: &'a E,
     may_block: bool,
+    /// Keys that were looked at, and bytes of their values.
+    looks: usize,
+    bytes: usize,
     /// The newest thing that was seen.
     pub(crate) position: Position,
 }
 
 impl<'a, E: KvsEngine> Reader<'a, E> {
     pub(crate) fn new(engine: &'a E, may_block: bool) -> Self {
-        Reader { engine, may_block, position: Position::ZERO }
+        Reader { engine, may_block, looks: 0, bytes: 0, position: Position::ZERO }
+    }
+
+    /// Looks at one more key, unless it is the turn of others.
+    fn look(&mut self) -> Result<(), Failure> {
+        self.looks += 1;
+        if self.looks > LOOKS_MAX || self.bytes > LOOKS_BYTES_MAX {
+            return if self.may_block { Ok(()) } else { Err(Failure::WouldBlock) };
+        }
+        Ok(())
     }
 }
 
@@ -94,17 +110,26 @@ impl<E: KvsEngine> Read for Reader<'_, E> {
     }
 
     fn find(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure> {
+        self.look()?;
         let (stored, position) = match self.engine.find_now(key)? {
             Some(found) => found,
             None if self.may_block => self.engine.find(key)?,
             None => return Err(Failure::WouldBlock),
         };
         self.position = self.position.max(position);
+        self.bytes += stored.as_ref().map_or(0, |stored| stored.value.len());
         Ok(stored)
     }
 
     fn deadline(&mut self, key: &[u8]) -> Result<Option<Option<u64>>, Failure> {
-        Ok(self.find(key)?.map(|stored| stored.expires_at))
+        self.look()?;
+        let (deadline, position) = match self.engine.deadline_now(key)? {
+            Some(found) => found,
+            None if self.may_block => self.engine.deadline(key)?,
+            None => return Err(Failure::WouldBlock),
+        };
+        self.position = self.position.max(position);
+        Ok(deadline)
     }
 
     fn keys(&mut self, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>, Failure> {

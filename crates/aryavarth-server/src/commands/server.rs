@@ -143,7 +143,7 @@ fn wait_for_disk(caller: &mut Caller<'_>, args: &Args<'_>) -> Outcome {
     if caller.in_transaction {
         // What it wrote itself is on disk when its reply leaves, if that waits for it.
         let settings = &*caller.settings;
-        let level = settings.durability_once.unwrap_or(settings.durability);
+        let level = settings.level();
         let waits = level == Durability::Always;
         if waits {
             // Also if a later command of the transaction chooses another level.

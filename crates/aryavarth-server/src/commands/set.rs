@@ -21,15 +21,18 @@ pub(super) const SPECS: &[Spec] =
             "Sets a key, if its condition holds, and gives it the deadline asked for or none",
         ),
         Spec::new("setnx", 3, "key value", Run::Write(setnx))
+            .flags(Flags::NO_VALUES)
             .key()
             .flags(WRITE.and(Flags::FAST))
             .says("Sets a key that does not exist yet"),
         Spec::new("setex", 4, "key seconds value", Run::Write(setex))
+            .flags(Flags::NO_VALUES)
             .key()
             .flags(WRITE)
             .since("2.0.0")
             .says("Sets a key that is gone after so many seconds"),
         Spec::new("psetex", 4, "key milliseconds value", Run::Write(psetex))
+            .flags(Flags::NO_VALUES)
             .key()
             .flags(WRITE)
             .since("2.6.0")
@@ -44,6 +47,7 @@ pub(super) const SPECS: &[Spec] =
             .since("6.2.0")
             .says("Returns the value of a key, and changes or takes away its deadline if asked to"),
         Spec::new("mset", -3, "key value [key value ...]", Run::Write(mset))
+            .flags(Flags::NO_VALUES)
             .keys(1, -1, 2)
             .blind(blind_mset)
             .flags(WRITE)
@@ -51,12 +55,14 @@ pub(super) const SPECS: &[Spec] =
             .cost("O(N), N being the number of keys")
             .says("Sets several keys at once"),
         Spec::new("msetnx", -3, "key value [key value ...]", Run::Write(msetnx))
+            .flags(Flags::NO_VALUES)
             .keys(1, -1, 2)
             .flags(WRITE)
             .since("1.0.1")
             .cost("O(N), N being the number of keys")
             .says("Sets several keys at once, if none of them exists"),
         Spec::new("msetex", -4, MSETEX_USAGE, Run::Write(msetex))
+            .flags(Flags::NO_VALUES)
             .counted_keys(1, 1)
             .flags(WRITE)
             .since("8.4.0")

@@ -142,6 +142,8 @@ impl Flags {
     pub(crate) const KEYSPACE: Flags = Flags(1 << 11);
     /// Asks the engine for figures, which may wait for its writer or for a disk.
     pub(crate) const WAITS: Flags = Flags(1 << 12);
+    /// Needs no values, only to know which keys there are, and their deadlines.
+    pub(crate) const NO_VALUES: Flags = Flags(1 << 13);
     /// What MONITOR does not show.
     pub(crate) const UNSEEN: Flags = Flags::ADMIN.and(Flags::SKIP_MONITOR);
 
@@ -239,6 +241,16 @@ impl Spec {
     pub(crate) fn takes(&self, args: usize) -> bool {
         let wanted = self.arity.unsigned_abs() as usize;
         if self.arity < 0 { args >= wanted } else { args == wanted }
+    }
+
+    /// The keys whose values a call needs.
+    pub(crate) fn keys_read<'a>(&self, args: &Args<'a>) -> Vec<&'a [u8]> {
+        // One that may be blind is, if it has no options.
+        let is_blind = self.blind.is_some() && args.len() <= self.arity.unsigned_abs() as usize;
+        if is_blind || self.flags.has(Flags::NO_VALUES) {
+            return Vec::new();
+        }
+        self.key_places(args).into_iter().map(|place| args.get(place)).collect()
     }
 
     /// Where the keys are among the arguments of a call, the name being at 0.

@@ -2,6 +2,9 @@
 
 use std::collections::HashSet;
 
+use aryavarth_protocol::Command;
+
+use super::args::Args;
 use super::docs::CATEGORIES;
 use super::scripts::Runner;
 use super::spec::{Keys, Run};
@@ -131,5 +134,26 @@ fn clients_and_exporters_find_the_fields_that_they_read() {
         "durability:always",
     ] {
         assert!(text.contains(&format!("\n{field}")), "{field} in {text}");
+    }
+}
+
+/// A value that is fetched for nothing takes a disk's time, and memory: UNLINK is for large ones.
+#[test]
+fn only_values_that_are_needed_are_fetched() {
+    for (line, keys) in [
+        ("UNLINK a b", 0),
+        ("EXISTS a", 0),
+        ("MSETNX a 1 b 2", 0),
+        ("MSET a 1 b 2", 0),
+        ("SET a 1", 0),
+        ("SET a 1 GET", 1),
+        ("TTL a", 0),
+        ("INCR a", 1),
+        ("MGET a b", 2),
+        ("EXPIRE a 1", 1),
+    ] {
+        let command = Command::from_args(line.split(' '));
+        let args = Args::new(&command);
+        assert_eq!(table::find(&args).unwrap().keys_read(&args).len(), keys, "{line}");
     }
 }

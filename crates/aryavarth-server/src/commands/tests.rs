@@ -287,3 +287,62 @@ fn every_row_of_the_table_is_complete() {
     names.sort_unstable();
     names.windows(2).for_each(|pair| assert_ne!(pair[0], pair[1], "a name stands twice"));
 }
+
+/// The replies are those of what ran before the level was lowered, too.
+#[test]
+fn a_transaction_waits_for_the_level_that_it_began_with() {
+    let mut runner = Runner::new();
+    for (level, then, all) in [
+        ("ALWAYS", "OS", Durability::Always),
+        ("ALWAYS", "INTERVAL 5", Durability::Always),
+        ("INTERVAL 5", "INTERVAL 9", Durability::Interval(5)),
+        ("OS", "INTERVAL 5", Durability::Interval(5)),
+        ("INTERVAL 5", "ALWAYS", Durability::Always),
+    ] {
+        runner.call("", &words(&format!("CLIENT DURABILITY {level}")));
+        for line in ["MULTI", "SET k v", &format!("CLIENT DURABILITY {then}")] {
+            runner.call("", &words(line));
+        }
+        assert_eq!(runner.answer("", &words("EXEC")).level, all, "{level}, then {then}");
+    }
+    assert_eq!(runner.answer("", &words("PING")).level, Durability::Always);
+}
+
+#[test]
+fn names_are_asked_for_once() {
+    let mut runner = Runner::new();
+    for command in ["COMMAND DOCS", "COMMAND INFO"] {
+        assert!(!runner.call("", &words(&format!("{command} get set get"))).is_error());
+        let many = format!("{command}{}", " client".repeat(2000));
+        assert!(runner.call("", &words(&many)).is_error(), "{command}");
+    }
+}
+
+#[test]
+fn watched_keys_have_a_limit_in_bytes() {
+    let mut runner = Runner::new();
+    let key = |n: usize| format!("{n:060000}");
+    let watched = (0..20).filter(|n| {
+        let command = ["WATCH".to_owned(), key(*n), key(0)];
+        !runner.call("", &command).is_error()
+    });
+    assert_eq!(watched.count(), 17, "a mebibyte");
+    runner.call("", &words("UNWATCH"));
+    assert!(!runner.call("", &["WATCH".to_owned(), key(0)]).is_error());
+}
+
+/// Where the bytes arrived, others wait.
+#[test]
+fn many_keys_are_looked_at_on_the_pool() {
+    let mut runner = Runner::new();
+    runner.call("", &words("SET k v"));
+    let connected = runner.connections.get_mut("").expect("it has spoken");
+    for name in ["EXISTS", "MGET"] {
+        for (keys, is_done) in [(10, true), (1000, false)] {
+            let line = format!("{name}{}", " k".repeat(keys));
+            let command = Command::from_args(words(&line));
+            let done = run(&runner.host.engine, &runner.host, connected, &command, false);
+            assert_eq!(done.is_some(), is_done, "{name} of {keys}");
+        }
+    }
+}

@@ -3,9 +3,11 @@
 //! A transaction is collected first and run by EXEC, as one closure of the engine: nobody else
 //! writes meanwhile, all of its effects are one frame of the log, and a crash keeps all or none.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use aryavarth::{KvsEngine, KvsError, Position, Watch};
+use aryavarth::{Durability, KvsEngine, KvsError, Position, Watch};
 use aryavarth_protocol::{Command, Reply};
 
 use super::args::Args;
@@ -16,19 +18,20 @@ use super::spec::{Flags, Run, Spec, Step};
 use super::{run_inside, table};
 use crate::clients::Ran;
 
-/// A key that EXEC depends on.
-#[derive(Debug)]
+/// The keys that EXEC depends on.
+#[derive(Debug, Default)]
 pub(crate) struct Watched {
-    space: u32,
-    key: Vec<u8>,
-    watch: Watch,
+    watches: BTreeMap<(u32, Vec<u8>), Watch>,
+    /// Bytes of the keys.
+    pub(crate) bytes: usize,
 }
 
 /// Bytes of commands that one connection may collect; larger effects than this are refused by the
 /// engine anyway.
 const QUEUE_BYTES_MAX: usize = 128 << 20;
-/// Keys that one connection may watch: each is compared with every other.
+/// Keys that one connection may watch, and their bytes.
 const WATCHED_MAX: usize = 4096;
+const WATCHED_BYTES_MAX: usize = 1 << 20;
 
 const STEP: Flags = Flags::FAST.and(Flags::UNQUEUED);
 
@@ -94,11 +97,11 @@ pub(super) fn step<E: KvsEngine>(
             if connected.queue.take().is_none() {
                 return refused("ERR DISCARD without MULTI");
             }
-            connected.watched.clear();
+            connected.watched = Watched::default();
             done
         }
         Step::Unwatch => {
-            connected.watched.clear();
+            connected.watched = Watched::default();
             done
         }
         Step::Reset => {
@@ -124,18 +127,19 @@ fn watch<E: KvsEngine>(
     connected: &mut Connected,
     args: &Args<'_>,
 ) -> Result<(), Failure> {
-    let space = engine.space();
+    let Watched { watches, bytes } = &mut connected.watched;
     for key in args.from(1) {
-        let is_known = |known: &Watched| known.space == space && known.key == key;
-        if !connected.watched.iter().any(is_known) {
-            if connected.watched.len() >= WATCHED_MAX {
-                return refused(format!(
-                    "ERR {WATCHED_MAX} keys are watched already, which is the limit"
-                ));
-            }
-            let watch = engine.watch(key)?;
-            connected.watched.push(Watched { space, key: key.to_vec(), watch });
+        let place = (engine.space(), key.to_vec());
+        if watches.contains_key(&place) {
+            continue;
         }
+        if watches.len() >= WATCHED_MAX || *bytes + key.len() > WATCHED_BYTES_MAX {
+            return refused(format!(
+                "ERR a client may watch {WATCHED_MAX} keys of {WATCHED_BYTES_MAX} bytes in all"
+            ));
+        }
+        watches.insert(place, engine.watch(key)?);
+        *bytes += key.len();
     }
     Ok(())
 }
@@ -156,9 +160,10 @@ fn exec<E: KvsEngine>(
     let host: &dyn Host =
         if queue.commands.iter().any(asks_server) { &Frozen::new(host)? } else { host };
     let Connected { settings, entry, .. } = connected;
+    let level = settings.level();
     let (done, position) = engine.commit(&keys, |transaction| {
         let now_ms = transaction.now_ms();
-        if watched.iter().any(|watched| watched.watch.is_touched(now_ms)) {
+        if watched.watches.values().any(|watch| watch.is_touched(now_ms)) {
             return Ok(None);
         }
         // The closure may run again, from where it began.
@@ -182,6 +187,10 @@ fn exec<E: KvsEngine>(
         return Ok((Reply::NullArray, position));
     };
     *settings = changed;
+    // The reply is that of the commands before a change of the level, too.
+    if strength(level) > strength(settings.level()) {
+        settings.durability_once = Some(level);
+    }
     let mut all = Vec::with_capacity(replies.len());
     for (command, (reply, began, ended)) in queue.commands.iter().zip(replies) {
         if let Ok(spec) = table::find(&Args::new(command)) {
@@ -194,12 +203,22 @@ fn exec<E: KvsEngine>(
     Ok((Reply::Array(all), position))
 }
 
+/// How much a reply waits for, to be compared.
+fn strength(level: Durability) -> (u8, Reverse<u32>) {
+    let (rank, ms) = match level {
+        Durability::Always => (2, 0),
+        Durability::Interval(ms) => (1, ms),
+        Durability::Os => (0, 0),
+    };
+    (rank, Reverse(ms))
+}
+
 /// Whether a command is about the connection or the server.
 fn asks_server(command: &Command) -> bool {
     table::find(&Args::new(command)).is_ok_and(|spec| matches!(spec.run, Run::Caller(_)))
 }
 
-/// The keys of a transaction's commands, as far as they are of the database that is selected.
+/// The keys whose values a transaction's commands need, as far as they are of the database that is selected.
 fn keys_of(commands: &[Command]) -> Vec<&[u8]> {
     let mut keys = Vec::new();
     for command in commands {
@@ -208,7 +227,7 @@ fn keys_of(commands: &[Command]) -> Vec<&[u8]> {
         if spec.name == "select" {
             break;
         }
-        keys.extend(spec.key_places(&args).into_iter().map(|place| args.get(place)));
+        keys.extend(spec.keys_read(&args));
     }
     keys
 }

@@ -43,6 +43,11 @@ impl Gates {
         self.tickets
     }
 
+    /// How many replies wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Whether any reply waits.
     pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()

@@ -70,7 +70,7 @@ pub(super) fn write<E: KvsEngine, P: ThreadPool>(
 ) -> Job {
     let settings = &connected.settings;
     // With nothing else to do, the reply is what to wait for, and not the write.
-    let level = settings.durability_once.unwrap_or(settings.durability);
+    let level = settings.level();
     let owed = blind.owed();
     let is_patient = is_last && owed == 1 && level == Durability::Always;
     let batches = std::mem::take(&mut blind.batches);

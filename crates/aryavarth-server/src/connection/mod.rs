@@ -18,6 +18,7 @@
 
 mod close;
 mod gate;
+mod input;
 mod job;
 
 use std::collections::VecDeque;
@@ -25,14 +26,15 @@ use std::future::{pending, poll_fn};
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
-use aryavarth::KvsEngine;
-use aryavarth_protocol::{Event, Reply, Request, Session};
+use aryavarth::{Durability, KvsEngine};
+use aryavarth_protocol::{Reply, Session};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::budget::Share;
 use crate::clients::{Client, Feed, Line};
@@ -44,21 +46,17 @@ use crate::thread_pool::ThreadPool;
 use crate::writes::TOGETHER_BYTES_MAX;
 pub(crate) use close::close;
 use gate::Gates;
+use input::READ_BYTES_MIN;
 use job::{Job, poll_job};
 
+/// Answers that may wait for the disk. Those that a client does not want have no bytes.
+const WAITING_MAX: usize = 64 << 10;
+/// How often is looked whether a client is there that has sent more than is read.
+const GONE_PAUSE: Duration = Duration::from_secs(1);
 /// The most calls of one job. More gain nothing, and fewer let others have their turn.
 const BATCH_CALLS_MAX: usize = 256;
-/// The text of one job's requests at which no further one is added, in bytes.
-const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Room for calls that an idle connection keeps.
 const CALLS_KEPT: usize = 4;
-/// How much is read at once, at least, in bytes; an idle connection keeps room for as much.
-const READ_BYTES_MIN: usize = 4 << 10;
-/// How much is read at once, at most, in bytes.
-const READ_BYTES_MAX: usize = 1 << 20;
-/// Input that a connection may have waiting without taking it from the common budget, in bytes.
-const FREE_BYTES: usize = 16 << 10;
-
 /// Whose move it is, and so which deadline runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -82,14 +80,17 @@ pub(crate) struct Connection<E: KvsEngine, P: ThreadPool> {
     connected: Option<Box<Connected>>,
     /// What others know of the connection.
     client: Client,
-    /// The commands of all others, if the client asked to see them.
+    /// The commands of all others, if the client asked to see them, and at which level.
     feed: Option<Feed>,
+    feed_level: Durability,
     /// Calls that were decoded and not run.
     calls: VecDeque<Call>,
     job: Option<Job>,
-    /// Bytes to ask the socket for, and whether the buffer for them has grown large.
+    /// The job is a reply that comes later, and nothing of the client is being run.
+    is_held: bool,
+    /// Bytes to ask the socket for, and how large the buffer for them has grown.
     room: usize,
-    has_large_buffer: bool,
+    allocated: usize,
     /// What input and the running job take from the common budget.
     input_share: Share,
     job_bytes: usize,
@@ -115,6 +116,8 @@ enum Woken {
     Shown(Option<Arc<Line>>),
     /// Somebody wants the connection closed.
     Killed,
+    /// The client has closed its side, or the connection, while its reply is kept back.
+    Gone,
 }
 
 impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
@@ -136,11 +139,13 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             gates: Gates::default(),
             client: connected.entry.clone(),
             feed: None,
+            feed_level: connected.settings.durability,
             connected: Some(Box::new(connected)),
             calls: VecDeque::new(),
             room: READ_BYTES_MIN,
-            has_large_buffer: false,
+            allocated: 0,
             job: None,
+            is_held: false,
             input_share,
             job_bytes: 0,
             last_words: None,
@@ -165,6 +170,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 break;
             }
             self.set_deadline();
+            self.spare_input();
             match self.wait().await {
                 Woken::Job(done, connected) => self.finish_job(done, connected),
                 Woken::Released | Woken::CanSend => {}
@@ -176,7 +182,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 }
                 Woken::Stop => self.stop()?,
                 Woken::Shown(Some(line)) => self.show(&line),
-                Woken::Shown(None) | Woken::Killed => return Ok(()),
+                Woken::Shown(None) | Woken::Killed | Woken::Gone => return Ok(()),
             }
         }
         self.close().await
@@ -184,32 +190,35 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
 
     async fn wait(&mut self) -> Woken {
         // With no job and room for replies, everything that has arrived was looked at.
+        let has_room = !self.is_full();
         let Connection { shared, stream, stop, session, gates, job, client, feed, .. } = self;
-        let has_room = session.output_bytes() < shared.limits.output_bytes_max;
         let can_read = !self.input_over && job.is_none() && has_room;
         let can_show = !self.input_over && feed.is_some() && has_room;
         let must_send = !session.output().is_empty();
         let must_release = gates.is_waiting();
-        let deadline = self.deadline;
+        let (deadline, is_held) = (self.deadline, self.is_held);
         tokio::select! {
             biased;
+            // First: a client that always has something to say must not keep itself alive.
+            () = client.killed() => Woken::Killed,
             done = poll_fn(|context| poll_job(job, context)), if job.is_some()
                 => Woken::Job(done.0, done.1),
             () = poll_fn(|context| gates.poll(&shared.engine, session, context)), if must_release
                 => Woken::Released,
             _ = stream.writable(), if must_send => Woken::CanSend,
+            () = stopped(stop), if !self.input_over => Woken::Stop,
             _ = stream.readable(), if can_read => Woken::CanRead,
             line = next_line(feed), if can_show => Woken::Shown(line),
-            () = client.killed() => Woken::Killed,
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some()
                 => Woken::Late,
-            () = stopped(stop), if !self.input_over => Woken::Stop,
+            () = gone(stream, shared.limits.linger), if is_held => Woken::Gone,
         }
     }
 
     /// Whether too many replies are unsent to make more.
     fn is_full(&self) -> bool {
         self.session.output_bytes() >= self.shared.limits.output_bytes_max
+            || self.gates.waiting() >= WAITING_MAX
     }
 
     /// Takes what the session has understood, answers what is at hand, and starts a job for the
@@ -233,50 +242,6 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             }
         }
         false
-    }
-
-    /// Decodes requests until there are enough for a job.
-    fn collect_calls(&mut self) {
-        if !self.calls.is_empty() || self.last_words.is_some() {
-            return;
-        }
-        let counters = &self.shared.counters;
-        let before = self.session.input_bytes();
-        while self.calls.len() < BATCH_CALLS_MAX
-            && before - self.session.input_bytes() < BATCH_BYTES_MAX
-        {
-            match self.session.next_event() {
-                Some(Event::Request(request)) => {
-                    let alone = matches!(request, Request::Compact {});
-                    self.calls.push_back(Call::Request(request));
-                    if alone {
-                        break;
-                    }
-                }
-                Some(Event::Command(command)) => {
-                    self.calls.push_back(Call::Command(command));
-                    // A password changes how what follows is read.
-                    if self.connected.as_ref().is_some_and(|c| !c.settings.authenticated) {
-                        break;
-                    }
-                }
-                Some(Event::Invalid(message)) => {
-                    count(&counters.requests_invalid, 1);
-                    self.calls.push_back(Call::Refused(message));
-                }
-                Some(Event::Broken(bytes)) => {
-                    count(&counters.sessions_broken, 1);
-                    self.break_off(bytes);
-                    break;
-                }
-                Some(Event::End) => {
-                    self.input_over = true;
-                    break;
-                }
-                None => break,
-            }
-        }
-        self.job_bytes = before - self.session.input_bytes();
     }
 
     /// Answers the calls that cannot block, up to the first that can. Returns how many.
@@ -352,6 +317,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
 
     fn finish_job(&mut self, done: Done, connected: Box<Connected>) {
         self.job = None;
+        self.is_held = false;
         self.connected = Some(connected);
         self.calls = done.rest;
         self.take_answers(done.answers, done.then);
@@ -368,6 +334,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         }
         if let Some(connected) = &self.connected {
             self.session.set_authenticated(connected.settings.authenticated);
+            self.feed_level = connected.settings.durability;
             if connected.settings.monitors != self.feed.is_some() {
                 let clients = &self.shared.clients;
                 self.feed = connected.settings.monitors.then(|| clients.watch_commands());
@@ -395,8 +362,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
 
     /// Shows the client a command of somebody else.
     fn show(&mut self, line: &Line) {
-        let level = self.shared.engine.durability();
-        let ticket = self.gates.ticket(line.position, level);
+        let ticket = self.gates.ticket(line.position, self.feed_level);
         self.session.reply_resp(&Reply::Simple(line.text.clone().into()), ticket);
     }
 
@@ -418,6 +384,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 let Some(connected) = self.connected.take() else { return };
                 let calls = std::mem::take(&mut self.calls);
                 let shared = Arc::clone(&self.shared);
+                self.is_held = true;
                 self.job = Some(job::hold(shared, answer, then, calls, connected));
             }
         }
@@ -442,72 +409,6 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             }
         }
         Ok(())
-    }
-
-    fn read(&mut self) -> io::Result<()> {
-        let room = self.room;
-        let buffer = self.session.input_buffer();
-        buffer.reserve(room);
-        // The capacity shrinks as bytes are taken from the front; the allocation does not.
-        self.has_large_buffer |= buffer.capacity() > 2 * READ_BYTES_MIN;
-        // A read that does not fill the buffer has emptied the socket. Saying so (as tokio's own
-        // `AsyncRead` does) spares the read that would find nothing, and lets the others have
-        // their turn before a client that has sent more meanwhile.
-        let mut done = Err(io::ErrorKind::WouldBlock.into());
-        let emptied = self.stream.try_io(Interest::READABLE, || {
-            done = self.stream.try_read_buf(buffer);
-            let is_all = matches!(done, Ok(bytes @ 1..) if bytes < room);
-            if is_all { Err(io::Error::from(io::ErrorKind::WouldBlock)) } else { Ok(()) }
-        });
-        drop(emptied);
-        // Who sends much is asked for more, until he sends little.
-        self.room = match done {
-            Ok(bytes) if bytes >= room => (room * 4).min(READ_BYTES_MAX),
-            Ok(bytes) if bytes < room / 16 => READ_BYTES_MIN,
-            _ => room,
-        };
-        match done {
-            Ok(0) => self.session.end_of_input(),
-            Ok(_) => {
-                let bytes = self.counted_bytes();
-                if !self.input_share.resize(bytes) {
-                    // If the request is too long by itself, that is the better thing to say.
-                    self.collect_calls();
-                    if self.last_words.is_some() {
-                        return Ok(());
-                    }
-                    count(&self.shared.counters.input_refused, 1);
-                    let limit = self.shared.limits.input_bytes_max;
-                    self.give_up(&format!(
-                        "busy: more than {limit} bytes of requests are waiting; try again"
-                    ));
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    /// Bytes of input to take from the common budget, a transaction that is collected included.
-    fn counted_bytes(&self) -> usize {
-        let connected = self.connected.as_ref();
-        let queued = connected.and_then(|connected| Some(connected.queue.as_ref()?.bytes));
-        (self.session.input_bytes() + self.job_bytes + queued.unwrap_or(0))
-            .saturating_sub(FREE_BYTES)
-    }
-
-    fn give_up(&mut self, message: &str) {
-        let bytes = self.session.give_up(message);
-        self.break_off(bytes);
-    }
-
-    fn break_off(&mut self, last_words: Vec<u8>) {
-        self.last_words = Some(last_words);
-        self.input_over = true;
-        self.linger = true;
-        // What nobody will look at is no reason to refuse others.
-        self.input_share.resize(self.job_bytes.min(self.input_share.amount()));
     }
 
     /// Takes note of a passed deadline; breaks if the connection is to be closed at once.
@@ -568,8 +469,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         if phase != self.phase {
             self.client.show_buffers(self.session.input_bytes(), self.session.output_bytes());
             if phase == Phase::Idle {
-                self.session.trim(self.has_large_buffer);
-                self.has_large_buffer = false;
+                self.trim_input();
                 self.gates.trim();
                 self.calls.shrink_to(CALLS_KEPT);
             }
@@ -587,6 +487,17 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // A server that is gone has stopped, too.
     drop(stop.wait_for(|stopped| *stopped).await);
+}
+
+/// Returns when the client has closed its side, and some time to hear what else there is has passed.
+async fn gone(stream: &TcpStream, linger: Duration) {
+    loop {
+        match stream.ready(Interest::READABLE).await {
+            Ok(ready) if !ready.is_read_closed() => sleep(GONE_PAUSE).await,
+            Ok(_) | Err(_) => break,
+        }
+    }
+    sleep(linger).await;
 }
 
 /// The next command of somebody else; never, if the client did not ask to see them.

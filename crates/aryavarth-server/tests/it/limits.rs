@@ -155,7 +155,7 @@ fn commands_beyond_the_jobs_that_may_wait_wait_themselves() {
     engine.open_gate();
     assert_eq!(waiting.reply(), r#"{"Ok":null}"#);
     eventually("it is run", || server.handle.counters().requests == 4);
-    engine.sync();
+    engine.sync_always();
     assert_eq!(client.reply(), "*1\r");
     assert_eq!(server.handle.counters().requests_busy, 0);
 }

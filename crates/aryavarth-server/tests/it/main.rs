@@ -8,6 +8,7 @@ mod limits;
 mod pools;
 mod redis;
 mod shutdown;
+mod strangers;
 mod support;
 mod threads;
 mod writes;

@@ -77,8 +77,8 @@ fn what_a_transaction_shows_is_durable_before_it_leaves() {
     let mut client = server.client();
     client.send("MULTI\r\nGET k\r\nEXEC\r\n");
     assert_eq!((client.reply(), client.reply()), ("+OK\r".into(), "+QUEUED\r".into()));
-    eventually("it has run", || server.handle.counters().requests == 3);
-    engine.sync();
+    eventually("it runs", || server.handle.counters().requests == 3);
+    engine.sync_always();
     assert_eq!((client.reply(), client.reply()), ("*1\r".into(), "$-1\r".into()));
 }
 
@@ -136,4 +136,21 @@ fn waitaof_answers_in_time_when_the_disk_does_not() {
     client.send("WAITAOF 1 1 50\r\n");
     let lines = [client.reply(), client.reply(), client.reply()];
     assert_eq!(lines, ["*2\r", ":1\r", ":0\r"], "there are no replicas");
+}
+
+/// As MONITOR does not: it may be undone.
+#[test]
+fn the_slow_log_shows_nothing_that_is_not_on_disk() {
+    let engine = Obedient::default();
+    let server = Server::with(engine.clone(), Limits::default());
+    assert_eq!(server.client().ask("CONFIG SET slowlog-log-slower-than 0\r\n"), "+OK\r");
+    let mut writer = server.client();
+    writer.send("INCR k\r\nPING\r\n");
+    eventually("the first is logged", || server.handle.counters().requests == 3);
+    let mut reader = server.client();
+    reader.send("SLOWLOG GET\r\n");
+    eventually("it is read", || server.handle.counters().requests == 4);
+    engine.poison();
+    assert!(reader.reply().starts_with("-MISCONF"));
+    assert!(writer.reply().starts_with("-MISCONF"));
 }

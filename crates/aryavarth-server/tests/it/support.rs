@@ -147,6 +147,8 @@ struct Control {
     together: Vec<usize>,
     /// How many such calls there had been at the last read.
     calls_before_read: usize,
+    /// How many calls waited for the disk, if any may; they wait until the gate is open.
+    waits: Option<usize>,
     /// Which calls there were, and on which threads.
     calls: BTreeSet<(&'static str, String)>,
 }
@@ -202,6 +204,15 @@ impl Obedient {
     /// How many batches came together, for each call that wrote so far.
     pub(crate) fn together(&self) -> Vec<usize> {
         self.control.0.lock().unwrap().together.clone()
+    }
+
+    /// How many calls waited for the disk.
+    pub(crate) fn let_wait(&self) {
+        self.change(|control| control.waits = Some(0));
+    }
+
+    pub(crate) fn waits(&self) -> usize {
+        self.control.0.lock().unwrap().waits.unwrap_or(0)
     }
 
     /// How many calls had written when a key was read last that was not at hand.
@@ -320,7 +331,12 @@ impl KvsEngine for Obedient {
     }
 
     fn wait(&self, _position: Position, _level: Durability) -> aryavarth::Result<()> {
-        panic!("the server waits without blocking");
+        let mut control = self.control.0.lock().unwrap();
+        *control.waits.as_mut().expect("the server waits without blocking") += 1;
+        while !control.open {
+            control = self.control.1.wait(control).unwrap();
+        }
+        Ok(())
     }
 
     fn on_reached(

@@ -49,6 +49,10 @@ fn is_there<E: KvsEngine>(engine: &E, key: &str) -> bool {
     if let Some((stored, _)) = engine.find_now(bytes).unwrap() {
         assert_eq!(stored.is_some(), is_there);
     }
+    assert_eq!(engine.deadline(bytes).unwrap().0.is_some(), is_there);
+    if let Some((deadline, _)) = engine.deadline_now(bytes).unwrap() {
+        assert_eq!(deadline.is_some(), is_there);
+    }
     assert_eq!(engine.get(key.into()).unwrap().is_some(), is_there);
     is_there
 }
@@ -94,6 +98,11 @@ fn a_key_tells_its_deadline<E: KvsEngine>(engine: &E, clock: &TestClock) {
     assert_eq!(engine.find(b"for good").unwrap().0, stored("w", None));
     if let Some((found, _)) = engine.find_now(b"until").unwrap() {
         assert_eq!(found, stored("v", Some(deadline)));
+    }
+    for (key, wanted) in
+        [("until", Some(Some(deadline))), ("for good", Some(None)), ("absent", None)]
+    {
+        assert_eq!(engine.deadline(key.as_bytes()).unwrap().0, wanted, "{key}");
     }
     commit(engine, |transaction| {
         assert_eq!(transaction.find(b"until")?, stored("v", Some(deadline)));

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aryavarth::fs::{Crash, Fs, OpenHow, SimFs, Site, read_full};
-use aryavarth::{Durability, KvStore, KvsError};
+use aryavarth::{Durability, KvStore, KvsEngine, KvsError, Options, Transaction};
 
 use crate::regressions::{open, open_hooked};
 
@@ -144,4 +144,74 @@ fn numbers_that_a_crash_took_are_not_given_again() {
     store.put(b"a", b"2").unwrap();
     let after = seq_max(&fs);
     assert!(after > before && after > seq, "{before}, {after}, before the crash {seq}");
+}
+
+/// Whether a key is there is told from the index, and is as young as what the index names.
+#[test]
+fn a_deadline_is_no_more_durable_than_the_value_it_belongs_to() {
+    let fs = SimFs::new();
+    let store = open(fs).with_durability(Durability::Os);
+    let look = || {
+        let (found, deadline) = (store.find(b"k").unwrap(), KvsEngine::deadline(&store, b"k"));
+        let deadline = deadline.unwrap();
+        assert_eq!((found.0.is_some(), found.1), (deadline.0.is_some(), deadline.1));
+        deadline.1
+    };
+    let mut before = look();
+    for step in ["set", "removed", "set again", "emptied"] {
+        match step {
+            "removed" => drop(store.delete(b"k").unwrap()),
+            "emptied" => {
+                let clear = |transaction: &mut Transaction<'_>| {
+                    transaction.clear();
+                    Ok(())
+                };
+                KvsEngine::commit(&store, &[], clear).unwrap();
+            }
+            _ => store.put(b"k", b"v").unwrap(),
+        }
+        let now = look();
+        assert!(now > before, "{step}");
+        before = now;
+    }
+}
+
+/// UNLINK of what fills a disk must not fill the memory.
+#[test]
+fn a_closure_is_given_so_much_and_no_more() {
+    let fs = SimFs::new();
+    let options = Options {
+        fs: Arc::new(fs),
+        background: false,
+        value_bytes_max: 1 << 20,
+        batch_bytes_max: 1 << 20,
+        ..Options::default()
+    };
+    let open = || KvStore::open_with(Path::new("/db"), options.clone()).unwrap();
+    let store = open();
+    let keys: Vec<[u8; 1]> = (0..9).map(|n| [n]).collect();
+    for key in &keys {
+        store.put(key, &vec![0; 300_000]).unwrap();
+    }
+    // The newest values are in memory anyway.
+    drop(store);
+    let store = open();
+    let named: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+    let read = |count: usize| {
+        KvsEngine::commit(&store, &named, |transaction| {
+            named[..count].iter().try_for_each(|key| transaction.get(key).map(drop))
+        })
+    };
+    assert!(read(6).is_ok(), "2 MiB fit");
+    let refused = read(9).unwrap_err();
+    assert!(matches!(refused, KvsError::TooLarge { size: 2_100_000.., .. }), "{refused}");
+    // What is only removed is not read.
+    let removed = KvsEngine::commit(&store, &[], |transaction| {
+        for key in &named {
+            transaction.remove(*key);
+        }
+        Ok(())
+    });
+    removed.unwrap();
+    assert_eq!(store.stats().keys, 0);
 }
