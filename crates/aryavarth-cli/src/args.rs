@@ -84,7 +84,7 @@ pub(crate) enum Command {
         to: To,
     },
 
-    /// Print all keys and values as JSON lines, in order
+    /// Print all keys and values of database 0 as JSON lines, in order; without deadlines
     #[command(after_help = "Examples:\n  aryavarth export > all.jsonl\n  \
                             aryavarth export user: | aryavarth import --addr 127.0.0.1:5000")]
     Export {

@@ -37,8 +37,9 @@ fn main() -> ExitCode {
         Command::Import { to } => transfer::import(&to, &output),
         Command::Completion { shell } => {
             let mut command = Args::command();
-            clap_complete::generate(shell, &mut command, "aryavarth", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, "aryavarth", &mut script);
+            output::print(&script)
         }
         Command::Compact { to } => client::compact(&to),
         Command::Verify { dir } => verify::run(&dir, &output),

@@ -83,6 +83,21 @@ impl Output {
     }
 }
 
+/// What became of printing what is not all that is said: a verdict follows, whoever reads it.
+pub(crate) fn read_or_not(printed: Result<(), Failure>) -> Result<(), Failure> {
+    match printed {
+        Err(Failure::ReaderGone) => Ok(()),
+        printed => printed,
+    }
+}
+
+/// Prints a text as it is.
+pub(crate) fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let printed = stdout.write_all(text).and_then(|()| stdout.flush());
+    printed.map_err(|error| Failure::stdout(&error))
+}
+
 /// Prints a line about what goes on.
 pub(crate) fn say(line: impl fmt::Display) {
     drop(writeln!(io::stderr(), "{line}"));

@@ -8,7 +8,7 @@ use std::path::Path;
 use aryavarth::{Options, SalvageReport, Stale};
 use serde::Serialize;
 
-use crate::output::{Failure, Output, base64, say};
+use crate::output::{Failure, Output, base64, read_or_not, say};
 use crate::verify::{Progress, print_damage};
 
 pub(crate) fn run(dir: &Path, out: &Path, output: &Output) -> Result<(), Failure> {
@@ -17,9 +17,9 @@ pub(crate) fn run(dir: &Path, out: &Path, output: &Output) -> Result<(), Failure
         aryavarth::salvage(dir, out, &Options::default(), |done, all| progress.at(done, all));
     progress.end();
     let report = report?;
-    print_damage(&report.read, output)?;
+    read_or_not(print_damage(&report.read, output))?;
     for stale in &report.stale {
-        output.line(&describe(stale), &StaleLine::of(stale))?;
+        read_or_not(output.line(&describe(stale), &StaleLine::of(stale)))?;
     }
     let SalvageReport { read, keys, bytes, stale, doubtful, .. } = &report;
     say(format_args!(
@@ -27,7 +27,7 @@ pub(crate) fn run(dir: &Path, out: &Path, output: &Output) -> Result<(), Failure
         read.segments, read.records, read.bytes
     ));
     say(format_args!("{keys} keys saved in {}, {bytes} bytes", out.display()));
-    output.summary(&Summary::of(&report))?;
+    read_or_not(output.summary(&Summary::of(&report)))?;
     if read.torn_bytes > 0 {
         say(format_args!("{} bytes of a torn tail were left out", read.torn_bytes));
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use aryavarth::{Damage, KvsError, Options, VerifyReport};
 use serde::Serialize;
 
-use crate::output::{Failure, Output, base64, say};
+use crate::output::{Failure, Output, base64, read_or_not, say};
 
 /// What takes less is not worth a sign of progress.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ pub(crate) fn run(dir: &Path, output: &Output) -> Result<(), Failure> {
         KvsError::Io(error) => Failure::Other(format!("{error}; nothing was changed")),
         error => error.into(),
     })?;
-    print_damage(&report, output)?;
+    read_or_not(print_damage(&report, output))?;
     let VerifyReport { segments, records, bytes, torn_bytes, .. } = report;
     say(format_args!("{segments} segments, {records} good records, {bytes} bytes read"));
     if torn_bytes > 0 {

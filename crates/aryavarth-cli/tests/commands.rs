@@ -343,6 +343,15 @@ fn verify_names_what_is_damaged_and_changes_nothing() {
     assert!(stderr.contains("is damaged in 1 places"), "{stderr}");
     let json = run(&["verify", path, "--json"]).stdout;
     assert!(json.starts_with(r#"{"path":""#) && json.contains(r#""offset":"#), "{json}");
+    // `aryavarth verify DIR | head -1` must not say that all is well.
+    let mut unread = program()
+        .args(["verify", path])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(unread.stdout.take());
+    assert_eq!(unread.wait().unwrap().code(), Some(2));
     assert_eq!(files(dir.path(), Path::new("")), before);
 
     let nothing = run(&["verify", dir.path().join("nothing").to_str().unwrap()]);
@@ -497,6 +506,8 @@ fn with_a_password_the_server_asks_for_it_and_speaks_no_json() {
     assert_eq!(said[2..], ["+OK", "+OK"]);
     let json = replies(&server.addr, r#"{"Get":{"key":"k"}}"#, 1);
     assert!(json[0].contains("JSON is off"), "{json:?}");
+    let Did { code, stderr, .. } = server.run(&["get", "k"]);
+    assert!(code == 2 && stderr.contains("JSON is off"), "{stderr}");
 }
 
 #[test]

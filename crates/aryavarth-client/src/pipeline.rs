@@ -227,6 +227,11 @@ fn only_reads(request: &Request) -> bool {
 }
 
 fn decode(request: &Request, reply: &[u8]) -> Result<Reply> {
+    // A server with a password speaks no JSON, and says so as it speaks.
+    if let Some(error) = reply.strip_prefix(b"-") {
+        let text = String::from_utf8_lossy(error);
+        return Err(ClientError::Server(text.trim_end().to_owned()));
+    }
     let response = serde_json::from_slice(reply).map_err(|error| not_ours(&error))?;
     match (request, response) {
         (_, Response::Err(message)) if message == KEY_NOT_FOUND => Err(ClientError::KeyNotFound),

@@ -438,15 +438,12 @@ fn a_swap_and_a_clear_are_seen_wholly<E: KvsEngine>(engine: &E, _: &TestClock) {
         scope.spawn(|| {
             for round in 0..200 {
                 swap(engine, 0, 1);
-                if round % 8 == 0 {
-                    // Emptied and filled in one write: no reader finds it empty.
-                    commit(engine, |transaction| {
-                        transaction.clear();
-                        (0..KEYS)
-                            .for_each(|n| transaction.set(format!("{n:02}"), round.to_string()));
-                        Ok(())
-                    });
-                }
+                // Emptied and filled in one write: no reader finds it empty.
+                commit(engine, |transaction| {
+                    transaction.clear();
+                    (0..KEYS).for_each(|n| transaction.set(format!("{n:02}"), round.to_string()));
+                    Ok(())
+                });
             }
             is_done.store(true, Ordering::Release);
         });
