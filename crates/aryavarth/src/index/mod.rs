@@ -1,517 +1,289 @@
 //! The index: from a key to the place of its newest record.
 //!
 //! Every key has one *entry* in an arena, and every entry one *slot*: an atomic word that says
-//! where the key's newest record lies. The ordered `SkipMap` maps keys to entries; overwriting a
-//! key changes only the slot, never the list. That is what makes reads safe without a lock: a
-//! concurrent `SkipMap::insert` of a present key would let it vanish for a moment, so the list is
-//! only ever given keys that it does not hold.
+//! where the key's newest record lies. An ordered list maps keys to entries; overwriting a key
+//! changes only the slot, never the list. That is what makes reads safe without a lock.
 //!
 //! There is one list per content, and a table says which content a space has (spaces.rs). Entries
 //! come from one arena, so that whoever moves or removes a record needs no list. A deadline stands
 //! beside its entry, and again in an ordered set that only the writer sees
 //! (`docs/decisions/0010`).
 //!
-//! Invariants:
-//! - Only the writer (whoever holds its lock) inserts, unlinks and reuses entries. Compaction may
-//!   replace a slot's value by compare-and-swap, nothing else.
-//! - An entry is unlinked only while its slot is a tombstone, and its slot stays one until reuse.
-//! - A deadline that is read between two loads of the same slot is that slot's: the writer makes it
-//!   unreadable before it changes the slot, and readable afterwards.
-//! - An entry is reused only after an epoch has passed since it left the list, so whoever found it
-//!   there under a pin can go on reading it.
-//! - The list is crossbeam's [`SkipList`], which `SkipMap` wraps: under a pin it needs no count of
-//!   references, which would be two writes to shared memory per read. Nothing found in it is used
-//!   beyond the pin: a scan seeks its place again by key.
+//! Invariant: only the writer (the thread that holds its lock) inserts, unlinks and reuses entries.
+//! Compaction may replace a slot's value by compare-and-swap, nothing else.
 
+mod arena;
+mod entry;
+mod key_ref;
+mod list;
+mod slot;
 mod spaces;
+mod writer;
 
-use std::cell::UnsafeCell;
-use std::cmp::Ordering as KeyOrdering;
-use std::ops::Bound;
-use std::{fmt, ptr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
+use arc_swap::ArcSwap;
 use crossbeam_epoch as epoch;
-use crossbeam_skiplist::SkipList;
 
 use crate::engine::{Count, KeyRange};
-use crate::sync::{Arc, AtomicI64, AtomicU32, AtomicU64, OnceLock, Ordering, spin_loop};
+use crate::record::Extra;
+use crate::sync::{Arc, Ordering};
 
-pub(crate) use spaces::{
-    Change, Dropped, Held, Index, IndexWriter, TABLE_CONTENT, TABLE_KEY, Table,
-};
+use arena::Arena;
+pub(crate) use entry::{EntryId, Found};
+use list::KeyList;
+pub(crate) use slot::Slot;
+pub(crate) use spaces::{Change, Held, TABLE_CONTENT, TABLE_KEY, Table};
+pub(crate) use writer::IndexWriter;
 
-/// Entries of one piece of the arena, pieces of a group, and groups: 2^32 entries in all, made
-/// as they are needed, so that an empty store takes little and no writer waits for a large one.
-const CHUNK_ENTRIES: usize = 1 << 12;
-const GROUP_CHUNKS: usize = 1 << 10;
-const GROUPS: usize = 1 << 10;
-/// Key bytes that fit into an entry, which is then 40 bytes.
-const INLINE_BYTES: usize = 22;
-/// Stands for a deadline that is being changed, or is none.
-const CHANGING: u64 = 0;
-/// Lengths up to this are kept exactly, larger ones in coarse steps.
-const EXACT_BYTES_MAX: u64 = 0xffff * 8;
-const COARSE_STEP_BYTES: u64 = 1 << 14;
-
-/// Where a record lies, in the seed's words; a [`Slot`] is its packed form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LogPointer {
-    /// The segment's index in the table.
-    pub(crate) segment: u16,
-    /// Where the record begins in the file.
-    pub(crate) offset: u64,
-    /// Bytes of the record: exact up to 512 KiB, above that rounded up to 16 KiB.
-    pub(crate) length: u64,
-    /// Whether the record says that the key is gone.
-    pub(crate) tombstone: bool,
+/// What a write replaced.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Old {
+    pub(crate) slot: Slot,
+    pub(crate) expires_at: Option<u64>,
 }
 
-/// A [`LogPointer`] in one word: segment 16 bits, offset / 8 29, length 17, deadline 1, tombstone
-/// 1. Zero is no pointer, since no record lies at offset 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Slot(pub(crate) u64);
-
-impl Slot {
-    pub(crate) fn new(segment: u16, offset: u64, length: u64, tombstone: bool) -> Slot {
-        let length = if length <= EXACT_BYTES_MAX {
-            length / 8
-        } else {
-            1 << 16 | length.div_ceil(COARSE_STEP_BYTES)
-        };
-        debug_assert!(offset / 8 < 1 << 29 && length < 1 << 17, "limited where records are made");
-        let word = u64::from(segment) << 48 | (offset / 8) << 19 | length << 2;
-        Slot(word | u64::from(tombstone))
-    }
-
-    pub(crate) fn pointer(self) -> LogPointer {
-        let length = self.0 >> 2 & 0x1_ffff;
-        LogPointer {
-            segment: (self.0 >> 48) as u16,
-            offset: (self.0 >> 19 & 0x1fff_ffff) * 8,
-            length: if length >> 16 == 0 {
-                length * 8
-            } else {
-                (length & 0xffff) * COARSE_STEP_BYTES
-            },
-            tombstone: self.is_tombstone(),
-        }
-    }
-
-    /// The same for a record that has a deadline, or has none.
-    pub(crate) fn with_deadline(self, has_deadline: bool) -> Slot {
-        Slot(self.0 | u64::from(has_deadline) << 1)
-    }
-
-    pub(crate) fn has_deadline(self) -> bool {
-        self.0 & 2 != 0
-    }
-
-    pub(crate) fn is_tombstone(self) -> bool {
-        self.0 & 1 != 0
-    }
+/// A content that no space has any more. Its keys do not count from then on; the entries are given
+/// back later, see [`purge`](Dropped::purge).
+#[derive(Clone, Debug)]
+pub(crate) struct Dropped {
+    list: Arc<KeyList>,
+    /// Given back with the last of these, not under the writer's lock.
+    _deadlines: Arc<BTreeSet<(u64, EntryId)>>,
+    /// The place of the record that took it from its space.
+    pub(crate) position: u64,
 }
 
-/// The slot of an entry whose content is gone.
-const GONE: Slot = Slot(1);
-
-/// An entry's number: its place in the arena.
-pub(crate) type EntryId = u32;
-
-enum Key {
-    Inline {
-        length: u8,
-        bytes: [u8; INLINE_BYTES],
-    },
-    Boxed(Box<[u8]>),
-    /// A key that is looked for, in an entry that is not in the arena; see [`probe`].
-    Probe(*const [u8]),
-}
-
-impl Key {
-    fn new(key: &[u8]) -> Key {
-        if key.len() > INLINE_BYTES {
-            return Key::Boxed(key.into());
-        }
-        let mut bytes = [0; INLINE_BYTES];
-        bytes[..key.len()].copy_from_slice(key);
-        Key::Inline { length: key.len() as u8, bytes }
+impl Dropped {
+    /// Whether this is the same content.
+    pub(crate) fn is(&self, other: &Dropped) -> bool {
+        Arc::ptr_eq(&self.list, &other.list)
     }
 
-    fn as_bytes(&self) -> &[u8] {
-        match self {
-            Key::Inline { length, bytes } => &bytes[..usize::from(*length)],
-            Key::Boxed(bytes) => bytes,
-            // SAFETY: `probe` makes it of a reference that outlives the entry.
-            #[expect(unsafe_code, reason = "a reference without its lifetime")]
-            Key::Probe(bytes) => unsafe { &**bytes },
-        }
-    }
-}
-
-/// A key and the place of its newest record.
-struct Entry {
-    slot: AtomicU64,
-    key: UnsafeCell<Key>,
-    id: EntryId,
-}
-
-// SAFETY: `key` is the only part that is not `Sync` by itself. It is written only by the writer,
-// and only while nobody else can reach the entry: before the entry is put into the list, or after
-// it was taken out and an epoch has passed.
-#[expect(unsafe_code, reason = "the arena's entries are shared; see the invariant above")]
-unsafe impl Sync for Entry {}
-// SAFETY: the pointer of a probe never leaves the thread that made it: the arena holds no probes.
-#[expect(unsafe_code, reason = "the arena's entries are owned; see above")]
-unsafe impl Send for Entry {}
-
-impl Entry {
-    fn new(id: EntryId, key: Key) -> Entry {
-        Entry { slot: AtomicU64::new(0), key: UnsafeCell::new(key), id }
+    /// Keys that it had, and bytes of their records.
+    pub(crate) fn keys_and_bytes(&self) -> (i64, i64) {
+        let load = |count: &crate::sync::AtomicI64| count.load(Ordering::Relaxed);
+        (load(&self.list.keys), load(&self.list.live_bytes))
     }
 
-    /// Gives the entry to a key. For the writer, of an entry that is in nobody's reach.
-    fn assign(&self, key: &[u8]) {
-        // SAFETY: the entry is in nobody's reach: it was never linked, or left its list an epoch
-        // ago (only then does it come off the free list), and the caller is the only writer.
-        #[expect(unsafe_code, reason = "the key is written before the entry can be reached")]
-        unsafe {
-            *self.key.get() = Key::new(key);
-        }
-    }
-
-    fn key(&self) -> &[u8] {
-        // SAFETY: whoever holds a reference to a linked entry (or found it under a pin) is
-        // ordered after the write of its key by the list's own publication, and the key does not
-        // change before the pin ends.
-        #[expect(unsafe_code, reason = "the key is immutable while it can be reached")]
-        unsafe { &*self.key.get() }.as_bytes()
-    }
-}
-
-/// A piece of the arena. The deadlines are made when the first of its keys has one.
-struct Chunk {
-    entries: Box<[Entry]>,
-    deadlines: OnceLock<Box<[AtomicU64]>>,
-}
-
-impl Chunk {
-    fn new(first: EntryId) -> Chunk {
-        let ids = first..=first + (CHUNK_ENTRIES as EntryId - 1);
-        let entries = ids.map(|id| Entry::new(id, Key::new(&[]))).collect();
-        Chunk { entries, deadlines: OnceLock::new() }
-    }
-}
-
-type Group = Box<[OnceLock<Chunk>]>;
-
-/// The arena: entries never move, so that the list can point at them.
-struct Arena {
-    groups: Box<[OnceLock<Group>]>,
-    /// The first of the entries that may be reused, plus one; their slots hold the next, marked
-    /// as a tombstone, so that nobody who compares slots takes it for a value's place.
-    free: AtomicU32,
-}
-
-impl Arena {
-    fn new() -> Arena {
-        let groups = (0..GROUPS).map(|_| OnceLock::new()).collect();
-        Arena { groups, free: AtomicU32::new(0) }
-    }
-
-    fn chunk(&self, id: EntryId) -> &Chunk {
-        let chunk = id as usize / CHUNK_ENTRIES;
-        let group = self.groups[chunk / GROUP_CHUNKS]
-            .get_or_init(|| (0..GROUP_CHUNKS).map(|_| OnceLock::new()).collect());
-        let first = || id - id % CHUNK_ENTRIES as EntryId;
-        group[chunk % GROUP_CHUNKS].get_or_init(|| Chunk::new(first()))
-    }
-
-    fn entry(&self, id: EntryId) -> &Entry {
-        &self.chunk(id).entries[id as usize % CHUNK_ENTRIES]
-    }
-
-    /// The deadline beside an entry, which means something only if the entry's slot says so.
-    fn deadline(&self, id: EntryId) -> u64 {
-        let deadlines = self.chunk(id).deadlines.get();
-        deadlines.map_or(CHANGING, |all| all[id as usize % CHUNK_ENTRIES].load(Ordering::Acquire))
-    }
-
-    /// For the writer only.
-    fn set_deadline(&self, id: EntryId, deadline: u64) {
-        let new = || (0..CHUNK_ENTRIES).map(|_| AtomicU64::new(CHANGING)).collect();
-        let deadlines = self.chunk(id).deadlines.get_or_init(new);
-        deadlines[id as usize % CHUNK_ENTRIES].store(deadline, Ordering::Release);
-    }
-
-    /// Puts an entry on the free list. Called by whichever thread advances the epoch.
-    fn free(&self, id: EntryId) {
-        let entry = self.entry(id);
-        let mut head = self.free.load(Ordering::Relaxed);
-        loop {
-            entry.slot.store(u64::from(head) << 1 | 1, Ordering::Relaxed);
-            match self.free.compare_exchange_weak(
-                head,
-                id + 1,
-                Ordering::Release,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return,
-                Err(now) => head = now,
+    /// Gives at most `max` entries back, and calls `each` with what their slots held, if that was
+    /// a value's record. Returns whether there was nothing left. Any thread may, several at a time.
+    pub(crate) fn purge(&self, max: usize, mut each: impl FnMut(Slot)) -> bool {
+        let pin = epoch::pin();
+        for _ in 0..max {
+            match self.list.pop(&pin) {
+                Some(slot) if slot.is_tombstone() => {}
+                Some(slot) => each(slot),
+                None => return true,
             }
         }
-    }
-
-    /// Takes the whole free list, which leaves no room for the ABA of taking single entries.
-    fn take_free(&self) -> Vec<EntryId> {
-        let mut ids = Vec::new();
-        let mut next = self.free.swap(0, Ordering::Acquire);
-        while next != 0 {
-            ids.push(next - 1);
-            next = (self.entry(next - 1).slot.load(Ordering::Relaxed) >> 1) as u32;
-        }
-        ids
+        false
     }
 }
 
-/// What the list holds: where an entry is, and how its key begins. Most keys of a search differ in
-/// their first 16 bytes, so most steps of it read the list's node and not the entry, which is
-/// another cache line. (Measured: `docs/decisions/0008`.)
-struct KeyRef {
-    prefix: [u64; 2],
-    entry: *const Entry,
-}
-
-// SAFETY: a `KeyRef` in the list is a shared reference to an `Entry`, which is `Sync`; the arena
-// outlives the list (which owns a share of it) and never moves an entry. One in a `probe` does not
-// leave its thread.
-#[expect(unsafe_code, reason = "a shared reference without its lifetime")]
-unsafe impl Send for KeyRef {}
-// SAFETY: as for `Send`.
-#[expect(unsafe_code, reason = "a shared reference without its lifetime")]
-unsafe impl Sync for KeyRef {}
-
-impl KeyRef {
-    /// A reference to an entry that lives as long as the reference will.
-    fn new(entry: &Entry) -> KeyRef {
-        KeyRef { prefix: prefix(entry.key()), entry: ptr::from_ref(entry) }
-    }
-
-    fn entry(&self) -> &Entry {
-        // SAFETY: the entry lives in the arena, which outlives the list, or around the probe.
-        #[expect(unsafe_code, reason = "a shared reference without its lifetime")]
-        unsafe {
-            &*self.entry
-        }
-    }
-
-    /// The entry, for as long as the arena that it lives in is there. For what is in a list.
-    fn entry_in<'a>(&self, arena: &'a Arena) -> &'a Entry {
-        let entry = self.entry();
-        debug_assert!(ptr::eq(entry, arena.entry(entry.id)), "an entry of another arena");
-        // SAFETY: the entry lives in that arena, which is borrowed and never moves it.
-        #[expect(unsafe_code, reason = "a shared reference with the lifetime of its arena")]
-        unsafe {
-            &*ptr::from_ref(entry)
-        }
-    }
-}
-
-/// The first 16 bytes of a key, filled up with zeros, as numbers that compare like the bytes. Of
-/// two keys that differ in them the lesser has the lesser prefix: zeros are the least bytes, and
-/// a key is less than any that it begins.
-fn prefix(key: &[u8]) -> [u64; 2] {
-    let mut bytes = [0; 16];
-    let length = key.len().min(16);
-    bytes[..length].copy_from_slice(&key[..length]);
-    let both = u128::from_be_bytes(bytes);
-    [(both >> 64) as u64, both as u64]
-}
-
-/// Calls `search` with something that compares like an entry with that key.
-fn probe<T>(key: &[u8], search: impl FnOnce(&KeyRef) -> T) -> T {
-    let entry = Entry::new(0, Key::Probe(ptr::from_ref(key)));
-    search(&KeyRef::new(&entry))
-}
-
-impl PartialEq for KeyRef {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for KeyRef {}
-
-impl PartialOrd for KeyRef {
-    fn partial_cmp(&self, other: &Self) -> Option<KeyOrdering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for KeyRef {
-    fn cmp(&self, other: &Self) -> KeyOrdering {
-        self.prefix.cmp(&other.prefix).then_with(|| self.entry().key().cmp(other.entry().key()))
-    }
-}
-
-/// A key's entry, found under a pin.
-#[derive(Clone, Copy)]
-pub(crate) struct Found<'g> {
-    entry: &'g Entry,
-    arena: &'g Arena,
-}
-
-impl Found<'_> {
-    pub(crate) fn id(self) -> EntryId {
-        self.entry.id
-    }
-
-    pub(crate) fn slot(self) -> Slot {
-        Slot(self.entry.slot.load(Ordering::Acquire))
-    }
-
-    /// The slot and, if it says that there is one, its deadline.
-    pub(crate) fn slot_and_deadline(self) -> (Slot, Option<u64>) {
-        loop {
-            let slot = self.slot();
-            if !slot.has_deadline() {
-                return (slot, None);
-            }
-            let deadline = self.arena.deadline(self.id());
-            if deadline != CHANGING && self.slot() == slot {
-                return (slot, Some(deadline));
-            }
-            // The writer is between two steps; see the invariant above.
-            spin_loop();
-        }
-    }
-
-    /// Points the entry at a newer record; returns what it pointed at. For the writer only.
-    fn publish(self, slot: Slot, expires_at: Option<u64>) -> Slot {
-        let had_deadline = self.slot().has_deadline();
-        if had_deadline || expires_at.is_some() {
-            self.arena.set_deadline(self.id(), CHANGING);
-        }
-        let old = Slot(self.entry.slot.swap(slot.0, Ordering::AcqRel));
-        if let Some(deadline) = expires_at {
-            self.arena.set_deadline(self.id(), deadline);
-        }
-        old
-    }
-}
-
-/// The keys of one content, in order, and how many there are.
-struct KeyList {
-    list: SkipList<KeyRef, ()>,
-    // The keys of the list point into it.
+/// The index of all spaces.
+pub(crate) struct Index {
+    table: ArcSwap<Table>,
     arena: Arc<Arena>,
-    keys: AtomicI64,
-    expiring: AtomicI64,
-    live_bytes: AtomicI64,
 }
 
-impl fmt::Debug for KeyList {
+impl fmt::Debug for Index {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} entries", self.list.len())
+        self.table.load().fmt(f)
     }
 }
 
-impl KeyList {
-    fn new(arena: &Arc<Arena>) -> KeyList {
-        KeyList {
-            list: SkipList::new(epoch::default_collector().clone()),
-            arena: Arc::clone(arena),
-            keys: AtomicI64::new(0),
-            expiring: AtomicI64::new(0),
-            live_bytes: AtomicI64::new(0),
-        }
+impl Index {
+    /// An index without keys whose spaces have the contents that a table says.
+    pub(crate) fn with_table(table: Table) -> Index {
+        Index { table: ArcSwap::from_pointee(table), arena: Arc::new(Arena::new()) }
     }
 
-    fn count(&self) -> Count {
-        let number = |count: &AtomicI64| count.load(Ordering::Relaxed).max(0) as u64;
-        Count { keys: number(&self.keys), expiring: number(&self.expiring) }
+    /// The table as it is now.
+    pub(crate) fn table(&self) -> Arc<Table> {
+        self.table.load_full()
     }
 
-    /// Counts a value's record (1) or one that no longer is (-1).
-    fn account(&self, slot: Slot, sign: i64) {
-        if !slot.is_tombstone() {
-            self.keys.fetch_add(sign, Ordering::Relaxed);
-            self.expiring.fetch_add(sign * i64::from(slot.has_deadline()), Ordering::Relaxed);
-            self.live_bytes.fetch_add(sign * slot.pointer().length as i64, Ordering::Relaxed);
-        }
+    /// What a space holds now.
+    pub(crate) fn held(&self, space: u32) -> Held {
+        self.table.load().held(space)
     }
 
-    fn find<'a>(&self, arena: &'a Arena, key: &[u8], pin: &epoch::Guard) -> Option<Found<'a>> {
-        let node = probe(key, |probe| self.list.get(probe, pin))?;
-        Some(Found { entry: node.key().entry_in(arena), arena })
+    /// Whether records of a content count.
+    pub(crate) fn is_in_use(&self, content: u64) -> bool {
+        self.table.load().is_in_use(content)
     }
 
-    /// Puts an entry, which nobody else can reach, under its key into the list.
-    fn link(&self, entry: &Entry) {
-        let pin = epoch::pin();
-        self.list.insert(KeyRef::new(entry), (), &pin).release(&pin);
+    /// What a space holds, and the entry of `key` in it. No lock.
+    pub(crate) fn find<'g>(
+        &'g self,
+        space: u32,
+        key: &[u8],
+        pin: &'g epoch::Guard,
+    ) -> (Held, Option<Found<'g>>) {
+        let table = self.table.load();
+        let held = table.held(space);
+        let list = table.lists.get(&held.content);
+        (held, list.and_then(|list| list.find(&self.arena, key, pin)))
     }
 
-    /// Takes a key out of the list; its entry is reused after an epoch.
-    fn unlink(&self, entry: &Entry) -> bool {
-        let pin = epoch::pin();
-        let node = self.list.remove(&KeyRef::new(entry), &pin);
-        let removed = node.is_some();
-        if let Some(node) = node {
-            node.release(&pin);
-        }
-        let (arena, id) = (Arc::clone(&self.arena), entry.id);
-        pin.defer(move || arena.free(id));
-        removed
+    /// The entry of `key` in a content. No lock.
+    pub(crate) fn find_in<'g>(
+        &'g self,
+        content: u64,
+        key: &[u8],
+        pin: &'g epoch::Guard,
+    ) -> Option<Found<'g>> {
+        let table = self.table.load();
+        table.lists.get(&content).and_then(|list| list.find(&self.arena, key, pin))
     }
 
-    /// Takes the first key out of the list; returns what its slot held. For a list that no table
-    /// names any more: the slot is a tombstone from then on, so that compaction lets go of it.
-    fn pop(&self, pin: &epoch::Guard) -> Option<Slot> {
-        let node = self.list.pop_front(pin)?;
-        let entry = node.key().entry();
-        let slot = Slot(entry.slot.swap(GONE.0, Ordering::AcqRel));
-        let (arena, id) = (Arc::clone(&self.arena), entry.id);
-        node.release(pin);
-        pin.defer(move || arena.free(id));
-        Some(slot)
-    }
-
-    /// Calls `visit` with the entries of `range` in order until it returns false. The caller
-    /// keeps the walk short: it holds an epoch for as long as it lasts.
-    fn walk<'a>(
-        &self,
-        arena: &'a Arena,
+    /// Calls `visit` with the entries of a range of a space in order until it returns false;
+    /// returns what the space holds. The caller keeps the walk short, as it holds an epoch.
+    pub(crate) fn walk<'g>(
+        &'g self,
+        space: u32,
         range: &KeyRange,
-        pin: &epoch::Guard,
-        mut visit: impl FnMut(&'a [u8], Found<'a>) -> bool,
-    ) {
-        let (start, end) = range.bounds();
-        let mut node = if range.reverse {
-            bound(end, |end| self.list.upper_bound(end, pin))
-        } else {
-            bound(start, |start| self.list.lower_bound(start, pin))
-        };
-        while let Some(at) = node {
-            let entry = at.key().entry_in(arena);
-            if !range.contains(entry.key()) || !visit(entry.key(), Found { entry, arena }) {
-                return;
-            }
-            node = if range.reverse { at.prev() } else { at.next() };
+        pin: &'g epoch::Guard,
+        visit: impl FnMut(&'g [u8], Found<'g>) -> bool,
+    ) -> Held {
+        let table = self.table.load();
+        let held = table.held(space);
+        if let Some(list) = table.lists.get(&held.content) {
+            list.walk(&self.arena, range, pin, visit);
         }
+        held
     }
-}
 
-/// Calls `search` with a bound of what compares like keys.
-fn bound<T>(key: Bound<&[u8]>, search: impl FnOnce(Bound<&KeyRef>) -> T) -> T {
-    match key {
-        Bound::Included(key) => probe(key, |probe| search(Bound::Included(probe))),
-        Bound::Excluded(key) => probe(key, |probe| search(Bound::Excluded(probe))),
-        Bound::Unbounded => search(Bound::Unbounded),
+    /// How many keys a space has.
+    pub(crate) fn count(&self, space: u32) -> Count {
+        let table = self.table.load();
+        table.count_in(table.held(space).content)
+    }
+
+    /// Points a key's entry, which `found` is if there is one, at a newer record; returns what it
+    /// pointed at. For the writer only.
+    pub(crate) fn put(
+        &self,
+        writer: &mut IndexWriter,
+        found: Option<Found<'_>>,
+        extra: Extra,
+        key: &[u8],
+        slot: Slot,
+    ) -> Option<Old> {
+        let Extra { content, expires_at } = extra;
+        let slot = slot.with_deadline(expires_at.is_some());
+        let list = self.list_of(content);
+        list.account(slot, 1);
+        let Some(found) = found else {
+            let id = self.insert(writer, &list, extra, key, slot);
+            writer.note(content, id, expires_at);
+            return None;
+        };
+        let (_, old_deadline) = found.slot_and_deadline();
+        let old = found.publish(slot, expires_at);
+        list.account(old, -1);
+        let id = found.id();
+        writer.forget(content, id, old_deadline);
+        writer.note(content, id, expires_at);
+        Some(Old { slot: old, expires_at: old_deadline })
+    }
+
+    /// The list of a content, made if it has none yet. For the writer only.
+    fn list_of(&self, content: u64) -> Arc<KeyList> {
+        let table = self.table.load();
+        if let Some(list) = table.lists.get(&content) {
+            return Arc::clone(list);
+        }
+        let list = Arc::new(KeyList::new(&self.arena));
+        let mut table = Table::clone(&table);
+        table.lists.insert(content, Arc::clone(&list));
+        self.table.store(Arc::new(table));
+        list
+    }
+
+    /// Adds a key that the list does not hold.
+    fn insert(
+        &self,
+        writer: &mut IndexWriter,
+        list: &KeyList,
+        extra: Extra,
+        key: &[u8],
+        slot: Slot,
+    ) -> EntryId {
+        if writer.free.is_empty() {
+            writer.free = self.arena.take_free();
+        }
+        let id = writer.free.pop().unwrap_or_else(|| {
+            writer.next += 1;
+            writer.next - 1
+        });
+        let entry = self.arena.entry(id);
+        entry.assign(key);
+        if let Some(deadline) = extra.expires_at {
+            self.arena.set_deadline(id, deadline);
+        }
+        entry.slot.store(slot.0, Ordering::Release);
+        list.link(entry);
+        id
+    }
+
+    /// Points an entry at a copy of the record that it points at, unless it has moved on. An entry
+    /// that was reused meanwhile points elsewhere, too: no two keys share a record.
+    pub(crate) fn replace(&self, id: EntryId, old: Slot, copy: Slot) -> bool {
+        let slot = &self.arena.entry(id).slot;
+        slot.compare_exchange(old.0, copy.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Takes a key whose slot is still `tombstone` out of its list; its entry is reused after an
+    /// epoch. That of a dropped content is left to its purge. For the writer only.
+    pub(crate) fn unlink(&self, content: u64, id: EntryId, tombstone: Slot) -> bool {
+        let entry = self.arena.entry(id);
+        if entry.slot.load(Ordering::Acquire) != tombstone.0 {
+            return false;
+        }
+        let table = self.table.load();
+        let list = table.lists.get(&content);
+        list.is_some_and(|list| list.unlink(entry))
+    }
+
+    /// What an entry points at.
+    pub(crate) fn slot(&self, id: EntryId) -> Slot {
+        Slot(self.arena.entry(id).slot.load(Ordering::Acquire))
+    }
+
+    /// The key of an entry that the writer knows to be in use. For the writer only.
+    pub(crate) fn key(&self, id: EntryId) -> Vec<u8> {
+        self.arena.entry(id).key().to_vec()
+    }
+
+    /// Changes the table; returns the contents that no space has any more. For the writer only, who
+    /// sees to it that no reader sees half of what it publishes.
+    pub(crate) fn change(
+        &self,
+        writer: &mut IndexWriter,
+        change: &Change,
+        position: u64,
+    ) -> Vec<Dropped> {
+        let mut table = self.table.load().after(change, position);
+        let lists = std::mem::take(&mut table.lists);
+        let (alive, dead) = lists.into_iter().partition(|&(content, _)| table.is_alive(content));
+        table.lists = alive;
+        self.table.store(Arc::new(table));
+        let dropped = |(content, list): (u64, _)| {
+            let deadlines = Arc::new(writer.deadlines.remove(&content).unwrap_or_default());
+            Dropped { list, _deadlines: deadlines, position }
+        };
+        let dead: BTreeMap<u64, Arc<KeyList>> = dead;
+        dead.into_iter().map(dropped).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::entry::{Entry, INLINE_BYTES};
+    use super::key_ref::{KeyRef, probe};
     use super::*;
     use crate::record::Extra;
 
