@@ -10,7 +10,7 @@ use std::time::Instant;
 use aryavarth::{Batch, Durability, KeyRange, KvsEngine, KvsError, Position};
 use aryavarth_protocol::{Command, KEY_NOT_FOUND, Reply, Request, Response};
 
-use crate::commands::{self, Connected, Host, Then};
+use crate::commands::{self, ClientState, ServerContext, Then};
 use crate::counters::count;
 use crate::limits::Limits;
 use crate::server::Shared;
@@ -64,7 +64,7 @@ pub(crate) struct Done {
 /// writer it stops at the first call that could, and what follows is the pool's.
 pub(crate) fn run<E: KvsEngine, P: ThreadPool>(
     shared: &Shared<E, P>,
-    connected: &mut Connected,
+    connected: &mut ClientState,
     mut calls: VecDeque<Call>,
     may_block: bool,
 ) -> Done {
@@ -126,7 +126,7 @@ impl Blind {
 /// Takes the first calls as far as they are blind, to be written together.
 pub(crate) fn take_blind<E: KvsEngine, P: ThreadPool>(
     shared: &Shared<E, P>,
-    connected: &Connected,
+    connected: &ClientState,
     calls: &mut VecDeque<Call>,
 ) -> Option<Blind> {
     let began = Instant::now();
@@ -157,7 +157,7 @@ pub(crate) fn take_blind<E: KvsEngine, P: ThreadPool>(
 /// Writes what blind calls write, and answers them.
 pub(crate) fn run_blind<E: KvsEngine, P: ThreadPool>(
     shared: &Shared<E, P>,
-    connected: &mut Connected,
+    connected: &mut ClientState,
     mut blind: Blind,
 ) -> Vec<Answer> {
     let batches = std::mem::take(&mut blind.batches);
@@ -168,7 +168,7 @@ pub(crate) fn run_blind<E: KvsEngine, P: ThreadPool>(
 /// The answers of blind calls, by what was written.
 pub(crate) fn answer_blind<E: KvsEngine, P: ThreadPool>(
     shared: &Shared<E, P>,
-    connected: &mut Connected,
+    connected: &mut ClientState,
     Blind { calls, began, .. }: Blind,
     written: Written,
 ) -> Vec<Answer> {
@@ -208,7 +208,7 @@ impl Said {
 /// Whether a call has to wait until somebody lets the clients go on.
 pub(crate) fn is_paused<E: KvsEngine, P: ThreadPool>(
     shared: &Shared<E, P>,
-    connected: &Connected,
+    connected: &ClientState,
     call: &Call,
 ) -> bool {
     match call {
@@ -250,12 +250,12 @@ fn said(ran: commands::Answer) -> Answer {
 
 fn run_command<E: KvsEngine, P: ThreadPool>(
     shared: &Shared<E, P>,
-    connected: &mut Connected,
+    connected: &mut ClientState,
     command: &Command,
     may_block: bool,
     then: &mut Then,
 ) -> Option<Answer> {
-    let host: &dyn Host = shared;
+    let host: &dyn ServerContext = shared;
     let ran = caught(shared, || commands::run(&shared.engine, host, connected, command, may_block));
     let ran = match ran {
         Ok(ran) => ran?,

@@ -6,14 +6,14 @@ use std::sync::atomic::Ordering;
 use aryavarth::{Count, Durability, KvsEngine, Position, Result, Stats};
 
 use crate::clients::Clients;
-use crate::commands::{Cursors, Host};
+use crate::commands::{Cursors, ServerContext};
 use crate::counters::Counters;
 use crate::limits::Limits;
 use crate::server::Shared;
 use crate::settings::ServerSettings;
 use crate::thread_pool::ThreadPool;
 
-impl<E: KvsEngine, P: ThreadPool> Host for Shared<E, P> {
+impl<E: KvsEngine, P: ThreadPool> ServerContext for Shared<E, P> {
     fn engine_name(&self) -> &'static str {
         self.engine.name()
     }

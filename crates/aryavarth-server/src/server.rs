@@ -20,7 +20,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::budget::Budget;
 use crate::clients::Clients;
-use crate::commands::{Connected, Cursors};
+use crate::commands::registry::registry;
+use crate::commands::{ClientState, Cursors};
 use crate::connection::{Connection, close};
 use crate::counters::{Counters, LiveCounters, count};
 use crate::error::{Result, ServerError};
@@ -129,7 +130,7 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
             writes: Arc::default(),
             input: Budget::new(limits.input_bytes_max),
             compaction: Arc::default(),
-            clients: Clients::default(),
+            clients: Clients::new(registry().rows().len()),
             settings: Arc::new(settings),
             cursors: Cursors::default(),
             stop: Arc::new(watch::Sender::new(false)),
@@ -237,7 +238,7 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
             let client = shared.clients.enter(peer, local);
             let is_open = !shared.settings.has_password();
             let durability = shared.engine.durability();
-            let connected = Connected::new(client.clone(), is_open, durability);
+            let connected = ClientState::new(client.clone(), is_open, durability);
             let connection = Connection::new(Arc::clone(&shared), stream, stop, share, connected);
             drop(connection.run().await);
             shared.clients.leave(&client);

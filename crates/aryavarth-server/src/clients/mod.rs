@@ -19,7 +19,6 @@ use aryavarth::Position;
 use aryavarth_protocol::Command;
 use tokio::sync::Notify;
 
-use crate::commands::{Connected, Flags, Spec, table};
 use crate::settings::ServerSettings;
 pub(crate) use monitor::{Feed, Line};
 pub(crate) use pause::Pause;
@@ -27,7 +26,7 @@ pub(crate) use statistics::{CommandCounts, Statistics};
 
 /// A connection as others know it. Clones are the same connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Client(Arc<Entry>);
+pub(crate) struct ClientHandle(Arc<Entry>);
 
 #[derive(Debug)]
 struct Entry {
@@ -68,10 +67,10 @@ struct Seen {
 }
 
 /// All connections, and what they did.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Clients {
     last_id: AtomicU64,
-    all: Mutex<BTreeMap<u64, Client>>,
+    all: Mutex<BTreeMap<u64, ClientHandle>>,
     pub(crate) statistics: Statistics,
     monitors: monitor::Monitors,
     pause: pause::Gate,
@@ -80,7 +79,13 @@ pub(crate) struct Clients {
 /// A command that was run.
 #[derive(Debug)]
 pub(crate) struct Ran<'a> {
-    pub(crate) spec: &'static Spec,
+    /// Its number in the registry.
+    pub(crate) number: usize,
+    /// Whether MONITOR shows it.
+    pub(crate) is_shown: bool,
+    pub(crate) client: &'a ClientHandle,
+    /// The database that the client has selected.
+    pub(crate) space: u32,
     pub(crate) command: &'a Command,
     /// What must be durable before anybody hears of it.
     pub(crate) position: Position,
@@ -90,12 +95,33 @@ pub(crate) struct Ran<'a> {
     pub(crate) failed: bool,
 }
 
+/// The part of a connection's state that `CLIENT LIST` shows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shown {
+    pub(crate) space: u32,
+    pub(crate) version: u8,
+    pub(crate) monitors: bool,
+    /// Commands that wait for EXEC; `None` outside a transaction.
+    pub(crate) queued: Option<usize>,
+}
+
 impl Clients {
+    /// No connections; `commands` is the number of rows in the registry.
+    pub(crate) fn new(commands: usize) -> Self {
+        Clients {
+            last_id: AtomicU64::new(0),
+            all: Mutex::default(),
+            statistics: Statistics::new(commands),
+            monitors: monitor::Monitors::default(),
+            pause: pause::Gate::default(),
+        }
+    }
+
     /// Takes note of a connection.
-    pub(crate) fn enter(&self, peer: SocketAddr, local: SocketAddr) -> Client {
+    pub(crate) fn enter(&self, peer: SocketAddr, local: SocketAddr) -> ClientHandle {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let seen = Seen { queued: AtomicI64::new(-1), version: 2.into(), ..Seen::default() };
-        let client = Client(Arc::new(Entry {
+        let client = ClientHandle(Arc::new(Entry {
             id,
             peer,
             local,
@@ -110,37 +136,35 @@ impl Clients {
     }
 
     /// A connection is gone.
-    pub(crate) fn leave(&self, client: &Client) {
+    pub(crate) fn leave(&self, client: &ClientHandle) {
         self.all().remove(&client.0.id);
     }
 
-    fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Client>> {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<u64, ClientHandle>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connections that there are, the oldest first.
-    pub(crate) fn list(&self) -> Vec<Client> {
+    pub(crate) fn list(&self) -> Vec<ClientHandle> {
         self.all().values().cloned().collect()
     }
 
     /// A command was run: counts it, shows it to who watches, and keeps it if it was slow.
-    pub(crate) fn ran(&self, settings: &ServerSettings, connected: &Connected, ran: &Ran<'_>) {
+    pub(crate) fn ran(&self, settings: &ServerSettings, ran: &Ran<'_>) {
         let took = ran.ended.saturating_duration_since(ran.began);
-        let number = table::number(ran.spec);
-        self.statistics.count(number, took, ran.failed);
-        let Entry { began, seen, .. } = &*connected.entry.0;
+        self.statistics.count(ran.number, took, ran.failed);
+        let Entry { began, seen, .. } = &*ran.client.0;
         let age = ran.ended.saturating_duration_since(*began);
         seen.active_at_ms.store(millis(age), Ordering::Relaxed);
-        seen.command.store(number + 1, Ordering::Relaxed);
-        if self.monitors.are_there() && !ran.spec.flags.has_any(Flags::UNSEEN) {
-            let space = connected.settings.space;
-            self.monitors.show(connected.entry.peer(), space, ran.command, ran.position);
+        seen.command.store(ran.number + 1, Ordering::Relaxed);
+        if self.monitors.are_there() && ran.is_shown {
+            self.monitors.show(ran.client.peer(), ran.space, ran.command, ran.position);
         }
         let slow_micros = settings.slow_micros.load(Ordering::Relaxed);
         if slow_micros >= 0 && took.as_micros() >= u128::from(slow_micros.unsigned_abs()) {
             let entries_max = settings.slow_entries_max.load(Ordering::Relaxed);
             let what = (ran.command, ran.position);
-            self.statistics.keep_slow(&connected.entry, what, took, entries_max);
+            self.statistics.keep_slow(ran.client, what, took, entries_max);
         }
     }
 
@@ -184,7 +208,7 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Client {
+impl ClientHandle {
     pub(crate) fn id(&self) -> u64 {
         self.0.id
     }
@@ -216,15 +240,12 @@ impl Client {
     }
 
     /// Takes note of what the connection has set for itself.
-    pub(crate) fn show(&self, connected: &Connected) {
+    pub(crate) fn show(&self, shown: Shown) {
         let seen = &self.0.seen;
-        seen.space.store(connected.settings.space, Ordering::Relaxed);
-        seen.version.store(u32::from(connected.settings.version), Ordering::Relaxed);
-        seen.monitors.store(connected.settings.monitors, Ordering::Relaxed);
-        let queued = connected
-            .queue
-            .as_ref()
-            .map_or(-1, |queue| i64::try_from(queue.commands.len()).unwrap_or(i64::MAX));
+        seen.space.store(shown.space, Ordering::Relaxed);
+        seen.version.store(u32::from(shown.version), Ordering::Relaxed);
+        seen.monitors.store(shown.monitors, Ordering::Relaxed);
+        let queued = shown.queued.map_or(-1, |count| i64::try_from(count).unwrap_or(i64::MAX));
         seen.queued.store(queued, Ordering::Relaxed);
     }
 
@@ -254,19 +275,22 @@ impl Client {
         self.0.seen.output_bytes.load(Ordering::Relaxed)
     }
 
-    /// The line that `CLIENT LIST` has for the connection. `running` is the command that runs, if
-    /// that is known better than by what ran last.
-    pub(crate) fn line(&self, running: Option<&str>) -> Vec<u8> {
+    /// The number of the last command that ran.
+    pub(crate) fn last_command(&self) -> Option<usize> {
+        self.0.seen.command.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    /// The line that `CLIENT LIST` has for the connection. `command` is the name of the last
+    /// command, which is the one that asks if `is_running`.
+    pub(crate) fn line(&self, command: &str, is_running: bool) -> Vec<u8> {
         let Entry { id, peer, local, began, seen, .. } = &*self.0;
         let age = began.elapsed();
         let age_ms = millis(age);
-        let idle_ms = match running {
-            Some(_) => 0,
-            None => age_ms.saturating_sub(seen.active_at_ms.load(Ordering::Relaxed)),
+        let idle_ms = if is_running {
+            0
+        } else {
+            age_ms.saturating_sub(seen.active_at_ms.load(Ordering::Relaxed))
         };
-        let number = seen.command.load(Ordering::Relaxed);
-        let last = number.checked_sub(1).and_then(|number| table::rows().get(number));
-        let last = last.map_or("NULL", |row| &row.name);
         let (input, output) = (self.input_bytes(), self.output_bytes());
         let names = self.names().clone();
         let mut line = format!("id={id} addr={peer} laddr={local} fd=-1 name=").into_bytes();
@@ -274,14 +298,13 @@ impl Client {
         let rest = format!(
             " age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 multi={} qbuf={input} qbuf-free=0 \
              argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output} oll=0 omem={output} tot-mem={} \
-             events=r cmd={} user=default redir=-1 resp={} lib-name=",
+             events=r cmd={command} user=default redir=-1 resp={} lib-name=",
             age.as_secs(),
             idle_ms / 1000,
             self.flags(),
             seen.space.load(Ordering::Relaxed),
             seen.queued.load(Ordering::Relaxed),
             input + output + size_of::<Entry>(),
-            running.unwrap_or(last),
             seen.version.load(Ordering::Relaxed),
         );
         line.extend_from_slice(rest.as_bytes());

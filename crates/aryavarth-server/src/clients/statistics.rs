@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use aryavarth::Position;
 use aryavarth_protocol::Command;
 
-use super::Client;
-use crate::commands::table;
+use super::ClientHandle;
 use crate::process;
 
 /// Powers of two of a microsecond that times are sorted by; the last is for all that is longer.
@@ -73,18 +72,17 @@ struct Rate {
     per_second: u64,
 }
 
-impl Default for Statistics {
-    fn default() -> Self {
+impl Statistics {
+    /// Nothing counted yet, of so many commands.
+    pub(super) fn new(commands: usize) -> Self {
         Statistics {
-            commands: (0..table::rows().len()).map(|_| CommandCounts::default()).collect(),
+            commands: (0..commands).map(|_| CommandCounts::default()).collect(),
             errors: Mutex::default(),
             slow: Mutex::default(),
             rate: Mutex::new(Rate { at: Instant::now(), calls: 0, per_second: 0 }),
         }
     }
-}
 
-impl Statistics {
     /// A call of the command with this number.
     pub(super) fn count(&self, number: usize, took: Duration, failed: bool) {
         let Some(counts) = self.commands.get(number) else { return };
@@ -161,7 +159,7 @@ impl Statistics {
     /// Keeps a command that took long, and as many before it as may be kept.
     pub(super) fn keep_slow(
         &self,
-        client: &Client,
+        client: &ClientHandle,
         (command, position): (&Command, Position),
         took: Duration,
         entries_max: u64,
@@ -281,7 +279,7 @@ mod tests {
 
     #[test]
     fn errors_are_counted_by_their_first_word_and_cannot_grow_without_end() {
-        let statistics = Statistics::default();
+        let statistics = Statistics::new(1);
         statistics.count_error(b"ERR this");
         statistics.count_error(b"ERR that");
         for at in 0..1000 {

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::budget::Share;
-use crate::commands::{Connected, Then};
+use crate::commands::{ClientState, Then};
 use crate::execute::{self, Answer, Blind, Call, Done, Said};
 use crate::server::Shared;
 use crate::thread_pool::ThreadPool;
@@ -24,7 +24,7 @@ use crate::writes;
 const RETRY_PAUSE: Duration = Duration::from_millis(1);
 
 /// Ends with answers, and with what the commands know of the connection.
-pub(super) type Job = Pin<Box<dyn Future<Output = (Done, Box<Connected>)> + Send>>;
+pub(super) type Job = Pin<Box<dyn Future<Output = (Done, Box<ClientState>)> + Send>>;
 
 /// Runs calls on the pool; `blind` are those before them.
 pub(super) fn run<E: KvsEngine, P: ThreadPool>(
@@ -32,7 +32,7 @@ pub(super) fn run<E: KvsEngine, P: ThreadPool>(
     permit: Share,
     blind: Option<Blind>,
     calls: VecDeque<Call>,
-    mut connected: Box<Connected>,
+    mut connected: Box<ClientState>,
 ) -> Job {
     let owed = calls.len() + blind.as_ref().map_or(0, Blind::owed);
     let level = shared.engine.durability();
@@ -65,7 +65,7 @@ pub(super) fn write<E: KvsEngine, P: ThreadPool>(
     shared: Arc<Shared<E, P>>,
     permit: Share,
     mut blind: Blind,
-    mut connected: Box<Connected>,
+    mut connected: Box<ClientState>,
     is_last: bool,
 ) -> Job {
     let settings = &connected.settings;
@@ -103,7 +103,7 @@ fn lost(owed: usize, level: Durability) -> Done {
 pub(super) fn pause<E: KvsEngine, P: ThreadPool>(
     shared: Arc<Shared<E, P>>,
     rest: VecDeque<Call>,
-    connected: Box<Connected>,
+    connected: Box<ClientState>,
 ) -> Job {
     Box::pin(async move {
         shared.clients.pause_changed().await;
@@ -112,7 +112,7 @@ pub(super) fn pause<E: KvsEngine, P: ThreadPool>(
 }
 
 /// Keeps calls back for a moment, because too many jobs wait already.
-pub(super) fn later(rest: VecDeque<Call>, connected: Box<Connected>) -> Job {
+pub(super) fn later(rest: VecDeque<Call>, connected: Box<ClientState>) -> Job {
     Box::pin(async move {
         sleep(RETRY_PAUSE).await;
         (Done { answers: Vec::new(), rest, then: Then::GoOn }, connected)
@@ -125,7 +125,7 @@ pub(super) fn hold<E: KvsEngine, P: ThreadPool>(
     mut answer: Answer,
     then: Then,
     rest: VecDeque<Call>,
-    connected: Box<Connected>,
+    connected: Box<ClientState>,
 ) -> Job {
     Box::pin(async move {
         match then {
@@ -178,7 +178,7 @@ async fn rest_of(time: Option<Duration>) {
 pub(super) fn poll_job(
     job: &mut Option<Job>,
     context: &mut Context<'_>,
-) -> Poll<(Done, Box<Connected>)> {
+) -> Poll<(Done, Box<ClientState>)> {
     match job {
         Some(job) => job.as_mut().poll(context),
         None => Poll::Pending,

@@ -37,8 +37,8 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::budget::Share;
-use crate::clients::{Client, Feed, Line};
-use crate::commands::{Connected, Then};
+use crate::clients::{ClientHandle, Feed, Line};
+use crate::commands::{ClientState, Then};
 use crate::counters::count;
 use crate::execute::{self, Answer, Call, Done, Said};
 use crate::server::Shared;
@@ -77,9 +77,9 @@ pub(crate) struct Connection<E: KvsEngine, P: ThreadPool> {
     session: Session,
     gates: Gates,
     /// What the commands know of the connection; away while a job runs.
-    connected: Option<Box<Connected>>,
+    connected: Option<Box<ClientState>>,
     /// What others know of the connection.
-    client: Client,
+    client: ClientHandle,
     /// The commands of all others, if the client asked to see them, and at which level.
     feed: Option<Feed>,
     feed_level: Durability,
@@ -106,7 +106,7 @@ pub(crate) struct Connection<E: KvsEngine, P: ThreadPool> {
 
 /// What a connection's task was woken by.
 enum Woken {
-    Job(Done, Box<Connected>),
+    Job(Done, Box<ClientState>),
     Released,
     CanSend,
     CanRead,
@@ -126,7 +126,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         stream: TcpStream,
         stop: watch::Receiver<bool>,
         input_share: Share,
-        connected: Connected,
+        connected: ClientState,
     ) -> Self {
         let has_password = !connected.settings.authenticated;
         let mut session = Session::new(shared.limits.session).with_json(!has_password);
@@ -315,7 +315,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         self.job_bytes = 0;
     }
 
-    fn finish_job(&mut self, done: Done, connected: Box<Connected>) {
+    fn finish_job(&mut self, done: Done, connected: Box<ClientState>) {
         self.job = None;
         self.is_held = false;
         self.connected = Some(connected);

@@ -1,0 +1,307 @@
+//! From a call to its answer: finds the row, admits the call, runs it, and says what the connection
+//! does with the reply.
+//!
+//! Invariants:
+//! - A command is counted once, when it has run, under its row's number.
+//! - A refused command of a transaction breaks the transaction.
+
+pub(crate) mod blind;
+mod frozen;
+mod transaction;
+
+use std::time::Instant;
+
+use aryavarth::{Durability, KvsEngine, KvsError, Position};
+use aryavarth_protocol::{Command, Reply};
+
+use crate::clients::Ran;
+use crate::commands::kit::args::Args;
+use crate::commands::kit::context::{
+    ClientState, Context, Replies, ServerContext, Settings, Then, Watched,
+};
+use crate::commands::kit::failure::{self, Failure, error_reply, refused};
+use crate::commands::kit::read::Reader;
+use crate::commands::kit::spec::{self, Flags, Run, Spec};
+use crate::commands::registry::registry;
+
+/// What a connection is to do for one command.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// What the client hears, if it wants to hear anything.
+    pub(crate) reply: Option<Reply>,
+    /// What must be durable before that, and at which level.
+    pub(crate) position: Position,
+    pub(crate) level: Durability,
+    /// The version of the protocol to say it in.
+    pub(crate) version: u8,
+    pub(crate) then: Then,
+}
+
+/// Runs a command of a connection; `None`, and nothing was done, if it may block and `may_block`
+/// says that it must not.
+pub(crate) fn run<E: KvsEngine>(
+    engine: &E,
+    server: &dyn ServerContext,
+    connected: &mut ClientState,
+    command: &Command,
+    may_block: bool,
+) -> Option<Answer> {
+    let began = Instant::now();
+    let args = Args::new(command).limited(server.limits());
+    let found = registry().find(&args).and_then(|spec| admit(spec, server, connected));
+    let (spec, outcome) = match found {
+        Err(failure) => {
+            if let Some(queue) = &mut connected.queue {
+                queue.is_broken = true;
+            }
+            if let Some(spec) = registry().known(&args) {
+                server.clients().statistics.count_rejected(registry().number(spec));
+            }
+            let failure = if args.is(0, "EXEC") { abort(connected, failure) } else { failure };
+            (None, Err(failure))
+        }
+        Ok(spec) if connected.queue.is_some() && !spec.flags.has(Flags::UNQUEUED) => {
+            (None, Ok((transaction::collect(connected, server, command), Position::ZERO)))
+        }
+        Ok(spec) => {
+            let engine = Spaces { engine, space: connected.settings.space };
+            (Some(spec), engine.run(spec, server, connected, &args, may_block))
+        }
+    };
+    let (reply, position) = match outcome {
+        Ok(done) => done,
+        Err(Failure::WouldBlock) => return None,
+        // To know what was written may take the writer's lock.
+        Err(Failure::Engine(_)) if !may_block => return None,
+        Err(Failure::Refused(text)) => (Reply::Error(text), Position::ZERO),
+        // What a failed command saw may be anything that was written.
+        Err(Failure::Engine(error)) => (error_reply(&error), written(server)),
+    };
+    if let Some(spec) = spec {
+        let times = (began, Instant::now());
+        count(
+            server,
+            connected,
+            &Counted { spec, command, position, times, failed: reply.is_error() },
+        );
+    }
+    if let Reply::Error(text) = &reply {
+        server.clients().statistics.count_error(text);
+    }
+    Some(finish(connected, reply, position))
+}
+
+/// Whether a command has to wait until somebody lets the clients go on, or a time has passed.
+pub(crate) fn is_paused(
+    server: &dyn ServerContext,
+    connected: &ClientState,
+    command: &Command,
+) -> bool {
+    let Some(pause) = server.clients().pause() else { return false };
+    let writes = |command: &Command| {
+        let spec = registry().find(&Args::new(command));
+        spec.is_ok_and(|spec| spec.flags.has(Flags::WRITE))
+    };
+    if !pause.only_writes {
+        return true;
+    }
+    match &connected.queue {
+        None => writes(command),
+        // What is collected runs later.
+        Some(queue) => {
+            command.name().eq_ignore_ascii_case(b"exec") && queue.commands.iter().any(writes)
+        }
+    }
+}
+
+/// A command that has run.
+struct Counted<'a> {
+    spec: &'static Spec,
+    command: &'a Command,
+    position: Position,
+    /// When it began and ended.
+    times: (Instant, Instant),
+    failed: bool,
+}
+
+/// Counts a command that has run, and shows it to connections in MONITOR mode.
+fn count(server: &dyn ServerContext, connected: &ClientState, counted: &Counted<'_>) {
+    let Counted { spec, command, position, times: (began, ended), failed } = *counted;
+    let ran = Ran {
+        number: registry().number(spec),
+        is_shown: !spec.flags.has_any(Flags::UNSEEN),
+        client: &connected.entry,
+        space: connected.settings.space,
+        command,
+        position,
+        began,
+        ended,
+        failed,
+    };
+    server.clients().ran(server.settings(), &ran);
+}
+
+/// Everything that was written so far.
+fn written(server: &dyn ServerContext) -> Position {
+    Position(server.stats().written_position)
+}
+
+/// What the connection does with a reply, by what it has set for itself.
+fn finish(connected: &mut ClientState, reply: Reply, position: Position) -> Answer {
+    connected.entry.show(connected.shown());
+    let settings = &mut connected.settings;
+    let wants = settings.replies == Replies::On;
+    settings.replies = match settings.replies {
+        Replies::SkipNext => Replies::SkipThis,
+        Replies::SkipThis => Replies::On,
+        other => other,
+    };
+    let level = settings.level();
+    // A transaction is one command, which ends with EXEC.
+    if connected.queue.is_none() {
+        settings.durability_once = settings.durability_next.take();
+    }
+    let then = std::mem::replace(&mut settings.then, Then::GoOn);
+    Answer { reply: wants.then_some(reply), position, level, version: settings.version, then }
+}
+
+/// An EXEC that cannot run ends its transaction, and says why in the words of Redis.
+fn abort(connected: &mut ClientState, failure: Failure) -> Failure {
+    connected.queue = None;
+    connected.watched = Watched::default();
+    let Failure::Refused(text) = failure else { return failure };
+    let why = text.strip_prefix(b"ERR ").unwrap_or(&text);
+    let text = [b"EXECABORT Transaction discarded because of: ", why].concat();
+    Failure::Refused(text.into())
+}
+
+/// Refuses what may not run now.
+fn admit(
+    spec: &'static Spec,
+    server: &dyn ServerContext,
+    connected: &ClientState,
+) -> Result<&'static Spec, Failure> {
+    if !connected.settings.authenticated && !spec.flags.has(Flags::NO_AUTH) {
+        return refused("NOAUTH Authentication required.");
+    }
+    if spec.flags.has(Flags::DENYOOM) && server.settings().is_out_of_memory() {
+        return refused("OOM command not allowed when used memory > 'maxmemory'.");
+    }
+    if connected.queue.is_some() && spec.flags.has(Flags::NO_MULTI) {
+        return refused("ERR Command not allowed inside a transaction");
+    }
+    Ok(spec)
+}
+
+/// An engine, and the space that a connection has selected.
+struct Spaces<'a, E> {
+    engine: &'a E,
+    space: u32,
+}
+
+impl<E: KvsEngine> Spaces<'_, E> {
+    /// Calls `work` with a handle for the selected space.
+    fn selected<R>(&self, work: impl FnOnce(&E) -> R) -> R {
+        if self.space == self.engine.space() {
+            work(self.engine)
+        } else {
+            work(&self.engine.with_space(self.space))
+        }
+    }
+
+    /// Lets a command look at the store as it is.
+    fn read(
+        &self,
+        may_block: bool,
+        run: impl FnOnce(&mut Reader<'_, E>) -> spec::Outcome,
+    ) -> Result<(Reply, Position), Failure> {
+        self.selected(|engine| {
+            let mut reader = Reader::new(engine, may_block);
+            let reply = match run(&mut reader) {
+                // The client hears of what was seen, too.
+                Err(Failure::Refused(text)) => Reply::Error(text),
+                outcome => outcome?,
+            };
+            Ok((reply, reader.position))
+        })
+    }
+
+    fn run(
+        &self,
+        spec: &'static Spec,
+        server: &dyn ServerContext,
+        connected: &mut ClientState,
+        args: &Args<'_>,
+        may_block: bool,
+    ) -> Result<(Reply, Position), Failure> {
+        match &spec.run {
+            Run::Read(run) => self.read(may_block, |reader| run(reader, args)),
+            Run::Scan(run) => self.read(may_block, |reader| run(reader, server.cursors(), args)),
+            Run::Context(run) => {
+                if spec.flags.has_any(Flags::BLOCKING.and(Flags::WAITS)) && !may_block {
+                    return Err(Failure::WouldBlock);
+                }
+                let ClientState { settings, entry, .. } = connected;
+                let mut context = Context::new(settings, entry, server, registry());
+                let reply = run(&mut context, args)?;
+                Ok((reply, context.position))
+            }
+            Run::Transaction(step) => self.selected(|engine| {
+                transaction::step(*step, engine, server, connected, args, may_block)
+            }),
+            Run::Write(_) | Run::Container(_) if !may_block => Err(Failure::WouldBlock),
+            Run::Write(run) => self.selected(|engine| {
+                let keys = spec.keys_read(args);
+                let (reply, position) =
+                    engine.commit(&keys, |transaction| reply_of(run(transaction, args)))?;
+                Ok((reply, position))
+            }),
+            Run::Container(_) => refused(failure::SYNTAX),
+        }
+    }
+}
+
+/// The reply of a command inside a closure: an error that the client hears is one, and only what
+/// the engine needs to know fails the closure.
+fn reply_of(outcome: spec::Outcome) -> Result<Reply, KvsError> {
+    match outcome {
+        Ok(reply) => Ok(reply),
+        Err(Failure::Refused(text)) => Ok(Reply::Error(text)),
+        Err(Failure::Engine(error)) => Err(error),
+        // A transaction always may wait.
+        Err(Failure::WouldBlock) => Err(KvsError::Again),
+    }
+}
+
+/// Runs a command inside a transaction of several.
+fn run_inside(
+    transaction: &mut aryavarth::Transaction<'_>,
+    settings: &mut Settings,
+    entry: &crate::clients::ClientHandle,
+    server: &dyn ServerContext,
+    args: &Args<'_>,
+) -> Result<Reply, KvsError> {
+    transaction.select(settings.space);
+    let spec = match registry().find(args) {
+        Ok(spec) => spec,
+        Err(failure) => return reply_of(Err(failure)),
+    };
+    let reply = match &spec.run {
+        Run::Read(run) => reply_of(run(transaction, args)),
+        Run::Scan(run) => reply_of(run(transaction, server.cursors(), args)),
+        Run::Write(run) => reply_of(run(transaction, args)),
+        Run::Context(run) => {
+            let mut context = Context::new(settings, entry, server, registry());
+            context.in_transaction = true;
+            reply_of(run(&mut context, args))
+        }
+        // EXEC has forgotten the watched keys already.
+        Run::Transaction(spec::Step::Unwatch) => Ok(Reply::OK),
+        Run::Transaction(_) | Run::Container(_) => Ok(Reply::error(failure::SYNTAX)),
+    };
+    match reply {
+        Err(KvsError::Again) => Err(KvsError::Again),
+        Err(error) => Ok(error_reply(&error)),
+        Ok(reply) => Ok(reply),
+    }
+}

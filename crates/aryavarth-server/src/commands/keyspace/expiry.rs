@@ -1,0 +1,193 @@
+//! Deadlines: when a key is gone, set, asked for and taken away.
+//!
+//! A deadline is a time, not a duration, so it means the same after a restart. Invariant: what
+//! changes no deadline writes nothing.
+
+use aryavarth::{Stored, Transaction};
+use aryavarth_protocol::Reply;
+
+use crate::commands::kit::args::Args;
+use crate::commands::kit::deadline::Unit;
+use crate::commands::kit::failure::{Failure, refused, refused_quoting};
+use crate::commands::kit::read::Read;
+use crate::commands::kit::spec::{Flags, Outcome, Run, Spec};
+
+const FAST_READ: Flags = Flags::READONLY.and(Flags::FAST).and(Flags::NO_VALUES);
+const FAST_WRITE: Flags = Flags::WRITE.and(Flags::FAST);
+
+pub(crate) const SPECS: &[Spec] = &[
+    Spec::new("expire", -3, "key seconds [NX | XX | GT | LT]", Run::Write(expire))
+        .key()
+        .flags(FAST_WRITE)
+        .says("Lets a key be gone after so many seconds"),
+    Spec::new("pexpire", -3, "key milliseconds [NX | XX | GT | LT]", Run::Write(pexpire))
+        .key()
+        .flags(FAST_WRITE)
+        .since("2.6.0")
+        .says("Lets a key be gone after so many milliseconds"),
+    Spec::new("expireat", -3, "key unix-time-seconds [NX | XX | GT | LT]", Run::Write(expireat))
+        .key()
+        .flags(FAST_WRITE)
+        .since("1.2.0")
+        .says("Lets a key be gone from a time on, in seconds since 1970"),
+    Spec::new(
+        "pexpireat",
+        -3,
+        "key unix-time-milliseconds [NX | XX | GT | LT]",
+        Run::Write(pexpireat),
+    )
+    .key()
+    .flags(FAST_WRITE)
+    .since("2.6.0")
+    .says("Lets a key be gone from a time on, in milliseconds since 1970"),
+    Spec::new("ttl", 2, "key", Run::Read(ttl))
+        .key()
+        .flags(FAST_READ)
+        .says("Returns how many seconds a key has left: -1 without a deadline, -2 without a key"),
+    Spec::new("pttl", 2, "key", Run::Read(pttl))
+        .key()
+        .flags(FAST_READ)
+        .since("2.6.0")
+        .says("Returns how many milliseconds a key has left, otherwise as TTL"),
+    Spec::new("expiretime", 2, "key", Run::Read(expiretime))
+        .key()
+        .flags(FAST_READ)
+        .since("7.0.0")
+        .says("Returns the deadline of a key in seconds since 1970, otherwise as TTL"),
+    Spec::new("pexpiretime", 2, "key", Run::Read(pexpiretime))
+        .key()
+        .flags(FAST_READ)
+        .since("7.0.0")
+        .says("Returns the deadline of a key in milliseconds since 1970, otherwise as TTL"),
+    Spec::new("persist", 2, "key", Run::Write(persist))
+        .key()
+        .flags(FAST_WRITE)
+        .since("2.2.0")
+        .says("Takes the deadline away from a key"),
+];
+
+fn expire(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
+    set_deadline(transaction, args, Unit { seconds: true, relative: true }, "expire")
+}
+
+fn pexpire(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
+    set_deadline(transaction, args, Unit { seconds: false, relative: true }, "pexpire")
+}
+
+fn expireat(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
+    set_deadline(transaction, args, Unit { seconds: true, relative: false }, "expireat")
+}
+
+fn pexpireat(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
+    set_deadline(transaction, args, Unit { seconds: false, relative: false }, "pexpireat")
+}
+
+/// On which deadlines a new one is set.
+#[expect(clippy::struct_excessive_bools, reason = "each is a word that stands or does not")]
+#[derive(Clone, Copy, Debug, Default)]
+struct Conditions {
+    absent: bool,
+    present: bool,
+    later: bool,
+    earlier: bool,
+}
+
+impl Conditions {
+    fn parse(args: &Args<'_>) -> Result<Self, Failure> {
+        let mut wanted = Conditions::default();
+        for place in 3..args.len() {
+            let flag = match args.get(place).to_ascii_uppercase().as_slice() {
+                b"NX" => &mut wanted.absent,
+                b"XX" => &mut wanted.present,
+                b"GT" => &mut wanted.later,
+                b"LT" => &mut wanted.earlier,
+                _ => return refused_quoting("ERR Unsupported option ", args.get(place), ""),
+            };
+            *flag = true;
+        }
+        if wanted.absent && (wanted.present || wanted.later || wanted.earlier) {
+            return refused("ERR NX and XX, GT or LT options at the same time are not compatible");
+        }
+        if wanted.later && wanted.earlier {
+            return refused("ERR GT and LT options at the same time are not compatible");
+        }
+        Ok(wanted)
+    }
+
+    /// Whether a key's deadline is changed to a time; without a deadline it lasts for ever.
+    fn hold(self, current: Option<u64>, new: i64) -> bool {
+        let is_later = |current| u64::try_from(new).is_ok_and(|new| new > current);
+        let is_earlier = |current| u64::try_from(new).map_or(true, |new| new < current);
+        (!self.absent || current.is_none())
+            && (!self.present || current.is_some())
+            && (!self.later || current.is_some_and(is_later))
+            && (!self.earlier || current.is_none_or(is_earlier))
+    }
+}
+
+fn set_deadline(
+    transaction: &mut Transaction<'_>,
+    args: &Args<'_>,
+    unit: Unit,
+    command: &str,
+) -> Outcome {
+    let key = args.get(1);
+    let conditions = Conditions::parse(args)?;
+    let amount = args.integer(2)?;
+    let Some(new) = unit.milliseconds(amount, transaction.now_ms()) else {
+        return refused(format!("ERR invalid expire time in '{command}' command"));
+    };
+    let Some(current) = transaction.deadline(key)? else { return Ok(Reply::Integer(0)) };
+    if !conditions.hold(current, new) {
+        return Ok(Reply::Integer(0));
+    }
+    match u64::try_from(new) {
+        Ok(new) if new > transaction.now_ms() => {
+            let value = transaction.get(key)?.unwrap_or_default();
+            transaction.store(key, Stored { value, expires_at: Some(new) });
+        }
+        _ => transaction.remove(key),
+    }
+    Ok(Reply::Integer(1))
+}
+
+fn persist(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
+    let key = args.get(1);
+    if transaction.deadline(key)?.flatten().is_none() {
+        return Ok(Reply::Integer(0));
+    }
+    let value = transaction.get(key)?.unwrap_or_default();
+    transaction.set(key, value);
+    Ok(Reply::Integer(1))
+}
+
+fn ttl(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
+    let now_ms = keys.now_ms();
+    show(keys, args, |deadline| seconds(deadline.saturating_sub(now_ms)))
+}
+
+fn pttl(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
+    let now_ms = keys.now_ms();
+    show(keys, args, |deadline| deadline.saturating_sub(now_ms))
+}
+
+fn expiretime(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
+    show(keys, args, seconds)
+}
+
+fn pexpiretime(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
+    show(keys, args, |deadline| deadline)
+}
+
+/// Milliseconds to the nearest second.
+fn seconds(milliseconds: u64) -> u64 {
+    milliseconds.saturating_add(500) / 1000
+}
+
+fn show(keys: &mut dyn Read, args: &Args<'_>, time: impl FnOnce(u64) -> u64) -> Outcome {
+    Ok(Reply::Integer(match keys.deadline(args.get(1))? {
+        None => -2,
+        Some(None) => -1,
+        Some(Some(deadline)) => i64::try_from(time(deadline)).unwrap_or(i64::MAX),
+    }))
+}

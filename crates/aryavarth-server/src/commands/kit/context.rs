@@ -1,0 +1,219 @@
+//! Who calls a command: the connection's own state, and the server around it.
+//!
+//! What a transaction may change of a connection is one plain value, [`Context::settings`], so that
+//! a transaction can run again from where it began.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use aryavarth::{Count, Durability, Position, Stats, Watch};
+use aryavarth_protocol::Command;
+
+use crate::clients::{ClientHandle, Clients, Shown};
+use crate::commands::keyspace::scan::Cursors;
+use crate::commands::kit::rows::Registry;
+use crate::counters::Counters;
+use crate::limits::Limits;
+use crate::settings::ServerSettings;
+
+/// A connection as the commands know it.
+#[derive(Debug)]
+pub(crate) struct ClientState {
+    pub(crate) settings: Settings,
+    /// The commands of the transaction that is being collected.
+    pub(crate) queue: Option<Queue>,
+    pub(crate) watched: Watched,
+    /// What others see of the connection.
+    pub(crate) entry: ClientHandle,
+}
+
+impl ClientState {
+    pub(crate) fn new(entry: ClientHandle, authenticated: bool, durability: Durability) -> Self {
+        let settings = Settings {
+            space: 0,
+            version: 2,
+            authenticated,
+            durability,
+            durability_once: None,
+            durability_next: None,
+            replies: Replies::On,
+            monitors: false,
+            then: Then::GoOn,
+        };
+        ClientState { settings, queue: None, watched: Watched::default(), entry }
+    }
+
+    /// The same connection with its settings, and no transaction.
+    pub(crate) fn renewed(&self) -> Self {
+        let settings = self.settings.clone();
+        ClientState {
+            settings,
+            queue: None,
+            watched: Watched::default(),
+            entry: self.entry.clone(),
+        }
+    }
+
+    /// The part that `CLIENT LIST` shows.
+    pub(crate) fn shown(&self) -> Shown {
+        Shown {
+            space: self.settings.space,
+            version: self.settings.version,
+            monitors: self.settings.monitors,
+            queued: self.queue.as_ref().map(|queue| queue.commands.len()),
+        }
+    }
+
+    /// What a transaction keeps of the input: commands, and watched keys.
+    pub(crate) fn bytes(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.bytes) + self.watched.bytes
+    }
+
+    /// Makes the connection what it was at first.
+    pub(crate) fn reset(&mut self, server: &dyn ServerContext) {
+        let entry = self.entry.clone();
+        entry.names().name.clear();
+        entry.set_keeps(false);
+        entry.set_touches_not(false);
+        let is_open = !server.settings().has_password();
+        *self = ClientState::new(entry, is_open, server.settings().durability);
+    }
+}
+
+/// What a connection has set for itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// The database that was selected.
+    pub(crate) space: u32,
+    /// The version of the protocol, 2 or 3.
+    pub(crate) version: u8,
+    pub(crate) authenticated: bool,
+    /// What the connection's replies wait for.
+    pub(crate) durability: Durability,
+    /// What the reply of the command that runs waits for instead.
+    pub(crate) durability_once: Option<Durability>,
+    /// The same for the next command, a transaction being one.
+    pub(crate) durability_next: Option<Durability>,
+    pub(crate) replies: Replies,
+    /// Whether the connection hears of all commands.
+    pub(crate) monitors: bool,
+    /// What comes after the reply.
+    pub(crate) then: Then,
+}
+
+impl Settings {
+    /// What the reply of the command that runs waits for.
+    pub(crate) fn level(&self) -> Durability {
+        self.durability_once.unwrap_or(self.durability)
+    }
+}
+
+/// Whether the client wants replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replies {
+    On,
+    Off,
+    /// Not to the command that runs, and not to the next.
+    SkipNext,
+    /// Not to the command that runs.
+    SkipThis,
+}
+
+/// What the connection does once a command is answered.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Then {
+    GoOn,
+    /// Answers only after this long, without keeping a thread.
+    Sleep(Duration),
+    /// The answer says how far the log must be durable, as every answer does. If that takes longer
+    /// than the time given, the client hears `[0, 0]` instead: nothing is known to be on disk. For
+    /// replicas, of which there are none, it waits as long as it may.
+    WaitForDisk {
+        time: Option<Duration>,
+        also_replicas: bool,
+    },
+    /// Closes when the reply has left.
+    Close,
+    /// Stops the server, without a reply.
+    Shutdown,
+}
+
+/// A transaction that is being collected.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pub(crate) commands: Vec<Command>,
+    /// Bytes that the commands keep.
+    pub(crate) bytes: usize,
+    /// A command was refused, so that EXEC will be.
+    pub(crate) is_broken: bool,
+}
+
+/// The keys that EXEC depends on.
+#[derive(Debug, Default)]
+pub(crate) struct Watched {
+    pub(crate) watches: BTreeMap<(u32, Vec<u8>), Watch>,
+    /// Bytes of the keys.
+    pub(crate) bytes: usize,
+}
+
+/// The server around a connection, whatever its engine is.
+pub(crate) trait ServerContext: Send + Sync {
+    fn engine_name(&self) -> &'static str;
+    fn stats(&self) -> Stats;
+    /// How many keys a database has.
+    fn count(&self, space: u32) -> aryavarth::Result<Count>;
+    /// The store's clock.
+    fn now_ms(&self) -> u64;
+    /// Begins a compaction in the background, unless one runs.
+    fn compact(&self) -> bool;
+    /// Whether a compaction runs that somebody asked for.
+    fn is_compacting(&self) -> bool;
+    /// Begins to sync what was written in the background, and tells [`ServerSettings::saved`].
+    fn sync_soon(&self);
+    /// Returns when everything that was written is on disk.
+    fn sync(&self) -> aryavarth::Result<()>;
+    fn counters(&self) -> Counters;
+    fn limits(&self) -> &Limits;
+    fn settings(&self) -> &ServerSettings;
+    fn clients(&self) -> &Clients;
+    /// Where the scans are.
+    fn cursors(&self) -> &Cursors;
+}
+
+/// What a command of the connection or the server works with.
+pub(crate) struct Context<'a> {
+    pub(crate) settings: &'a mut Settings,
+    pub(crate) entry: &'a ClientHandle,
+    pub(crate) server: &'a dyn ServerContext,
+    /// Every command, for those that describe commands.
+    pub(crate) registry: &'static Registry,
+    /// Whether the command stands in a transaction.
+    pub(crate) in_transaction: bool,
+    /// What the reply shows of the data: it leaves when that is durable.
+    pub(crate) position: Position,
+}
+
+impl Context<'_> {
+    /// Everything that was written so far.
+    pub(crate) fn written(&self) -> Position {
+        Position(self.server.stats().written_position)
+    }
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(
+        settings: &'a mut Settings,
+        entry: &'a ClientHandle,
+        server: &'a dyn ServerContext,
+        registry: &'static Registry,
+    ) -> Self {
+        Context {
+            settings,
+            entry,
+            server,
+            registry,
+            in_transaction: false,
+            position: Position::ZERO,
+        }
+    }
+}

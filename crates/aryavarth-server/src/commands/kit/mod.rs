@@ -1,0 +1,16 @@
+//! What every command is made of: its row, its arguments, its context, its failures.
+//!
+//! The bottom of the commands: imports no family, no registry and no dispatch.
+
+pub(crate) mod args;
+pub(crate) mod context;
+pub(crate) mod deadline;
+pub(crate) mod failure;
+pub(crate) mod glob;
+pub(crate) mod help;
+pub(crate) mod read;
+pub(crate) mod rows;
+pub(crate) mod spec;
+
+/// The version of Redis whose commands clients may expect; some refuse to work with less than 6.2.
+pub(crate) const REDIS_VERSION: &str = "7.2.4";

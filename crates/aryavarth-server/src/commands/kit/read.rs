@@ -1,0 +1,159 @@
+//! What a command sees that only looks at keys: the store as it is, or a transaction.
+//!
+//! Invariants:
+//! - Whoever looks at the store as it is gathers the position of all that was seen.
+//! - A [`Reader`] that must not wait fails with [`Failure::WouldBlock`] rather than wait.
+
+use aryavarth::{Count, KeyRange, KvsEngine, Position, Stored, Transaction};
+
+use crate::commands::kit::failure::Failure;
+
+/// Keys to look at, in one space.
+pub(crate) trait Read {
+    /// The clock that deadlines are by.
+    fn now_ms(&self) -> u64;
+
+    /// The number of the space.
+    fn space(&self) -> u32;
+
+    /// Before work that takes long.
+    ///
+    /// # Errors
+    /// [`Failure::WouldBlock`] if the thread has others to serve.
+    fn begin_long(&self) -> Result<(), Failure>;
+
+    /// A key's value and deadline.
+    fn find(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure>;
+
+    /// A key's deadline: `None` if there is no such key.
+    #[expect(clippy::option_option, reason = "there may be no key, and no deadline")]
+    fn deadline(&mut self, key: &[u8]) -> Result<Option<Option<u64>>, Failure>;
+
+    /// The first keys of a range, at most `limit`; fewer only if there are no more.
+    fn keys(&mut self, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>, Failure>;
+
+    /// How many keys there are.
+    fn count(&mut self) -> Result<Count, Failure>;
+}
+
+impl Read for Transaction<'_> {
+    fn now_ms(&self) -> u64 {
+        Transaction::now_ms(self)
+    }
+
+    fn space(&self) -> u32 {
+        Transaction::space(self)
+    }
+
+    fn begin_long(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn find(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure> {
+        Ok(Transaction::find(self, key)?)
+    }
+
+    fn deadline(&mut self, key: &[u8]) -> Result<Option<Option<u64>>, Failure> {
+        Ok(Transaction::deadline(self, key)?)
+    }
+
+    fn keys(&mut self, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>, Failure> {
+        Ok(Transaction::keys(self, range, limit)?)
+    }
+
+    fn count(&mut self) -> Result<Count, Failure> {
+        Ok(Transaction::count(self)?)
+    }
+}
+
+/// Keys, and bytes of values, that one command looks at where its bytes arrived: others wait there.
+const LOOKS_MAX: usize = 64;
+const LOOKS_BYTES_MAX: usize = 512 << 10;
+
+/// The store as it is.
+pub(crate) struct Reader<'a, E> {
+    engine: &'a E,
+    may_block: bool,
+    /// Keys that were looked at, and bytes of their values.
+    looks: usize,
+    bytes: usize,
+    /// The newest thing that was seen.
+    pub(crate) position: Position,
+}
+
+impl<'a, E: KvsEngine> Reader<'a, E> {
+    pub(crate) fn new(engine: &'a E, may_block: bool) -> Self {
+        Reader { engine, may_block, looks: 0, bytes: 0, position: Position::ZERO }
+    }
+
+    /// Looks at one more key, unless it is the turn of others.
+    fn look(&mut self) -> Result<(), Failure> {
+        self.looks += 1;
+        if self.looks > LOOKS_MAX || self.bytes > LOOKS_BYTES_MAX {
+            return if self.may_block { Ok(()) } else { Err(Failure::WouldBlock) };
+        }
+        Ok(())
+    }
+}
+
+impl<E: KvsEngine> Read for Reader<'_, E> {
+    fn now_ms(&self) -> u64 {
+        self.engine.now_ms()
+    }
+
+    fn space(&self) -> u32 {
+        self.engine.space()
+    }
+
+    fn begin_long(&self) -> Result<(), Failure> {
+        if self.may_block { Ok(()) } else { Err(Failure::WouldBlock) }
+    }
+
+    fn find(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure> {
+        self.look()?;
+        let (stored, position) = match self.engine.find_now(key)? {
+            Some(found) => found,
+            None if self.may_block => self.engine.find(key)?,
+            None => return Err(Failure::WouldBlock),
+        };
+        self.position = self.position.max(position);
+        self.bytes += stored.as_ref().map_or(0, |stored| stored.value.len());
+        Ok(stored)
+    }
+
+    fn deadline(&mut self, key: &[u8]) -> Result<Option<Option<u64>>, Failure> {
+        self.look()?;
+        let (deadline, position) = match self.engine.deadline_now(key)? {
+            Some(found) => found,
+            None if self.may_block => self.engine.deadline(key)?,
+            None => return Err(Failure::WouldBlock),
+        };
+        self.position = self.position.max(position);
+        Ok(deadline)
+    }
+
+    fn keys(&mut self, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>, Failure> {
+        self.begin_long()?;
+        let mut keys = Vec::new();
+        let mut rest = range.clone();
+        while keys.len() < limit {
+            let page = self.engine.keys(&rest, limit - keys.len())?;
+            self.position = self.position.max(page.position);
+            let last = page.keys.last().cloned();
+            keys.extend(page.keys);
+            match last {
+                Some(last) if !page.done => rest = rest.after(&last),
+                _ => break,
+            }
+        }
+        Ok(keys)
+    }
+
+    fn count(&mut self) -> Result<Count, Failure> {
+        // An engine may wait for a writer that waits for a disk.
+        self.begin_long()?;
+        let (count, position) = self.engine.count()?;
+        self.position = self.position.max(position);
+        Ok(count)
+    }
+}

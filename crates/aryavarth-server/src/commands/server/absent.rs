@@ -1,0 +1,172 @@
+//! What a server answers that is no cluster and runs no scripts, functions or modules, and knows
+//! one user: what clients ask before they decide what to do.
+
+use aryavarth_protocol::Reply;
+
+use super::command::{CATEGORIES, categories};
+use crate::commands::kit::args::Args;
+use crate::commands::kit::context::Context;
+use crate::commands::kit::failure::{refused, refused_quoting, wrong_subcommand};
+use crate::commands::kit::help::HELP;
+use crate::commands::kit::rows::Row;
+use crate::commands::kit::spec::{Flags, Outcome, Run, Spec};
+
+const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
+const SAYS_NO_CLUSTER: &str = "Says that this server is no cluster";
+
+pub(crate) const CLUSTER: &[Spec] = &[
+    Spec::new("cluster", -2, "subcommand", Run::Container(CLUSTER_SUBS))
+        .since("3.0.0")
+        .cost("Depends on subcommand.")
+        .says(SAYS_NO_CLUSTER),
+    no_cluster("readonly", 1, "").flags(Flags::FAST),
+    no_cluster("readwrite", 1, "").flags(Flags::FAST),
+];
+
+pub(crate) const SCRIPTING: &[Spec] = &[
+    Spec::new("function", -2, "subcommand", Run::Container(FUNCTION))
+        .since("7.0.0")
+        .cost("Depends on subcommand.")
+        .says("Says that there are no functions"),
+    Spec::new("script", -2, "subcommand", Run::Container(SCRIPT))
+        .since("2.6.0")
+        .cost("Depends on subcommand.")
+        .says("Says that there are no scripts"),
+];
+
+pub(crate) const SERVER: &[Spec] = &[
+    Spec::new("acl", -2, "subcommand", Run::Container(ACL))
+        .since("6.0.0")
+        .cost("Depends on subcommand.")
+        .says("Says what the one user there is may do"),
+    Spec::new("module", -2, "subcommand", Run::Container(MODULE))
+        .since("4.0.0")
+        .cost("Depends on subcommand.")
+        .says("Says that there are no modules"),
+];
+
+/// A command that only a cluster could answer.
+const fn no_cluster(name: &'static str, arity: i32, usage: &'static str) -> Spec {
+    Spec::new(name, arity, usage, Run::Context(|_, _| refused(NO_CLUSTER)))
+        .since("3.0.0")
+        .says(SAYS_NO_CLUSTER)
+}
+
+const CLUSTER_SUBS: &[Spec] = &[
+    no_cluster("countkeysinslot", 3, "slot"),
+    no_cluster("getkeysinslot", 4, "slot count"),
+    no_cluster("help", 2, ""),
+    no_cluster("info", 2, ""),
+    no_cluster("keyslot", 3, "key"),
+    no_cluster("myid", 2, ""),
+    no_cluster("nodes", 2, ""),
+    no_cluster("shards", 2, "").since("7.0.0"),
+    no_cluster("slots", 2, ""),
+];
+
+const FUNCTION: &[Spec] = &[
+    Spec::new("flush", -2, "[ASYNC | SYNC]", Run::Context(function_flush))
+        .since("7.0.0")
+        .says("Does nothing, since there are no functions"),
+    HELP,
+    Spec::new(
+        "list",
+        -2,
+        "[LIBRARYNAME pattern] [WITHCODE]",
+        Run::Context(|_, _| Ok(Reply::Array(Vec::new()))),
+    )
+    .since("7.0.0")
+    .says("Returns nothing, since there are no functions"),
+    Spec::new("stats", 2, "", Run::Context(function_stats))
+        .since("7.0.0")
+        .says("Says that no function runs"),
+];
+
+const SCRIPT: &[Spec] = &[
+    Spec::new("exists", -3, "sha1 [sha1 ...]", Run::Context(script_exists))
+        .since("2.6.0")
+        .cost("O(N), N being the scripts asked for")
+        .says("Says of every script that it is not there"),
+    Spec::new("flush", -2, "[ASYNC | SYNC]", Run::Context(script_flush))
+        .since("2.6.0")
+        .says("Does nothing, since there are no scripts"),
+    HELP,
+];
+
+const MODULE: &[Spec] = &[
+    HELP,
+    Spec::new("list", 2, "", Run::Context(|_, _| Ok(Reply::Array(Vec::new()))))
+        .flags(Flags::ADMIN)
+        .since("4.0.0")
+        .says("Returns nothing, since there are no modules"),
+];
+
+const ACL: &[Spec] = &[
+    Spec::new("cat", -2, "[categoryname]", Run::Context(acl_cat))
+        .since("6.0.0")
+        .cost("O(N), N being the commands")
+        .says("Returns the categories, or the commands of one"),
+    HELP,
+    Spec::new("list", 2, "", Run::Context(acl_list))
+        .flags(Flags::ADMIN)
+        .since("6.0.0")
+        .says("Returns what the one user may do, without the password"),
+    Spec::new("users", 2, "", Run::Context(|_, _| Ok(Reply::Array(vec![Reply::bulk("default")]))))
+        .flags(Flags::ADMIN)
+        .since("6.0.0")
+        .says("Returns the name of the one user"),
+    Spec::new("whoami", 2, "", Run::Context(|_, _| Ok(Reply::bulk("default"))))
+        .since("6.0.0")
+        .says("Returns the name of the one user"),
+];
+
+/// Whether the arguments after the subcommand say when to do something, or nothing.
+fn is_now_or_later(args: &Args<'_>) -> bool {
+    args.len() == 2 || args.len() == 3 && (args.is(2, "SYNC") || args.is(2, "ASYNC"))
+}
+
+fn function_flush(_: &mut Context<'_>, args: &Args<'_>) -> Outcome {
+    if is_now_or_later(args) {
+        return Ok(Reply::OK);
+    }
+    refused("ERR FUNCTION FLUSH only supports SYNC|ASYNC option")
+}
+
+fn script_flush(_: &mut Context<'_>, args: &Args<'_>) -> Outcome {
+    if is_now_or_later(args) {
+        return Ok(Reply::OK);
+    }
+    refused("ERR SCRIPT FLUSH only support SYNC|ASYNC option")
+}
+
+fn script_exists(_: &mut Context<'_>, args: &Args<'_>) -> Outcome {
+    Ok(Reply::Array(args.from(2).map(|_| Reply::Integer(0)).collect()))
+}
+
+fn function_stats(_: &mut Context<'_>, _: &Args<'_>) -> Outcome {
+    Ok(Reply::Map(vec![
+        (Reply::bulk("running_script"), Reply::Null),
+        (Reply::bulk("engines"), Reply::Map(Vec::new())),
+    ]))
+}
+
+fn acl_cat(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
+    let category = args.get(2).to_ascii_lowercase();
+    match args.len() {
+        2 => Ok(Reply::Array(CATEGORIES.into_iter().map(Reply::bulk).collect())),
+        3 if CATEGORIES.iter().any(|known| known.as_bytes() == category) => {
+            let has = |row: &&Row| {
+                categories(row.spec, row.group).iter().any(|is| is.as_bytes() == category)
+            };
+            let names = context.registry.rows().iter().filter(has);
+            Ok(Reply::Array(names.map(|row| Reply::bulk(row.name.as_str())).collect()))
+        }
+        3 => refused_quoting("ERR Unknown category '", args.get(2), "'"),
+        _ => wrong_subcommand(args),
+    }
+}
+
+fn acl_list(context: &mut Context<'_>, _: &Args<'_>) -> Outcome {
+    let pass = if context.server.settings().has_password() { "" } else { "nopass " };
+    Ok(Reply::Array(vec![Reply::bulk(format!("user default on {pass}~* &* +@all"))]))
+}

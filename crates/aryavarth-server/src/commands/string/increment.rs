@@ -1,0 +1,89 @@
+//! Counters: values that are numbers, written as decimal digits.
+//!
+//! INCRBYFLOAT computes as Redis does on x86, in 80-bit floats (`extended.rs`), so that the digits
+//! are the same. A counter keeps its deadline.
+
+use aryavarth::{Stored, Transaction};
+use aryavarth_protocol::Reply;
+
+use super::extended::Extended;
+use crate::commands::kit::args::{Args, parse_integer};
+use crate::commands::kit::failure::{NOT_A_FLOAT, NOT_AN_INTEGER, refused};
+use crate::commands::kit::spec::{Flags, Outcome, Run, Spec};
+
+const WRITE: Flags = Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST);
+
+pub(crate) const SPECS: &[Spec] = &[
+    Spec::new("incr", 2, "key", Run::Write(incr))
+        .key()
+        .flags(WRITE)
+        .says("Adds one to the integer of a key, which is 0 if there is none"),
+    Spec::new("decr", 2, "key", Run::Write(decr))
+        .key()
+        .flags(WRITE)
+        .says("Subtracts one from the integer of a key, which is 0 if there is none"),
+    Spec::new("incrby", 3, "key increment", Run::Write(incrby))
+        .key()
+        .flags(WRITE)
+        .says("Adds to the integer of a key, which is 0 if there is none"),
+    Spec::new("decrby", 3, "key decrement", Run::Write(decrby))
+        .key()
+        .flags(WRITE)
+        .says("Subtracts from the integer of a key, which is 0 if there is none"),
+    Spec::new("incrbyfloat", 3, "key increment", Run::Write(incrbyfloat))
+        .key()
+        .flags(WRITE)
+        .since("2.6.0")
+        .says("Adds to the decimal number of a key, which is 0 if there is none"),
+];
+
+fn incr(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
+    add(transaction, args.get(1), 1)
+}
+
+fn decr(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
+    add(transaction, args.get(1), -1)
+}
+
+fn incrby(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
+    add(transaction, args.get(1), args.integer(2)?)
+}
+
+fn decrby(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
+    match args.integer(2)?.checked_neg() {
+        Some(by) => add(transaction, args.get(1), by),
+        None => refused("ERR decrement would overflow"),
+    }
+}
+
+fn add(transaction: &mut Transaction<'_>, key: &[u8], by: i64) -> Outcome {
+    let old = transaction.find(key)?;
+    let number = match &old {
+        Some(old) => parse_integer(&old.value),
+        None => Some(0),
+    };
+    let Some(number) = number else { return refused(NOT_AN_INTEGER) };
+    let Some(sum) = number.checked_add(by) else {
+        return refused("ERR increment or decrement would overflow");
+    };
+    let expires_at = old.and_then(|old| old.expires_at);
+    transaction.store(key, Stored { value: sum.to_string().into_bytes(), expires_at });
+    Ok(Reply::Integer(sum))
+}
+
+fn incrbyfloat(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
+    let old = transaction.find(args.get(1))?;
+    let number = match &old {
+        Some(old) => Extended::parse(&old.value),
+        None => Some(Extended::ZERO),
+    };
+    let Some((number, by)) = number.zip(Extended::parse(args.get(2))) else {
+        return refused(NOT_A_FLOAT);
+    };
+    let Some(text) = number.plus(by).to_decimal() else {
+        return refused("ERR increment would produce NaN or Infinity");
+    };
+    let expires_at = old.and_then(|old| old.expires_at);
+    transaction.store(args.get(1), Stored { value: text.clone(), expires_at });
+    Ok(Reply::Bulk(text))
+}

@@ -1,0 +1,102 @@
+//! A server without sockets and disk, for the tests of the commands: an engine in memory, and
+//! whatever a test wants its store to say of itself.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aryavarth::{Count, Durability, KvsEngine, MemoryEngine, Stats};
+
+use crate::clients::Clients;
+use crate::commands::registry::registry;
+use crate::commands::{Cursors, ServerContext};
+use crate::counters::Counters;
+use crate::limits::Limits;
+use crate::settings::ServerSettings;
+
+/// The address that it says it listens on.
+const LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 4000);
+
+pub(super) struct FakeServer {
+    pub(super) engine: MemoryEngine,
+    /// Where the log is written, and where it is durable.
+    pub(super) positions: Mutex<(u64, u64)>,
+    pub(super) limits: Limits,
+    pub(super) settings: ServerSettings,
+    pub(super) clients: Clients,
+    cursors: Cursors,
+    compactions: AtomicU64,
+}
+
+impl FakeServer {
+    pub(super) fn new(engine: MemoryEngine, limits: Limits, cursors: Cursors) -> Self {
+        let directory = "/data".to_owned();
+        FakeServer {
+            engine,
+            positions: Mutex::default(),
+            settings: ServerSettings::new(LISTEN.into(), directory, Durability::Always, &limits),
+            limits,
+            clients: Clients::new(registry().rows().len()),
+            cursors,
+            compactions: AtomicU64::new(0),
+        }
+    }
+}
+
+impl ServerContext for FakeServer {
+    fn engine_name(&self) -> &'static str {
+        self.engine.name()
+    }
+
+    /// Asks the engine too, as a server's does: one that would wait here is found.
+    fn stats(&self) -> Stats {
+        let mut stats = self.engine.stats();
+        (stats.written_position, stats.durable_position) = *self.positions.lock().unwrap();
+        stats
+    }
+
+    fn count(&self, space: u32) -> aryavarth::Result<Count> {
+        Ok(self.engine.with_space(space).count()?.0)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.engine.now_ms()
+    }
+
+    fn compact(&self) -> bool {
+        self.compactions.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    fn is_compacting(&self) -> bool {
+        self.compactions.load(Ordering::Relaxed) > 0
+    }
+
+    fn sync_soon(&self) {
+        drop(self.sync());
+    }
+
+    fn sync(&self) -> aryavarth::Result<()> {
+        let mut positions = self.positions.lock().unwrap();
+        positions.1 = positions.0;
+        Ok(())
+    }
+
+    fn counters(&self) -> Counters {
+        Counters::default()
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn settings(&self) -> &ServerSettings {
+        &self.settings
+    }
+
+    fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    fn cursors(&self) -> &Cursors {
+        &self.cursors
+    }
+}

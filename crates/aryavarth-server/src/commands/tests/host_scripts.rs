@@ -1,0 +1,167 @@
+//! The commands' behaviour, told by the scripts in tests/scripts/server, on an engine in memory and a
+//! server that is none.
+//!
+//! A prefix like `b:` is another connection, the tag `[mask]` hides digits, and `server` sets what the
+//! store says of itself. After a change that is meant, `UPDATE_GOLDENFILES=1 cargo test -p
+//! aryavarth-server scripts` rewrites the scripts; read the difference.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::net::SocketAddr;
+
+use aryavarth::{Durability, MemoryEngine, Position};
+use aryavarth_protocol::{Command, Reply};
+
+use super::fake_server::FakeServer;
+use crate::commands::{ClientState, Cursors, Then, is_paused, run};
+use crate::limits::Limits;
+
+/// Runs commands on connections.
+pub(super) struct Runner {
+    server: FakeServer,
+    connections: BTreeMap<String, ClientState>,
+}
+
+impl Runner {
+    pub(super) fn new() -> Self {
+        let server = FakeServer::new(MemoryEngine::new(), Limits::default(), Cursors::default());
+        Runner { server, connections: BTreeMap::new() }
+    }
+
+    /// Runs a command on the connection of that name, which is made if there is none.
+    pub(super) fn call(&mut self, name: &str, args: &[&str]) -> String {
+        let server = &self.server;
+        let known = self.connections.len();
+        let connected = self.connections.entry(name.to_owned()).or_insert_with(|| {
+            let port = 50_001 + u16::try_from(known).unwrap();
+            let peer = SocketAddr::from(([127, 0, 0, 1], port));
+            let entry = server.clients.enter(peer, server.settings.listen);
+            ClientState::new(entry, !server.settings.has_password(), Durability::Always)
+        });
+        let command = Command::from_args(args);
+        if is_paused(server, connected, &command) {
+            return "waits".into();
+        }
+        let answer = run(&server.engine, server, connected, &command, true).unwrap();
+        let mut text = match &answer.reply {
+            Some(reply) => shown(reply),
+            None => "no reply".into(),
+        };
+        if answer.position > Position::ZERO {
+            let (position, level) = (answer.position.0, answer.level);
+            text = format!(
+                "{text}
+when {position} is durable: {level}"
+            );
+        }
+        if answer.then != Then::GoOn {
+            text = format!(
+                "{text}
+then {:?}",
+                answer.then
+            );
+        }
+        text
+    }
+}
+
+/// A reply as a person reads it, one line for what has no parts.
+fn shown(reply: &Reply) -> String {
+    let parts = |begin: &str, all: &[Reply]| {
+        let all: Vec<String> = all.iter().map(shown).collect();
+        let one = format!("{begin}[{}]", all.join(", "));
+        if one.len() <= 90 && !one.contains('\n') {
+            return one;
+        }
+        let lines = all.iter().map(|part| format!("  {}", part.replace('\n', "\n  ")));
+        format!("{begin}[\n{}\n]", lines.collect::<Vec<_>>().join("\n"))
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match reply {
+        Reply::Simple(text) => format!("+{text}"),
+        Reply::Error(bytes) => format!("-{}", text(bytes)),
+        Reply::Integer(number) => format!(":{number}"),
+        Reply::Bulk(bytes) => format!("{:?}", text(bytes)),
+        Reply::Null => "null".into(),
+        Reply::NullArray => "null array".into(),
+        Reply::Boolean(is) => format!("{is}"),
+        Reply::Double(number) => format!("{number}"),
+        Reply::BigNumber(digits) => digits.clone(),
+        Reply::Verbatim(format, bytes) => {
+            format!("{format} {}", text(bytes).replace('\r', "").trim_end())
+        }
+        Reply::Array(all) => parts("", all),
+        Reply::Set(all) => parts("set ", all),
+        Reply::Push(all) => parts("push ", all),
+        Reply::Map(entries) => {
+            let pair =
+                |(name, value): &(Reply, Reply)| format!("{}: {}", shown(name), shown(value));
+            let pairs: Vec<Reply> =
+                entries.iter().map(|entry| Reply::Simple(pair(entry).into())).collect();
+            parts("map ", &pairs).replace("+\"", "\"").replace("+:", ":")
+        }
+        Reply::Attributed(said, reply) => {
+            format!("{} with {}", shown(reply), shown(&Reply::Map(said.clone())))
+        }
+    }
+}
+
+/// The text with every number as an N.
+fn masked(text: &str) -> String {
+    let mut masked = String::new();
+    let mut in_number = false;
+    for letter in text.chars() {
+        let is_digit = letter.is_ascii_digit();
+        if !is_digit {
+            masked.push(letter);
+        } else if !in_number {
+            masked.push('N');
+        }
+        in_number = is_digit;
+    }
+    masked
+}
+
+impl goldenscript::Runner for Runner {
+    type Command = goldenscript::Command;
+
+    fn run(
+        &mut self,
+        command: &goldenscript::Command,
+        context: &goldenscript::Context,
+    ) -> Result<String, Box<dyn Error>> {
+        if command.name == "host" {
+            let mut positions = self.server.positions.lock().unwrap();
+            let mut args = command.consume_args();
+            while let Some((key, value)) = args.next_key() {
+                match key {
+                    "written" => positions.0 = value.parse()?,
+                    "durable" => positions.1 = value.parse()?,
+                    other => return Err(format!("{other} is nothing to set").into()),
+                }
+            }
+            return Ok(String::new());
+        }
+        let mut args = vec![command.name.as_str()];
+        let mut given = command.consume_args();
+        args.extend(std::iter::from_fn(|| given.next_pos()));
+        let name = context.prefix.clone().unwrap_or_else(|| "a".into());
+        let text = self.call(&name, &args);
+        let text = if context.tags.contains("mask") { masked(&text) } else { text };
+        Ok(text + "\n")
+    }
+}
+
+#[test]
+fn scripts() {
+    let mut paths: Vec<_> = std::fs::read_dir("tests/scripts/host")
+        .expect("the scripts are in tests/scripts/host")
+        .map(|entry| entry.expect("the folder can be read").path())
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty());
+    for path in paths {
+        let run = goldenscript::run(&mut Runner::new(), &path);
+        run.unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    }
+}
