@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use crate::BoxError;
+use crate::outcome::BoxError;
 
 /// What was asked for.
 pub(crate) struct Args {

@@ -13,10 +13,11 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use crate::BoxError;
 use crate::data::Rng;
 use crate::figure::per_second;
-use crate::wire::{PATIENCE, Requests};
+use crate::outcome::BoxError;
+use crate::sockets::PATIENCE;
+use crate::wire::Requests;
 
 const THREADS: usize = 2;
 

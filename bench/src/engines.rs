@@ -17,13 +17,12 @@ use crate::args::{Args, chosen};
 use crate::data::{KEY_BYTES, Key, Rng, Values, key};
 use crate::disk::allocated_bytes;
 use crate::figure::{Figure, as_f64, per_second, print_machine};
+use crate::load::{load_all, load_keys};
 use crate::memory;
+use crate::outcome::{BoxError, Outcome, progress};
 use crate::peers::{Peer, Phase, Role, SYSTEMS, System};
 use crate::slice::{Slice, turn};
-use crate::{BoxError, Outcome, progress};
 
-/// Keys that are loaded by one call.
-const LOAD_KEYS: usize = 1000;
 /// How often every key is overwritten, on average, before the space is measured again.
 const OVERWRITES: u64 = 3;
 /// Sets in a hundred operations of the mix.
@@ -302,26 +301,6 @@ struct Store {
     peer: Option<Box<dyn Peer>>,
     // Removed after the store is closed, in the order of the fields.
     dir: TempDir,
-}
-
-/// Sets every key once, in random order.
-pub(crate) fn load_all(peer: &dyn Peer, keys: u64, values: &Values) -> Result<(), BoxError> {
-    load_keys(peer, keys, values, key)
-}
-
-fn load_keys(
-    peer: &dyn Peer,
-    count: u64,
-    values: &Values,
-    mut key_of: impl FnMut(u64) -> Key,
-) -> Result<(), BoxError> {
-    let mut rng = Rng::new(count);
-    for first in (0..count).step_by(LOAD_KEYS) {
-        let numbers = first..count.min(first + LOAD_KEYS as u64);
-        let batch: Vec<_> = numbers.map(|number| (key_of(number), values.any(&mut rng))).collect();
-        peer.load(&batch)?;
-    }
-    Ok(())
 }
 
 /// The figures of one measurement, a row for each system.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 
-use crate::BoxError;
+use crate::outcome::BoxError;
 
 #[derive(Default)]
 struct State {

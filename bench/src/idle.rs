@@ -15,8 +15,8 @@ use rustix::process::{Resource, getrlimit};
 use crate::args::Args;
 use crate::figure::{Figure, as_f64, per_second, print_machine};
 use crate::memory::status_bytes;
-use crate::wire::{PATIENCE, raise_open_files};
-use crate::{BoxError, Outcome, progress};
+use crate::outcome::{BoxError, Outcome, progress};
+use crate::sockets::{PATIENCE, raise_open_files};
 
 /// What an idle connection may take of the server's memory.
 const IDLE_BYTES_MAX: f64 = 16.0 * 1024.0;

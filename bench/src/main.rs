@@ -13,8 +13,10 @@ mod engines;
 mod figure;
 mod group;
 mod idle;
+mod load;
 mod memory;
 mod nothing;
+mod outcome;
 mod peers;
 mod pools;
 mod redis;
@@ -24,15 +26,16 @@ mod resp;
 mod serve;
 mod server;
 mod slice;
+mod sockets;
 mod space;
 mod verify;
 mod wire;
 
-use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use args::Args;
+use outcome::Outcome;
 
 const USAGE: &str = "\
 usage: aryavarth-bench COMMAND [OPTIONS]
@@ -73,12 +76,6 @@ DIR is where temporary directories are made (default: here); it must be on the d
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The outcome of a command: whether every bound that it checks was kept.
-type Outcome = Result<bool, BoxError>;
-
-/// Whatever goes wrong ends the run with its message.
-type BoxError = Box<dyn Error + Send + Sync>;
-
 fn main() -> ExitCode {
     match run() {
         Ok(true) => ExitCode::SUCCESS,
@@ -101,14 +98,9 @@ fn run() -> Outcome {
         "server" => server::run(&mut args),
         "space" => space::run(&mut args),
         "verify" => verify::run(&mut args),
-        // What `engines`, `server` and `redis` start for each system, in a process of its own.
+        // `engines`, `server` and `redis` start these two for each system, in processes of their own.
         "memory" => memory::run(&mut args),
         "serve" => serve::run(&mut args),
         _ => Err(USAGE.into()),
     }
-}
-
-/// Tells a person how far the run is.
-fn progress(what: &str) {
-    let _ = writeln!(io::stderr(), "{what}");
 }

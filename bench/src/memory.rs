@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 
 use crate::args::Args;
 use crate::data::{Rng, Values, key};
-use crate::engines::load_all;
+use crate::load::load_all;
+use crate::outcome::{BoxError, Outcome};
 use crate::peers::{SYSTEMS, System};
-use crate::{BoxError, Outcome};
 
 /// Starts the process and waits for its answer: the bytes that it has taken since it began. In an
 /// empty directory it loads all keys; in one that is not empty it opens the store and gets keys at

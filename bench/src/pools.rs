@@ -19,13 +19,14 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::args::{Args, chosen};
 use crate::data::{Rng, Values};
 use crate::disk::drop_pages;
-use crate::engines::load_all;
 use crate::figure::{Figure, as_f64, per_second, print_machine};
+use crate::load::load_all;
 use crate::nothing::{Each, Nothing};
+use crate::outcome::{BoxError, Outcome, progress};
 use crate::peers::{Peer, kvs, sled};
 use crate::slice::turn;
-use crate::wire::{Connection, Requests, Wire, found, raise_open_files};
-use crate::{BoxError, Outcome, progress};
+use crate::sockets::raise_open_files;
+use crate::wire::{Connection, Requests, Wire, found};
 
 /// The first is the one that others are put beside.
 const POOLS: [&str; 3] = ["shared-queue", "rayon", "naive"];

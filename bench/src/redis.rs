@@ -8,12 +8,13 @@
 use crate::args::{Args, chosen};
 use crate::clients::Clients;
 use crate::figure::{Figure, print_machine};
+use crate::outcome::{BoxError, Outcome, progress};
 use crate::redis_server::{REDIS, REDIS_SYNCED, find};
 use crate::resp::Operation;
 use crate::serve::{NOTHING, OURS};
 use crate::server::Plan;
-use crate::wire::{Wire, raise_open_files};
-use crate::{BoxError, Outcome, progress};
+use crate::sockets::raise_open_files;
+use crate::wire::Wire;
 
 const SYSTEMS: [&str; 4] = [NOTHING, OURS, REDIS, REDIS_SYNCED];
 

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::BoxError;
+use crate::outcome::BoxError;
 use crate::resp;
 
 /// Keeps its data in memory alone.

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::args::Args;
 use crate::figure::as_f64;
-use crate::{BoxError, Outcome, progress};
+use crate::outcome::{BoxError, Outcome, progress};
 
 const STYLE: &str = include_str!("report.css");
 const OURS: &str = "aryavarth";

@@ -7,9 +7,9 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use crate::BoxError;
 use crate::data::{KEY_BYTES, Rng, Values, key};
-use crate::wire::PATIENCE;
+use crate::outcome::BoxError;
+use crate::sockets::PATIENCE;
 
 /// Commands that are sent at once while a store is loaded.
 const LOAD_COMMANDS: u64 = 1000;

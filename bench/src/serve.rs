@@ -20,14 +20,15 @@ use tempfile::TempDir;
 use crate::args::Args;
 use crate::data::Values;
 use crate::disk::sync_files;
-use crate::engines::load_all;
 use crate::figure::as_f64;
+use crate::load::load_all;
 use crate::memory::status_bytes;
 use crate::nothing::{Each, Nothing};
+use crate::outcome::{BoxError, Outcome};
 use crate::peers::kvs;
 use crate::redis_server::RedisServer;
+use crate::resp;
 use crate::wire::{DONE, Wire, found};
-use crate::{BoxError, Outcome, resp};
 
 pub(crate) const NOTHING: &str = "do-nothing server";
 pub(crate) const OURS: &str = "aryavarth";

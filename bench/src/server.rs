@@ -12,10 +12,11 @@ use crate::args::Args;
 use crate::clients::{Clients, Load};
 use crate::data::Values;
 use crate::figure::{Figure, as_f64, print_machine};
+use crate::outcome::{BoxError, Outcome, progress};
 use crate::serve::{NOTHING, OURS, ServerProcess, Setup, UNSYNCED};
 use crate::slice::turn;
-use crate::wire::{Requests, Wire, raise_open_files};
-use crate::{BoxError, Outcome, progress};
+use crate::sockets::raise_open_files;
+use crate::wire::{Requests, Wire};
 
 /// What is measured in each slice, and its unit.
 const MEASURED: [(&str, &str); 4] = [

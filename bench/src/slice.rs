@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::BoxError;
 use crate::data::Rng;
 use crate::figure::per_second;
+use crate::outcome::BoxError;
 
 /// What a slice does.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,7 @@ use aryavarth::{Durability, KvStore, Options, record_bytes};
 use crate::args::Args;
 use crate::disk::allocated_bytes;
 use crate::figure::{Figure, as_f64, print_machine};
-use crate::{Outcome, progress};
+use crate::outcome::{Outcome, progress};
 
 const REST: Duration = Duration::from_secs(10);
 const MIB: u64 = 1 << 20;

@@ -15,7 +15,7 @@ use rustix::fs::{Advice, fadvise};
 use crate::args::Args;
 use crate::data::Rng;
 use crate::figure::Figure;
-use crate::{Outcome, progress};
+use crate::outcome::{Outcome, progress};
 
 const PIECE_BYTES: usize = 1 << 20;
 const BATCH: u64 = 100;

@@ -3,15 +3,10 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::time::Duration;
-
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::data::{Rng, Values, key};
 use crate::resp::Operation;
-
-/// A server that takes longer than this for one reply is not measured but broken.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+use crate::sockets::PATIENCE;
 
 /// In which words clients ask, and for what.
 #[derive(Clone, Copy, Debug)]
@@ -122,11 +117,4 @@ impl Connection {
         }
         Err(io::Error::other(format!("the server answered `{}`", self.line.trim_end())))
     }
-}
-
-/// Lets this process open as many connections as the system allows it.
-pub(crate) fn raise_open_files() -> io::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
-    Ok(())
 }

@@ -16,8 +16,8 @@ pub(crate) mod sled;
 
 use std::path::Path;
 
-use crate::BoxError;
 use crate::data::Key;
+use crate::outcome::BoxError;
 
 type Result<T> = std::result::Result<T, BoxError>;
 
