@@ -96,6 +96,17 @@ impl Runner {
         self.events(output)
     }
 
+    /// Sends all bytes that the session has ready.
+    fn send(&mut self, output: &mut String) -> fmt::Result {
+        let sent = self.session.output().to_vec();
+        for line in sent.split_inclusive(|byte| *byte == b'\n') {
+            let line = String::from_utf8_lossy(line).replace('\r', "\\r").replace('\n', "\\n");
+            writeln!(output, "sends {line}")?;
+        }
+        self.session.sent(sent.len());
+        Ok(())
+    }
+
     fn events(&mut self, output: &mut String) -> fmt::Result {
         while let Some(event) = self.session.next_event() {
             match event {
@@ -185,12 +196,7 @@ impl goldenscript::Runner for Runner {
         {
             self.session.reply_raw(bytes);
         }
-        let sent = self.session.output().to_vec();
-        for line in sent.split_inclusive(|byte| *byte == b'\n') {
-            let line = String::from_utf8_lossy(line).replace('\r', "\\r").replace('\n', "\\n");
-            writeln!(output, "sends {line}")?;
-        }
-        self.session.sent(sent.len());
+        self.send(&mut output)?;
         Ok(output)
     }
 }
