@@ -1,49 +1,22 @@
-//! The house rules that no compiler checks: the order of the engine's files, the words and sizes
-//! of sources, what a crate may depend on, and that ARCHITECTURE.md tells the truth.
+//! The house rules that no compiler checks: the order of files and crates, the words and sizes of
+//! sources, and that ARCHITECTURE.md tells the truth.
 //!
-//! Each test lists all offenders at once, one per line, as `path:line: what`.
+//! Each test lists all offenders at once, one per line, as `path:line: fault`.
+
+mod ceilings;
+mod floors;
+mod sizes;
+mod sources;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use aryavarth_tests::{TextFile, root, text_files};
 
-/// The steps of the engine's data path. A step is a file or a folder of that name, and imports
-/// only steps to its left.
-const STEPS: &[&str] = &[
-    "sync",
-    "fs",
-    "error",
-    "options",
-    "stats",
-    "record",
-    "engine",
-    "segment",
-    "manifest",
-    "hint",
-    "index",
-    "commit",
-    "log",
-    "recovery",
-    "compaction",
-    "scrub",
-    "salvage",
-    "store",
-    "memory",
-    "sled",
-    "fuzzing",
-];
+use sources::{names_after, rust_sources, statements};
 
 const ENGINE_SRC: &str = "crates/aryavarth/src/";
-const LINES_MAX: usize = 600;
-
-/// Which crates of the workspace a crate may build on, beside those of the registry.
-const FLOORS: &[(&str, &[&str])] = &[
-    ("aryavarth", &[]),
-    ("aryavarth-protocol", &[]),
-    ("aryavarth-client", &["aryavarth-protocol"]),
-    ("aryavarth-server", &["aryavarth", "aryavarth-protocol"]),
-];
 
 /// What a crate's sources never name.
 const ABSENCES: &[(&str, &[&str])] = &[
@@ -51,36 +24,8 @@ const ABSENCES: &[(&str, &[&str])] = &[
     ("aryavarth-protocol", &["std::env", "std::fs", "std::net", "std::time", "std::thread"]),
 ];
 
-fn rust_sources() -> Vec<TextFile> {
-    text_files().into_iter().filter(|file| file.extension() == "rs").collect()
-}
-
 fn engine_sources() -> Vec<TextFile> {
     rust_sources().into_iter().filter(|file| file.path.starts_with(ENGINE_SRC)).collect()
-}
-
-/// The names in a manifest's `[dependencies]`, or in another list of that kind, be it as lines or
-/// as tables of their own.
-fn dependencies<'a>(manifest: &'a str, list: &str) -> Vec<&'a str> {
-    let mut names = Vec::new();
-    let mut is_list = false;
-    for line in manifest.lines().map(str::trim) {
-        if let Some(header) = line.strip_prefix('[') {
-            let header = header.trim_end_matches(']');
-            let place = header.strip_prefix("target.").and_then(|rest| rest.rsplit_once('.'));
-            is_list = place.map_or(header, |(_, place)| place) == list;
-            let table = header.strip_prefix(list).and_then(|rest| rest.strip_prefix('.'));
-            names.extend(table);
-        } else if is_list && !line.starts_with('#') && !line.is_empty() {
-            names.extend(line.split([' ', '.', '=']).next());
-        }
-    }
-    names
-}
-
-/// Lines of code, without comments.
-fn statements(file: &TextFile) -> impl Iterator<Item = (usize, &str)> {
-    file.code_lines().filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
 /// The step of an engine source, `None` for `lib.rs`.
@@ -88,14 +33,6 @@ fn step_of(file: &TextFile) -> Option<&str> {
     let path = file.path.strip_prefix(ENGINE_SRC).expect("an engine source");
     let step = path.split(['/', '.']).next().expect("a path has a first part");
     (path != "lib.rs").then_some(step)
-}
-
-/// The identifiers that follow each `marker` in `line`.
-fn names_after<'a>(line: &'a str, marker: &str) -> Vec<&'a str> {
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let tails = line.match_indices(marker).map(|(at, _)| (at, &line[at + marker.len()..]));
-    let whole = tails.filter(|(at, _)| !line[..*at].ends_with(is_name));
-    whole.map(|(_, tail)| &tail[..tail.find(|c| !is_name(c)).unwrap_or(tail.len())]).collect()
 }
 
 /// What stands between backticks in lines of Markdown.
@@ -113,49 +50,9 @@ fn assert_none(offenders: &[String], rule: &str) {
 }
 
 #[test]
-fn engine_files_import_only_the_steps_before_them() {
-    let place = |step: &str| STEPS.iter().position(|known| *known == step);
-    let mut offenders = Vec::new();
-    for file in engine_sources() {
-        let Some(step) = step_of(&file) else { continue };
-        let Some(own) = place(step) else {
-            offenders.push(format!("{}: not a step of the data path", file.path));
-            continue;
-        };
-        let is_folder = file.path[ENGINE_SRC.len()..].contains('/');
-        for (number, line) in statements(&file) {
-            let at = format!("{}:{number}", file.path);
-            for name in names_after(line, "crate::") {
-                match place(name) {
-                    Some(other) if other <= own => {}
-                    Some(_) => offenders.push(format!("{at}: {step} imports {name}, a later step")),
-                    None => offenders.push(format!("{at}: write `crate::file::Type`, not {line}")),
-                }
-            }
-            if line.contains("super::") && (!is_folder || line.contains("super::super::")) {
-                offenders.push(format!("{at}: write `crate::file::Type`, not {line}"));
-            }
-        }
-    }
-    assert_none(&offenders, &format!("the order is {}", STEPS.join(", ")));
-}
-
-#[test]
 fn every_rust_file_says_what_it_is() {
     let silent = rust_sources().into_iter().filter(|file| !file.text.starts_with("//! "));
     assert_none(&silent.map(|file| file.path).collect::<Vec<_>>(), "a file opens with `//!`");
-}
-
-#[test]
-fn no_source_file_is_long() {
-    let mut offenders = Vec::new();
-    for file in rust_sources() {
-        let lines = file.code_lines().count();
-        if lines > LINES_MAX {
-            offenders.push(format!("{}: {lines} lines", file.path));
-        }
-    }
-    assert_none(&offenders, "a source file has at most 600 lines, tests apart");
 }
 
 #[test]
@@ -309,39 +206,6 @@ fn each_site_is_one_call() {
         _ => format!("Site::{name}: used at {}", at.join(", ")),
     });
     assert_none(&told.collect::<Vec<_>>(), "a site names one call in the engine's sources");
-}
-
-#[test]
-fn dependencies_point_down() {
-    let mut offenders = Vec::new();
-    for (package, allowed) in FLOORS {
-        let path = format!("crates/{package}/Cargo.toml");
-        let manifest = fs::read_to_string(root().join(&path)).expect("a crate has a manifest");
-        for name in dependencies(&manifest, "dependencies") {
-            let heavy = ["tokio", "serde", "clap"].iter().any(|heavy| name.starts_with(heavy));
-            let is_upward = name.starts_with("aryavarth") && !allowed.contains(&name);
-            if is_upward || (*package == "aryavarth" && heavy) {
-                offenders.push(format!("{path}: {name}"));
-            }
-        }
-    }
-    assert_none(&offenders, "a crate depends only on floors below it, the engine on nothing heavy");
-}
-
-#[test]
-fn every_dependency_has_its_reason() {
-    let page = root().join("docs/decisions/dependencies.md");
-    let page = fs::read_to_string(page).expect("docs/decisions/dependencies.md");
-    let reasons = names_in_code(page.lines().filter(|line| line.starts_with("- ")));
-    let mut used = BTreeSet::new();
-    for file in text_files().iter().filter(|file| file.path.ends_with("/Cargo.toml")) {
-        for list in ["dependencies", "dev-dependencies", "build-dependencies"] {
-            used.extend(dependencies(&file.text, list).into_iter().map(str::to_owned));
-        }
-    }
-    used.retain(|name| !name.starts_with("aryavarth"));
-    let missing: Vec<String> = used.difference(&reasons).cloned().collect();
-    assert_none(&missing, "a dependency has a line in docs/decisions/dependencies.md");
 }
 
 #[test]
