@@ -12,10 +12,11 @@
 //! - What a request or a command is written as is read as the same.
 //! - What is kept of the input is bounded by the limits and one feed.
 
+use crate::event::Event;
 use crate::limits::Limits;
 use crate::message::{Request, Response};
 use crate::resp::{Command, LINE_BYTES_MAX, Reply};
-use crate::session::{Event, Session};
+use crate::session::Session;
 
 /// What a conversation came to.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -3,10 +3,10 @@
 use bytes::{Buf, BytesMut};
 use serde::de::IgnoredAny;
 
+use crate::event::Event;
 use crate::extent::{Extent, Found};
 use crate::limits::Limits;
 use crate::message::{Request, Response};
-use crate::session::Event;
 
 /// The most that is shown of an error that quotes its request.
 const MESSAGE_CHARS_MAX: usize = 200;

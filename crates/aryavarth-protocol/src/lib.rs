@@ -19,6 +19,7 @@
 //! What it speaks, JSON or the Redis protocol, the client decides by its first bytes.
 //! The format on the wire is described in `docs/protocol.md`.
 
+mod event;
 mod extent;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -31,7 +32,8 @@ mod resp;
 mod session;
 mod sniff;
 
+pub use event::Event;
 pub use limits::Limits;
 pub use message::{KEY_NOT_FOUND, Request, Response};
 pub use resp::{Command, Reply};
-pub use session::{Event, Session};
+pub use session::Session;

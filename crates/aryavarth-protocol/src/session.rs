@@ -15,30 +15,14 @@
 
 use bytes::{Buf, BytesMut};
 
+use crate::event::Event;
 use crate::extent::Extent;
 use crate::json;
 use crate::limits::Limits;
-use crate::message::{Request, Response};
+use crate::message::Response;
 use crate::output::Output;
-use crate::resp::{self, Command, Found, Parser, Reply, Version};
+use crate::resp::{self, Found, Parser, Reply, Version};
 use crate::sniff::{Protocol, http_refusal, sniff};
-
-/// What arrived.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A request in JSON, to run and then to answer with [`Session::reply`].
-    Request(Request),
-    /// A command of the Redis protocol, to run and then to answer with [`Session::reply_resp`].
-    Command(Command),
-    /// A complete request that makes no sense, and why: to be answered with this error, by
-    /// [`Session::reply_error`]. The conversation goes on.
-    Invalid(String),
-    /// The input makes no sense and the conversation is over: these are the last bytes to send,
-    /// with [`Session::reply_raw`], once everything before is answered.
-    Broken(Vec<u8>),
-    /// The input ended between two requests. The conversation is over when all is answered.
-    End,
-}
 
 /// The conversation with one client.
 #[derive(Debug)]
