@@ -24,6 +24,7 @@ mod extent;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod http;
 mod json;
 mod limits;
 mod message;

@@ -17,12 +17,13 @@ use bytes::{Buf, BytesMut};
 
 use crate::event::Event;
 use crate::extent::Extent;
+use crate::http;
 use crate::json;
 use crate::limits::Limits;
 use crate::message::Response;
 use crate::output::Output;
 use crate::resp::{self, Found, Parser, Reply, Version};
-use crate::sniff::{Protocol, http_refusal, sniff};
+use crate::sniff::{Protocol, sniff};
 
 /// The conversation with one client.
 #[derive(Debug)]
@@ -99,6 +100,11 @@ impl Session {
     /// Whether the client speaks the Redis protocol; `false` as long as that is not known.
     pub fn is_resp(&self) -> bool {
         self.protocol == Some(Protocol::Resp)
+    }
+
+    /// Whether the client speaks JSON, and may; `false` as long as that is not known.
+    pub fn is_json(&self) -> bool {
+        self.protocol == Some(Protocol::Json) && self.json
     }
 
     /// The version of the Redis protocol in which replies are written from now on: 2, as every
@@ -255,7 +261,7 @@ impl Session {
             Protocol::Json => {
                 json::read(&mut self.input, &mut self.extent, &self.limits, self.ended)
             }
-            Protocol::Http => Some(Event::Broken(http_refusal())),
+            Protocol::Http => Some(Event::Broken(http::refusal())),
             Protocol::Resp => self.read_command(),
         }
     }
@@ -287,9 +293,10 @@ impl Session {
         Event::Broken(bytes)
     }
 
-    /// Whether errors are written for a client of the Redis protocol.
+    /// Whether errors are written for a client of the Redis protocol: unless it has begun to speak
+    /// JSON, and may. Clients of the Redis protocol know errors that come unasked.
     fn speaks_resp(&self) -> bool {
-        self.is_resp() || !self.json
+        !self.is_json()
     }
 }
 

@@ -18,6 +18,7 @@ use memchr::memchr;
 
 use super::command::{Command, Parts};
 use super::inline;
+use crate::http;
 use crate::limits::Limits;
 
 /// The longest inline command, and the longest line that announces a length.
@@ -219,8 +220,10 @@ impl Parser {
         if line_end != b"\r\n" {
             return Err("ERR Protocol error: expected CRLF at the end of a bulk".into());
         }
-        if self.parts.is_empty() {
-            refuse_http(&input[self.at..end])?;
+        if self.parts.is_empty()
+            && let Some(sign) = http::sign_of_name(&input[self.at..end])
+        {
+            return Err(http_refusal(sign));
         }
         self.parts.push(self.at - self.start, end - self.start);
         self.at = end + 2;
@@ -306,10 +309,14 @@ impl Parser {
         if memchr(0, line).is_some() {
             return Err(r"ERR Protocol error: unexpected '\x00' in an inline request".into());
         }
+        if let Some(sign) = http::sign(line) {
+            return Err(http_refusal(sign));
+        }
         inline::split(line, self.at - self.start, &mut self.parts)
             .ok_or("ERR Protocol error: unbalanced quotes in request")?;
-        if let Some(name) = self.parts.first() {
-            refuse_http(&input[self.start..][name])?;
+        let name = self.parts.first().map(|name| &input[self.start..][name]);
+        if let Some(sign) = name.and_then(http::sign_of_name) {
+            return Err(http_refusal(sign));
         }
         self.at += end + 1;
         self.searched = 0;
@@ -346,16 +353,12 @@ fn number(digits: &[u8]) -> Option<i64> {
     if is_canonical { text.parse().ok() } else { None }
 }
 
-/// Refuses the two words by which a browser gives itself away, which was made to send a request
-/// here whose lines are commands. (Redis does the same.)
-fn refuse_http(name: &[u8]) -> Result<(), Broken> {
-    if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
-        let name = name.escape_ascii();
-        return Err(format!(
-            "ERR Protocol error: '{name}' is a part of HTTP and no command; \
-             somebody may have made a browser send this"
-        )
-        .into());
-    }
-    Ok(())
+/// The refusal of a part of HTTP. (Redis refuses two of them, `POST` and `Host:`.)
+fn http_refusal(sign: &[u8]) -> Broken {
+    let sign = sign.escape_ascii();
+    format!(
+        "ERR Protocol error: '{sign}' is a part of HTTP and not a command; \
+         a web page may have made a browser send it"
+    )
+    .into()
 }

@@ -145,6 +145,33 @@ fn http_is_told_where_it_is_and_nothing_after_it_is_run() {
     assert_eq!(server.client().ask(get("k")), r#"{"Ok":null}"#);
 }
 
+/// A tab before the version once made a request line pass for an unknown command, and the headers
+/// behind it were run.
+#[test]
+fn no_spelling_of_a_request_of_http_gets_its_headers_run() {
+    let server = Server::start();
+    for line in [
+        "OPTIONS /\tHTTP/1.1",
+        "GET\t/ HTTP/1.1",
+        "propfind / http/1.1",
+        "hello\r\nDELETE /",
+        "PING\r\nGET / HTTP/1.0",
+        "!\r\nHost:localhost",
+    ] {
+        let mut client = server.client();
+        let request = format!("{line}\r\nSET pwn 3\r\n\r\nSET pwn 3\r\n");
+        // In two packets, the first of which ends inside the line.
+        let (first, second) = request.split_at(line.len() - 2);
+        client.send(first);
+        client.send(second);
+        let replies = client.rest();
+        let last = replies.lines().last().unwrap_or_default();
+        let is_refused = last.contains("is a part of HTTP") || last.contains("aryavarth get");
+        assert!(is_refused, "{line:?}: {replies}");
+        assert_eq!(server.client().ask("EXISTS pwn\r\n"), ":0\r", "{line:?}");
+    }
+}
+
 #[test]
 fn a_scan_pages_through_a_prefix_in_order() {
     let engine = Obedient::default();
