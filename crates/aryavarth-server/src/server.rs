@@ -34,6 +34,10 @@ use crate::writes::Writes;
 const SOCKET_THREADS: usize = 2;
 /// Refusals that are being said at a time; above it, connections are closed without a word.
 const REFUSALS_MAX: usize = 256;
+/// How long a client that is refused has for its first byte, which shows its protocol.
+const REFUSAL_WAIT: Duration = Duration::from_secs(1);
+/// How much of its input is looked at for that.
+const REFUSAL_PEEK_BYTES: usize = 64;
 /// The pause after the system could not hand over a connection, for want of descriptors mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -220,7 +224,8 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
         if tasks.len() as u64 >= connections_max {
             count(&counters.connections_refused, 1);
             if refusals.len() < REFUSALS_MAX {
-                refusals.spawn(refuse(stream, *limits, connections_max));
+                let json = !self.shared.settings.has_password();
+                refusals.spawn(refuse(stream, *limits, json, connections_max));
             }
             return;
         }
@@ -307,27 +312,22 @@ fn is_loopback(addr: &SocketAddr) -> bool {
     addr.ip().to_canonical().is_loopback()
 }
 
-/// Tells a client that there are too many.
-async fn refuse(stream: TcpStream, limits: Limits, max: u64) {
-    let message = format!("busy: {max} clients are connected already; try again later");
-    let line = Session::new(limits.session).give_up(&message);
+/// Refuses a client because there are too many, in its own protocol. A client of JSON has begun to
+/// speak by now or does so soon; a client that says nothing hears Redis's error.
+async fn refuse(stream: TcpStream, limits: Limits, json: bool, max: u64) {
+    let mut session = Session::new(limits.session).with_json(json);
+    let mut first = [0; REFUSAL_PEEK_BYTES];
+    if let Ok(Ok(bytes)) = timeout(REFUSAL_WAIT, stream.peek(&mut first)).await {
+        session.feed(&first[..bytes]);
+        drop(session.next_event());
+    }
+    let line = if session.is_json() {
+        session.give_up(&format!("busy: {max} clients are connected already; try again later"))
+    } else {
+        session.give_up("max number of clients reached")
+    };
     // One line fits the buffer of a new connection; if not, closing it says enough.
     drop(stream.writable().await);
     drop(stream.try_write(&line));
     drop(close(stream, Some(limits.linger)).await);
-}
-
-fn stop_on_signals(handle: ServerHandle) -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        handle.shutdown();
-    });
-    Ok(())
 }

@@ -16,17 +16,21 @@ fn limited(change: impl FnOnce(&mut Limits)) -> Server {
 }
 
 #[test]
-fn one_connection_too_many_gets_an_error_and_is_closed() {
+fn one_connection_too_many_gets_an_error_in_its_protocol_and_is_closed() {
     let server = limited(|limits| limits.connections_max = 2);
     let mut first = server.client();
     let mut second = server.client();
     assert_eq!(first.ask(get("k")), r#"{"Ok":null}"#);
     assert_eq!(second.ask(get("k")), r#"{"Ok":null}"#);
-    assert_eq!(
-        server.client().rest(),
-        "{\"Err\":\"busy: 2 clients are connected already; try again later\"}\n"
-    );
-    assert_eq!(server.handle.counters().connections_refused, 1);
+    let busy = "{\"Err\":\"busy: 2 clients are connected already; try again later\"}\n";
+    // Clients of the Redis protocol know this text, also before they have said anything.
+    let too_many = "-ERR max number of clients reached\r\n";
+    for (sent, hears) in [(get("k").as_str(), busy), ("PING\r\n", too_many), ("", too_many)] {
+        let mut third = server.client();
+        third.send(sent);
+        assert_eq!(third.rest(), hears, "after {sent:?}");
+    }
+    assert_eq!(server.handle.counters().connections_refused, 3);
 
     drop(first);
     eventually("one has gone", || server.handle.counters().connections == 1);
