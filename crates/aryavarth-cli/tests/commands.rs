@@ -1,153 +1,24 @@
 //! The program as its users meet it: what it prints, where, and how it exits.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use rustix::process::Signal;
+use support::{Did, Server, data, did, program, run, run_briefly};
 
 /// What a server that is told to stop may take.
 const STOP_TIME: Duration = Duration::from_secs(5);
-
-/// Longer than anything here takes, on a machine however busy.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn program() -> Command {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_aryavarth"));
-    for name in ["ADDR", "DATA", "DURABILITY", "ENGINE", "INSECURE", "JSON", "LISTEN", "THREADS"] {
-        program.env_remove(format!("ARYAVARTH_{name}"));
-    }
-    program.env_remove("ARYAVARTH_PASSWORD_FILE").env_remove("ARYAVARTH_MEMORY_MAX");
-    program
-}
-
-/// What a command did: its exit code, what it printed, and what it said.
-#[derive(Debug, PartialEq)]
-struct Did {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl From<Output> for Did {
-    fn from(output: Output) -> Did {
-        Did {
-            code: output.status.code().unwrap(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-}
-
-fn did(code: i32, stdout: &str, stderr: &str) -> Did {
-    Did { code, stdout: stdout.to_owned(), stderr: stderr.to_owned() }
-}
-
-fn run(args: &[&str]) -> Did {
-    program().args(args).output().unwrap().into()
-}
-
-/// Runs what should end by itself, and ends it if it does not.
-fn run_briefly(args: &[&str]) -> Did {
-    let mut command = program();
-    let mut child =
-        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let start = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if start.elapsed() > PATIENCE {
-            child.kill().unwrap();
-            panic!("{args:?} does not end");
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    child.wait_with_output().unwrap().into()
-}
-
-struct Server {
-    child: Child,
-    addr: String,
-    said: Vec<String>,
-    /// Kept open, so that what the server says on its way down has somewhere to go.
-    stderr: BufReader<std::process::ChildStderr>,
-}
-
-impl Server {
-    fn start(data: &Path) -> Server {
-        Server::start_with(data, &[])
-    }
-
-    fn start_with(data: &Path, args: &[&str]) -> Server {
-        let mut child = program()
-            .args(["server", "--listen", "127.0.0.1:0", "--data"])
-            .arg(data)
-            .args(args)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut said: Vec<String> = Vec::new();
-        while said.last().is_none_or(|line| line != "ready") {
-            let mut line = String::new();
-            stderr.read_line(&mut line).unwrap();
-            assert!(line.ends_with('\n'), "the server ended after {said:?} {line:?}");
-            said.push(line.trim_end().to_owned());
-        }
-        let addr = said.iter().find_map(|line| line.strip_prefix("listening on ")).unwrap();
-        Server { child, addr: addr.to_owned(), said, stderr }
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut program = program();
-        program.args(args).env("ARYAVARTH_ADDR", &self.addr);
-        program
-    }
-
-    fn run(&self, args: &[&str]) -> Did {
-        self.command(args).output().unwrap().into()
-    }
-
-    fn run_with_input(&self, args: &[&str], input: &[u8]) -> Did {
-        let mut command = self.command(args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input).unwrap();
-        child.wait_with_output().unwrap().into()
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
-    }
-
-    /// Waits until the server has ended; what it said meanwhile, and its exit code.
-    fn wait(&mut self) -> (String, Option<i32>) {
-        let mut said = String::new();
-        self.stderr.read_to_string(&mut said).unwrap();
-        (said, self.child.wait().unwrap().code())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-fn data() -> (TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let data = dir.path().join("data");
-    (dir, data)
-}
 
 #[test]
 fn keys_are_set_read_and_removed() {

@@ -31,6 +31,7 @@ mod limits;
 mod process;
 mod server;
 mod settings;
+mod signals;
 pub mod thread_pool;
 mod writes;
 

@@ -27,6 +27,7 @@ use crate::counters::{Counters, LiveCounters, count};
 use crate::error::{Result, ServerError};
 use crate::limits::Limits;
 use crate::settings::ServerSettings;
+use crate::signals;
 use crate::thread_pool::ThreadPool;
 use crate::writes::Writes;
 
@@ -54,7 +55,9 @@ pub struct Config {
     pub memory_bytes_max: u64,
     /// Where the data is, for whoever asks the server; empty if that is nowhere.
     pub directory: String,
-    /// Whether SIGTERM and SIGINT [shut the server down](ServerHandle::shutdown). Default: no.
+    /// Whether SIGTERM, SIGINT and a terminal that closes (SIGHUP)
+    /// [shut the server down](ServerHandle::shutdown), and other signals that would end the process,
+    /// such as SIGUSR1, are ignored. Default: no.
     pub stop_on_signals: bool,
 }
 
@@ -183,8 +186,13 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
         let listener = taken.ok_or_else(|| refused(io::ErrorKind::NotConnected.into()))?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
         if self.config.stop_on_signals {
-            stop_on_signals(self.handle())
+            let asked = signals::stop_asked()
                 .map_err(|source| ServerError::Runtime { what: "listen for signals", source })?;
+            let handle = self.handle();
+            tokio::spawn(async move {
+                asked.await;
+                handle.shutdown();
+            });
         }
         ready();
         let mut stop = self.shared.stop.subscribe();

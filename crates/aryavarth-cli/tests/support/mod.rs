@@ -1,0 +1,144 @@
+//! The program and a server of it, as the tests of the command line use them.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(dead_code, reason = "each file of tests uses a part")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// Longer than anything here takes, on a machine however busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) fn program() -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_aryavarth"));
+    for name in ["ADDR", "DATA", "DURABILITY", "ENGINE", "INSECURE", "JSON", "LISTEN", "THREADS"] {
+        program.env_remove(format!("ARYAVARTH_{name}"));
+    }
+    program.env_remove("ARYAVARTH_PASSWORD_FILE").env_remove("ARYAVARTH_MEMORY_MAX");
+    program
+}
+
+/// What a command did: its exit code, what it printed, and what it said.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Did {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl From<Output> for Did {
+    fn from(output: Output) -> Did {
+        Did {
+            code: output.status.code().unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+pub(crate) fn did(code: i32, stdout: &str, stderr: &str) -> Did {
+    Did { code, stdout: stdout.to_owned(), stderr: stderr.to_owned() }
+}
+
+pub(crate) fn run(args: &[&str]) -> Did {
+    program().args(args).output().unwrap().into()
+}
+
+/// Runs what should end by itself, and ends it if it does not.
+pub(crate) fn run_briefly(args: &[&str]) -> Did {
+    let mut command = program();
+    let mut child =
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("{args:?} does not end");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap().into()
+}
+
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) addr: String,
+    pub(crate) said: Vec<String>,
+    /// Kept open, so that what the server says on its way down has somewhere to go.
+    stderr: BufReader<std::process::ChildStderr>,
+}
+
+impl Server {
+    pub(crate) fn start(data: &Path) -> Server {
+        Server::start_with(data, &[])
+    }
+
+    pub(crate) fn start_with(data: &Path, args: &[&str]) -> Server {
+        let mut command = program();
+        command.args(["server", "--listen", "127.0.0.1:0", "--data"]).arg(data).args(args);
+        Server::spawn(&mut command)
+    }
+
+    /// Starts a command that becomes a server, and returns when it is ready.
+    pub(crate) fn spawn(command: &mut Command) -> Server {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut said: Vec<String> = Vec::new();
+        while said.last().is_none_or(|line| line != "ready") {
+            let mut line = String::new();
+            stderr.read_line(&mut line).unwrap();
+            assert!(line.ends_with('\n'), "the server ended after {said:?} {line:?}");
+            said.push(line.trim_end().to_owned());
+        }
+        let addr = said.iter().find_map(|line| line.strip_prefix("listening on ")).unwrap();
+        Server { child, addr: addr.to_owned(), said, stderr }
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut program = program();
+        program.args(args).env("ARYAVARTH_ADDR", &self.addr);
+        program
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Did {
+        self.command(args).output().unwrap().into()
+    }
+
+    pub(crate) fn run_with_input(&self, args: &[&str], input: &[u8]) -> Did {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        child.wait_with_output().unwrap().into()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits until the server has ended; what it said meanwhile, and its exit code.
+    pub(crate) fn wait(&mut self) -> (String, Option<i32>) {
+        let mut said = String::new();
+        self.stderr.read_to_string(&mut said).unwrap();
+        (said, self.child.wait().unwrap().code())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+pub(crate) fn data() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    (dir, data)
+}

@@ -1,0 +1,76 @@
+//! The signals that a running server hears, and what each of them does.
+//!
+//! TERM and INT stop it. HUP means one of two things: a terminal that closes sends it to the
+//! programs that were started there, which should end; operators of a daemon, which has no terminal,
+//! send it to have logs and settings read again. The server has nothing to read again, so with a
+//! terminal HUP stops it, and without one it does nothing. A HUP that was ignored when the program
+//! began (`nohup`) stays ignored. XCPU, the system's warning before it kills, stops the server.
+//!
+//! All others that end a program by default, and that a slip or a tool may send, do nothing. One of
+//! them comes from the system: XFSZ, when a write would exceed the limit of a file's size. With the
+//! signal out of the way that write fails, as on a full disk, and the server goes on.
+//!
+//! Invariant: once the server is ready, only KILL, QUIT and the signals of a crash (SEGV, BUS, ABRT
+//! and the like) end it without a clean stop.
+
+use std::fs::{self, File};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::task::Poll;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Numbers of signals that the runtime has no name for, on Linux.
+const XCPU: i32 = 24;
+const XFSZ: i32 = 25;
+const VTALRM: i32 = 26;
+const PROF: i32 = 27;
+const PWR: i32 = 30;
+
+/// Listens for signals from now on; the future that is returned ends with the first one that asks
+/// for a stop. Call it within a runtime.
+///
+/// # Errors
+/// The system's, if it refuses a handler.
+pub(crate) fn stop_asked() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut stops = vec![SignalKind::terminate(), SignalKind::interrupt(), from_raw(XCPU)];
+    if !is_ignored(SignalKind::hangup()) {
+        let has_terminal = File::open("/dev/tty").is_ok();
+        if has_terminal { stops.push(SignalKind::hangup()) } else { ignore(SignalKind::hangup())? }
+    }
+    for kind in [
+        SignalKind::user_defined1(),
+        SignalKind::user_defined2(),
+        SignalKind::pipe(),
+        SignalKind::alarm(),
+        SignalKind::io(),
+        from_raw(XFSZ),
+        from_raw(VTALRM),
+        from_raw(PROF),
+        from_raw(PWR),
+    ] {
+        ignore(kind)?;
+    }
+    let mut stops = stops.into_iter().map(signal).collect::<io::Result<Vec<Signal>>>()?;
+    Ok(poll_fn(move |context| {
+        let came = stops.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+        if came { Poll::Ready(()) } else { Poll::Pending }
+    }))
+}
+
+fn from_raw(number: i32) -> SignalKind {
+    SignalKind::from_raw(number)
+}
+
+/// Takes a signal's default action away. The runtime's handler stays when its listener goes.
+fn ignore(kind: SignalKind) -> io::Result<()> {
+    signal(kind).map(drop)
+}
+
+/// Whether the process ignores a signal, as it inherited it; `false` where the system does not say.
+fn is_ignored(kind: SignalKind) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or_default();
+    let mask = u64::from_str_radix(mask.trim(), 16).unwrap_or(0);
+    mask >> (kind.as_raw_value() - 1) & 1 == 1
+}
