@@ -9,6 +9,7 @@
 #![expect(clippy::print_stdout, reason = "a run says what it did, and what it could not do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod description;
 mod differences;
 mod expiry;
 mod generator;

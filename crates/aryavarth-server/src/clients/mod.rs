@@ -83,6 +83,8 @@ pub(crate) struct Ran<'a> {
     pub(crate) number: usize,
     /// Whether MONITOR shows it.
     pub(crate) is_shown: bool,
+    /// Whether the slow log keeps it.
+    pub(crate) is_logged: bool,
     pub(crate) client: &'a ClientHandle,
     /// The database that the client has selected.
     pub(crate) space: u32,
@@ -161,7 +163,10 @@ impl Clients {
             self.monitors.show(ran.client.peer(), ran.space, ran.command, ran.position);
         }
         let slow_micros = settings.slow_micros.load(Ordering::Relaxed);
-        if slow_micros >= 0 && took.as_micros() >= u128::from(slow_micros.unsigned_abs()) {
+        if ran.is_logged
+            && slow_micros >= 0
+            && took.as_micros() >= u128::from(slow_micros.unsigned_abs())
+        {
             let entries_max = settings.slow_entries_max.load(Ordering::Relaxed);
             let what = (ran.command, ran.position);
             self.statistics.keep_slow(ran.client, what, took, entries_max);

@@ -11,7 +11,7 @@ use crate::commands::kit::args::{Args, parse_integer, timeout};
 use crate::commands::kit::context::{Context, Replies, Then};
 use crate::commands::kit::failure::{Failure, SYNTAX, refused, refused_quoting};
 use crate::commands::kit::help::HELP;
-use crate::commands::kit::spec::{Flags, Outcome, Run, Spec};
+use crate::commands::kit::spec::{Outcome, Run, Spec};
 
 const CACHING_OFF: &str = "ERR CLIENT CACHING can be called only when the client is in tracking \
                            mode with OPTIN or OPTOUT mode enabled";
@@ -23,10 +23,11 @@ const BAD_DURABILITY: &str = "ERR a durability is ALWAYS, INTERVAL and 1 to 1000
 pub(crate) const SPECS: &[Spec] = &[Spec::new("client", -2, "subcommand", Run::Container(SUBS))
     .since("2.4.0")
     .cost("Depends on subcommand.")
-    .says("Says or changes what a connection is")];
+    .says("A container for client connection commands")];
 
 const SUBS: &[Spec] = &[
     Spec::new("caching", 3, "YES | NO", Run::Context(caching))
+        .flags("noscript loading stale @connection")
         .since("6.0.0")
         .says("Would choose the keys to track, if this server tracked any"),
     Spec::new(
@@ -35,21 +36,27 @@ const SUBS: &[Spec] = &[
         "[ALWAYS | INTERVAL milliseconds | OS] [ONCE]",
         Run::Context(durability),
     )
+    .flags("noscript loading stale @connection")
     .since("0.2.0")
     .says("Says or chooses what this connection's replies wait for, or the next one alone"),
     Spec::new("getname", 2, "", Run::Context(get_name))
+        .flags("noscript loading stale @connection")
         .since("2.6.9")
-        .says("Returns the name of this connection"),
+        .says("Gets the current connection name"),
     Spec::new("getredir", 2, "", Run::Context(|_, _| Ok(Reply::Integer(-1))))
+        .flags("noscript loading stale @connection")
         .since("6.0.0")
         .says("Returns -1, since no keys are tracked"),
-    HELP,
+    HELP.flags("@connection"),
     Spec::new("id", 2, "", Run::Context(id))
+        .flags("noscript loading stale @connection")
         .since("5.0.0")
-        .says("Returns the number of this connection"),
+        .says("Returns the client ID for the current connection"),
     Spec::new("info", 2, "", Run::Context(info))
+        .flags("noscript loading stale @connection")
+        .tips(&["nondeterministic_output"])
         .since("6.2.0")
-        .says("Returns the line of this connection in CLIENT LIST"),
+        .says("Returns information about the current client connection"),
     Spec::new(
         "kill",
         -3,
@@ -57,54 +64,61 @@ const SUBS: &[Spec] = &[
          [ADDR ip:port] [LADDR ip:port] [SKIPME YES | NO]",
         Run::Context(kill),
     )
-    .flags(Flags::ADMIN)
+    .flags("admin noscript loading stale @connection")
     .since("2.4.0")
-    .cost("O(N), N being the connections")
-    .says("Closes the connections that have all of these properties"),
+    .cost("O(N) where N is the number of client connections")
+    .says("Kills the connection of a client"),
     Spec::new(
         "list",
         -2,
         "[TYPE NORMAL | MASTER | REPLICA | PUBSUB] [ID client-id [client-id ...]]",
         Run::Context(list),
     )
-    .flags(Flags::ADMIN)
+    .flags("admin noscript loading stale @connection")
+    .tips(&["nondeterministic_output"])
     .since("2.4.0")
-    .cost("O(N), N being the connections")
-    .says("Returns a line for every connection"),
+    .cost("O(N) where N is the number of client connections")
+    .says("Gets the list of client connections"),
     Spec::new("no-evict", 3, "ON | OFF", Run::Context(no_evict))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale @connection")
         .since("7.0.0")
         .says("Notes whether the connection may be closed for want of memory, which none is"),
     Spec::new("no-touch", 3, "ON | OFF", Run::Context(no_touch))
+        .flags("noscript loading stale @connection")
         .since("7.2.0")
         .says("Notes whether the connection's reads count as use of a key, which none do"),
     Spec::new("pause", -3, "timeout [WRITE | ALL]", Run::Context(pause))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale @connection")
         .since("2.9.50")
-        .says("Lets commands, or those that write, wait for so many milliseconds"),
+        .says("Stops processing commands from clients for some time"),
     Spec::new("reply", 3, "ON | OFF | SKIP", Run::Context(reply))
+        .flags("noscript loading stale @connection")
         .since("3.2.0")
-        .says("Says whether this connection wants replies"),
+        .says("Instructs the server whether to reply to commands"),
     Spec::new("setinfo", 4, "LIB-NAME libname | LIB-VER libver", Run::Context(set_info))
+        .flags("noscript loading stale @connection")
         .since("7.2.0")
         .says("Names the library that the client uses"),
     Spec::new("setname", 3, "connection-name", Run::Context(client_set_name))
+        .flags("noscript loading stale @connection")
         .since("2.6.9")
-        .says("Names this connection"),
+        .says("Sets the current connection name"),
     Spec::new("tracking", -3, "ON | OFF", Run::Context(tracking))
+        .flags("noscript loading stale @connection")
         .since("6.0.0")
         .says("Would let the server tell of changed keys; only OFF is possible"),
     Spec::new("trackinginfo", 2, "", Run::Context(tracking_info))
+        .flags("noscript loading stale @connection")
         .since("6.2.0")
         .says("Says that no keys are tracked"),
     Spec::new("unblock", -3, "client-id [TIMEOUT | ERROR]", Run::Context(unblock))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale @connection")
         .since("5.0.0")
         .says("Returns 0, since no command waits for a key"),
     Spec::new("unpause", 2, "", Run::Context(unpause))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale @connection")
         .since("6.2.0")
-        .says("Lets all commands go on"),
+        .says("Resumes processing of clients that were paused"),
 ];
 
 fn integer(number: u64) -> Reply {

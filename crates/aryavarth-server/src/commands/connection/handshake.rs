@@ -6,7 +6,7 @@ use crate::commands::kit::REDIS_VERSION;
 use crate::commands::kit::args::Args;
 use crate::commands::kit::context::{Context, Then};
 use crate::commands::kit::failure::{Failure, SYNTAX, refused, refused_quoting, wrong_arity};
-use crate::commands::kit::spec::{Flags, Outcome, Run, Spec, Step};
+use crate::commands::kit::spec::{Outcome, Run, Spec, Step};
 
 const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the \
                            default user. Are you sure your configuration is correct?";
@@ -25,33 +25,34 @@ const NAME_BYTES_MAX: usize = 1024;
 
 pub(crate) const SPECS: &[Spec] = &[
     Spec::new("auth", -2, "[username] password", Run::Context(auth))
-        .flags(Flags::FAST.and(Flags::NO_AUTH))
-        .says("Gives the password of the server"),
+        .flags("noscript loading stale fast no_auth allow_busy @connection")
+        .says("Authenticates to the server"),
     Spec::new("echo", 2, "message", Run::Context(echo))
-        .flags(Flags::FAST)
-        .says("Returns the message"),
+        .flags("loading stale fast @connection")
+        .says("Echoes the given string"),
     Spec::new(
         "hello",
         -1,
         "[protover [AUTH username password] [SETNAME clientname]]",
         Run::Context(hello),
     )
-    .flags(Flags::FAST.and(Flags::NO_AUTH))
+    .flags("noscript loading stale fast no_auth allow_busy @connection")
     .since("6.0.0")
     .says("Chooses the version of the protocol and says what the server is"),
     Spec::new("ping", -1, "[message]", Run::Context(ping))
-        .flags(Flags::FAST)
-        .says("Returns PONG, or the message"),
+        .flags("fast @connection")
+        .tips(&["request_policy:all_shards", "response_policy:all_succeeded"])
+        .says("Pings the server"),
     Spec::new("quit", -1, "", Run::Context(quit))
-        .flags(Flags::FAST.and(Flags::NO_AUTH).and(Flags::UNQUEUED))
-        .says("Closes the connection once its replies have left"),
+        .flags("noscript loading stale fast no_auth allow_busy @connection UNQUEUED")
+        .says("Closes the connection"),
     Spec::new("reset", 1, "", Run::Transaction(Step::Reset))
-        .flags(Flags::FAST.and(Flags::NO_AUTH).and(Flags::UNQUEUED))
+        .flags("noscript loading stale fast no_auth allow_busy @connection UNQUEUED")
         .since("6.2.0")
-        .says("Makes the connection what it was when it began"),
+        .says("Resets the connection"),
     Spec::new("select", 2, "index", Run::Context(select))
-        .flags(Flags::FAST)
-        .says("Chooses the database that the commands that follow are about"),
+        .flags("loading stale fast @connection")
+        .says("Changes the selected database for the current connection"),
 ];
 
 fn auth(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {

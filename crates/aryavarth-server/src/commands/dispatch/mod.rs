@@ -130,6 +130,7 @@ fn count(server: &dyn ServerContext, connected: &ClientState, counted: &Counted<
     let ran = Ran {
         number: registry().number(spec),
         is_shown: !spec.flags.has_any(Flags::UNSEEN),
+        is_logged: !spec.flags.has(Flags::SKIP_SLOWLOG),
         client: &connected.entry,
         space: connected.settings.space,
         command,
@@ -238,7 +239,7 @@ impl<E: KvsEngine> Spaces<'_, E> {
             Run::Read(run) => self.read(may_block, |reader| run(reader, args)),
             Run::Scan(run) => self.read(may_block, |reader| run(reader, server.cursors(), args)),
             Run::Context(run) => {
-                if spec.flags.has_any(Flags::BLOCKING.and(Flags::WAITS)) && !may_block {
+                if spec.flags.has_any(Flags::WAITS) && !may_block {
                     return Err(Failure::WouldBlock);
                 }
                 let ClientState { settings, entry, .. } = connected;

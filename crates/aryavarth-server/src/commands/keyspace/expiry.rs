@@ -10,60 +10,59 @@ use crate::commands::kit::args::Args;
 use crate::commands::kit::deadline::Unit;
 use crate::commands::kit::failure::{Failure, refused, refused_quoting};
 use crate::commands::kit::read::Read;
-use crate::commands::kit::spec::{Flags, Outcome, Run, Spec};
-
-const FAST_READ: Flags = Flags::READONLY.and(Flags::FAST).and(Flags::NO_VALUES);
-const FAST_WRITE: Flags = Flags::WRITE.and(Flags::FAST);
+use crate::commands::kit::spec::{Outcome, Run, Spec};
 
 pub(crate) const SPECS: &[Spec] = &[
     Spec::new("expire", -3, "key seconds [NX | XX | GT | LT]", Run::Write(expire))
-        .key()
-        .flags(FAST_WRITE)
-        .says("Lets a key be gone after so many seconds"),
+        .flags("write fast @keyspace")
+        .key("RW update")
+        .says("Sets a key's time to live in seconds"),
     Spec::new("pexpire", -3, "key milliseconds [NX | XX | GT | LT]", Run::Write(pexpire))
-        .key()
-        .flags(FAST_WRITE)
+        .flags("write fast @keyspace")
+        .key("RW update")
         .since("2.6.0")
-        .says("Lets a key be gone after so many milliseconds"),
+        .says("Sets a key's time to live in milliseconds"),
     Spec::new("expireat", -3, "key unix-time-seconds [NX | XX | GT | LT]", Run::Write(expireat))
-        .key()
-        .flags(FAST_WRITE)
+        .flags("write fast @keyspace")
+        .key("RW update")
         .since("1.2.0")
-        .says("Lets a key be gone from a time on, in seconds since 1970"),
+        .says("Sets the expiration for a key as a UNIX timestamp"),
     Spec::new(
         "pexpireat",
         -3,
         "key unix-time-milliseconds [NX | XX | GT | LT]",
         Run::Write(pexpireat),
     )
-    .key()
-    .flags(FAST_WRITE)
+    .flags("write fast @keyspace")
+    .key("RW update")
     .since("2.6.0")
-    .says("Lets a key be gone from a time on, in milliseconds since 1970"),
+    .says("Sets the expiration for a key as a UNIX timestamp specified in milliseconds"),
     Spec::new("ttl", 2, "key", Run::Read(ttl))
-        .key()
-        .flags(FAST_READ)
-        .says("Returns how many seconds a key has left: -1 without a deadline, -2 without a key"),
+        .flags("readonly fast @keyspace NO_VALUES")
+        .key("RO access")
+        .tips(&["nondeterministic_output"])
+        .says("Gets the time to live for a key in seconds"),
     Spec::new("pttl", 2, "key", Run::Read(pttl))
-        .key()
-        .flags(FAST_READ)
+        .flags("readonly fast @keyspace NO_VALUES")
+        .key("RO access")
+        .tips(&["nondeterministic_output"])
         .since("2.6.0")
-        .says("Returns how many milliseconds a key has left, otherwise as TTL"),
+        .says("Gets the time to live for a key in milliseconds"),
     Spec::new("expiretime", 2, "key", Run::Read(expiretime))
-        .key()
-        .flags(FAST_READ)
+        .flags("readonly fast @keyspace NO_VALUES")
+        .key("RO access")
         .since("7.0.0")
-        .says("Returns the deadline of a key in seconds since 1970, otherwise as TTL"),
+        .says("Gets the expiration Unix timestamp for a key"),
     Spec::new("pexpiretime", 2, "key", Run::Read(pexpiretime))
-        .key()
-        .flags(FAST_READ)
+        .flags("readonly fast @keyspace NO_VALUES")
+        .key("RO access")
         .since("7.0.0")
-        .says("Returns the deadline of a key in milliseconds since 1970, otherwise as TTL"),
+        .says("Gets the expiration Unix timestamp for a key in milliseconds"),
     Spec::new("persist", 2, "key", Run::Write(persist))
-        .key()
-        .flags(FAST_WRITE)
+        .flags("write fast @keyspace")
+        .key("RW update")
         .since("2.2.0")
-        .says("Takes the deadline away from a key"),
+        .says("Removes the expiration from a key"),
 ];
 
 fn expire(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {

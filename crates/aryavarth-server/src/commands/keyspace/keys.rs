@@ -13,108 +13,117 @@ use aryavarth_protocol::Reply;
 use crate::commands::kit::args::{Args, DATABASES, database, parse_integer};
 use crate::commands::kit::failure::{Failure, NO_SUCH_KEY, SYNTAX, refused};
 use crate::commands::kit::read::Read;
-use crate::commands::kit::spec::{Flags, Outcome, Run, Spec};
-
-const FAST_READ: Flags = Flags::READONLY.and(Flags::FAST);
-const FAST_WRITE: Flags = Flags::WRITE.and(Flags::FAST);
-const EACH: &str = "O(N), N being the number of keys";
+use crate::commands::kit::spec::{Group, Outcome, Run, Spec};
 
 pub(crate) const SPECS: &[Spec] = &[
     Spec::new("del", -2, "key [key ...]", Run::Write(del))
-        .flags(Flags::NO_VALUES)
-        .keys(1, -1, 1)
-        .flags(Flags::WRITE)
-        .cost(EACH)
-        .says("Removes keys and returns how many there were"),
+        .flags("write @keyspace NO_VALUES")
+        .keys(1, -1, 1, "RM delete")
+        .tips(&["request_policy:multi_shard", "response_policy:agg_sum"])
+        .cost("O(N), N being the number of keys")
+        .says("Deletes a key"),
     Spec::new("unlink", -2, "key [key ...]", Run::Write(del))
-        .flags(Flags::NO_VALUES)
-        .keys(1, -1, 1)
-        .flags(FAST_WRITE)
+        .flags("write fast @keyspace NO_VALUES")
+        .keys(1, -1, 1, "RM delete")
+        .tips(&["request_policy:multi_shard", "response_policy:agg_sum"])
         .since("4.0.0")
-        .cost(EACH)
+        .cost("O(N), N being the number of keys")
         .says("Does what DEL does: no removal waits for memory here"),
     Spec::new("exists", -2, "key [key ...]", Run::Read(exists))
-        .flags(Flags::NO_VALUES)
-        .keys(1, -1, 1)
-        .flags(FAST_READ)
-        .cost(EACH)
-        .says("Returns how many of the keys exist, counting one that is named twice twice"),
+        .flags("readonly fast @keyspace NO_VALUES")
+        .keys(1, -1, 1, "RO")
+        .tips(&["request_policy:multi_shard", "response_policy:agg_sum"])
+        .cost("O(N) where N is the number of keys to check.")
+        .says("Determines if a key exists"),
     Spec::new("touch", -2, "key [key ...]", Run::Read(exists))
-        .flags(Flags::NO_VALUES)
-        .keys(1, -1, 1)
-        .flags(FAST_READ)
+        .flags("readonly fast @keyspace NO_VALUES")
+        .keys(1, -1, 1, "RO")
+        .tips(&["request_policy:multi_shard", "response_policy:agg_sum"])
         .since("3.2.1")
-        .cost(EACH)
+        .cost("O(N) where N is the number of keys that will be touched.")
         .says("Returns how many of the keys exist, for nothing here depends on when one was used"),
     Spec::new("type", 2, "key", Run::Read(type_of))
-        .flags(Flags::NO_VALUES)
-        .key()
-        .flags(FAST_READ)
-        .says("Returns what a key holds: string, or none if it does not exist"),
+        .flags("readonly fast @keyspace NO_VALUES")
+        .key("RO")
+        .says("Determines the type stored at key"),
     Spec::new("rename", 3, "key newkey", Run::Write(rename))
-        .keys(1, 2, 1)
-        .flags(Flags::WRITE)
-        .says("Gives a key another name, in the place of what has that name"),
+        .flags("write @keyspace")
+        .two_keys("RW access delete", "OW update")
+        .says("Renames a key"),
     Spec::new("renamenx", 3, "key newkey", Run::Write(renamenx))
-        .keys(1, 2, 1)
-        .flags(FAST_WRITE)
-        .says("Gives a key another name that no key has"),
+        .flags("write fast @keyspace")
+        .two_keys("RW access delete", "OW insert")
+        .says("Renames a key, only if the new key does not exist"),
     Spec::new("copy", -3, "source destination [DB destination-db] [REPLACE]", Run::Write(copy))
-        .keys(1, 2, 1)
-        .flags(Flags::WRITE.and(Flags::DENYOOM))
+        .flags("write denyoom @keyspace")
+        .two_keys("RO access", "OW update")
         .since("6.2.0")
         .cost("O(N), N being the bytes of the value")
-        .says("Copies a key to another name, and to another database if asked to"),
+        .says("Copies a key"),
     Spec::new("move", 3, "key db", Run::Write(move_key))
-        .key()
-        .flags(FAST_WRITE)
-        .says("Moves a key to another database that has no such key"),
+        .flags("write fast @keyspace")
+        .key("RW access update")
+        .says("Moves a key to another database"),
     Spec::new("randomkey", 1, "", Run::Read(randomkey))
-        .flags(Flags::READONLY.and(Flags::KEYSPACE))
+        .flags("readonly @keyspace")
+        .tips(&["request_policy:all_shards", "nondeterministic_output"])
         .cost("O(log(N)), N being all keys")
-        .says("Returns a key by chance; among many, those with unusual names come up more often"),
+        .says("Returns a random key from the keyspace"),
     Spec::new("dbsize", 1, "", Run::Read(dbsize))
-        .flags(FAST_READ.and(Flags::KEYSPACE))
-        .says("Returns how many keys there are"),
+        .flags("readonly fast @keyspace")
+        .tips(&["request_policy:all_shards", "response_policy:agg_sum"])
+        .group(Group::Server)
+        .says("Returns the number of keys in the selected database"),
     Spec::new("swapdb", 3, "index1 index2", Run::Write(swapdb))
-        .flags(FAST_WRITE.and(Flags::DANGEROUS).and(Flags::KEYSPACE))
+        .flags("write fast @keyspace @dangerous")
+        .group(Group::Server)
         .since("4.0.0")
-        .says("Swaps the keys of two databases"),
+        .says("Swaps two Redis databases"),
     Spec::new("flushdb", -1, "[ASYNC | SYNC]", Run::Write(flushdb))
-        .flags(Flags::WRITE.and(Flags::DANGEROUS).and(Flags::KEYSPACE))
-        .says("Removes all keys of the database"),
+        .flags("write @keyspace @dangerous")
+        .tips(&["request_policy:all_shards", "response_policy:all_succeeded"])
+        .group(Group::Server)
+        .says("Removes all keys from the current database"),
     Spec::new("flushall", -1, "[ASYNC | SYNC]", Run::Write(flushall))
-        .flags(Flags::WRITE.and(Flags::DANGEROUS).and(Flags::KEYSPACE))
-        .says("Removes all keys of all databases"),
+        .flags("write @keyspace @dangerous")
+        .tips(&["request_policy:all_shards", "response_policy:all_succeeded"])
+        .group(Group::Server)
+        .says("Removes all keys from all databases"),
     Spec::new("object", -2, "subcommand", Run::Container(OBJECT))
         .since("2.2.3")
-        .says("Says how a value is kept"),
+        .cost("Depends on subcommand.")
+        .says("A container for object introspection commands"),
 ];
 
 const OBJECT: &[Spec] = &[
     Spec::new("encoding", 3, "key", Run::Read(object_encoding))
-        .keys(2, 2, 1)
-        .flags(Flags::READONLY)
+        .flags("readonly @keyspace")
+        .keys(2, 2, 1, "RO")
+        .tips(&["nondeterministic_output"])
         .since("2.2.3")
-        .says("Returns how Redis would keep a value: int, embstr or raw"),
+        .says("Inspects the internal encoding of a Redis object"),
     Spec::new("freq", 3, "key", Run::Read(object_freq))
-        .keys(2, 2, 1)
-        .flags(Flags::READONLY)
+        .flags("readonly @keyspace")
+        .keys(2, 2, 1, "RO")
+        .tips(&["nondeterministic_output"])
         .since("4.0.0")
         .says("Is an error, for nobody counts how often a key is used"),
     Spec::new("idletime", 3, "key", Run::Read(object_idletime))
-        .keys(2, 2, 1)
-        .flags(Flags::READONLY)
+        .flags("readonly @keyspace")
+        .keys(2, 2, 1, "RO")
+        .tips(&["nondeterministic_output"])
         .since("2.2.3")
         .says("Returns 0, for nobody takes note of when a key is used"),
     Spec::new("refcount", 3, "key", Run::Read(object_refcount))
-        .keys(2, 2, 1)
-        .flags(Flags::READONLY)
+        .flags("readonly @keyspace")
+        .keys(2, 2, 1, "RO")
+        .tips(&["nondeterministic_output"])
         .since("2.2.3")
         .says("Returns 1, for no value is shared"),
     Spec::new("help", 2, "", Run::Read(object_help))
+        .flags("loading stale @keyspace")
         .since("6.2.0")
-        .says("Returns what the subcommands are"),
+        .says("Shows helpful text about the different subcommands"),
 ];
 
 fn del(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {

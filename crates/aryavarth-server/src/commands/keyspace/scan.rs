@@ -20,18 +20,20 @@ use crate::commands::kit::args::Args;
 use crate::commands::kit::failure::{Failure, SYNTAX, refused};
 use crate::commands::kit::glob::Glob;
 use crate::commands::kit::read::Read;
-use crate::commands::kit::spec::{Flags, Outcome, Run, Spec};
+use crate::commands::kit::spec::{Outcome, Run, Spec};
 
 pub(crate) const SPECS: &[Spec] = &[
     Spec::new("scan", -2, "cursor [MATCH pattern] [COUNT count] [TYPE type]", Run::Scan(scan))
-        .flags(Flags::READONLY.and(Flags::KEYSPACE))
+        .flags("readonly @keyspace")
+        .tips(&["nondeterministic_output", "request_policy:special"])
         .since("2.8.0")
         .cost("O(log(K)+N) a call, K being all keys and N the keys that are looked at")
-        .says("Walks the keys in order, a page a call; each call's cursor goes to the next"),
+        .says("Incrementally iterates the keys space"),
     Spec::new("keys", 2, "pattern", Run::Read(keys))
-        .flags(Flags::READONLY.and(Flags::KEYSPACE).and(Flags::DANGEROUS))
+        .flags("readonly @keyspace @dangerous")
+        .tips(&["request_policy:all_shards", "nondeterministic_output_order"])
         .cost("O(N), N being the keys that begin as the pattern does up to its first wildcard")
-        .says("Returns all keys that match a pattern, in order"),
+        .says("Finds all keys matching the given pattern"),
 ];
 
 /// Cursors that are kept.

@@ -10,8 +10,9 @@ use crate::commands::kit::spec::{Outcome, Run, Spec};
 
 /// A row of every command with subcommands.
 pub(crate) const HELP: Spec = Spec::new("help", 2, "", Run::Context(help))
+    .flags("loading stale")
     .since("5.0.0")
-    .says("Returns the subcommands and what they do");
+    .says("Shows helpful text about the different subcommands");
 
 fn help(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
     let Some(spec) = context.registry.by_name(args.get(0)) else { return refused(SYNTAX) };

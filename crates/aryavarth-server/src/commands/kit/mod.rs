@@ -6,6 +6,7 @@ pub(crate) mod args;
 pub(crate) mod context;
 pub(crate) mod deadline;
 pub(crate) mod failure;
+pub(crate) mod flags;
 pub(crate) mod glob;
 pub(crate) mod help;
 pub(crate) mod read;

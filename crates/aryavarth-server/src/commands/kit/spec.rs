@@ -7,6 +7,7 @@ use crate::commands::keyspace::scan::Cursors;
 use crate::commands::kit::args::Args;
 use crate::commands::kit::context::{Context, ServerContext};
 use crate::commands::kit::failure::Failure;
+pub(crate) use crate::commands::kit::flags::Flags;
 use crate::commands::kit::read::Read;
 
 /// What a command comes to: a reply, or why there is none.
@@ -22,6 +23,16 @@ pub(crate) struct Spec {
     pub(crate) arity: i32,
     pub(crate) flags: Flags,
     pub(crate) keys: Keys,
+    /// What the command does to its keys, in redis's words: to all of them, or to the first and to
+    /// the second.
+    pub(crate) access: [&'static str; 2],
+    pub(crate) key_notes: &'static str,
+    /// Hints for clients and proxies: how to route a call, and how to join the replies.
+    pub(crate) tips: &'static [&'static str],
+    /// The family that redis counts it to, if not the one whose rows it stands in.
+    pub(crate) group: Option<Group>,
+    /// The version that replaced it, and by which command.
+    pub(crate) deprecated: Option<(&'static str, &'static str)>,
     /// The version of Redis that first had it, or of Aryavarth for its own.
     pub(crate) since: &'static str,
     pub(crate) complexity: &'static str,
@@ -115,67 +126,6 @@ impl Group {
     }
 }
 
-/// What is true of a command, as a set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Flags(u32);
-
-impl Flags {
-    pub(crate) const NONE: Flags = Flags(0);
-    pub(crate) const WRITE: Flags = Flags(1);
-    pub(crate) const READONLY: Flags = Flags(1 << 1);
-    /// Refused when there is too little memory.
-    pub(crate) const DENYOOM: Flags = Flags(1 << 2);
-    pub(crate) const ADMIN: Flags = Flags(1 << 3);
-    /// Runs before a password was given.
-    pub(crate) const NO_AUTH: Flags = Flags(1 << 4);
-    /// Refused inside a transaction.
-    pub(crate) const NO_MULTI: Flags = Flags(1 << 5);
-    /// Costs the same however much there is.
-    pub(crate) const FAST: Flags = Flags(1 << 6);
-    pub(crate) const BLOCKING: Flags = Flags(1 << 7);
-    pub(crate) const DANGEROUS: Flags = Flags(1 << 8);
-    /// Not shown to who watches with MONITOR.
-    pub(crate) const SKIP_MONITOR: Flags = Flags(1 << 9);
-    /// Runs at once inside a transaction that is being collected.
-    pub(crate) const UNQUEUED: Flags = Flags(1 << 10);
-    /// Not told apart in Redis's own flags: looks at more than its keys.
-    pub(crate) const KEYSPACE: Flags = Flags(1 << 11);
-    /// Asks the engine for figures, which may wait for its writer or for a disk.
-    pub(crate) const WAITS: Flags = Flags(1 << 12);
-    /// Needs no values, only to know which keys there are, and their deadlines.
-    pub(crate) const NO_VALUES: Flags = Flags(1 << 13);
-    /// What MONITOR does not show.
-    pub(crate) const UNSEEN: Flags = Flags::ADMIN.and(Flags::SKIP_MONITOR);
-
-    pub(crate) const fn and(self, other: Flags) -> Flags {
-        Flags(self.0 | other.0)
-    }
-
-    pub(crate) const fn has(self, other: Flags) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    pub(crate) const fn has_any(self, other: Flags) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// The names that `COMMAND` gives.
-    pub(crate) fn names(self) -> impl Iterator<Item = &'static str> {
-        const NAMES: [(Flags, &str); 9] = [
-            (Flags::WRITE, "write"),
-            (Flags::READONLY, "readonly"),
-            (Flags::DENYOOM, "denyoom"),
-            (Flags::ADMIN, "admin"),
-            (Flags::NO_AUTH, "no_auth"),
-            (Flags::NO_MULTI, "no_multi"),
-            (Flags::FAST, "fast"),
-            (Flags::BLOCKING, "blocking"),
-            (Flags::SKIP_MONITOR, "skip_monitor"),
-        ];
-        NAMES.into_iter().filter(move |(flag, _)| self.has(*flag)).map(|(_, name)| name)
-    }
-}
-
 impl Spec {
     /// A row of the table: name, arity (names included; negative: at least so many), usage, and
     /// what it does. The rest follows in calls that read like the table's columns.
@@ -185,6 +135,11 @@ impl Spec {
             arity,
             flags: Flags::NONE,
             keys: Keys::None,
+            access: ["", ""],
+            key_notes: "",
+            tips: &[],
+            group: None,
+            deprecated: None,
             since: "1.0.0",
             complexity: "O(1)",
             summary: "",
@@ -194,25 +149,66 @@ impl Spec {
         }
     }
 
-    pub(crate) const fn flags(mut self, flags: Flags) -> Spec {
-        self.flags = self.flags.and(flags);
+    /// Flags and categories, by their names in flags.rs.
+    pub(crate) const fn flags(mut self, names: &str) -> Spec {
+        self.flags = self.flags.and(Flags::named(names));
         self
     }
 
     /// The first argument is the key.
-    pub(crate) const fn key(self) -> Spec {
-        self.keys(1, 1, 1)
+    pub(crate) const fn key(self, access: &'static str) -> Spec {
+        self.keys(1, 1, 1, access)
     }
 
     /// The first, the last (negative: from the end) and every how many arguments are keys.
-    pub(crate) const fn keys(mut self, first: usize, last: i32, step: usize) -> Spec {
+    pub(crate) const fn keys(
+        mut self,
+        first: usize,
+        last: i32,
+        step: usize,
+        access: &'static str,
+    ) -> Spec {
         self.keys = Keys::Range(first, last, step);
+        self.access = [access, ""];
+        self
+    }
+
+    /// The first two arguments are keys, each with an access of its own.
+    pub(crate) const fn two_keys(mut self, first: &'static str, second: &'static str) -> Spec {
+        self.keys = Keys::Range(1, 2, 1);
+        self.access = [first, second];
         self
     }
 
     /// The argument at `place` says how many keys follow, each with so many that are none.
-    pub(crate) const fn counted_keys(mut self, place: usize, between: usize) -> Spec {
+    pub(crate) const fn counted_keys(
+        mut self,
+        place: usize,
+        between: usize,
+        access: &'static str,
+    ) -> Spec {
         self.keys = Keys::Counted(place, between);
+        self.access = [access, ""];
+        self
+    }
+
+    pub(crate) const fn key_notes(mut self, notes: &'static str) -> Spec {
+        self.key_notes = notes;
+        self
+    }
+
+    pub(crate) const fn tips(mut self, tips: &'static [&'static str]) -> Spec {
+        self.tips = tips;
+        self
+    }
+
+    pub(crate) const fn group(mut self, group: Group) -> Spec {
+        self.group = Some(group);
+        self
+    }
+
+    pub(crate) const fn deprecated(mut self, since: &'static str, by: &'static str) -> Spec {
+        self.deprecated = Some((since, by));
         self
     }
 

@@ -3,13 +3,13 @@
 
 use aryavarth_protocol::Reply;
 
-use super::command::{CATEGORIES, categories};
 use crate::commands::kit::args::Args;
 use crate::commands::kit::context::Context;
 use crate::commands::kit::failure::{refused, refused_quoting, wrong_subcommand};
+use crate::commands::kit::flags::CATEGORIES;
 use crate::commands::kit::help::HELP;
 use crate::commands::kit::rows::Row;
-use crate::commands::kit::spec::{Flags, Outcome, Run, Spec};
+use crate::commands::kit::spec::{Outcome, Run, Spec};
 
 const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
 const SAYS_NO_CLUSTER: &str = "Says that this server is no cluster";
@@ -19,8 +19,8 @@ pub(crate) const CLUSTER: &[Spec] = &[
         .since("3.0.0")
         .cost("Depends on subcommand.")
         .says(SAYS_NO_CLUSTER),
-    no_cluster("readonly", 1, "").flags(Flags::FAST),
-    no_cluster("readwrite", 1, "").flags(Flags::FAST),
+    no_cluster("readonly", 1, "").flags("loading stale fast @connection"),
+    no_cluster("readwrite", 1, "").flags("loading stale fast @connection"),
 ];
 
 pub(crate) const SCRIPTING: &[Spec] = &[
@@ -53,69 +53,85 @@ const fn no_cluster(name: &'static str, arity: i32, usage: &'static str) -> Spec
 }
 
 const CLUSTER_SUBS: &[Spec] = &[
-    no_cluster("countkeysinslot", 3, "slot"),
-    no_cluster("getkeysinslot", 4, "slot count"),
-    no_cluster("help", 2, ""),
-    no_cluster("info", 2, ""),
-    no_cluster("keyslot", 3, "key"),
-    no_cluster("myid", 2, ""),
-    no_cluster("nodes", 2, ""),
-    no_cluster("shards", 2, "").since("7.0.0"),
-    no_cluster("slots", 2, ""),
+    no_cluster("countkeysinslot", 3, "slot").flags("stale"),
+    no_cluster("getkeysinslot", 4, "slot count").flags("stale").tips(&["nondeterministic_output"]),
+    no_cluster("help", 2, "").flags("loading stale").since("5.0.0"),
+    no_cluster("info", 2, "").flags("stale").tips(&["nondeterministic_output"]),
+    no_cluster("keyslot", 3, "key").flags("stale"),
+    no_cluster("myid", 2, "").flags("stale"),
+    no_cluster("nodes", 2, "").flags("stale").tips(&["nondeterministic_output"]),
+    no_cluster("shards", 2, "").flags("stale").tips(&["nondeterministic_output"]).since("7.0.0"),
+    no_cluster("slots", 2, "")
+        .flags("stale")
+        .tips(&["nondeterministic_output"])
+        .deprecated("7.0.0", "`CLUSTER SHARDS`"),
 ];
 
 const FUNCTION: &[Spec] = &[
     Spec::new("flush", -2, "[ASYNC | SYNC]", Run::Context(function_flush))
+        .flags("write noscript @scripting")
+        .tips(&["request_policy:all_shards", "response_policy:all_succeeded"])
         .since("7.0.0")
         .says("Does nothing, since there are no functions"),
-    HELP,
+    HELP.flags("@scripting").since("7.0.0"),
     Spec::new(
         "list",
         -2,
         "[LIBRARYNAME pattern] [WITHCODE]",
         Run::Context(|_, _| Ok(Reply::Array(Vec::new()))),
     )
+    .flags("noscript @scripting")
+    .tips(&["nondeterministic_output_order"])
     .since("7.0.0")
     .says("Returns nothing, since there are no functions"),
     Spec::new("stats", 2, "", Run::Context(function_stats))
+        .flags("noscript allow_busy @scripting")
+        .tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"])
         .since("7.0.0")
         .says("Says that no function runs"),
 ];
 
 const SCRIPT: &[Spec] = &[
     Spec::new("exists", -3, "sha1 [sha1 ...]", Run::Context(script_exists))
+        .flags("noscript @scripting")
+        .tips(&["request_policy:all_shards", "response_policy:agg_logical_and"])
         .since("2.6.0")
         .cost("O(N), N being the scripts asked for")
         .says("Says of every script that it is not there"),
     Spec::new("flush", -2, "[ASYNC | SYNC]", Run::Context(script_flush))
+        .flags("noscript @scripting")
+        .tips(&["request_policy:all_nodes", "response_policy:all_succeeded"])
         .since("2.6.0")
         .says("Does nothing, since there are no scripts"),
-    HELP,
+    HELP.flags("@scripting"),
 ];
 
 const MODULE: &[Spec] = &[
     HELP,
     Spec::new("list", 2, "", Run::Context(|_, _| Ok(Reply::Array(Vec::new()))))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript")
+        .tips(&["nondeterministic_output_order"])
         .since("4.0.0")
         .says("Returns nothing, since there are no modules"),
 ];
 
 const ACL: &[Spec] = &[
     Spec::new("cat", -2, "[categoryname]", Run::Context(acl_cat))
+        .flags("noscript loading stale")
         .since("6.0.0")
         .cost("O(N), N being the commands")
-        .says("Returns the categories, or the commands of one"),
-    HELP,
+        .says("Lists the ACL categories or the commands inside a category"),
+    HELP.since("6.0.0"),
     Spec::new("list", 2, "", Run::Context(acl_list))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
         .since("6.0.0")
         .says("Returns what the one user may do, without the password"),
     Spec::new("users", 2, "", Run::Context(|_, _| Ok(Reply::Array(vec![Reply::bulk("default")]))))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
         .since("6.0.0")
         .says("Returns the name of the one user"),
     Spec::new("whoami", 2, "", Run::Context(|_, _| Ok(Reply::bulk("default"))))
+        .flags("noscript loading stale")
         .since("6.0.0")
         .says("Returns the name of the one user"),
 ];
@@ -155,9 +171,8 @@ fn acl_cat(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
     match args.len() {
         2 => Ok(Reply::Array(CATEGORIES.into_iter().map(Reply::bulk).collect())),
         3 if CATEGORIES.iter().any(|known| known.as_bytes() == category) => {
-            let has = |row: &&Row| {
-                categories(row.spec, row.group).iter().any(|is| is.as_bytes() == category)
-            };
+            let has =
+                |row: &&Row| row.spec.flags.categories().iter().any(|is| is.as_bytes() == category);
             let names = context.registry.rows().iter().filter(has);
             Ok(Reply::Array(names.map(|row| Reply::bulk(row.name.as_str())).collect()))
         }

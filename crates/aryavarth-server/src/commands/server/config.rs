@@ -15,34 +15,35 @@ use crate::commands::kit::context::Context;
 use crate::commands::kit::failure::{SYNTAX, refused};
 use crate::commands::kit::glob::Glob;
 use crate::commands::kit::help::HELP;
-use crate::commands::kit::spec::{Flags, Outcome, Run, Spec};
+use crate::commands::kit::spec::{Outcome, Run, Spec};
 use crate::commands::server::info::append_sync;
 
 pub(crate) const SPECS: &[Spec] = &[Spec::new("config", -2, "subcommand", Run::Container(SUBS))
     .since("2.0.0")
     .cost("Depends on subcommand.")
-    .says("Says or changes the settings of the server")];
+    .says("A container for server configuration commands")];
 
 const SUBS: &[Spec] = &[
     Spec::new("get", -3, "parameter [parameter ...]", Run::Context(get))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
         .since("2.0.0")
-        .cost("O(N), N being the settings, for every pattern")
-        .says("Returns the settings whose names match one of the patterns"),
+        .cost("O(N) when N is the number of configuration parameters provided")
+        .says("Gets the values of configuration parameters"),
     HELP,
     Spec::new("resetstat", 2, "", Run::Context(reset_statistics))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
         .since("2.0.0")
-        .says("Forgets what was counted of commands, times and errors"),
+        .says("Resets the stats returned by INFO"),
     Spec::new("rewrite", 2, "", Run::Context(rewrite))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
         .since("2.8.0")
         .says("Would write the settings to a file, if the server had read one"),
     Spec::new("set", -4, "parameter value [parameter value ...]", Run::Context(set))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
+        .tips(&["request_policy:all_nodes", "response_policy:all_succeeded"])
         .since("2.0.0")
-        .cost("O(N), N being the settings named")
-        .says("Changes settings, all that are named or none"),
+        .cost("O(N) when N is the number of configuration parameters provided")
+        .says("Sets configuration parameters to the given values"),
 ];
 
 /// A setting that holds, and cannot be changed while the server runs.

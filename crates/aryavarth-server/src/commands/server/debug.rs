@@ -11,7 +11,7 @@ use crate::commands::kit::failure::{NO_SUCH_KEY, refused, refused_quoting};
 use crate::commands::kit::glob::Glob;
 use crate::commands::kit::help::HELP;
 use crate::commands::kit::read::Read;
-use crate::commands::kit::spec::{Flags, Outcome, Run, Spec};
+use crate::commands::kit::spec::{Outcome, Run, Spec};
 
 /// The longest sleep, in seconds.
 const SLEEP_SECONDS_MAX: f64 = 86_400.0;
@@ -19,40 +19,40 @@ const SLEEP_SECONDS_MAX: f64 = 86_400.0;
 const EMBEDDED_BYTES_MAX: usize = 44;
 
 pub(crate) const SPECS: &[Spec] = &[Spec::new("debug", -2, "subcommand", Run::Container(SUBS))
-    .flags(Flags::ADMIN)
+    .flags("admin noscript loading stale")
     .cost("Depends on subcommand.")
     .says("Does what tools that test servers ask for")];
 
 const SUBS: &[Spec] = &[
     Spec::new("change-repl-id", 2, "", Run::Context(|_, _| Ok(Reply::OK)))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
         .says("Does nothing, since there are no replicas"),
     Spec::new("error", 3, "message", Run::Context(error))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
         .says("Returns the message as an error"),
-    HELP,
+    HELP.flags("admin noscript").since("1.0.0"),
     Spec::new("jmap", 2, "", Run::Context(|_, _| Ok(Reply::OK)))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
         .says("Does nothing"),
     Spec::new("object", 3, "key", Run::Read(object))
-        .flags(Flags::ADMIN)
-        .keys(2, 2, 1)
+        .flags("admin noscript loading stale")
+        .keys(2, 2, 1, "RO access")
         .says("Returns what there is to say of a key's value"),
     Spec::new("protocol", 3, "type", Run::Context(protocol))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
         .says("Returns a reply of a type of the protocol"),
     // It waits for a disk, and inside a transaction it would wait for itself.
     Spec::new("reload", -2, "[option [option ...]]", Run::Context(reload))
-        .flags(Flags::ADMIN.and(Flags::BLOCKING).and(Flags::NO_MULTI))
+        .flags("admin noscript loading stale WAITS")
         .says("Syncs what was written, and reads nothing back: what is served is what the log has"),
     Spec::new("set-active-expire", 3, "0 | 1", Run::Context(set_active_expire))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
         .says("Says whether keys are removed when their time has come, before anybody asks"),
     Spec::new("sleep", 3, "seconds", Run::Context(sleep))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
         .says("Answers after this time; other connections go on"),
     Spec::new("stringmatch-len", 4, "length pattern", Run::Context(string_match_len))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
         .cost("O(N * M), N being the length and M that of the pattern")
         .says("Matches a pattern with a text of so many letters, to see what that costs"),
 ];

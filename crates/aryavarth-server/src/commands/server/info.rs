@@ -18,13 +18,14 @@ use crate::commands::kit::REDIS_VERSION;
 use crate::commands::kit::args::Args;
 use crate::commands::kit::args::DATABASES;
 use crate::commands::kit::context::Context;
-use crate::commands::kit::spec::{Flags, Outcome, Run, Spec};
+use crate::commands::kit::spec::{Outcome, Run, Spec};
 use crate::process;
 
 pub(crate) const SPECS: &[Spec] =
     &[Spec::new("info", -1, "[section [section ...]]", Run::Context(info))
-        .flags(Flags::DANGEROUS.and(Flags::WAITS))
-        .says("Returns figures of the server")];
+        .flags("loading stale @dangerous WAITS")
+        .tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"])
+        .says("Gets information and statistics about the server")];
 
 /// A section: its name, whether it is shown unasked, and what it says.
 type Section = (&'static str, bool, fn(&mut Context<'_>, &mut String));

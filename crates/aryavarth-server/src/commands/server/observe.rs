@@ -10,7 +10,7 @@ use crate::commands::kit::context::Context;
 use crate::commands::kit::failure::{SYNTAX, refused, refused_quoting, wrong_subcommand};
 use crate::commands::kit::help::HELP;
 use crate::commands::kit::read::Read;
-use crate::commands::kit::spec::{Flags, Outcome, Run, Spec};
+use crate::commands::kit::spec::{Outcome, Run, Spec};
 use crate::commands::server::info::ratio;
 
 /// What a key costs in memory beside itself and its value, in bytes: its place in the index. About.
@@ -22,87 +22,100 @@ pub(crate) const SPECS: &[Spec] = &[
     Spec::new("latency", -2, "subcommand", Run::Container(LATENCY))
         .since("2.8.13")
         .cost("Depends on subcommand.")
-        .says("Says how long commands took"),
+        .says("A container for latency diagnostics commands"),
     Spec::new("memory", -2, "subcommand", Run::Container(MEMORY))
         .since("4.0.0")
         .cost("Depends on subcommand.")
-        .says("Says what takes memory"),
+        .says("A container for memory diagnostics commands"),
     Spec::new("monitor", 1, "", Run::Context(monitor))
-        .flags(Flags::ADMIN)
-        .says("Shows every command that is run, to this connection, from now on"),
+        .flags("admin noscript loading stale")
+        .says("Listens for all requests received by the server in real time"),
     Spec::new("slowlog", -2, "subcommand", Run::Container(SLOWLOG))
         .since("2.2.12")
         .cost("Depends on subcommand.")
-        .says("Says which commands took long"),
+        .says("A container for slow log commands"),
 ];
 
 const SLOWLOG: &[Spec] = &[
     Spec::new("get", -2, "[count]", Run::Context(slow_get))
-        .flags(Flags::ADMIN)
+        .flags("admin loading stale")
+        .tips(&["request_policy:all_nodes", "nondeterministic_output"])
         .since("2.2.12")
-        .cost("O(N), N being the entries returned")
-        .says("Returns the newest slow commands, ten or as many as asked for, or all for -1"),
-    HELP,
+        .cost("O(N) where N is the number of entries returned")
+        .says("Gets the slow log's entries"),
+    HELP.since("6.2.0"),
     Spec::new("len", 2, "", Run::Context(slow_len))
-        .flags(Flags::ADMIN)
+        .flags("admin loading stale")
+        .tips(&["request_policy:all_nodes", "response_policy:agg_sum", "nondeterministic_output"])
         .since("2.2.12")
-        .says("Returns how many slow commands are kept"),
+        .says("Gets the slow log's length"),
     Spec::new("reset", 2, "", Run::Context(slow_reset))
-        .flags(Flags::ADMIN)
+        .flags("admin loading stale")
+        .tips(&["request_policy:all_nodes", "response_policy:all_succeeded"])
         .since("2.2.12")
-        .cost("O(N), N being the entries kept")
-        .says("Forgets the slow commands"),
+        .cost("O(N) where N is the number of entries in the slowlog")
+        .says("Clears all entries from the slow log"),
 ];
 
 const LATENCY: &[Spec] = &[
     Spec::new("doctor", 2, "", Run::Context(latency_doctor))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
+        .tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"])
         .since("2.8.13")
         .says("Says where to look, since no events are sampled"),
     Spec::new("graph", 3, "event", Run::Context(latency_graph))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
+        .tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"])
         .since("2.8.13")
         .says("Says that no events are sampled"),
-    HELP,
+    HELP.since("2.8.13"),
     Spec::new("histogram", -2, "[command [command ...]]", Run::Context(latency_histogram))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
+        .tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"])
         .since("7.0.0")
-        .cost("O(N), N being the commands")
-        .says("Returns how many calls of commands took at most how many microseconds"),
+        .cost("O(N) where N is the number of commands with latency information being retrieved.")
+        .says("Returns the cumulative distribution of latencies of a subset of commands or all"),
     Spec::new("history", 3, "event", Run::Context(|_, _| Ok(Reply::Array(Vec::new()))))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
+        .tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"])
         .since("2.8.13")
         .says("Returns nothing, since no events are sampled"),
     Spec::new("latest", 2, "", Run::Context(|_, _| Ok(Reply::Array(Vec::new()))))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
+        .tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"])
         .since("2.8.13")
         .says("Returns nothing, since no events are sampled"),
     Spec::new("reset", -2, "[event [event ...]]", Run::Context(|_, _| Ok(Reply::Integer(0))))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript loading stale")
+        .tips(&["request_policy:all_nodes", "response_policy:all_succeeded"])
         .since("2.8.13")
         .says("Returns 0, since no events are sampled"),
 ];
 
 const MEMORY: &[Spec] = &[
     Spec::new("doctor", 2, "", Run::Context(memory_doctor))
+        .tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"])
         .since("4.0.0")
         .says("Says how much memory is in use, and what that is compared with"),
-    HELP,
+    HELP.since("4.0.0"),
     Spec::new("malloc-stats", 2, "", Run::Context(malloc_stats))
+        .tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"])
         .since("4.0.0")
         .says("Says that the allocator tells nothing"),
     Spec::new("purge", 2, "", Run::Context(|_, _| Ok(Reply::OK)))
+        .tips(&["request_policy:all_shards", "response_policy:all_succeeded"])
         .since("4.0.0")
         .says("Does nothing, since the allocator gives memory back by itself"),
     Spec::new("stats", 2, "", Run::Context(memory_stats))
-        .flags(Flags::WAITS)
+        .flags("WAITS")
+        .tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"])
         .since("4.0.0")
-        .says("Returns figures of the memory in use"),
+        .says("Shows memory usage details"),
     Spec::new("usage", -3, "key [SAMPLES count]", Run::Read(memory_usage))
-        .flags(Flags::READONLY)
-        .keys(2, 2, 1)
+        .flags("readonly")
+        .keys(2, 2, 1, "RO")
         .since("4.0.0")
-        .says("Returns about how many bytes a key takes: its record, and its place in the index"),
+        .says("Estimates the memory usage of a key"),
 ];
 
 fn integer(number: impl TryInto<i64>) -> Reply {

@@ -11,40 +11,45 @@ use aryavarth_protocol::Reply;
 use crate::commands::kit::args::{Args, timeout};
 use crate::commands::kit::context::{Context, Then};
 use crate::commands::kit::failure::{SYNTAX, refused};
-use crate::commands::kit::spec::{Flags, Outcome, Run, Spec};
+use crate::commands::kit::spec::{Group, Outcome, Run, Spec};
 use crate::process;
 
 pub(crate) const SPECS: &[Spec] = &[
     Spec::new("bgrewriteaof", 1, "", Run::Context(compact))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript no_async_loading")
         .cost("O(N), N being the live bytes, in the background")
         .says("Begins to rewrite the files without what is dead"),
     Spec::new("bgsave", -1, "[SCHEDULE]", Run::Context(sync_soon))
-        .flags(Flags::ADMIN)
+        .flags("admin noscript no_async_loading")
         .says("Begins to sync what was written, which happens anyway"),
     Spec::new("lastsave", 1, "", Run::Context(last_save))
-        .flags(Flags::FAST.and(Flags::DANGEROUS).and(Flags::ADMIN).and(Flags::WAITS))
+        .flags("loading stale fast @admin @dangerous WAITS")
+        .tips(&["nondeterministic_output"])
         .says("Returns when everything written was last known to be on disk, in Unix time"),
     Spec::new("role", 1, "", Run::Context(role))
-        .flags(Flags::FAST.and(Flags::DANGEROUS).and(Flags::WAITS))
+        .flags("noscript loading stale fast @admin @dangerous WAITS")
         .since("2.8.12")
         .says("Returns that this server has no replicas"),
     // It waits for a disk, and inside a transaction it would wait for itself.
     Spec::new("save", 1, "", Run::Context(save))
-        .flags(Flags::ADMIN.and(Flags::NO_MULTI).and(Flags::BLOCKING))
+        .flags("admin noscript no_async_loading no_multi WAITS")
         .says("Returns when everything that was written is on disk"),
     Spec::new("shutdown", -1, "[NOSAVE | SAVE] [NOW] [FORCE] [ABORT]", Run::Context(shutdown))
-        .flags(Flags::ADMIN.and(Flags::NO_MULTI))
+        .flags("admin noscript loading stale no_multi allow_busy")
         .says("Stops the server, with everything that was acknowledged on disk"),
     Spec::new("time", 1, "", Run::Context(time))
-        .flags(Flags::FAST)
+        .flags("loading stale fast")
+        .tips(&["nondeterministic_output"])
         .since("2.6.0")
-        .says("Returns the server's time: seconds since 1970, and microseconds"),
+        .says("Returns the current server time"),
     Spec::new("wait", 3, "numreplicas timeout", Run::Context(wait))
+        .flags("noscript @connection")
+        .tips(&["request_policy:all_shards", "response_policy:agg_min"])
+        .group(Group::Generic)
         .since("3.0.0")
         .says("Returns 0 after the timeout, since there are no replicas to wait for"),
     Spec::new("waitaof", 4, "numlocal numreplicas timeout", Run::Context(wait_for_disk))
-        .flags(Flags::WAITS)
+        .flags("noscript WAITS @connection")
         .since("7.2.0")
         .says("Returns when what was written is on this server's disk, or the time is over"),
 ];

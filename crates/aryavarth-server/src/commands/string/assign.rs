@@ -11,75 +11,73 @@ use crate::commands::kit::args::Args;
 use crate::commands::kit::context::ServerContext;
 use crate::commands::kit::deadline::Unit;
 use crate::commands::kit::failure::{Failure, SYNTAX, refused, wrong_arity};
-use crate::commands::kit::spec::{Flags, Outcome, Run, Spec};
+use crate::commands::kit::spec::{Outcome, Run, Spec};
 
-const WRITE: Flags = Flags::WRITE.and(Flags::DENYOOM);
-
-pub(crate) const SPECS: &[Spec] =
-    &[
-        Spec::new("set", -3, SET_USAGE, Run::Write(set)).key().blind(blind_set).flags(WRITE).says(
-            "Sets a key, if its condition holds, and gives it the deadline asked for or none",
-        ),
-        Spec::new("setnx", 3, "key value", Run::Write(setnx))
-            .flags(Flags::NO_VALUES)
-            .key()
-            .flags(WRITE.and(Flags::FAST))
-            .says("Sets a key that does not exist yet"),
-        Spec::new("setex", 4, "key seconds value", Run::Write(setex))
-            .flags(Flags::NO_VALUES)
-            .key()
-            .flags(WRITE)
-            .since("2.0.0")
-            .says("Sets a key that is gone after so many seconds"),
-        Spec::new("psetex", 4, "key milliseconds value", Run::Write(psetex))
-            .flags(Flags::NO_VALUES)
-            .key()
-            .flags(WRITE)
-            .since("2.6.0")
-            .says("Sets a key that is gone after so many milliseconds"),
-        Spec::new("getset", 3, "key value", Run::Write(getset))
-            .key()
-            .flags(WRITE.and(Flags::FAST))
-            .says("Sets a key and returns what it held before"),
-        Spec::new("getex", -2, GETEX_USAGE, Run::Write(getex))
-            .key()
-            .flags(Flags::WRITE.and(Flags::FAST))
-            .since("6.2.0")
-            .says("Returns the value of a key, and changes or takes away its deadline if asked to"),
-        Spec::new("mset", -3, "key value [key value ...]", Run::Write(mset))
-            .flags(Flags::NO_VALUES)
-            .keys(1, -1, 2)
-            .blind(blind_mset)
-            .flags(WRITE)
-            .since("1.0.1")
-            .cost("O(N), N being the number of keys")
-            .says("Sets several keys at once"),
-        Spec::new("msetnx", -3, "key value [key value ...]", Run::Write(msetnx))
-            .flags(Flags::NO_VALUES)
-            .keys(1, -1, 2)
-            .flags(WRITE)
-            .since("1.0.1")
-            .cost("O(N), N being the number of keys")
-            .says("Sets several keys at once, if none of them exists"),
-        Spec::new("msetex", -4, MSETEX_USAGE, Run::Write(msetex))
-            .flags(Flags::NO_VALUES)
-            .counted_keys(1, 1)
-            .flags(WRITE)
-            .since("8.4.0")
-            .cost("O(N), N being the number of keys")
-            .says("Sets several keys at once with one deadline, if all or none of them exist"),
-        Spec::new("delex", -2, DELEX_USAGE, Run::Write(delex))
-            .key()
-            .flags(Flags::WRITE.and(Flags::FAST))
-            .since("8.4.0")
-            .cost("O(1), O(N) for a digest of N bytes")
-            .says("Removes a key, if its value or the digest of its value is as asked"),
-        Spec::new("delifeq", 3, "key value", Run::Write(delifeq))
-            .key()
-            .flags(Flags::WRITE.and(Flags::FAST))
-            .since("9.0.0 of Valkey")
-            .says("Removes a key that has this value"),
-    ];
+pub(crate) const SPECS: &[Spec] = &[
+    Spec::new("set", -3, SET_USAGE, Run::Write(set))
+        .flags("write denyoom @string")
+        .key("RW access update variable_flags")
+        .key_notes("RW and ACCESS due to the optional `GET` argument")
+        .blind(blind_set)
+        .says("Sets the string value of a key"),
+    Spec::new("setnx", 3, "key value", Run::Write(setnx))
+        .flags("write denyoom fast @string NO_VALUES")
+        .key("OW insert")
+        .says("Sets the value of a key, only if the key does not exist"),
+    Spec::new("setex", 4, "key seconds value", Run::Write(setex))
+        .flags("write denyoom @string NO_VALUES")
+        .key("OW update")
+        .since("2.0.0")
+        .says("Sets the value and expiration of a key"),
+    Spec::new("psetex", 4, "key milliseconds value", Run::Write(psetex))
+        .flags("write denyoom @string NO_VALUES")
+        .key("OW update")
+        .since("2.6.0")
+        .says("Sets the value and expiration in milliseconds of a key"),
+    Spec::new("getset", 3, "key value", Run::Write(getset))
+        .flags("write denyoom fast @string")
+        .key("RW access update")
+        .deprecated("6.2.0", "`SET` with the `!GET` argument")
+        .says("Sets the string value of a key and return its old value"),
+    Spec::new("getex", -2, GETEX_USAGE, Run::Write(getex))
+        .flags("write fast @string")
+        .key("RW access update")
+        .key_notes("RW and UPDATE because it changes the TTL")
+        .since("6.2.0")
+        .says("Gets the value of a key and optionally set its expiration"),
+    Spec::new("mset", -3, "key value [key value ...]", Run::Write(mset))
+        .flags("write denyoom @string NO_VALUES")
+        .keys(1, -1, 2, "OW update")
+        .tips(&["request_policy:multi_shard", "response_policy:all_succeeded"])
+        .since("1.0.1")
+        .cost("O(N) where N is the number of keys to set.")
+        .blind(blind_mset)
+        .says("Sets multiple keys to multiple values"),
+    Spec::new("msetnx", -3, "key value [key value ...]", Run::Write(msetnx))
+        .flags("write denyoom @string NO_VALUES")
+        .keys(1, -1, 2, "OW insert")
+        .tips(&["request_policy:multi_shard", "response_policy:agg_min"])
+        .since("1.0.1")
+        .cost("O(N) where N is the number of keys to set.")
+        .says("Sets multiple keys to multiple values, only if none of the keys exist"),
+    Spec::new("msetex", -4, MSETEX_USAGE, Run::Write(msetex))
+        .flags("write denyoom @string NO_VALUES")
+        .counted_keys(1, 1, "OW update")
+        .since("8.4.0")
+        .cost("O(N), N being the number of keys")
+        .says("Sets several keys at once with one deadline, if all or none of them exist"),
+    Spec::new("delex", -2, DELEX_USAGE, Run::Write(delex))
+        .flags("write fast @string")
+        .key("RM delete")
+        .since("8.4.0")
+        .cost("O(1), O(N) for a digest of N bytes")
+        .says("Removes a key, if its value or the digest of its value is as asked"),
+    Spec::new("delifeq", 3, "key value", Run::Write(delifeq))
+        .flags("write fast @string")
+        .key("RM delete")
+        .since("9.0.0 of Valkey")
+        .says("Removes a key that has this value"),
+];
 
 const SET_USAGE: &str = "key value [NX | XX | IFEQ value | IFNE value | IFDEQ digest | IFDNE \
     digest] [GET] [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT \

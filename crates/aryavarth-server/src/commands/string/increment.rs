@@ -9,32 +9,30 @@ use aryavarth_protocol::Reply;
 use super::extended::Extended;
 use crate::commands::kit::args::{Args, parse_integer};
 use crate::commands::kit::failure::{NOT_A_FLOAT, NOT_AN_INTEGER, refused};
-use crate::commands::kit::spec::{Flags, Outcome, Run, Spec};
-
-const WRITE: Flags = Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST);
+use crate::commands::kit::spec::{Outcome, Run, Spec};
 
 pub(crate) const SPECS: &[Spec] = &[
     Spec::new("incr", 2, "key", Run::Write(incr))
-        .key()
-        .flags(WRITE)
-        .says("Adds one to the integer of a key, which is 0 if there is none"),
+        .flags("write denyoom fast @string")
+        .key("RW access update")
+        .says("Increments the integer value of a key by one"),
     Spec::new("decr", 2, "key", Run::Write(decr))
-        .key()
-        .flags(WRITE)
-        .says("Subtracts one from the integer of a key, which is 0 if there is none"),
+        .flags("write denyoom fast @string")
+        .key("RW access update")
+        .says("Decrements the integer value of a key by one"),
     Spec::new("incrby", 3, "key increment", Run::Write(incrby))
-        .key()
-        .flags(WRITE)
-        .says("Adds to the integer of a key, which is 0 if there is none"),
+        .flags("write denyoom fast @string")
+        .key("RW access update")
+        .says("Increments the integer value of a key by the given amount"),
     Spec::new("decrby", 3, "key decrement", Run::Write(decrby))
-        .key()
-        .flags(WRITE)
-        .says("Subtracts from the integer of a key, which is 0 if there is none"),
+        .flags("write denyoom fast @string")
+        .key("RW access update")
+        .says("Decrements the integer value of a key by the given number"),
     Spec::new("incrbyfloat", 3, "key increment", Run::Write(incrbyfloat))
-        .key()
-        .flags(WRITE)
+        .flags("write denyoom fast @string")
+        .key("RW access update")
         .since("2.6.0")
-        .says("Adds to the decimal number of a key, which is 0 if there is none"),
+        .says("Increments the float value of a key by the given amount"),
 ];
 
 fn incr(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {

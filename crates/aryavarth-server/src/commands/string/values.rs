@@ -9,47 +9,45 @@ use super::lcs::lcs;
 use crate::commands::kit::args::Args;
 use crate::commands::kit::failure::refused;
 use crate::commands::kit::read::Read;
-use crate::commands::kit::spec::{Flags, Outcome, Run, Spec};
+use crate::commands::kit::spec::{Outcome, Run, Spec};
 use crate::commands::string::assign::digest;
-
-const FAST_READ: Flags = Flags::READONLY.and(Flags::FAST);
-const WRITE: Flags = Flags::WRITE.and(Flags::DENYOOM);
-const PART: &str = "O(N), N being the bytes of the part";
 
 pub(crate) const SPECS: &[Spec] = &[
     Spec::new("get", 2, "key", Run::Read(get))
-        .key()
-        .flags(FAST_READ)
-        .says("Returns the value of a key"),
+        .flags("readonly fast @string")
+        .key("RO access")
+        .says("Gets the value of a key"),
     Spec::new("mget", -2, "key [key ...]", Run::Read(mget))
-        .keys(1, -1, 1)
-        .flags(FAST_READ)
-        .cost("O(N), N being the number of keys")
-        .says("Returns the values of several keys"),
+        .flags("readonly fast @string")
+        .keys(1, -1, 1, "RO access")
+        .tips(&["request_policy:multi_shard"])
+        .cost("O(N) where N is the number of keys to retrieve.")
+        .says("Gets the values of all the given keys"),
     Spec::new("getdel", 2, "key", Run::Write(getdel))
-        .key()
-        .flags(Flags::WRITE.and(Flags::FAST))
+        .flags("write fast @string")
+        .key("RW access delete")
         .since("6.2.0")
-        .says("Removes a key and returns what it held"),
+        .says("Gets the value of a key and delete the key"),
     Spec::new("strlen", 2, "key", Run::Read(strlen))
-        .key()
-        .flags(FAST_READ)
+        .flags("readonly fast @string")
+        .key("RO")
         .since("2.2.0")
-        .says("Returns how many bytes a value has"),
+        .says("Gets the length of the value stored in a key"),
     Spec::new("getrange", 4, "key start end", Run::Read(getrange))
-        .key()
-        .flags(Flags::READONLY)
+        .flags("readonly @string")
+        .key("RO access")
         .since("2.4.0")
-        .cost(PART)
-        .says("Returns a part of a value; places below zero count from its end"),
+        .cost("O(N), N being the bytes of the part")
+        .says("Gets a substring of the string stored at a key"),
     Spec::new("substr", 4, "key start end", Run::Read(getrange))
-        .key()
-        .flags(Flags::READONLY)
-        .cost(PART)
-        .says("Does what GETRANGE does, under its older name"),
+        .flags("readonly @string")
+        .key("RO access")
+        .deprecated("2.0.0", "`GETRANGE`")
+        .cost("O(N), N being the bytes of the part")
+        .says("Gets a substring of the string stored at a key"),
     Spec::new("digest", 2, "key", Run::Read(digest_of))
-        .key()
-        .flags(FAST_READ)
+        .flags("readonly fast @string")
+        .key("RO access")
         .since("8.4.0")
         .cost("O(N), N being the bytes of the value")
         .says("Returns the digest of a value: XXH3 of 64 bits, in 16 hexadecimal digits"),
@@ -59,23 +57,23 @@ pub(crate) const SPECS: &[Spec] = &[
         "key1 key2 [LEN] [IDX] [MINMATCHLEN length] [WITHMATCHLEN]",
         Run::Read(lcs),
     )
-    .keys(1, 2, 1)
-    .flags(Flags::READONLY)
+    .flags("readonly @string")
+    .keys(1, 2, 1, "RO access")
     .since("7.0.0")
-    .cost("O(N*M), N and M being the bytes of the values")
-    .says("Returns the longest sequence of bytes that two values have in common"),
+    .cost("O(N*M) where N and M are the lengths of s1 and s2, respectively")
+    .says("Finds longest common substring"),
     Spec::new("append", 3, "key value", Run::Write(append))
-        .key()
-        .flags(WRITE.and(Flags::FAST))
+        .flags("write denyoom fast @string")
+        .key("RW insert")
         .since("2.0.0")
         .cost("O(N), N being the bytes of the value that results")
-        .says("Appends to a value and returns how many bytes it has then"),
+        .says("Appends a value to a key"),
     Spec::new("setrange", 4, "key offset value", Run::Write(setrange))
-        .key()
-        .flags(WRITE)
+        .flags("write denyoom @string")
+        .key("RW update")
         .since("2.2.0")
         .cost("O(N), N being the bytes of the value that results")
-        .says("Overwrites a part of a value, with zero bytes between its end and the part"),
+        .says("Overwrites part of a string at key starting at the specified offset"),
 ];
 
 fn get(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {

@@ -6,10 +6,10 @@ use aryavarth_protocol::Command;
 
 use super::host_scripts::Runner;
 use crate::commands::kit::args::Args;
+use crate::commands::kit::flags::CATEGORIES;
 use crate::commands::kit::rows::subcommands;
 use crate::commands::kit::spec::{Keys, Run};
 use crate::commands::registry::registry;
-use crate::commands::server::command::CATEGORIES;
 
 #[test]
 fn every_row_says_what_people_need_to_know() {
@@ -24,7 +24,7 @@ fn every_row_says_what_people_need_to_know() {
         assert!(since.len() == 3 && is_version, "{name}: since {}", spec.since);
         assert_ne!(spec.arity, 0, "{name}: its arity");
         assert_eq!(*name, name.to_ascii_lowercase());
-        for category in crate::commands::server::command::categories(spec, row.group) {
+        for category in spec.flags.categories() {
             assert!(CATEGORIES.contains(&category), "{name}: {category}");
         }
     }
