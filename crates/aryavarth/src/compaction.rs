@@ -30,7 +30,7 @@ use crate::error::{KvsError, Result};
 use crate::fs::Site;
 use crate::hint;
 use crate::index::{EntryId, Slot};
-use crate::log::{Copied, CopyWriter, Log};
+use crate::log::{Copied, CopyWriter, Log, small_segments};
 use crate::manifest::Edit;
 use crate::options::Durability;
 use crate::record::Kind;
@@ -96,6 +96,9 @@ pub(crate) fn is_due(log: &Log, at_rest: bool) -> bool {
     if log.is_full() {
         return candidates(log).iter().any(Candidate::pays);
     }
+    if at_rest && !small(log, &candidates(log)).is_empty() {
+        return true;
+    }
     let live = log.live_bytes.load(Ordering::Relaxed).max(0) as u64;
     log.disk_bytes() > SLACK_BYTES + if at_rest { live + live / 10 * 3 } else { live * 2 }
 }
@@ -112,7 +115,15 @@ pub(crate) fn run(log: &Log, at_rest: bool) -> Result<bool> {
     }
     let presses = at_rest && is_due(log, false);
     let percent_min = if presses { GAIN_PERCENT_MIN_AT_REST } else { GAIN_PERCENT_MIN };
-    let done = with_reserve(log, || run_rounds(log, choose(candidates(log), percent_min)));
+    let done = with_reserve(log, || {
+        let mut candidates = candidates(log);
+        let small = if at_rest { small(log, &candidates) } else { Vec::new() };
+        if small.is_empty() {
+            return run_rounds(log, choose(candidates, percent_min));
+        }
+        candidates.retain(|candidate| small.contains(&candidate.segment.id));
+        run_rounds(log, candidates)
+    });
     let useful = log.data_bytes() < before;
     match done {
         // The disk is less full now.
@@ -195,6 +206,12 @@ fn run_round(log: &Log, inputs: &[Candidate]) -> Result<()> {
     round.retire();
     log.compactions.fetch_add(1, Ordering::Relaxed);
     Ok(())
+}
+
+/// The ids of the small segments that are to become one, since there are many of them.
+fn small(log: &Log, candidates: &[Candidate]) -> Vec<u64> {
+    let size = |c: &Candidate| (c.segment.id, c.segment.end.load(Ordering::Relaxed));
+    small_segments(candidates.iter().map(size).collect(), log.segment_limit())
 }
 
 /// The sealed and undamaged segments of which all is released, each with its gain.

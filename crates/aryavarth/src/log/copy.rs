@@ -18,6 +18,39 @@ use crate::sync::{Arc, Ordering};
 /// Copies are written in pieces of this size.
 const WRITE_BYTES: usize = 1 << 20;
 
+/// So many small segments are left alone.
+const SMALL_SEGMENTS_MAX: usize = 16;
+/// Segments below this size are merged whatever the sizes of the others.
+const TINY_BYTES: u64 = 64 << 10;
+/// One merge copies no more than about this.
+const MERGE_BYTES_MAX: u64 = 64 << 20;
+
+/// The segments, of `sizes` by id, that are to be merged into one because there are too many that
+/// are far smaller than `limit`, the size at which a segment is sealed. Bounds their number by the
+/// data; the largest is no larger than the others together, so that a record is copied only when the
+/// segment that it lies in doubles.
+pub(crate) fn small_segments(mut sizes: Vec<(u64, u64)>, limit: u64) -> Vec<u64> {
+    sizes.retain(|&(_, bytes)| bytes < limit / 2);
+    if sizes.len() <= SMALL_SEGMENTS_MAX {
+        return Vec::new();
+    }
+    sizes.sort_unstable_by_key(|&(id, bytes)| (bytes, id));
+    let (mut before, mut taken) = (0, 0);
+    for (i, &(_, bytes)) in sizes.iter().enumerate() {
+        if before + bytes > MERGE_BYTES_MAX {
+            break;
+        }
+        if bytes <= before.max(TINY_BYTES) {
+            taken = i + 1;
+        }
+        before += bytes;
+    }
+    if taken < 2 {
+        return Vec::new();
+    }
+    sizes[..taken].iter().map(|&(id, _)| id).collect()
+}
+
 /// A copy that is being written.
 #[derive(Debug)]
 pub(crate) struct CopyWriter {
@@ -151,5 +184,42 @@ impl Copied {
             Edit::Add { id, kind: SegmentKind::Copy, salt, step: 1 },
             Edit::Seal { id, seal: self.seal },
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(sizes: &[u64], limit: u64) -> Vec<u64> {
+        small_segments((0..).zip(sizes.iter().copied()).collect(), limit)
+    }
+
+    #[test]
+    fn many_small_segments_are_merged_and_few_or_large_ones_are_not() {
+        assert!(ids(&[100; SMALL_SEGMENTS_MAX], 1 << 20).is_empty());
+        assert_eq!(ids(&[100; SMALL_SEGMENTS_MAX + 1], 1 << 20).len(), SMALL_SEGMENTS_MAX + 1);
+        assert!(ids(&[1 << 20; 100], 1 << 20).is_empty());
+    }
+
+    /// A start adds one segment of a fixed size, and merges where it must: neither the number of
+    /// segments nor the work grows as the number of starts does.
+    #[test]
+    fn the_number_of_segments_and_of_copies_of_a_record_is_bounded() {
+        let (start_bytes, starts) = (200_000, 2_000);
+        let (mut sizes, mut copied) = (Vec::new(), 0);
+        for start in 0..starts {
+            sizes.push((start, start_bytes));
+            let all: u64 = sizes.iter().map(|&(_, bytes)| bytes).sum();
+            let limit = (all / 16).max(1 << 20);
+            let small = small_segments(sizes.clone(), limit);
+            let is_small = |&(id, _): &(u64, u64)| small.contains(&id);
+            let merged: u64 = sizes.iter().filter(|size| is_small(size)).map(|s| s.1).sum();
+            sizes.retain(|size| !is_small(size));
+            sizes.extend((merged > 0).then_some((starts + start, merged)));
+            copied += merged;
+            assert!(sizes.len() <= 80, "{} segments after {start} starts", sizes.len());
+        }
+        assert!(copied < 12 * starts * start_bytes, "{copied} bytes were copied");
     }
 }

@@ -36,7 +36,7 @@ use crate::record::{Frame, FrameRecord, Kind, MARK_BYTES, Mark};
 use crate::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentKind, SegmentTable};
 use crate::sync::{Arc, AtomicI64, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock};
 
-pub(crate) use copy::{Copied, CopyWriter};
+pub(crate) use copy::{Copied, CopyWriter, small_segments};
 use rotate::Spare;
 
 /// Room in front of every frame for a segment's header and a mark, so that all three are one

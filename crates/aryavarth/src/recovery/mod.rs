@@ -11,11 +11,12 @@
 //! - A crash at any point leaves either the old state or the new one; running again is harmless.
 //! - No position, sequence number or file id that may have been used is used again.
 
+mod merge;
+mod open;
 mod tail;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, FsFile, IoError, OpenHow, Site, read_full, write_full};
@@ -27,10 +28,12 @@ use crate::options::Options;
 use crate::record::{Kind, SEQ_MAX};
 use crate::segment::{
     FORMAT_VERSION, SEGMENT_HEADER_BYTES, ScanStop, Scanner, Segment, SegmentHeader, SegmentKind,
-    SegmentTable, blocks, hint_path, log_path,
+    SegmentTable, hint_path, log_path,
 };
-use crate::sync::{Arc, Mutex, Ordering, lock};
+use crate::sync::{Arc, Ordering};
 
+use merge::Small;
+use open::load;
 pub(crate) use tail::{Tail, find_tail};
 
 /// The engine's name in the manifest.
@@ -52,6 +55,9 @@ pub struct Recovery {
     pub segments: u64,
     /// Segments that were read through their hint file.
     pub hints_used: u64,
+    /// Small segments that were merged into one, so that the number of files does not grow with
+    /// the number of starts.
+    pub merged_segments: u64,
     /// Records beyond the last position that provably was on disk, which were kept.
     pub kept_records: u64,
     /// Bytes of the last group that a crash had torn, which were cut off. They belong to writes
@@ -83,8 +89,10 @@ pub(crate) struct Claimed {
 pub(crate) fn open(dir: &Path, options: &Options) -> Result<(Log, DirLock, Recovery)> {
     let Claimed { lock, names, number, state } = claim(dir, options, ENGINE)?;
     let mut opening = Opening::new(dir, options, state);
+    opening.choose_small();
     opening.open_segments()?;
     opening.load_sealed()?;
+    opening.check_small()?;
     let tail = find_tail(dir, &opening.state, &opening.unsealed)?;
     let files = Files::of(&names);
     opening.refuse_lost_edits(&files, number)?;
@@ -240,6 +248,8 @@ struct Opening<'a> {
     table: SegmentTable,
     sealed: Vec<(Arc<Segment>, Seal)>,
     unsealed: Vec<Unsealed>,
+    /// Ids of the sealed segments that this open merges into one, see merge.rs.
+    small: Vec<Small>,
     loaded: Vec<(Arc<Segment>, Places)>,
     /// Files to be cut to their end, once the manifest says so.
     overlong: Vec<(u64, u64)>,
@@ -257,91 +267,11 @@ impl<'a> Opening<'a> {
             table: SegmentTable::new(),
             sealed: Vec::new(),
             unsealed: Vec::new(),
+            small: Vec::new(),
             loaded: Vec::new(),
             overlong: Vec::new(),
             report,
         }
-    }
-
-    /// Opens the file of every segment and checks its length and header.
-    fn open_segments(&mut self) -> Result<()> {
-        for (&id, facts) in &self.state.segments {
-            let path = log_path(self.dir, id);
-            let file = self.options.fs.open(Site::SegmentOpen, &path, OpenHow::Read);
-            let file = file.map_err(|error| match error.source.kind() {
-                std::io::ErrorKind::NotFound => KvsError::corrupt(&path, 0, MISSING),
-                _ => error.into(),
-            })?;
-            let length = file.len(Site::SegmentLength)?;
-            let header = read_header(&*file, length)?;
-            let header = header.filter(|header| header.id == id && header.salt == facts.salt);
-            let Some(seal) = facts.seal else {
-                refuse_cut(&path, length, facts.step)?;
-                self.unsealed.push(Unsealed { id, facts: *facts, file, length, header });
-                continue;
-            };
-            if length < seal.end {
-                let reason = format!("the file ends here, but {} bytes were sealed", seal.end);
-                return Err(KvsError::corrupt(&path, length, reason));
-            }
-            let Some(header) = header else {
-                return Err(KvsError::corrupt(&path, 0, "its header does not match its checksum"));
-            };
-            if length > seal.end {
-                self.overlong.push((id, seal.end));
-            }
-            let segment = self.settled(&header, file, &seal)?;
-            self.sealed.push((segment, seal));
-        }
-        Ok(())
-    }
-
-    /// A segment of which all is durable, as the running store knows it.
-    fn settled(
-        &self,
-        header: &SegmentHeader,
-        file: Arc<dyn FsFile>,
-        seal: &Seal,
-    ) -> Result<Arc<Segment>> {
-        let Some(index) = self.table.reserve() else {
-            return Err(KvsError::corrupt(self.dir, 0, "it has more than 65,536 segments"));
-        };
-        let segment = Segment::new(index, header, true, file);
-        segment.end.store(seal.end, Ordering::Relaxed);
-        segment.seq_min.store(seal.seq_min, Ordering::Relaxed);
-        segment.seq_max.store(seal.seq_max, Ordering::Relaxed);
-        segment.purged_seq.store(seal.purged_seq, Ordering::Relaxed);
-        segment.disk_bytes.store(blocks(seal.end), Ordering::Relaxed);
-        Ok(Arc::new(segment))
-    }
-
-    /// Reads the keys and places of the sealed segments, several at a time.
-    fn load_sealed(&mut self) -> Result<()> {
-        let threads = if self.options.background {
-            std::thread::available_parallelism().map_or(1, |n| n.get().min(8))
-        } else {
-            1
-        };
-        let queue = Mutex::new(self.sealed.iter());
-        let results = Mutex::new(Vec::new());
-        let work = || {
-            while let Some((segment, seal)) = { lock(&queue).next() } {
-                let loaded = load(&*self.options.fs, self.dir, segment, seal);
-                lock(&results).push((Arc::clone(segment), loaded));
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..threads.min(self.sealed.len().max(1)) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        for (segment, loaded) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            let (places, from_hint) = loaded?;
-            self.report.hints_used += u64::from(from_hint);
-            self.loaded.push((segment, places));
-        }
-        Ok(())
     }
 
     /// A log file that the manifest does not name, is newer than all that it names and holds
@@ -396,6 +326,7 @@ impl<'a> Opening<'a> {
             }
             self.loaded.push((copied.segment, copied.places));
         }
+        self.merge_small(&mut state)?;
         state.clean = false;
         // What is written from now on an older version may not understand.
         state.format = FORMAT_VERSION;
@@ -525,22 +456,6 @@ pub(crate) fn refuse_cut(path: &Path, length: u64, step: u64) -> Result<()> {
         return Err(KvsError::corrupt(path, length, reason));
     }
     Ok(())
-}
-
-/// The keys and places of a sealed segment, and whether they came from its hint file.
-fn load(fs: &dyn Fs, dir: &Path, segment: &Segment, seal: &Seal) -> Result<(Places, bool)> {
-    if let Some(places) = hint::read(fs, dir, segment)
-        && places.len() as u64 == seal.records
-    {
-        segment.disk_bytes.fetch_add(blocks(places.hint_bytes()), Ordering::Relaxed);
-        return Ok((places, true));
-    }
-    let places = hint::scan(segment, seal.end).map_err(|stop| bad(segment, stop))?;
-    if places.len() as u64 != seal.records {
-        let reason = format!("{} records were sealed, {} are here", seal.records, places.len());
-        return Err(KvsError::corrupt(segment.file.path(), 0, reason));
-    }
-    Ok((places, false))
 }
 
 fn bad(segment: &Segment, stop: ScanStop) -> KvsError {

@@ -68,6 +68,8 @@ mod small_disk;
 #[cfg(test)]
 mod spaces;
 #[cfg(test)]
+mod starts;
+#[cfg(test)]
 mod tombstones;
 #[cfg(test)]
 mod watches;
