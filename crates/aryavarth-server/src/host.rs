@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use aryavarth::{Count, Durability, KvsEngine, Position, Result, Stats};
 
 use crate::clients::Clients;
-use crate::commands::{Cursors, ServerContext};
+use crate::commands::ServerContext;
 use crate::counters::Counters;
 use crate::limits::Limits;
 use crate::server::Shared;
@@ -87,10 +87,6 @@ impl<E: KvsEngine, P: ThreadPool> ServerContext for Shared<E, P> {
 
     fn clients(&self) -> &Clients {
         &self.clients
-    }
-
-    fn cursors(&self) -> &Cursors {
-        &self.cursors
     }
 }
 

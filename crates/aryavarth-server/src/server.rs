@@ -20,8 +20,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::budget::Budget;
 use crate::clients::Clients;
+use crate::commands::ClientState;
 use crate::commands::registry::registry;
-use crate::commands::{ClientState, Cursors};
 use crate::connection::{Connection, close};
 use crate::counters::{Counters, LiveCounters, count};
 use crate::error::{Result, ServerError};
@@ -74,7 +74,6 @@ pub(crate) struct Shared<E, P> {
     pub(crate) compaction: Arc<Mutex<()>>,
     pub(crate) clients: Clients,
     pub(crate) settings: Arc<ServerSettings>,
-    pub(crate) cursors: Cursors,
     /// Set when the server is to stop.
     pub(crate) stop: Arc<watch::Sender<bool>>,
 }
@@ -139,7 +138,6 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
             compaction: Arc::default(),
             clients: Clients::new(registry().rows().len()),
             settings: Arc::new(settings),
-            cursors: Cursors::default(),
             stop: Arc::new(watch::Sender::new(false)),
         };
         let socket = std::sync::Mutex::new(Some(socket));

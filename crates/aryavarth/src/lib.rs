@@ -34,8 +34,8 @@ mod store;
 mod sync;
 
 pub use engine::{
-    Content, Count, Effects, Entry, KeyPage, KeyRange, KvsEngine, Newest, Page, Position, Stored,
-    Transaction, Watch,
+    Content, Count, Effects, Entry, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest, Page, Position,
+    Stored, Transaction, Watch,
 };
 pub use error::{KvsError, Result};
 pub use memory::MemoryEngine;

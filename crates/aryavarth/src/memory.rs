@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::task::{Poll, Waker};
 
 use crate::engine::{
-    Content, Count, Effects, KeyPage, KeyRange, KvsEngine, Newest, Page, Position, Stored,
-    Transaction, Watch, Watches,
+    Content, Count, Effects, Guide, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest, Page, Position,
+    Stored, Transaction, Watch, Watches,
 };
 use crate::error::Result;
 use crate::options::{Clock, Durability, Options, SystemClock};
@@ -36,6 +36,7 @@ pub struct MemoryEngine {
 struct Shared {
     spaces: Mutex<BTreeMap<u32, Space>>,
     watches: Watches,
+    guide: Guide,
     clock: Arc<dyn Clock>,
     /// The latest time that the clock ever told.
     latest_ms: AtomicU64,
@@ -108,6 +109,7 @@ impl MemoryEngine {
         let shared = Shared {
             spaces: Mutex::default(),
             watches: Watches::default(),
+            guide: Guide::new(0),
             clock,
             latest_ms: AtomicU64::new(0),
             expired_keys: AtomicU64::new(0),
@@ -255,6 +257,10 @@ impl KvsEngine for MemoryEngine {
             page.keys.extend((!stored.is_expired(now_ms)).then(|| key.clone()));
         }
         Ok(page)
+    }
+
+    fn walk(&self, cursor: u64, limit: usize) -> Result<KeyWalk> {
+        self.shared.guide.walk(cursor, limit, |range, limit| self.keys(range, limit))
     }
 
     fn count(&self) -> Result<(Count, Position)> {

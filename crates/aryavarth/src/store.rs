@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::compaction;
 use crate::engine::{
-    Count, Entry, KeyPage, KeyRange, KvsEngine, Page, Position, Stored, Transaction, Watch,
+    Count, Entry, KeyPage, KeyRange, KeyWalk, KvsEngine, Page, Position, Stored, Transaction, Watch,
 };
 use crate::error::{KvsError, Result};
 use crate::log::Log;
@@ -33,8 +33,7 @@ const SWEEP_REST: Duration = Duration::from_millis(1);
 const COMPACTOR_REST: Duration = Duration::from_millis(250);
 /// Without writes for this long, a store is at rest.
 const REST_AFTER: Duration = Duration::from_secs(5);
-/// After this long a compaction that gave nothing back is tried again, without new writes: somebody
-/// else may have freed space.
+/// After this long a compaction that gave nothing back is tried again, without new writes.
 const FUTILE_REST: Duration = Duration::from_secs(60);
 /// Entries that a scan asks for at a time.
 const SCAN_ENTRIES: usize = 256;
@@ -188,16 +187,14 @@ impl KvStore {
         self.write(Batch::new().set_until(key, value, expires_at)).map(drop)
     }
 
-    /// The deadline of a key: `None` if there is no such key, `Some(None)` if it has no deadline.
-    /// Returns when what was seen is durable.
+    /// The deadline of a key, when durable: `None` without a key, `Some(None)` without a deadline.
     pub fn deadline(&self, key: &[u8]) -> Result<Option<Option<u64>>> {
         let (stored, position) = KvsEngine::find(self, key)?;
         self.wait(position, self.durability)?;
         Ok(stored.map(|stored| stored.expires_at))
     }
 
-    /// Removes all keys of the space; returns when that is durable. One record, however many keys
-    /// there are.
+    /// Removes all keys of the space by one record; returns when that is durable.
     pub fn clear(&self) -> Result<()> {
         self.commit(&[], |transaction| {
             transaction.clear();
@@ -205,7 +202,7 @@ impl KvStore {
         })
     }
 
-    /// The value of a key; returns when what was seen, be it a value or its absence, is durable.
+    /// The value of a key; returns when the value, or its absence, is durable.
     pub fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let (value, position) = KvsEngine::read(self, key)?;
         self.wait(position, self.durability)?;
@@ -217,8 +214,7 @@ impl KvStore {
         Ok(self.write(Batch::new().remove(key))? > 0)
     }
 
-    /// Writes a batch, all of it or nothing; returns how many of its removals found their key,
-    /// when all is durable.
+    /// Writes a batch, all of it or nothing; returns its removals that found a key, when durable.
     pub fn write(&self, batch: Batch) -> Result<u64> {
         let (removed, position) = KvsEngine::write(self, batch)?;
         self.wait(position, self.durability)?;
@@ -241,10 +237,10 @@ impl KvStore {
         done.map(|(result, _)| result)
     }
 
-    /// The entries of a range, in order; what is returned is durable. Each commit of several keys
-    /// is seen wholly or not at all among 16 to 256 keys that are looked at together (16 while such
-    /// commits follow each other closely). Writes of single keys may come in between, and the range
-    /// as a whole is not seen at one moment. Ends after the first error.
+    /// The entries of a range, in order, each durable when it is returned. Among 16 to 256 keys that
+    /// are looked at together (16 while such commits follow each other closely) each commit of
+    /// several keys is seen wholly or not at all; the range is not seen at one moment. Ends after
+    /// the first error.
     pub fn scan(&self, range: KeyRange) -> Scan {
         Scan { store: self.clone(), rest: Some(range), page: VecDeque::new() }
     }
@@ -479,6 +475,10 @@ impl KvsEngine for KvStore {
 
     fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {
         self.log()?.keys(self.space, range, limit)
+    }
+
+    fn walk(&self, cursor: u64, limit: usize) -> Result<KeyWalk> {
+        Ok(self.log()?.walk_keys(self.space, cursor, limit))
     }
 
     fn count(&self) -> Result<(Count, Position)> {

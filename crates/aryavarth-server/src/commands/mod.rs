@@ -35,5 +35,4 @@ mod tests;
 mod transaction;
 
 pub(crate) use dispatch::{Answer, blind, is_paused, run};
-pub(crate) use keyspace::scan::Cursors;
 pub(crate) use kit::context::{ClientState, ServerContext, Then};

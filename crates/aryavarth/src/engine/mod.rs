@@ -13,12 +13,14 @@
 //! of them, [0](KvsEngine::with_space) at first. A key may have a *deadline*: from then on nobody
 //! sees it, and the engine removes it when it gets to it.
 
+mod guide;
 mod range;
 mod transaction;
 mod watch;
 
 use std::task::{Poll, Waker};
 
+pub(crate) use guide::Guide;
 pub use range::KeyRange;
 pub use transaction::{Content, Effects, Newest, Transaction};
 pub use watch::Watch;
@@ -98,6 +100,17 @@ pub struct KeyPage {
     pub position: Position,
     /// Whether the range has nothing more after these keys.
     pub done: bool,
+}
+
+/// One step of a [walk](KvsEngine::walk) through the keys of a space.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyWalk {
+    /// Keys, in no order; there may be none in a step in the middle.
+    pub keys: Vec<Vec<u8>>,
+    /// The newest thing seen, removed keys that were passed over included.
+    pub position: Position,
+    /// The cursor of the next step; 0 if this was the last one.
+    pub cursor: u64,
 }
 
 /// A key-value store: the contract behind the server, the same for every engine.
@@ -186,6 +199,37 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     /// The first keys of a range, at most `limit`, without their values: reads no file. A page that
     /// is not done has a key.
     fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage>;
+
+    /// One step of a walk through all keys of the space: at most `limit` keys, and the cursor of the
+    /// next step. A walk begins with cursor 0 and ends when a step returns cursor 0. It returns each
+    /// key that is there from its beginning to its end at least once, whatever others write, and
+    /// over a restart too; keys may come twice. No cursor is an error: one that the engine does not
+    /// know begins the walk again. Cursors are below 2^53.
+    ///
+    /// An engine that numbers its keys answers from these numbers. The provided method walks in the
+    /// order of keys and, but for the first step, looks at all keys to find its place.
+    ///
+    /// ```
+    /// use aryavarth::{Batch, KvsEngine, MemoryEngine};
+    ///
+    /// let engine = MemoryEngine::new();
+    /// engine.write(Batch::new().set("a", "1").set("b", "2").set("c", "3"))?;
+    /// let (mut keys, mut cursor) = (Vec::new(), 0);
+    /// loop {
+    ///     let step = engine.walk(cursor, 2)?;
+    ///     keys.extend(step.keys);
+    ///     cursor = step.cursor;
+    ///     if cursor == 0 {
+    ///         break;
+    ///     }
+    /// }
+    /// keys.sort();
+    /// assert_eq!(keys, [b"a", b"b", b"c"]);
+    /// # Ok::<(), aryavarth::KvsError>(())
+    /// ```
+    fn walk(&self, cursor: u64, limit: usize) -> Result<KeyWalk> {
+        Guide::default().walk(cursor, limit, |range, limit| self.keys(range, limit))
+    }
 
     /// How many keys the space has, and the position of what was counted.
     fn count(&self) -> Result<(Count, Position)>;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::range::KeyRange;
-use super::{Count, Stored};
+use super::{Count, Guide, KeyPage, KeyWalk, Stored};
 use crate::error::Result;
 
 /// The newest state, as a closure in [`KvsEngine::commit`](super::KvsEngine::commit) sees it.
@@ -32,6 +32,14 @@ pub trait Newest {
 
     /// The first keys of a range, at most `limit`, and at least one unless there is none.
     fn keys(&mut self, space: u32, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>>;
+
+    /// One step of a walk, as [`KvsEngine::walk`](super::KvsEngine::walk).
+    fn walk(&mut self, space: u32, cursor: u64, limit: usize) -> Result<KeyWalk> {
+        Guide::default().walk(cursor, limit, |range, limit| {
+            let keys = self.keys(space, range, limit)?;
+            Ok(KeyPage { done: keys.is_empty(), keys, ..KeyPage::default() })
+        })
+    }
 
     /// How many keys a space has.
     fn count(&mut self, space: u32) -> Result<Count>;
@@ -183,6 +191,26 @@ impl<'a> Transaction<'a> {
             }
         }
         Ok(keys)
+    }
+
+    /// One step of a walk through the keys of the space, as
+    /// [`KvsEngine::walk`](super::KvsEngine::walk). The first step also has the keys that the
+    /// transaction set, so it may be longer than `limit`.
+    pub fn walk(&mut self, cursor: u64, limit: usize) -> Result<KeyWalk> {
+        let content = self.content(self.space);
+        let below = match content {
+            Content::Old(space) => self.newest.walk(space, cursor, limit)?,
+            Content::New(_) => KeyWalk::default(),
+        };
+        let own = self.writes_of(content).filter(|(_, stored)| cursor == 0 && stored.is_some());
+        let mut keys: Vec<Vec<u8>> = own.map(|(key, _)| key.to_vec()).collect();
+        for key in below.keys {
+            let is_listed = cursor == 0 && matches!(self.written(&key), Ok(Some(_)));
+            if !is_listed && self.contains(&key)? {
+                keys.push(key);
+            }
+        }
+        Ok(KeyWalk { keys, ..below })
     }
 
     /// Keys that may be there: those of the state below and those of the writes, in order.

@@ -6,7 +6,7 @@
 //!   it there under a pin can go on reading it.
 
 use super::entry::{Entry, EntryId, Key};
-use crate::sync::{AtomicU32, AtomicU64, OnceLock, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, OnceLock, Ordering, lock};
 
 /// Entries of one piece of the arena, pieces of a group, and groups: 2^32 entries in all, made
 /// as they are needed, so that an empty store takes little and no writer waits for a large one.
@@ -38,12 +38,48 @@ pub(super) struct Arena {
     /// The first of the entries that may be reused, plus one; their slots hold the next, marked
     /// as a tombstone, so that nobody who compares slots takes it for a value's place.
     free: AtomicU32,
+    /// How many entries were ever given to keys. Only the writer changes it.
+    used: AtomicU32,
+    lists: Mutex<ListNumbers>,
+}
+
+/// The numbers of lists: each is that of one list at a time.
+#[derive(Default)]
+struct ListNumbers {
+    used: u32,
+    free: Vec<u32>,
 }
 
 impl Arena {
     pub(super) fn new() -> Arena {
         let groups = (0..GROUPS).map(|_| OnceLock::new()).collect();
-        Arena { groups, free: AtomicU32::new(0) }
+        Arena { groups, free: AtomicU32::new(0), used: AtomicU32::new(0), lists: Mutex::default() }
+    }
+
+    /// A number for a new list; not 0.
+    pub(super) fn take_list_number(&self) -> u32 {
+        let mut lists = lock(&self.lists);
+        lists.free.pop().unwrap_or_else(|| {
+            lists.used += 1;
+            lists.used
+        })
+    }
+
+    /// Takes the number of a list back that holds no entries and is in nobody's reach.
+    pub(super) fn give_list_number(&self, number: u32) {
+        lock(&self.lists).free.push(number);
+    }
+
+    /// Every entry with a lower number was given to a key at some time, no other was.
+    pub(super) fn used(&self) -> EntryId {
+        self.used.load(Ordering::Acquire)
+    }
+
+    /// An entry that was never used. For the writer only.
+    pub(super) fn take_new(&self) -> EntryId {
+        let id = self.used.load(Ordering::Relaxed);
+        self.used.store(id + 1, Ordering::Release);
+        id
     }
 
     fn chunk(&self, id: EntryId) -> &Chunk {

@@ -10,7 +10,7 @@ use std::cell::UnsafeCell;
 
 use super::arena::{Arena, CHANGING};
 use super::slot::Slot;
-use crate::sync::{AtomicU64, Ordering, spin_loop};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, spin_loop};
 
 /// Key bytes that fit into an entry, which is then 40 bytes.
 pub(super) const INLINE_BYTES: usize = 22;
@@ -54,6 +54,8 @@ pub(super) struct Entry {
     pub(super) slot: AtomicU64,
     key: UnsafeCell<Key>,
     pub(super) id: EntryId,
+    /// The number of the list that holds the entry, 0 while none does.
+    pub(super) list: AtomicU32,
 }
 
 // SAFETY: `key` is the only part that is not `Sync` by itself. It is written only by the writer,
@@ -67,7 +69,7 @@ unsafe impl Send for Entry {}
 
 impl Entry {
     pub(super) fn new(id: EntryId, key: Key) -> Entry {
-        Entry { slot: AtomicU64::new(0), key: UnsafeCell::new(key), id }
+        Entry { slot: AtomicU64::new(0), key: UnsafeCell::new(key), id, list: AtomicU32::new(0) }
     }
 
     /// Gives the entry to a key. For the writer, of an entry that is in nobody's reach.
@@ -81,9 +83,10 @@ impl Entry {
     }
 
     pub(super) fn key(&self) -> &[u8] {
-        // SAFETY: whoever holds a reference to a linked entry (or found it under a pin) is
-        // ordered after the write of its key by the list's own publication, and the key does not
-        // change before the pin ends.
+        // SAFETY: a caller that found the entry in a list, or that read a list's number in `list`,
+        // is ordered after the write of the key by that publication; and since it did so under a
+        // pin, the key does not change before the pin ends: the entry leaves its list, and `list`
+        // becomes 0, an epoch before it is reused.
         #[expect(unsafe_code, reason = "the key is immutable while it can be reached")]
         unsafe { &*self.key.get() }.as_bytes()
     }

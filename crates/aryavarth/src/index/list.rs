@@ -16,7 +16,7 @@ use crossbeam_epoch as epoch;
 use crossbeam_skiplist::SkipList;
 
 use super::arena::Arena;
-use super::entry::{Entry, Found};
+use super::entry::{Entry, EntryId, Found};
 use super::key_ref::{KeyRef, probe};
 use super::slot::{GONE, Slot};
 use crate::engine::{Count, KeyRange};
@@ -27,6 +27,8 @@ pub(super) struct KeyList {
     list: SkipList<KeyRef, ()>,
     // The keys of the list point into it.
     arena: Arc<Arena>,
+    /// What the entries of the list say in [`Entry::list`].
+    number: u32,
     pub(super) keys: AtomicI64,
     expiring: AtomicI64,
     pub(super) live_bytes: AtomicI64,
@@ -42,6 +44,7 @@ impl KeyList {
     pub(super) fn new(arena: &Arc<Arena>) -> KeyList {
         KeyList {
             list: SkipList::new(epoch::default_collector().clone()),
+            number: arena.take_list_number(),
             arena: Arc::clone(arena),
             keys: AtomicI64::new(0),
             expiring: AtomicI64::new(0),
@@ -77,11 +80,13 @@ impl KeyList {
     pub(super) fn link(&self, entry: &Entry) {
         let pin = epoch::pin();
         self.list.insert(KeyRef::new(entry), (), &pin).release(&pin);
+        entry.list.store(self.number, Ordering::Release);
     }
 
     /// Takes a key out of the list; its entry is reused after an epoch.
     pub(super) fn unlink(&self, entry: &Entry) -> bool {
         let pin = epoch::pin();
+        entry.list.store(0, Ordering::Release);
         let node = self.list.remove(&KeyRef::new(entry), &pin);
         let removed = node.is_some();
         if let Some(node) = node {
@@ -98,10 +103,33 @@ impl KeyList {
         let node = self.list.pop_front(pin)?;
         let entry = node.key().entry();
         let slot = Slot(entry.slot.swap(GONE.0, Ordering::AcqRel));
+        entry.list.store(0, Ordering::Release);
         let (arena, id) = (Arc::clone(&self.arena), entry.id);
         node.release(pin);
         pin.defer(move || arena.free(id));
         Some(slot)
+    }
+
+    /// Calls `visit` with the entries by their numbers, from `from` on, until it returns false or
+    /// `max` entries of any list were looked at; returns the entry to go on with if there are more.
+    pub(super) fn visit<'a>(
+        &self,
+        arena: &'a Arena,
+        from: EntryId,
+        max: u32,
+        _pin: &'a epoch::Guard,
+        mut visit: impl FnMut(&'a [u8], Found<'a>) -> bool,
+    ) -> Option<EntryId> {
+        let used = arena.used();
+        let end = from.saturating_add(max).min(used);
+        for id in from..end {
+            let entry = arena.entry(id);
+            let is_here = entry.list.load(Ordering::Acquire) == self.number;
+            if is_here && !visit(entry.key(), Found { entry, arena }) {
+                return Some(id + 1).filter(|next| *next < used);
+            }
+        }
+        Some(end).filter(|next| *next < used)
     }
 
     /// Calls `visit` with the entries of `range` in order until it returns false. The caller
@@ -126,6 +154,12 @@ impl KeyList {
             }
             node = if range.reverse { at.prev() } else { at.next() };
         }
+    }
+}
+
+impl Drop for KeyList {
+    fn drop(&mut self) {
+        self.arena.give_list_number(self.number);
     }
 }
 

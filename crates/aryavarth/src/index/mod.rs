@@ -13,6 +13,7 @@
 //! Compaction may replace a slot's value by compare-and-swap, nothing else.
 
 mod arena;
+mod cursor;
 mod entry;
 mod key_ref;
 mod list;
@@ -31,6 +32,7 @@ use crate::record::Extra;
 use crate::sync::{Arc, Ordering};
 
 use arena::Arena;
+pub(crate) use cursor::Cursors;
 pub(crate) use entry::{EntryId, Found};
 use list::KeyList;
 pub(crate) use slot::Slot;
@@ -156,6 +158,23 @@ impl Index {
         held
     }
 
+    /// Calls `visit` with the entries of a space by their numbers, from `from` on, until it returns
+    /// false or `max` entries of any space were looked at; returns what the space holds, and the
+    /// entry to go on with if there are more. The caller keeps it short, as it holds an epoch.
+    pub(crate) fn visit<'g>(
+        &'g self,
+        space: u32,
+        from: EntryId,
+        max: u32,
+        pin: &'g epoch::Guard,
+        visit: impl FnMut(&'g [u8], Found<'g>) -> bool,
+    ) -> (Held, Option<EntryId>) {
+        let table = self.table.load();
+        let held = table.held(space);
+        let list = table.lists.get(&held.content);
+        (held, list.and_then(|list| list.visit(&self.arena, from, max, pin, visit)))
+    }
+
     /// How many keys a space has.
     pub(crate) fn count(&self, space: u32) -> Count {
         let table = self.table.load();
@@ -215,10 +234,7 @@ impl Index {
         if writer.free.is_empty() {
             writer.free = self.arena.take_free();
         }
-        let id = writer.free.pop().unwrap_or_else(|| {
-            writer.next += 1;
-            writer.next - 1
-        });
+        let id = writer.free.pop().unwrap_or_else(|| self.arena.take_new());
         let entry = self.arena.entry(id);
         entry.assign(key);
         if let Some(deadline) = extra.expires_at {

@@ -8,7 +8,6 @@ use super::entry::EntryId;
 /// What only the writer changes.
 #[derive(Debug, Default)]
 pub(crate) struct IndexWriter {
-    pub(super) next: EntryId,
     pub(super) free: Vec<EntryId>,
     /// By content the deadlines of its keys, in order.
     pub(super) deadlines: BTreeMap<u64, BTreeSet<(u64, EntryId)>>,

@@ -160,6 +160,33 @@ impl Log {
         true
     }
 
+    /// Takes removed keys out of the index, once their absence is durable.
+    pub(super) fn unlink_released(&self, writer: &mut Writer, max: usize) -> usize {
+        let released = self.commit.released();
+        let mut done = 0;
+        while done < max
+            && let Some(first) = writer.unlinks.front()
+            && first.position <= released
+        {
+            self.index.unlink(first.content, first.id, first.slot);
+            writer.unlinks.pop_front();
+            done += 1;
+        }
+        done
+    }
+
+    /// Takes every removed key out of the index whose absence is durable, a few at a time.
+    pub(crate) fn unlink_all_released(&self) -> bool {
+        let mut any = false;
+        loop {
+            let done = self.unlink_released(&mut self.lock_writer(), 256);
+            any |= done > 0;
+            if done < 256 {
+                return any;
+            }
+        }
+    }
+
     /// Takes all removed keys, and all keys of emptied contents, out of the index whose absence is
     /// durable. Afterwards no slot names a record of theirs.
     pub(crate) fn purge_all_released(&self) {

@@ -17,6 +17,7 @@ mod expire;
 mod read;
 mod rotate;
 mod transact;
+mod walk;
 mod write;
 
 use std::collections::VecDeque;
@@ -29,7 +30,9 @@ use crate::commit::Commit;
 use crate::engine::Watches;
 use crate::error::{KvsError, Result};
 use crate::fs::{IoError, Site, take_back, write_counted};
-use crate::index::{Change, Dropped, EntryId, Found, Index, IndexWriter, Slot, TABLE_CONTENT};
+use crate::index::{
+    Change, Cursors, Dropped, EntryId, Found, Index, IndexWriter, Slot, TABLE_CONTENT,
+};
 use crate::manifest::Manifest;
 use crate::options::Options;
 use crate::record::{Frame, FrameRecord, Kind, MARK_BYTES, Mark};
@@ -68,6 +71,7 @@ pub(crate) struct Log {
     /// Odd while a frame with several records, or another content of a space, is being published.
     multi: AtomicU64,
     watches: Watches,
+    cursors: Cursors,
     /// The latest time that the store knows of, in milliseconds since 1970.
     clock_ms: AtomicU64,
     /// The next deadline of all keys.
@@ -216,6 +220,7 @@ impl Log {
             sealing: Mutex::default(),
             multi: AtomicU64::new(0),
             watches: Watches::default(),
+            cursors: Cursors::new(state.store_id, found.manifest.number()),
             clock_ms: AtomicU64::new(state.clock_ms),
             next_deadline_ms: AtomicU64::new(next_deadline_ms),
             expired_keys: AtomicU64::new(0),
@@ -387,33 +392,6 @@ impl Log {
                 segment.note_live(pointer.length);
             } else {
                 segment.note_dead(pointer.offset, pointer.length);
-            }
-        }
-    }
-
-    /// Takes removed keys out of the index, once their absence is durable.
-    fn unlink_released(&self, writer: &mut Writer, max: usize) -> usize {
-        let released = self.commit.released();
-        let mut done = 0;
-        while done < max
-            && let Some(first) = writer.unlinks.front()
-            && first.position <= released
-        {
-            self.index.unlink(first.content, first.id, first.slot);
-            writer.unlinks.pop_front();
-            done += 1;
-        }
-        done
-    }
-
-    /// Takes every removed key out of the index whose absence is durable, a few at a time.
-    pub(crate) fn unlink_all_released(&self) -> bool {
-        let mut any = false;
-        loop {
-            let done = self.unlink_released(&mut self.lock_writer(), 256);
-            any |= done > 0;
-            if done < 256 {
-                return any;
             }
         }
     }

@@ -178,7 +178,7 @@ impl Log {
 
     /// Runs `look`, which loads slots, so that it sees each frame with several records either
     /// wholly or not at all.
-    fn stable<T>(&self, mut look: impl FnMut() -> T) -> T {
+    pub(super) fn stable<T>(&self, mut look: impl FnMut() -> T) -> T {
         loop {
             let before = self.multi.load(Ordering::Acquire);
             if before.is_multiple_of(2) {

@@ -16,7 +16,9 @@ use crossbeam_epoch as epoch;
 
 use super::read::Seen;
 use super::{Log, ROOM_BYTES, Recent};
-use crate::engine::{Content, Count, Effects, KeyRange, Newest, Position, Stored, Transaction};
+use crate::engine::{
+    Content, Count, Effects, KeyRange, KeyWalk, Newest, Position, Stored, Transaction,
+};
 use crate::error::{KvsError, Result};
 use crate::index::{Change, Found, Slot, TABLE_CONTENT, TABLE_KEY, Table};
 use crate::record::{Extra, Frame, check_key, check_size, check_value, record_bytes};
@@ -95,6 +97,10 @@ impl Newest for UnderLock<'_> {
             keys.len() < limit
         });
         Ok(keys)
+    }
+
+    fn walk(&mut self, space: u32, cursor: u64, limit: usize) -> Result<KeyWalk> {
+        Ok(self.log.walk_keys(space, cursor, limit.min(KEYS_MAX)))
     }
 
     fn count(&mut self, space: u32) -> Result<Count> {

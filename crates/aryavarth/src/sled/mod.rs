@@ -31,7 +31,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::commit::Commit;
 use crate::engine::{
-    Count, KeyPage, KeyRange, KvsEngine, Page, Position, Stored, Transaction, Watch,
+    Count, KeyPage, KeyRange, KeyWalk, KvsEngine, Page, Position, Stored, Transaction, Watch,
 };
 use crate::error::{KvsError, Result};
 use crate::options::{Durability, Options};
@@ -230,6 +230,11 @@ impl KvsEngine for SledKvsEngine {
             has_room
         })?;
         Ok(KeyPage { keys, position, done })
+    }
+
+    fn walk(&self, cursor: u64, limit: usize) -> Result<KeyWalk> {
+        let store = self.open()?;
+        store.guide.walk(cursor, limit, |range, limit| self.keys(range, limit))
     }
 
     fn count(&self) -> Result<(Count, Position)> {

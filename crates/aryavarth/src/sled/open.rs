@@ -19,7 +19,7 @@ use super::store::Store;
 use super::sweep::Bell;
 use super::write::{CLOCK, REMOVED_UP_TO};
 use crate::commit::Commit;
-use crate::engine::Watches;
+use crate::engine::{Guide, Watches};
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, Site};
 use crate::manifest::{Manifest, State, manifest_path};
@@ -87,6 +87,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Store, DirLock)> {
         base,
         expired_keys: AtomicU64::new(0),
         watches: Watches::default(),
+        guide: Guide::new(state.store_id),
         flushed: Arc::new(Commit::over(Buffers(db.clone()), base)),
         synced: Arc::new(Commit::over(files, base)),
         bell: Bell::default(),

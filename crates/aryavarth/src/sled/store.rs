@@ -19,7 +19,7 @@ use super::files::{Buffers, Files, failed};
 use super::layout::{self, Found};
 use super::sweep::Bell;
 use crate::commit::Commit;
-use crate::engine::{KeyRange, Position, Stored, Watches};
+use crate::engine::{Guide, KeyRange, Position, Stored, Watches};
 use crate::error::{KvsError, Result};
 use crate::options::Clock;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
@@ -50,6 +50,7 @@ pub(super) struct Store {
     pub(super) keys: AtomicU64,
     pub(super) expired_keys: AtomicU64,
     pub(super) watches: Watches,
+    pub(super) guide: Guide,
     pub(super) flushed: Arc<Commit<Buffers>>,
     pub(super) synced: Arc<Commit<Files>>,
     /// Calls the sweep.

@@ -13,7 +13,9 @@ use super::contents::{Deadline, Table};
 use super::files::failed;
 use super::layout::{self, Entry, content_of, key_of, place};
 use super::store::Store;
-use crate::engine::{Content, Count, Effects, KeyRange, Newest, Position, Stored};
+use crate::engine::{
+    Content, Count, Effects, KeyPage, KeyRange, KeyWalk, Newest, Position, Stored,
+};
 use crate::error::Result;
 use crate::record::{Batch, Write, check_key, check_size, check_value, record_bytes};
 use crate::sync::{Arc, Ordering, lock};
@@ -348,6 +350,14 @@ impl Newest for NewestInSled<'_> {
             has_room
         })?;
         Ok(keys)
+    }
+
+    fn walk(&mut self, space: u32, cursor: u64, limit: usize) -> Result<KeyWalk> {
+        let store = self.store;
+        store.guide.walk(cursor, limit, |range, limit| {
+            let keys = self.keys(space, range, limit)?;
+            Ok(KeyPage { done: keys.len() < limit, keys, ..KeyPage::default() })
+        })
     }
 
     fn count(&mut self, space: u32) -> Result<Count> {

@@ -1,5 +1,5 @@
 //! Deadlines, told as stories on every engine: a key is there until its millisecond comes, and from
-//! then on for nobody, until somebody sets it again.
+//! then on for no reader, until it is set again.
 
 use std::thread;
 use std::time::{Duration, Instant};

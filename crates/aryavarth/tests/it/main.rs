@@ -72,6 +72,8 @@ mod starts;
 #[cfg(test)]
 mod tombstones;
 #[cfg(test)]
+mod walks;
+#[cfg(test)]
 mod watches;
 #[cfg(test)]
 mod workload;

@@ -14,8 +14,8 @@ use std::task::{Poll, Waker};
 
 use aryavarth::fs::{Crash, SimFs};
 use aryavarth::{
-    Batch, Count, Durability, KeyPage, KeyRange, KvStore, KvsEngine, Options, Page, Position,
-    Result, Stats, Stored, Transaction, Watch,
+    Batch, Count, Durability, KeyPage, KeyRange, KeyWalk, KvStore, KvsEngine, Options, Page,
+    Position, Result, Stats, Stored, Transaction, Watch,
 };
 
 use crate::runner::{DIR, TestClock, options};
@@ -129,6 +129,11 @@ impl KvsEngine for Reopened {
 
     fn count(&self) -> Result<(Count, Position)> {
         self.once(KvsEngine::count)
+    }
+
+    /// A walk of several steps begins again with each of them.
+    fn walk(&self, cursor: u64, limit: usize) -> Result<KeyWalk> {
+        self.once(|store| store.walk(cursor, limit))
     }
 
     /// Ends with the life in which it is made, so it knows nothing.

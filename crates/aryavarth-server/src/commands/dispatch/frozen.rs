@@ -7,7 +7,6 @@
 use aryavarth::{Count, Stats};
 
 use crate::clients::Clients;
-use crate::commands::keyspace::scan::Cursors;
 use crate::commands::kit::args::DATABASES;
 use crate::commands::kit::context::ServerContext;
 use crate::counters::Counters;
@@ -79,9 +78,5 @@ impl ServerContext for Frozen<'_> {
 
     fn clients(&self) -> &Clients {
         self.server.clients()
-    }
-
-    fn cursors(&self) -> &Cursors {
-        self.server.cursors()
     }
 }

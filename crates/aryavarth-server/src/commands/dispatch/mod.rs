@@ -237,7 +237,6 @@ impl<E: KvsEngine> Spaces<'_, E> {
     ) -> Result<(Reply, Position), Failure> {
         match &spec.run {
             Run::Read(run) => self.read(may_block, |reader| run(reader, args)),
-            Run::Scan(run) => self.read(may_block, |reader| run(reader, server.cursors(), args)),
             Run::Context(run) => {
                 if spec.flags.has_any(Flags::WAITS) && !may_block {
                     return Err(Failure::WouldBlock);
@@ -289,7 +288,6 @@ fn run_inside(
     };
     let reply = match &spec.run {
         Run::Read(run) => reply_of(run(transaction, args)),
-        Run::Scan(run) => reply_of(run(transaction, server.cursors(), args)),
         Run::Write(run) => reply_of(run(transaction, args)),
         Run::Context(run) => {
             let mut context = Context::new(settings, entry, server, registry());

@@ -10,7 +10,6 @@ use aryavarth::{Count, Durability, Position, Stats, Watch};
 use aryavarth_protocol::Command;
 
 use crate::clients::{ClientHandle, Clients, Shown};
-use crate::commands::keyspace::scan::Cursors;
 use crate::commands::kit::rows::Registry;
 use crate::counters::Counters;
 use crate::limits::Limits;
@@ -176,8 +175,6 @@ pub(crate) trait ServerContext: Send + Sync {
     fn limits(&self) -> &Limits;
     fn settings(&self) -> &ServerSettings;
     fn clients(&self) -> &Clients;
-    /// Where the scans are.
-    fn cursors(&self) -> &Cursors;
 }
 
 /// What a command of the connection or the server works with.

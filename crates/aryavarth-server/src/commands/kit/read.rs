@@ -13,9 +13,6 @@ pub(crate) trait Read {
     /// The clock that deadlines are by.
     fn now_ms(&self) -> u64;
 
-    /// The number of the space.
-    fn space(&self) -> u32;
-
     /// Before work that takes long.
     ///
     /// # Errors
@@ -32,6 +29,10 @@ pub(crate) trait Read {
     /// The first keys of a range, at most `limit`; fewer only if there are no more.
     fn keys(&mut self, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>, Failure>;
 
+    /// One step of a walk through all keys, about `limit` of them, and the cursor of the next one;
+    /// 0 at the end.
+    fn walk(&mut self, cursor: u64, limit: usize) -> Result<(Vec<Vec<u8>>, u64), Failure>;
+
     /// How many keys there are.
     fn count(&mut self) -> Result<Count, Failure>;
 }
@@ -39,10 +40,6 @@ pub(crate) trait Read {
 impl Read for Transaction<'_> {
     fn now_ms(&self) -> u64 {
         Transaction::now_ms(self)
-    }
-
-    fn space(&self) -> u32 {
-        Transaction::space(self)
     }
 
     fn begin_long(&self) -> Result<(), Failure> {
@@ -59,6 +56,11 @@ impl Read for Transaction<'_> {
 
     fn keys(&mut self, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>, Failure> {
         Ok(Transaction::keys(self, range, limit)?)
+    }
+
+    fn walk(&mut self, cursor: u64, limit: usize) -> Result<(Vec<Vec<u8>>, u64), Failure> {
+        let step = Transaction::walk(self, cursor, limit)?;
+        Ok((step.keys, step.cursor))
     }
 
     fn count(&mut self) -> Result<Count, Failure> {
@@ -99,10 +101,6 @@ impl<'a, E: KvsEngine> Reader<'a, E> {
 impl<E: KvsEngine> Read for Reader<'_, E> {
     fn now_ms(&self) -> u64 {
         self.engine.now_ms()
-    }
-
-    fn space(&self) -> u32 {
-        self.engine.space()
     }
 
     fn begin_long(&self) -> Result<(), Failure> {
@@ -147,6 +145,13 @@ impl<E: KvsEngine> Read for Reader<'_, E> {
             }
         }
         Ok(keys)
+    }
+
+    fn walk(&mut self, cursor: u64, limit: usize) -> Result<(Vec<Vec<u8>>, u64), Failure> {
+        self.begin_long()?;
+        let step = self.engine.walk(cursor, limit)?;
+        self.position = self.position.max(step.position);
+        Ok((step.keys, step.cursor))
     }
 
     fn count(&mut self) -> Result<Count, Failure> {

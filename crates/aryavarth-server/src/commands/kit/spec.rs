@@ -3,7 +3,6 @@
 use aryavarth::{Batch, Transaction};
 use aryavarth_protocol::Reply;
 
-use crate::commands::keyspace::scan::Cursors;
 use crate::commands::kit::args::Args;
 use crate::commands::kit::context::{Context, ServerContext};
 use crate::commands::kit::failure::Failure;
@@ -52,8 +51,6 @@ pub(crate) type Blind = fn(&Args<'_>, &dyn ServerContext) -> Option<Batch>;
 pub(crate) enum Run {
     /// Looks at keys: runs on what is there, or inside a transaction.
     Read(fn(&mut dyn Read, &Args<'_>) -> Outcome),
-    /// Looks at keys page by page, and remembers where it stopped.
-    Scan(fn(&mut dyn Read, &Cursors, &Args<'_>) -> Outcome),
     /// Changes keys. It writes last: what it returns an error for, it has not changed.
     Write(fn(&mut Transaction<'_>, &Args<'_>) -> Outcome),
     /// Concerns the connection or the server, and no key.
@@ -68,7 +65,6 @@ impl std::fmt::Debug for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Run::Read(_) => "Read",
-            Run::Scan(_) => "Scan",
             Run::Write(_) => "Write",
             Run::Context(_) => "Context",
             Run::Transaction(_) => "Transaction",

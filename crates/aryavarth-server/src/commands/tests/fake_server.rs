@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aryavarth::{Count, Durability, KvsEngine, MemoryEngine, Stats};
 
 use crate::clients::Clients;
+use crate::commands::ServerContext;
 use crate::commands::registry::registry;
-use crate::commands::{Cursors, ServerContext};
 use crate::counters::Counters;
 use crate::limits::Limits;
 use crate::settings::ServerSettings;
@@ -23,12 +23,11 @@ pub(super) struct FakeServer {
     pub(super) limits: Limits,
     pub(super) settings: ServerSettings,
     pub(super) clients: Clients,
-    cursors: Cursors,
     compactions: AtomicU64,
 }
 
 impl FakeServer {
-    pub(super) fn new(engine: MemoryEngine, limits: Limits, cursors: Cursors) -> Self {
+    pub(super) fn new(engine: MemoryEngine, limits: Limits) -> Self {
         let directory = "/data".to_owned();
         FakeServer {
             engine,
@@ -36,7 +35,6 @@ impl FakeServer {
             settings: ServerSettings::new(LISTEN.into(), directory, Durability::Always, &limits),
             limits,
             clients: Clients::new(registry().rows().len()),
-            cursors,
             compactions: AtomicU64::new(0),
         }
     }
@@ -94,9 +92,5 @@ impl ServerContext for FakeServer {
 
     fn clients(&self) -> &Clients {
         &self.clients
-    }
-
-    fn cursors(&self) -> &Cursors {
-        &self.cursors
     }
 }

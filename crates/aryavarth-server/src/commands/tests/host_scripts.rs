@@ -13,7 +13,7 @@ use aryavarth::{Durability, MemoryEngine, Position};
 use aryavarth_protocol::{Command, Reply};
 
 use super::fake_server::FakeServer;
-use crate::commands::{ClientState, Cursors, Then, is_paused, run};
+use crate::commands::{ClientState, Then, is_paused, run};
 use crate::limits::Limits;
 
 /// Runs commands on connections.
@@ -24,7 +24,7 @@ pub(super) struct Runner {
 
 impl Runner {
     pub(super) fn new() -> Self {
-        let server = FakeServer::new(MemoryEngine::new(), Limits::default(), Cursors::default());
+        let server = FakeServer::new(MemoryEngine::new(), Limits::default());
         Runner { server, connections: BTreeMap::new() }
     }
 
