@@ -4,7 +4,7 @@
 //! - Every byte is looked at once, however small the pieces are in which it arrives.
 //! - It decides only where the object ends. Whether it is JSON is decided by the decoder, on the
 //!   whole; but a byte that no JSON has outside its strings is refused at once, so that a person
-//!   who types nonsense does not wait for a closing brace.
+//!   typing nonsense does not wait for a closing brace.
 
 use memchr::memchr2;
 
@@ -23,7 +23,7 @@ pub(crate) struct Extent {
     escaped: bool,
 }
 
-/// What a scan found.
+/// The result of a scan.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// The object takes this many bytes.
@@ -50,8 +50,8 @@ impl Extent {
                 b'{' | b'[' => {
                     self.depth += 1;
                     if self.depth > DEPTH_MAX {
-                        let what = format!("it is nested more than {DEPTH_MAX} levels deep");
-                        return Found::Bad(what);
+                        let reason = format!("it is nested more than {DEPTH_MAX} levels deep");
+                        return Found::Bad(reason);
                     }
                 }
                 b'}' | b']' => {
@@ -71,7 +71,7 @@ impl Extent {
         Found::More
     }
 
-    /// Goes on to the end of the string, or of what has arrived.
+    /// Goes on to the end of the string, or of the input so far.
     fn scan_string(&mut self, object: &[u8]) {
         if self.escaped {
             self.escaped = false;

@@ -1,4 +1,4 @@
-//! Where a fuzzer comes in: whatever a client sends, the session ends in requests, replies or one
+//! The fuzzer's entry: any input of a client ends in requests, replies or one
 //! last error.
 //!
 //! [`session`] and [`resp`] take any bytes and panic where a property fails. The targets in `fuzz/`
@@ -6,11 +6,11 @@
 //! these only.
 //!
 //! Properties:
-//! - The same bytes mean the same, in whatever pieces they arrive: same events, same replies.
+//! - The same bytes mean the same, however they are cut into pieces: same events, same replies.
 //! - Every request and every error is answered once, in order and in the protocol that the client
 //!   speaks; nothing comes after the last event.
-//! - What a request or a command is written as is read as the same.
-//! - What is kept of the input is bounded by the limits and one feed.
+//! - The written form of a request or a command is read as the same.
+//! - The kept input is bounded by the limits and one feed.
 
 use crate::event::Event;
 use crate::limits::Limits;
@@ -18,14 +18,14 @@ use crate::message::{Request, Response};
 use crate::resp::{Command, LINE_BYTES_MAX, Reply};
 use crate::session::Session;
 
-/// What a conversation came to.
+/// The outcome of a conversation.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Heard {
     events: Vec<Event>,
     sent: Vec<u8>,
 }
 
-/// What a conversation begins with.
+/// The state in which a conversation begins.
 #[derive(Clone, Copy, Debug)]
 struct Setup {
     limits: Limits,
@@ -47,11 +47,15 @@ pub fn session(data: &[u8]) {
     conversation(how, Setup::of(limits(how)), data);
 }
 
-/// The same for the Redis protocol: its second byte says who the client is and what it hears.
+/// The same for the Redis protocol: its second byte says whether the client is authenticated, and its version.
 pub fn resp(data: &[u8]) {
-    let [how, who, data @ ..] = data else { return };
-    let version = if who & 2 == 0 { 2 } else { 3 };
-    conversation(*how, Setup { limits: limits(*how), authenticated: who & 1 == 0, version }, data);
+    let [how, client, data @ ..] = data else { return };
+    let version = if client & 2 == 0 { 2 } else { 3 };
+    conversation(
+        *how,
+        Setup { limits: limits(*how), authenticated: client & 1 == 0, version },
+        data,
+    );
 }
 
 fn limits(how: u8) -> Limits {
@@ -132,7 +136,7 @@ fn written(command: &Command) -> Vec<u8> {
     bytes
 }
 
-/// Feeds pieces to a session and answers what they mean.
+/// Feeds pieces to a session and answers its events.
 fn converse<'a>(setup: &Setup, pieces: impl IntoIterator<Item = &'a [u8]>) -> Heard {
     let limits = setup.limits;
     let mut session = Session::new(limits);
@@ -153,7 +157,7 @@ fn converse<'a>(setup: &Setup, pieces: impl IntoIterator<Item = &'a [u8]>) -> He
     assert!(matches!(heard.events.last(), Some(Event::Broken(_) | Event::End)), "it ends");
     session.feed(b"{\"Get\":{\"key\":\"late\"}}");
     assert_eq!(session.next_event(), None, "and nothing comes after that");
-    // A disk that stops working in the end: what still waits is answered all the same.
+    // A disk that stops working in the end: replies that still wait leave as errors.
     while session.awaited_position().is_some() {
         session.fail_awaited("the disk is gone");
         send(&mut session, &mut heard);
@@ -185,7 +189,7 @@ fn answer(session: &mut Session, heard: &mut Heard, position: &mut u64) {
     session.trim(true);
 }
 
-/// What an engine might say.
+/// A reply that an engine might give.
 fn response(request: &Request) -> Response {
     match request {
         Request::Set { .. } | Request::Compact {} => Response::Ok(None),
@@ -197,7 +201,7 @@ fn response(request: &Request) -> Response {
     }
 }
 
-/// Sends what is ready, half of it first.
+/// Sends the replies that are ready, half of the bytes first.
 fn send(session: &mut Session, heard: &mut Heard) {
     while !session.output().is_empty() {
         let half = session.output().len().div_ceil(2);
@@ -213,7 +217,7 @@ mod tests {
 
     use super::*;
 
-    /// What fuzzers found, and what they began with.
+    /// The inputs that fuzzers found, and those that they began with.
     fn replay(target: &str, run: fn(&[u8])) {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
         let files = fs::read_dir(corpus.join(target)).unwrap();

@@ -26,7 +26,7 @@ pub(crate) fn read(
         return Some(broken(&format!("unexpected `{shown}` after a request; {EXAMPLE}")));
     }
     let limit = limits.wire_bytes_max();
-    // Not further than where a longer request is refused, or what it is refused for would depend on
+    // Not further than where a longer request is refused, or the reason of the refusal would depend on
     // the pieces in which it arrives.
     let looked_at = &input[..input.len().min(limit.saturating_add(1))];
     match extent.scan(looked_at) {
@@ -62,7 +62,7 @@ fn too_long(limit: usize) -> Event {
     broken(&format!("the request is too long: the limit is {limit} bytes"))
 }
 
-/// Decodes a request whose extent is known. What is JSON but no request leaves the framing intact.
+/// Decodes a request whose extent is known. JSON that is not a request leaves the framing intact.
 fn decode(json: &[u8], limits: &Limits) -> Event {
     let error = match serde_json::from_slice::<Request>(json) {
         Ok(request) => {

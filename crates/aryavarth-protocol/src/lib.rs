@@ -1,7 +1,7 @@
 //! Aryavarth's wire protocols: bytes to requests and replies, without any I/O.
 //!
 //! A [`Session`] is one connection's side of the conversation. It is fed bytes, in pieces of any
-//! size, and says what they mean, one [`Event`] after another; it is given replies and says which
+//! size, and returns one [`Event`] after another; it is given replies and says which
 //! bytes to send. It knows no socket, no clock and no engine, so it can be scripted and fuzzed
 //! without them.
 //!
@@ -16,7 +16,7 @@
 //! assert_eq!(session.output(), b"{\"Ok\":\"Aryavarth\"}\n");
 //! ```
 //!
-//! What it speaks, JSON or the Redis protocol, the client decides by its first bytes.
+//! The first bytes of a connection decide whether it speaks JSON or the Redis protocol.
 //! The format on the wire is described in `docs/protocol.md`.
 
 mod event;

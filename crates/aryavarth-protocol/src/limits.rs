@@ -1,4 +1,4 @@
-//! What a session accepts from a stranger.
+//! The limits on a stranger's input.
 //!
 //! Everything that a client can make grow has a limit here; the error that a client sees names it.
 
@@ -28,7 +28,7 @@ impl Default for Limits {
 
 impl Limits {
     /// The longest request that can be within the limits of key and value: JSON spends at most six
-    /// bytes on a byte of text. What is longer is refused before it has arrived.
+    /// bytes on a byte of text. A longer one is refused before it has arrived.
     pub(crate) fn wire_bytes_max(&self) -> usize {
         let payload = self.value_bytes_max.saturating_add(self.key_bytes_max.saturating_mul(2));
         payload.saturating_mul(6).saturating_add(4096).min(self.request_bytes_max)

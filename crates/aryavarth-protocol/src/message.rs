@@ -1,4 +1,4 @@
-//! Requests and responses: what a client can ask and what it hears.
+//! Requests and responses of the JSON protocol.
 //!
 //! Both are JSON objects with one field that names the variant, which is the external form of
 //! serde's enums: `{"Get":{"key":"k"}}` is answered by `{"Ok":"v"}`. Fields that are not known are
@@ -11,7 +11,7 @@ use crate::limits::Limits;
 /// The message of the error for a key that does not exist; clients recognise it by its text.
 pub const KEY_NOT_FOUND: &str = "Key not found";
 
-/// What a client can ask.
+/// A request in JSON.
 ///
 /// ```
 /// use aryavarth_protocol::Request;
@@ -43,7 +43,7 @@ pub enum Request {
     /// A page of keys and values, in the order of the keys' bytes. Answered by
     /// `{"Entries":[["k","v"],...]}`; a page with fewer entries than `limit` is the last.
     Scan {
-        /// What the keys begin with; all keys if it is empty or left out.
+        /// The beginning of the keys to list; all keys if it is empty or left out.
         #[serde(default)]
         prefix: String,
         /// Start behind this key; from the beginning if it is null or left out.
@@ -53,7 +53,7 @@ pub enum Request {
         #[serde(default = "limit_default")]
         limit: u64,
     },
-    /// Rewrite the files without what is dead. Answered by `{"Ok":null}` when it is done.
+    /// Rewrite the files without dead records. Answered by `{"Ok":null}` when it is done.
     Compact {},
 }
 
@@ -93,7 +93,7 @@ fn check_bytes(what: &str, text: &str, limit: usize) -> Result<(), String> {
     Err(format!("the {what} is too large: {} bytes, the limit is {limit}", text.len()))
 }
 
-/// What a client hears.
+/// A reply in JSON.
 ///
 /// ```
 /// use aryavarth_protocol::Response;
@@ -113,7 +113,7 @@ pub enum Response {
 }
 
 impl Response {
-    /// Bytes of text in the response: about what it takes on the wire.
+    /// Bytes of text in the response: about its length on the wire.
     pub fn text_bytes(&self) -> usize {
         match self {
             Response::Ok(value) => value.as_deref().map_or(0, str::len),

@@ -1,17 +1,17 @@
 //! One connection's side of the conversation.
 //!
-//! Bytes go in by [`feed`](Session::feed), what they mean comes out of
+//! Bytes go in by [`feed`](Session::feed), their meaning comes out of
 //! [`next_event`](Session::next_event); replies go in by [`reply`](Session::reply) or
 //! [`reply_resp`](Session::reply_resp), the bytes to send come out of [`output`](Session::output).
 //!
 //! Invariants:
-//! - The same bytes mean the same, in whatever pieces they arrive; each is looked at once.
+//! - The same bytes mean the same, however they are cut into pieces; each is looked at once.
 //! - Events come in the order of the input, and each request or error is answered once, in order.
 //! - After a [`Event::Broken`] nothing that arrives is looked at: where a request would begin is
 //!   no longer known, and guessing would let one protocol smuggle requests into another.
-//! - What is kept of the input is at most the limit of one request, or of a first line that may be
-//!   HTTP, and what one feed added.
-//! - What is said to a client is said in its own protocol.
+//! - The kept input is at most the limit of one request, or of a first line that may be HTTP, and
+//!   the bytes of one feed.
+//! - A client hears everything, errors included, in its own protocol.
 
 use bytes::{Buf, BytesMut};
 
@@ -32,13 +32,13 @@ pub struct Session {
     /// JSON is spoken here.
     json: bool,
     protocol: Option<Protocol>,
-    /// What arrived and is not done with.
+    /// Bytes that arrived and are not consumed.
     input: BytesMut,
     /// The scan of the JSON request that begins there.
     extent: Extent,
     /// The search for the command that begins there.
     parser: Parser,
-    /// What a client of the Redis protocol hears.
+    /// The version in which replies of the Redis protocol are written.
     version: Version,
     /// The client will send nothing more.
     ended: bool,
@@ -87,7 +87,7 @@ impl Session {
         self.ended = true;
     }
 
-    /// What arrived next, or `None` until more has.
+    /// The next event, or `None` until more input has arrived.
     pub fn next_event(&mut self) -> Option<Event> {
         if self.over {
             return None;
@@ -114,14 +114,14 @@ impl Session {
         self.version = if version == 3 { Version::Resp3 } else { Version::Resp2 };
     }
 
-    /// Whether the client has said who it is, if it has to. Until it has, a command of the Redis
+    /// Whether the client is authenticated, if it has to be. Until it is, a command of the Redis
     /// protocol may have 10 arguments of 16 KiB each, as in Redis. By default there is nothing to
     /// say. To be changed before the next event is taken.
     pub fn set_authenticated(&mut self, authenticated: bool) {
         self.parser.authenticated = authenticated;
     }
 
-    /// Gives the conversation up: what arrives from now on is not looked at. Returns the last bytes
+    /// Gives the conversation up: input from now on is not read. Returns the last bytes
     /// to send, for [`reply_raw`](Session::reply_raw).
     pub fn give_up(&mut self, message: &str) -> Vec<u8> {
         self.over = true;
@@ -130,8 +130,8 @@ impl Session {
         bytes
     }
 
-    /// Ends the conversation without a word: nothing more is read out of the input, be it what has
-    /// arrived already. Replies that are owed can still be given.
+    /// Ends the conversation without a word: nothing more is read out of the input, even if it
+    /// has arrived already. Replies that are owed can still be given.
     pub fn stop_reading(&mut self) {
         self.over = true;
     }
@@ -152,8 +152,8 @@ impl Session {
         self.input = BytesMut::from(&self.input[..]);
     }
 
-    /// Frees what an idle conversation does not need, so that thousands of them cost little; of an
-    /// empty input buffer, all if `with_input`. What is left of the rest is less than 4 KiB.
+    /// Frees the memory that an idle conversation does not need, so that thousands of them cost
+    /// little; of an empty input buffer, all if `with_input`. Less than 4 KiB of the rest is left.
     pub fn trim(&mut self, with_input: bool) {
         if with_input && self.input.is_empty() {
             self.input = BytesMut::new();
@@ -280,8 +280,8 @@ impl Session {
             None if self.input.is_empty() => Some(Event::End),
             None => {
                 let bytes = self.input.len();
-                let what = format!("the input ended inside a command, after {bytes} bytes of it");
-                Some(self.broken(&format!("ERR Protocol error: {what}")))
+                let reason = format!("the input ended inside a command, after {bytes} bytes of it");
+                Some(self.broken(&format!("ERR Protocol error: {reason}")))
             }
         }
     }

@@ -5,7 +5,7 @@
 //! but a first line that names a version of HTTP gets an answer in HTTP. (A line that begins with a
 //! letter is complete only with its end, so waiting for the end delays no command.)
 //!
-//! Invariant: the decision is the same in whatever pieces the bytes arrive.
+//! Invariant: the decision is the same however the bytes are cut into pieces.
 
 use memchr::memchr;
 

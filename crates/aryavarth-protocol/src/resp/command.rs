@@ -120,7 +120,7 @@ impl Command {
         Command::new(bytes.into(), parts)
     }
 
-    /// The name, as it was sent, in whatever case.
+    /// The name as it was sent, in any case.
     pub fn name(&self) -> &[u8] {
         self.part(self.parts.as_slice()[0])
     }
@@ -141,7 +141,7 @@ impl Command {
         self.parts.as_slice()[1..].iter().map(|part| self.part(*part))
     }
 
-    /// Bytes that the command takes: what it was on the wire, and the list of its arguments.
+    /// Bytes that the command takes: its length on the wire, and the list of its arguments.
     pub fn bytes(&self) -> usize {
         self.bytes.len() + self.parts.heap_bytes()
     }

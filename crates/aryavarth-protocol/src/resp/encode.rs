@@ -1,7 +1,7 @@
 //! Replies as bytes, in the version that the client speaks.
 //!
-//! Everything is written straight into the buffer that is sent. Invariant: whatever a reply
-//! contains, what is written is one whole reply; an error or a simple text cannot break its line.
+//! Everything is written straight into the buffer that is sent. Invariant: every
+//! reply, with any content, is written as one whole reply; an error or a simple text cannot break its line.
 
 use super::reply::Reply;
 

@@ -4,8 +4,8 @@
 //! `\r`, `\t`, `\b`, `\a`, `\xHH`, and a backslash before anything else); single quotes know `\'`
 //! only. A closing quote ends its argument, so white space or nothing has to follow.
 //!
-//! Invariant: arguments are decoded in place, which works because no argument is longer than what
-//! it is written as; so an inline command is a part of the input like any other.
+//! Invariant: arguments are decoded in place, which works because no argument is longer than its
+//! written form; so an inline command is a part of the input like any other.
 
 use super::command::Parts;
 
@@ -38,7 +38,7 @@ pub(super) fn split(line: &mut [u8], base: usize, parts: &mut Parts) -> Option<(
     }
 }
 
-/// Decodes what follows the opening `quote`, up to and with the closing one. Returns where it ends.
+/// Decodes the text behind the opening `quote`, up to and with the closing one. Returns its end.
 fn unquote(line: &mut [u8], quote: u8, mut read: usize, written: &mut usize) -> Option<usize> {
     loop {
         let (byte, bytes) = match line.get(read..)? {
@@ -62,7 +62,7 @@ fn unquote(line: &mut [u8], quote: u8, mut read: usize, written: &mut usize) -> 
     }
 }
 
-/// What a backslash before `byte` makes of it.
+/// The byte that a backslash before `byte` stands for.
 fn unescaped(byte: u8) -> u8 {
     match byte {
         b'n' => b'\n',
@@ -119,7 +119,7 @@ mod tests {
     fn double_quotes_know_escapes() {
         assert_eq!(args(r#"a "b c" """#).unwrap(), "[a, b c, ]");
         assert_eq!(args(r#""\n\r\t\b\a\q\x4a\x4A\xfF""#).unwrap(), r"[\n\r\t\x08\x07qJJ\xff]");
-        // What only begins like a hexadecimal escape is a backslash before an x.
+        // An incomplete hexadecimal escape is a backslash before an x.
         assert_eq!(args(r#""\x4""#).unwrap(), "[x4]");
         assert_eq!(args(r#""\x4g""#).unwrap(), "[x4g]");
         assert_eq!(args(r#"a"b c""#).unwrap(), "[ab c]");

@@ -1,4 +1,4 @@
-//! The Redis protocol, RESP2 and RESP3: what a client sends and what it hears.
+//! The Redis protocol, RESP2 and RESP3: commands in, replies out.
 
 mod command;
 mod encode;

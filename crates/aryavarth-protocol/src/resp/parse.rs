@@ -1,12 +1,12 @@
 //! Commands of the Redis protocol, found in the input while it arrives.
 //!
 //! Invariants:
-//! - Each byte is looked at once, in whatever pieces the input arrives; a bulk is not looked at but
+//! - Each byte is looked at once, however the input is cut into pieces; a bulk is not looked at but
 //!   counted. (The bytes of an inline command are looked for its end and then cut.)
 //! - Nothing is allocated by a length that was only announced.
 //! - The commands at hand become one shared piece of the input, which is split off once, and their
 //!   arguments are parts of it. They wait as a batch of bounded length.
-//! - What is wrong in the input is told after the commands before it, once, and nothing after it
+//! - An error in the input is told after the commands before it, once, and nothing after it
 //!   is looked at.
 
 use std::borrow::Cow;
@@ -25,17 +25,17 @@ use crate::limits::Limits;
 pub(crate) const LINE_BYTES_MAX: usize = 64 << 10;
 /// The most arguments of a command.
 const ARGS_MAX: i64 = 1 << 20;
-/// The most arguments of a command of a client that has not said who it is.
+/// The most arguments of a command of a client that is not authenticated.
 const ARGS_UNAUTHENTICATED_MAX: i64 = 10;
 /// The longest argument of such a client.
 const BULK_BYTES_UNAUTHENTICATED_MAX: i64 = 16 << 10;
 /// How many commands are found at a time: enough to share a piece among them, and few enough that
-/// what is known about them takes little beside it.
+/// the list of them takes little beside it.
 const BATCH_COMMANDS_MAX: usize = 128;
 /// Commands that an idle parser keeps room for.
 const IDLE_COMMANDS: usize = 4;
 
-/// What was found.
+/// The result of a search.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     Command(Command),
@@ -64,14 +64,14 @@ const BULK: Length = Length {
 /// The state of the search. Offsets are bytes of the input buffer.
 #[derive(Debug)]
 pub(crate) struct Parser {
-    /// A client that has not said who it is is held to narrower limits.
+    /// A client that is not authenticated is held to narrower limits.
     pub(crate) authenticated: bool,
     /// Commands that were found: where in `piece`, and where their arguments are.
     found: VecDeque<(Range<usize>, Parts)>,
     piece: Bytes,
     /// Bytes of `piece` that belong to commands that were handed out.
     handed_out: usize,
-    /// What was found behind them.
+    /// The error that was found behind them.
     broken: Option<Broken>,
     /// Where the command begins that is looked at.
     start: usize,
@@ -105,7 +105,7 @@ impl Default for Parser {
 }
 
 impl Parser {
-    /// What comes next in the input, if it has arrived. Takes it from `input`, to which the caller
+    /// The next command or error in the input, if it has arrived. Takes it from `input`, to which the caller
     /// only appends.
     pub(crate) fn next(&mut self, input: &mut BytesMut, limits: &Limits) -> Option<Found> {
         if self.found.is_empty() && self.broken.is_none() {
@@ -130,14 +130,14 @@ impl Parser {
         self.piece.len() - self.handed_out
     }
 
-    /// Frees what is not needed to wait.
+    /// Frees memory that an idle parser does not need.
     pub(crate) fn trim(&mut self) {
         self.found.shrink_to(IDLE_COMMANDS);
     }
 
     /// Finds the commands at hand and splits them off.
     fn find(&mut self, input: &mut BytesMut, limits: &Limits) {
-        // Before it is known who asks, one at a time: the first may change what the next may be.
+        // One at a time before authentication: the first may change what the next may be.
         let commands_max = if self.authenticated { BATCH_COMMANDS_MAX } else { 1 };
         let mut end = 0;
         while self.found.len() < commands_max {
@@ -157,7 +157,7 @@ impl Parser {
         if end > 0 {
             self.piece = input.split_to(end).freeze();
         }
-        // What says nothing, such as an empty line.
+        // Input that is no command, such as an empty line.
         input.advance(self.start - end);
         self.at -= self.start;
         self.start = 0;
@@ -330,7 +330,7 @@ fn request_max(limits: &Limits) -> usize {
 }
 
 /// A length of few digits, which is nearly all of them, and the bytes of its line: `$3\r\n` has the
-/// length 3 and 4 bytes. `None` if that is not what stands here, or not all of it has arrived.
+/// length 3 and 4 bytes. `None` if no such length stands here, or not all of it has arrived.
 #[inline]
 fn short_length(line: &[u8]) -> Option<(i64, usize)> {
     let mut number = 0;

@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 
-/// What a client of the Redis protocol hears. How it is written depends on the version that the
-/// client speaks: what RESP2 has no form for is written as what Redis writes instead.
+/// A reply of the Redis protocol. Its written form depends on the version that the client speaks: a
+/// kind that RESP2 lacks is written as Redis writes it there.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     /// `+OK`: a short text without line breaks.
     Simple(Cow<'static, str>),
     /// `-ERR ...`: an error, which begins with its kind; line breaks are written as spaces. It may
-    /// quote what the client sent, so it is bytes.
+    /// quote the client's input, so it is bytes.
     Error(Cow<'static, [u8]>),
     /// `:1`.
     Integer(i64),
@@ -35,7 +35,7 @@ pub enum Reply {
     Set(Vec<Reply>),
     /// `>2`, or an array in RESP2.
     Push(Vec<Reply>),
-    /// `|1`: what is said about the reply that follows; left out in RESP2.
+    /// `|1`: attributes of the reply that follows; left out in RESP2.
     Attributed(Vec<(Reply, Reply)>, Box<Reply>),
 }
 
