@@ -45,7 +45,7 @@ impl AsyncKvsClient {
     /// Connects to a server, for example at "127.0.0.1:4000".
     ///
     /// # Errors
-    /// [`ClientError::Connect`] if nobody answers there.
+    /// [`ClientError::Connect`] if no server answers there.
     pub async fn connect(addr: impl ToSocketAddrs + fmt::Debug) -> Result<Self> {
         AsyncKvsClient::connect_with(addr, Timeouts::default()).await
     }
@@ -99,7 +99,7 @@ impl AsyncKvsClient {
         self.call(Request::Scan { prefix, after, limit }).await?.entries()
     }
 
-    /// Has the server rewrite its files without what is dead; returns when that is done.
+    /// Has the server rewrite its files without dead records; returns when that is done.
     pub async fn compact(&mut self) -> Result<()> {
         self.call(Request::Compact {}).await?.done()
     }
@@ -167,8 +167,8 @@ impl AsyncKvsClient {
             let mut sending = pin!(send(&mut writer, course.bytes_left(), write, sent_bytes));
             let mut reading = pin!(read_replies(&mut reader, course.replies_left(), read, replies));
             let mut is_sent = false;
-            // Until there is no more to read: whatever the server does not take by then will never
-            // be answered.
+            // Until there is no more to read: a request that the server has not taken by then will
+            // never be answered.
             let all_read = poll_fn(|context| {
                 is_sent = is_sent || sending.as_mut().poll(context).is_ready();
                 reading.as_mut().poll(context)

@@ -19,8 +19,8 @@ use crate::pipeline::{Attempt, Course, Pipeline, Reply, closed, single, timed_ou
 
 /// The longest reply that is taken, in bytes.
 pub(crate) const REPLY_BYTES_MAX: u64 = 1 << 30;
-/// What any connection takes without its replies being read, in bytes.
-const SEND_BYTES_MAX: usize = 16 << 10;
+/// Bytes that any connection takes without its replies being read.
+pub(crate) const SEND_BYTES_MAX: usize = 16 << 10;
 
 /// How long the client waits for the network and the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl KvsClient {
     /// Connects to a server, for example at "127.0.0.1:4000".
     ///
     /// # Errors
-    /// [`ClientError::Connect`] if nobody answers there.
+    /// [`ClientError::Connect`] if no server answers there.
     pub fn connect(addr: impl ToSocketAddrs + fmt::Debug) -> Result<Self> {
         KvsClient::connect_with(addr, Timeouts::default())
     }
@@ -116,7 +116,7 @@ impl KvsClient {
         self.call(Request::Scan { prefix, after, limit })?.entries()
     }
 
-    /// Has the server rewrite its files without what is dead; returns when that is done.
+    /// Has the server rewrite its files without dead records; returns when that is done.
     pub fn compact(&mut self) -> Result<()> {
         self.call(Request::Compact {})?.done()
     }
@@ -175,26 +175,30 @@ impl KvsClient {
     }
 
     fn dial(&self) -> io::Result<BufReader<TcpStream>> {
-        let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for addr in &self.addrs {
-            match self.dial_one(addr) {
-                Ok(stream) => return Ok(BufReader::new(stream)),
-                Err(error) => failed = error,
-            }
-        }
-        Err(failed)
-    }
-
-    fn dial_one(&self, addr: &SocketAddr) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect_timeout(addr, self.timeouts.connect)?;
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(self.timeouts.write)?;
-        Ok(stream)
+        dial(&self.addrs, &self.timeouts).map(BufReader::new)
     }
 
     fn shown_addrs(&self) -> String {
         shown(&self.addrs)
     }
+}
+
+/// Connects to the first of the addresses that takes a connection.
+pub(crate) fn dial(addrs: &[SocketAddr], timeouts: &Timeouts) -> io::Result<TcpStream> {
+    let dial_one = |addr: &SocketAddr| {
+        let stream = TcpStream::connect_timeout(addr, timeouts.connect)?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(timeouts.write)?;
+        Ok(stream)
+    };
+    let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for addr in addrs {
+        match dial_one(addr) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 /// Whether the server has neither closed the connection nor said anything unasked, so that a
@@ -237,7 +241,7 @@ fn exchange(
             Ok(sender) => {
                 read_replies(connection, course, &mut attempt);
                 if attempt.failure.is_some() {
-                    // Whatever the server does not take by now will never be answered.
+                    // A request that the server has not taken by now will never be answered.
                     drop(connection.get_ref().shutdown(Shutdown::Both));
                 }
                 sender.join().unwrap_or(bytes.len())
@@ -252,7 +256,7 @@ fn exchange(
 }
 
 /// Sends as much as the server takes; returns how much left.
-fn send(stream: &mut TcpStream, bytes: &[u8]) -> usize {
+pub(crate) fn send(stream: &mut TcpStream, bytes: &[u8]) -> usize {
     let mut sent = 0;
     while sent < bytes.len() {
         match stream.write(&bytes[sent..]) {

@@ -1,4 +1,4 @@
-//! What can go wrong on the way to the server and back.
+//! Failures on the way to the server and back.
 
 use std::fmt;
 use std::io;
@@ -18,21 +18,21 @@ pub enum ClientError {
     Connect {
         /// The addresses that were tried.
         addr: String,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// A read was lost with the connection. Nothing was changed; call again.
     Lost {
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// A write was sent and its reply was lost: it was done or not. Read the key to find out, or
     /// do it again where twice is the same as once.
     OutcomeUnknown {
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// What answered is not an Aryavarth server, or one that speaks otherwise.
+    /// The program that answered is not an Aryavarth server, or one that speaks otherwise.
     Protocol(String),
 }
 
@@ -56,9 +56,10 @@ impl fmt::Display for ClientError {
                 "the connection was lost before the reply came: {source}; it is unknown whether \
                  the write was done. Read the key to find out"
             ),
-            ClientError::Protocol(what) => {
-                write!(f, "what answered is not an Aryavarth server: {what}. Check the address")
-            }
+            ClientError::Protocol(reason) => write!(
+                f,
+                "the program that answered is not an Aryavarth server: {reason}. Check the address"
+            ),
         }
     }
 }

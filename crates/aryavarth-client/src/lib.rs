@@ -1,5 +1,7 @@
 //! Clients for the Aryavarth key-value store: [`KvsClient`], blocking, on the standard library
-//! alone, and with the feature `async` its twin for tokio, `AsyncKvsClient`.
+//! alone, and with the feature `async` its twin for tokio, `AsyncKvsClient`. Both speak JSON, which
+//! carries text. [`RedisClient`] speaks the Redis protocol: any bytes, passwords, databases and every
+//! command.
 //!
 //! ```
 //! # use aryavarth::MemoryEngine;
@@ -26,9 +28,13 @@ mod async_client;
 mod client;
 mod error;
 mod pipeline;
+mod redis_client;
+mod value;
 
 #[cfg(feature = "async")]
 pub use async_client::AsyncKvsClient;
 pub use client::{KvsClient, Timeouts};
 pub use error::{ClientError, Result};
 pub use pipeline::{Pipeline, Reply};
+pub use redis_client::{Commands, RedisClient, RedisOptions};
+pub use value::Value;

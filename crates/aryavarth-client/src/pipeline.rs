@@ -1,4 +1,4 @@
-//! Requests on their way: what is sent, what each reply means, and what may be sent again.
+//! Requests on their way: their bytes, the meaning of each reply, and which may be sent again.
 //!
 //! Nothing here touches a socket, so both clients keep the same promises. A single call is a
 //! pipeline of one.
@@ -72,7 +72,7 @@ impl Pipeline {
     }
 }
 
-/// What the server answers to a request that succeeded.
+/// The server's answer to a request that succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// To a write: it is on the server's disk.
@@ -106,7 +106,7 @@ impl Reply {
     }
 }
 
-/// What became of one attempt to send requests and hear their replies.
+/// The outcome of one attempt to send requests and hear their replies.
 #[derive(Default)]
 pub(crate) struct Attempt {
     /// The replies, without their newlines.
@@ -119,7 +119,7 @@ pub(crate) struct Attempt {
     pub(crate) failure: Option<io::Error>,
 }
 
-/// The requests of a pipeline and what has become of them so far.
+/// The requests of a pipeline and their results so far.
 pub(crate) struct Course {
     requests: Vec<Request>,
     bytes: Vec<u8>,
@@ -171,7 +171,7 @@ impl Course {
         self.results.len().checked_sub(1).map_or(0, |last| self.ends[last])
     }
 
-    /// Takes the results of an attempt. What is left afterwards has to be sent again. Returns
+    /// Takes the results of an attempt. Requests without one have to be sent again. Returns
     /// whether the connection may be used again.
     pub(crate) fn take(&mut self, attempt: Attempt, addr: &str) -> bool {
         let sent_bytes = self.settled_bytes() + attempt.sent_bytes;
@@ -179,7 +179,7 @@ impl Course {
             self.results.push(decode(&self.requests[self.results.len()], reply));
         }
         let Some(failure) = attempt.failure else {
-            // Who answers what was not asked is not trusted with the next question.
+            // A server that answers another question is not trusted with the next one.
             let is_strange = |result: &Result<_>| matches!(result, Err(ClientError::Protocol(_)));
             let is_whole = sent_bytes == self.bytes.len() && !attempt.said_more;
             return is_whole && !self.results.iter().any(is_strange);
@@ -262,12 +262,12 @@ fn same(error: &io::Error) -> io::Error {
     }
 }
 
-/// What a read that took too long is called, whatever the system calls it.
+/// The error of a read that took too long, which systems name differently.
 pub(crate) fn timed_out() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "timed out")
 }
 
-/// What the end of the replies is called.
+/// The error of a connection that ends before its replies.
 pub(crate) fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed it")
 }
