@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::outcome::BoxError;
 
-/// What was asked for.
+/// The options of the command line.
 pub(crate) struct Args {
     /// The first word.
     pub(crate) command: String,

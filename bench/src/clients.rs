@@ -1,7 +1,7 @@
 //! Clients that keep a server busy: connections that each have some requests under way.
 //!
 //! Each connection sends as many requests as its pipeline is deep, waits for all replies, and sends
-//! the next ones at once, whatever the others do. So the time between is what a client waits.
+//! the next ones at once, whatever the others do. So the time between is a client's wait.
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ pub(crate) struct Load {
     pub(crate) seed: u64,
 }
 
-/// What a slice of requests was.
+/// The figures of a slice of requests.
 pub(crate) struct Answered {
     pub(crate) requests: u64,
     pub(crate) per_second: f64,
@@ -41,7 +41,7 @@ pub(crate) struct Answered {
 }
 
 impl Answered {
-    /// What so many of a hundred waits did not exceed, in microseconds.
+    /// The time that so many of a hundred waits did not exceed, in microseconds.
     pub(crate) fn wait_us(&self, percent: usize) -> f64 {
         let at = (self.waits.len() * percent / 100).min(self.waits.len().saturating_sub(1));
         self.waits.get(at).map_or(f64::NAN, |wait| wait.as_secs_f64() * 1e6)

@@ -1,4 +1,4 @@
-//! What a directory takes on the disk, and what of it is in memory.
+//! The blocks that a directory takes on the disk, and its pages in memory.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,7 +17,7 @@ pub(crate) fn allocated_bytes(dir: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Writes the files of a directory to the disk, whoever wrote into them.
+/// Writes the files of a directory to the disk, written by any process.
 pub(crate) fn sync_files(dir: &Path) -> io::Result<()> {
     each_file(dir, &mut |path| File::open(path)?.sync_data())
 }

@@ -5,7 +5,7 @@
 //! warms up and is not counted. After each slice of writes the system writes everything to the
 //! disk, outside the clock, so that it does not do so in another one's slice.
 //!
-//! Each line's ratio is to what its `peer` did in the same rounds: ours is put beside the best of
+//! Each line's ratio is to its `peer` in the same rounds: ours is put beside the best of
 //! the peers that keep the same promise, everyone else beside ours. The limit is the bare loop's.
 
 use std::thread;
@@ -30,7 +30,7 @@ const MIX_SETS: u64 = 5;
 const GET_THREADS: [usize; 3] = [1, 2, 4];
 const MIX_THREADS: usize = 4;
 const DURABLE_THREADS: [usize; 3] = [1, 16, 64];
-/// A key and a pointer: what an index in memory cannot do without.
+/// A key and a pointer: the least of an index in memory.
 const MEMORY_BYTES_MIN: u64 = KEY_BYTES as u64 + 8;
 
 /// How much is measured of whom.
@@ -242,8 +242,8 @@ impl Plan {
         Ok(())
     }
 
-    /// What the directory takes after the load and after overwrites, each after a rest. Needs no
-    /// turns: bytes do not depend on what the machine does besides.
+    /// The directory's size after the load and after overwrites, each after a rest. Needs no
+    /// turns: bytes do not depend on the rest of the machine.
     fn space(&self) -> Result<(), BoxError> {
         let systems = self.systems(Phase::Space);
         let data = as_f64(self.keys * (KEY_BYTES + self.value_bytes) as u64);

@@ -1,4 +1,4 @@
-//! Figures: what was measured, as one JSON object per line.
+//! Figures: each measurement as one JSON object per line.
 
 use std::fmt;
 use std::fs;
@@ -9,19 +9,19 @@ use std::time::Duration;
 /// One measured figure.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figure {
-    /// What was measured.
+    /// The name of the measurement.
     pub(crate) name: String,
-    /// Of what.
+    /// The system.
     pub(crate) system: &'static str,
     /// In which unit.
     pub(crate) unit: &'static str,
     /// One value per round; the figure's value is their median.
     pub(crate) runs: Vec<f64>,
-    /// What stands beside it.
+    /// The system beside it.
     pub(crate) peer: Option<&'static str>,
     /// The median, over the rounds, of this value over the peer's.
     pub(crate) ratio: Option<f64>,
-    /// What cannot, or must not, be exceeded, in the same unit.
+    /// The bound that cannot, or must not, be exceeded, in the same unit.
     pub(crate) limit: Option<f64>,
 }
 

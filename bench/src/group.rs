@@ -1,4 +1,4 @@
-//! Syncs that callers share: whoever finds none running syncs for all who wait.
+//! Syncs that callers share: a caller that finds none running syncs for all that wait.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ struct State {
     /// Callers so far.
     callers: u64,
     syncing: bool,
-    /// Who waits for the sync that runs to end.
+    /// The callers that wait for the running sync to end.
     sleepers: Vec<Thread>,
 }
 
@@ -40,7 +40,7 @@ impl Group {
             state.sleepers.push(thread::current());
             drop(state);
             thread::park();
-            // Whoever is covered takes no lock any more: many wake at the same time.
+            // A covered caller takes no lock any more: many wake at the same time.
             if self.synced.load(Ordering::Acquire) >= caller {
                 return Ok(());
             }
@@ -48,7 +48,7 @@ impl Group {
         }
     }
 
-    /// Syncs for everyone who has called so far.
+    /// Syncs for all callers so far.
     fn lead(
         &self,
         mut state: MutexGuard<'_, State>,

@@ -1,4 +1,4 @@
-//! What idle connections cost: the busy ones in speed, the server in memory.
+//! The cost of idle connections: the busy ones' speed, the server's memory.
 //!
 //! Busy connections ask a running server for one key, one request at a time each, over JSON or over
 //! the Redis protocol. A slice with idle connections beside them and a slice without make a pair;
@@ -18,7 +18,7 @@ use crate::memory::status_bytes;
 use crate::outcome::{BoxError, Outcome, progress};
 use crate::sockets::{PATIENCE, raise_open_files};
 
-/// What an idle connection may take of the server's memory.
+/// The server's memory that an idle connection may take.
 const IDLE_BYTES_MAX: f64 = 16.0 * 1024.0;
 /// Descriptors of this process that are not connections.
 const DESCRIPTORS_KEPT: u64 = 64;
@@ -108,7 +108,7 @@ pub(crate) fn run(args: &mut Args) -> Outcome {
     Ok(is_small && errors == 0)
 }
 
-/// Refuses to begin what the system's limit of open files would end.
+/// Refuses to begin a run that the system's limit of open files would end.
 fn enough_descriptors(connections: usize) -> Result<(), BoxError> {
     let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     if connections as u64 + DESCRIPTORS_KEPT <= allowed {
@@ -121,14 +121,14 @@ fn enough_descriptors(connections: usize) -> Result<(), BoxError> {
     Err(why.into())
 }
 
-/// What busy connections did in a slice.
+/// The work of busy connections in a slice.
 struct Answered {
     per_second: f64,
     errors: u64,
 }
 
 impl Target {
-    /// Opens idle connections, each of which has asked once, and prints what one of them takes of
+    /// Opens idle connections, each of which has asked once, and prints one's share of
     /// the server's resident memory; returns whether that is within the bound.
     fn print_memory(&self, idle: usize) -> Outcome {
         let before = status_bytes(&self.pid, "VmRSS:")?;

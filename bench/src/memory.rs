@@ -64,7 +64,7 @@ fn anonymous_bytes() -> Result<u64, BoxError> {
     status_bytes("self", "RssAnon:")
 }
 
-/// A field of what the system says of a process, in bytes.
+/// A field of the system's report on a process, in bytes.
 pub(crate) fn status_bytes(process: &str, field: &str) -> Result<u64, BoxError> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(field));

@@ -1,4 +1,4 @@
-//! A server that counts requests and answers each with the same reply: what any server must do.
+//! A server that counts requests and answers each with the same reply: the least work of any server.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 const THREADS: usize = 2;
 const READ_BYTES: usize = 16 << 10;
 
-/// What the server takes for a request.
+/// The end of a request for this server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Each {
     Line,

@@ -35,7 +35,7 @@ const DO_NOTHING: &str = "do-nothing server";
 /// Threads of clients, which share the connections.
 const CLIENT_THREADS: usize = 2;
 
-/// What is measured.
+/// The plan of the measurement.
 struct Plan {
     requests: Requests,
     /// In a hundred requests.
@@ -85,7 +85,7 @@ pub(crate) fn run(args: &mut Args) -> Outcome {
     Ok(true)
 }
 
-/// What a slice of requests was.
+/// The figures of a slice of requests.
 #[derive(Clone, Copy, Debug)]
 struct Rate {
     per_second: f64,

@@ -1,7 +1,7 @@
 //! Debian's redis-server: where it is, and how it is started.
 //!
 //! It is taken from the `PATH`, or from where the tests of real clients unpack it. It gets no
-//! configuration but what its name here says, listens on loopback, and ends with its handle.
+//! configuration but the one that its name here says, listens on loopback, and ends with its handle.
 
 use std::env;
 use std::fs;
@@ -23,7 +23,7 @@ const START_TIME_MAX: Duration = Duration::from_secs(30);
 /// Redis takes no port 0, so another process may take the port that was free.
 const START_ATTEMPTS: usize = 5;
 
-/// What a system of that name is told; none if it is not redis.
+/// The arguments of a system of that name; none if it is not redis.
 fn persistence(system: &str) -> Option<&'static [&'static str]> {
     match system {
         REDIS => Some(&["--appendonly", "no"]),

@@ -36,7 +36,7 @@ struct Bar {
     system: String,
     value: f64,
     runs: Vec<f64>,
-    /// What stands beside it, and the ratio to that.
+    /// The peer, and the ratio to it.
     ratios: Vec<(String, f64)>,
     limit: Option<f64>,
 }
@@ -264,7 +264,7 @@ impl Chart {
     }
 }
 
-/// A ratio with as many digits as tell something, and to what.
+/// A ratio with as many digits as are meaningful, and its peer.
 fn ratio_text((peer, ratio): &(String, f64)) -> String {
     match *ratio {
         small if small < 0.1 => format!("{small:.4} \u{d7} {peer}"),

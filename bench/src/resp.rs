@@ -1,7 +1,7 @@
 //! The client's side of the Redis protocol: commands, their replies, and a store loaded with them.
 //!
 //! Commands of one kind are all of one length, because keys and values are. A reply is believed only
-//! if it is what its command must get: an error, an absent value or one of another length ends the
+//! if it is the one that its command must get: an error, an absent value or one of another length ends the
 //! run, so nothing is counted that was not done.
 
 use std::io::{self, Read, Write};
@@ -149,7 +149,7 @@ pub(crate) fn load(addr: SocketAddr, keys: u64, values: &Values) -> Result<(), B
     Ok(())
 }
 
-/// What a server says of itself.
+/// A server's report of itself.
 pub(crate) fn info(addr: SocketAddr) -> io::Result<String> {
     let mut stream = connect(addr)?;
     // It closes the connection after its answers.

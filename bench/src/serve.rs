@@ -32,10 +32,10 @@ use crate::wire::{DONE, Wire, found};
 
 pub(crate) const NOTHING: &str = "do-nothing server";
 pub(crate) const OURS: &str = "aryavarth";
-/// Acknowledges before a sync, and so shows what the syncs cost.
+/// Acknowledges before a sync, and so shows the cost of the syncs.
 pub(crate) const UNSYNCED: &str = "aryavarth (not synced)";
 
-/// What all servers are started with.
+/// The options of all servers.
 pub(crate) struct Setup {
     pub(crate) keys: u64,
     pub(crate) value_bytes: usize,
@@ -117,7 +117,7 @@ impl ServerProcess {
         status_bytes(&self.pid.to_string(), "VmRSS:")
     }
 
-    /// Writes to the disk what the server has left, so that it is not written in another's slice.
+    /// Writes the server's unwritten data to the disk, so that it is not written in another's slice.
     pub(crate) fn sync(&self) -> io::Result<()> {
         sync_files(self.dir.path())
     }

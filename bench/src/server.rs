@@ -18,7 +18,7 @@ use crate::slice::turn;
 use crate::sockets::raise_open_files;
 use crate::wire::{Requests, Wire};
 
-/// What is measured in each slice, and its unit.
+/// The measurement of each slice, and its unit.
 const MEASURED: [(&str, &str); 4] = [
     ("requests", "1/s"),
     ("median wait", "us"),
@@ -28,7 +28,7 @@ const MEASURED: [(&str, &str); 4] = [
 
 const SERVERS: [&str; 3] = [NOTHING, OURS, UNSYNCED];
 
-/// What is measured.
+/// The plan of the measurement.
 pub(crate) struct Plan {
     pub(crate) setup: Setup,
     connections: usize,

@@ -7,7 +7,7 @@ use crate::data::Rng;
 use crate::figure::per_second;
 use crate::outcome::BoxError;
 
-/// What a slice does.
+/// The work of a slice.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slice {
     pub(crate) threads: usize,

@@ -1,8 +1,8 @@
-//! What a store takes on the disk at rest, after histories that leave much behind.
+//! A store's size on the disk at rest, after histories that leave much behind.
 //!
 //! The bound is the README's: 2 x the live data + 8 MiB ten seconds after the last write, and less
-//! than 1 MiB for ten keys. Live data is counted here, from the history alone; what the directory
-//! takes is counted in allocated blocks of all its files, as `du` does.
+//! than 1 MiB for ten keys. Live data is counted here, from the history alone; the directory's size is counted
+//! in allocated blocks of all its files, as `du` does.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::outcome::{Outcome, progress};
 const REST: Duration = Duration::from_secs(10);
 const MIB: u64 = 1 << 20;
 
-/// A history of writes, and what it must not leave behind.
+/// A history of writes, and the size that it must not exceed.
 struct History {
     name: String,
     /// Bytes of the encoded records of the keys that live at the end.

@@ -1,6 +1,6 @@
 //! Verifying a directory beside only reading its files, both from a cold cache.
 //!
-//! Whether verify keeps up with the disk depends on what it does while the disk works. The plain
+//! Whether verify keeps up with the disk depends on its work while the disk works. The plain
 //! reader reads each file in pieces of 1 MiB, one after another. Before each slice the files'
 //! pages are given back to the system, which works without being its administrator.
 

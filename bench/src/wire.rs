@@ -8,7 +8,7 @@ use crate::data::{Rng, Values, key};
 use crate::resp::Operation;
 use crate::sockets::PATIENCE;
 
-/// In which words clients ask, and for what.
+/// The clients' protocol and their requests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Wire {
     /// JSON lines, with so many sets in a hundred requests; the others are gets.
@@ -18,7 +18,7 @@ pub(crate) enum Wire {
 }
 
 impl Wire {
-    /// Whether any of the requests changes what is stored.
+    /// Whether any of the requests changes the store.
     pub(crate) fn writes(self) -> bool {
         match self {
             Wire::Json { sets } => sets > 0,
@@ -27,7 +27,7 @@ impl Wire {
     }
 }
 
-/// What clients ask for: keys that were loaded, at random.
+/// The requests of clients: keys that were loaded, at random.
 pub(crate) struct Requests {
     pub(crate) wire: Wire,
     pub(crate) keys: u64,

@@ -1,4 +1,4 @@
-//! The program as a person runs it: what each command prints becomes charts on one page.
+//! The program as a person runs it: the lines of each command become charts on one page.
 
 use std::fs;
 use std::process::Command;

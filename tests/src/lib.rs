@@ -1,8 +1,8 @@
-//! Harness shared by the cross-crate tests: where the workspace is and what it holds, and real
+//! Harness shared by the cross-crate tests: the workspace's place and its files, and real
 //! servers and clients.
 //!
-//! Tests of the house rules read the sources as text, because what they check (order of files, absences, words)
-//! is what a reader sees, not what a compiler sees.
+//! Tests of the house rules read the sources as text, because their subjects (order of files, absences,
+//! words) are visible to a reader, not to a compiler.
 
 pub mod parts;
 pub mod resp;
@@ -75,7 +75,7 @@ fn collect(dir: &Path, prefix: &str, files: &mut Vec<TextFile>) {
                 collect(&path, &format!("{prefix}{name}/"), files);
             }
         } else if !has_extension(&name, "lock") && name != ".git" {
-            // What is not UTF-8 is not text: a fixture, an image.
+            // A file that is not UTF-8 is not text: a fixture, an image.
             if let Ok(text) = fs::read_to_string(&path) {
                 files.push(TextFile { path: format!("{prefix}{name}"), text });
             }

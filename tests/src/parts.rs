@@ -1,6 +1,6 @@
 //! Real parts for the tests: Debian's redis, and clients in Python and JavaScript.
 //!
-//! What the machine has is used as it is; what it lacks is fetched once into `real-parts` beside
+//! Programs that the machine has are used as they are; missing ones are fetched once into `real-parts` beside
 //! the build output, in versions written down here, and nothing else on the machine changes. A
 //! part that cannot be had is an `Err` with the reason, and the test that wanted it says that it
 //! was skipped. Invariants: one process at a time installs a part, the others wait for it; an
@@ -119,11 +119,11 @@ pub fn node() -> Result<PathBuf, String> {
     })
 }
 
-/// Runs a command to its end, but no longer than `time_max`, and returns what it said on both
+/// Runs a command to its end, but no longer than `time_max`, and returns its text on both
 /// outputs.
 ///
 /// # Errors
-/// What it said, if it failed, could not be started or took too long.
+/// Its output, if it failed, could not be started or took too long.
 pub fn run_within(mut command: Command, time_max: Duration) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let (mut output, writer) = std::io::pipe().map_err(told)?;
@@ -144,7 +144,7 @@ pub fn run_within(mut command: Command, time_max: Duration) -> Result<String, St
         if start.elapsed() > time_max {
             drop(child.kill());
             drop(child.wait());
-            // A grandchild may hold the pipe, so what was said so far is left alone.
+            // A grandchild may hold the pipe, so the output so far is left alone.
             return Err(format!("{name} took longer than {} s", time_max.as_secs()));
         }
         thread::sleep(Duration::from_millis(10));

@@ -1,7 +1,7 @@
 //! The client's side of the Redis protocol, as plain as it gets: commands to bytes, and where a
 //! reply ends.
 //!
-//! Not the project's codec, on purpose: what checks the server must not share its mistakes. A
+//! Not the project's codec, on purpose: the check of the server must not share its mistakes. A
 //! reply stays the bytes that it came as, so that two servers can be compared byte for byte.
 
 use std::io::{self, Read, Write};
@@ -90,7 +90,7 @@ impl Connection {
     /// Connects.
     ///
     /// # Errors
-    /// If nobody listens there.
+    /// If the address has no listener.
     pub fn open(addr: impl ToSocketAddrs) -> io::Result<Connection> {
         let stream = TcpStream::connect(addr)?;
         stream.set_nodelay(true)?;
@@ -110,7 +110,7 @@ impl Connection {
     /// The next reply, as its bytes.
     ///
     /// # Errors
-    /// If the connection broke or what came is no reply.
+    /// If the connection broke or the bytes are no reply.
     pub fn receive(&mut self) -> io::Result<Vec<u8>> {
         let mut chunk = [0; 16 * 1024];
         loop {
@@ -132,7 +132,7 @@ impl Connection {
     /// Sends a command and waits for its reply.
     ///
     /// # Errors
-    /// If the connection broke or what came is no reply.
+    /// If the connection broke or the bytes are no reply.
     pub fn ask<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> io::Result<Vec<u8>> {
         self.send(&encode(arguments))?;
         self.receive()

@@ -86,7 +86,7 @@ impl Server {
     /// Starts a server on a directory, with further arguments, and waits until it answers.
     ///
     /// # Errors
-    /// What it said, if it ended or was not ready in time.
+    /// Its output, if it ended or was not ready in time.
     pub fn start(kind: &Kind, data: &Path, arguments: &[&str]) -> Result<Server, String> {
         // Redis takes no port 0, so another process may take the port first: then once more.
         let mut last = String::new();
@@ -107,7 +107,7 @@ impl Server {
     /// Starts a server on the directory and the address of this one, which has been killed.
     ///
     /// # Errors
-    /// What it said, if it ended or was not ready in time.
+    /// Its output, if it ended or was not ready in time.
     pub fn start_again(&self, data: &Path) -> Result<Server, String> {
         Server::start_at(&self.kind, data, self.addr, &[])
     }

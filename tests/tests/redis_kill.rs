@@ -1,10 +1,10 @@
-//! `kill -9` under a load of Redis commands: what was acknowledged is there afterwards, no
-//! transaction is halved, deadlines are kept to the millisecond, and what expired stays gone.
+//! `kill -9` under a load of Redis commands: acknowledged writes are there afterwards, no
+//! transaction is halved, deadlines are kept to the millisecond, and expired keys stay gone.
 //!
 //! Eight redis-rs clients send pipelines of SET, INCR, MULTI and SET with deadlines to a real
-//! server, each on keys of its own, and know what was acknowledged and what was under way. The
-//! server is killed at a random moment. What the next one shows of a client's keys has to be the
-//! state after all that was acknowledged and some first part of what was under way, in its order:
+//! server, each on keys of its own, and know their acknowledged writes and those under way. The
+//! server is killed at a random moment. A client's keys on the next one have to show the
+//! state after all acknowledged writes and some first part of those under way, in their order:
 //! nothing lost, nothing halved, nothing out of order. One directory lives through all kills.
 //! `KILLS` says how often, on each engine (default 8), at all levels of durability in turn.
 //! `SUBJECT=redis` proves the test against redis with `appendfsync always`.
@@ -31,20 +31,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A key's value and its deadline in milliseconds; `None` if there is no such key.
 type State = Option<(String, Option<u64>)>;
 
-/// Commands that take effect together, and what the last of their replies has to be.
+/// Commands that take effect together, and the right last reply.
 struct Unit {
     commands: Vec<Cmd>,
     effects: Vec<(String, State)>,
     expected: Value,
 }
 
-/// What one client knows of its keys.
+/// The state of one client's keys.
 #[derive(Default)]
 struct Writer {
     number: u64,
     /// The state after all that was acknowledged.
     acknowledged: BTreeMap<String, State>,
-    /// What was sent and not answered when the server died, in order.
+    /// Commands sent and not answered when the server died, in order.
     under_way: Vec<Vec<(String, State)>>,
     version: u64,
     random: u64,
@@ -68,7 +68,7 @@ impl Writer {
     fn write(&mut self, addr: SocketAddr) {
         // On a busy machine the server may be dead before this thread runs.
         let Ok(mut connection) = connect(addr) else { return };
-        // What the keys hold after everything that was sent so far.
+        // The keys after all commands sent so far.
         let mut ahead = self.acknowledged.clone();
         loop {
             let length = 1 + self.below(PIPELINE_MAX);
@@ -170,8 +170,8 @@ impl Writer {
         unit
     }
 
-    /// Compares what the server shows with what it acknowledged, and learns what came through of
-    /// what was under way.
+    /// Compares the server's data with the acknowledged writes, and learns the fate of the commands that
+    /// were under way.
     fn check(&mut self, connection: &mut Connection, wrong: &mut Vec<String>) {
         let under_way = std::mem::take(&mut self.under_way);
         let mut expected = self.acknowledged.clone();
@@ -202,7 +202,7 @@ impl Writer {
             mismatch = Some(told).filter(|_| first == 0).or(mismatch);
         }
         wrong.extend(mismatch);
-        // Each mismatch is told once; what is there now counts from here on.
+        // Each mismatch is reported once; the present state counts from here on.
         self.acknowledged = keys.into_iter().zip(shown).collect();
     }
 }
@@ -252,7 +252,7 @@ fn kill_again_and_again(engine: &str) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// How many writes were acknowledged over all the kills, and what was wrong afterwards.
+/// How many writes were acknowledged over all the kills, and the faults afterwards.
 fn after_kills(kind: &Kind, kills: usize) -> (u64, Vec<String>) {
     let data = tempfile::tempdir().unwrap();
     let mut writers: Vec<Writer> = (1..=WRITERS).map(Writer::new).collect();

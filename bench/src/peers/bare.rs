@@ -1,4 +1,4 @@
-//! The bare loop: what no log-structured store can do without, and nothing else.
+//! The bare loop: the unavoidable work of any log-structured store, and nothing else.
 //!
 //! A set appends a record of 24 bytes, key and value, and puts the value into a hash map; durable
 //! sets share syncs. A get copies the value out of the map. No checksum, no order, no space given
@@ -22,7 +22,7 @@ const HEADER_BYTES: usize = 24;
 const RECORD: u8 = 1;
 /// How far the file is allocated ahead.
 ///
-/// What matters is that a sync finds nothing but data to write. On ext4 that is so if the file has
+/// A sync must find nothing but data to write. On ext4 that is so if the file has
 /// its blocks and its length already: then append and sync took as long as overwriting the same
 /// place again and again (within 5 %, in whatever steps of 128 KiB to 64 MiB). A file filled with
 /// zeros before was no faster. An append that changes the length took 1.5 times as long, and so did

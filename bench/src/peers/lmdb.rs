@@ -1,7 +1,7 @@
 //! LMDB, through heed: a transaction for each get and each set.
 //!
 //! Outside the durable sets it runs with `NO_SYNC`. The flag is changed between the phases, because
-//! a sync after the commit is not what LMDB does: it syncs before and after it writes its root.
+//! a sync after the commit is not LMDB's way: it syncs before and after it writes its root.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ pub(super) fn open(dir: &Path) -> Result<Box<dyn Peer>> {
     let mut options = EnvOpenOptions::new();
     options.map_size(MAP_BYTES).max_readers(READERS_MAX);
     // SAFETY: the directory is this process's own, so that no one else changes the file under the
-    // mapping, and what a crash of the system does to it is of no concern to a measurement.
+    // mapping, and its state after a crash of the system is of no concern to a measurement.
     let env = unsafe { options.flags(EnvFlags::NO_SYNC).open(dir)? };
     let keys = env
         .create_databases_and_commit(env.write_txn()?, |opener, transaction| {

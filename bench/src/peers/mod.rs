@@ -38,7 +38,7 @@ pub(crate) trait Peer: Send + Sync {
     /// Copies the value of a key; returns whether there is one.
     fn get(&self, key: &Key, value: &mut Vec<u8>) -> Result<bool>;
 
-    /// Writes to the disk what the calls so far have left.
+    /// Writes the unwritten data of the calls so far to the disk.
     fn sync(&self) -> Result<()>;
 
     /// Says which kind of sets comes next, while no other call runs.
@@ -48,7 +48,7 @@ pub(crate) trait Peer: Send + Sync {
     }
 }
 
-/// What is measured of a system.
+/// A measurement of a system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Load,
@@ -87,13 +87,13 @@ impl Phase {
     }
 }
 
-/// What a system stands for in the comparison.
+/// A system's part in the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Ours,
     /// Someone to measure up to.
     Peer,
-    /// Does only the unavoidable: nobody can be much faster.
+    /// Does only the unavoidable: no system can be much faster.
     Limit,
     /// Promises less than the others, so that being slower than it says nothing.
     Weaker,
@@ -103,7 +103,7 @@ pub(crate) enum Role {
 pub(crate) struct System {
     pub(crate) name: &'static str,
     pub(crate) role: Role,
-    /// What it is measured in.
+    /// The phases of its measurement.
     pub(crate) phases: &'static [Phase],
     /// Opens or creates a store in a directory that exists.
     pub(crate) open: fn(&Path) -> Result<Box<dyn Peer>>,
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
     use crate::data::key;
 
-    /// Every system keeps what it was given, overwritten or not, over a reopen.
+    /// Every system keeps its pairs, overwritten or not, over a reopen.
     #[test]
     fn every_system_is_a_key_value_store() {
         for System { name, open, .. } in SYSTEMS {

@@ -1,7 +1,7 @@
 //! The way in which many a key-value store begins: records in JSON, one skip list, and a file that
 //! is opened anew for each read.
 //!
-//! Nothing is synced and no space is given back; it stands here to show what those choices cost.
+//! Nothing is synced and no space is given back; it stands here to show the cost of those choices.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};

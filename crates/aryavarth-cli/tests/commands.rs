@@ -1,4 +1,4 @@
-//! The program as its users meet it: what it prints, where, and how it exits.
+//! The program as its users meet it: its output, the stream of each, and its exit codes.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use support::{Did, Server, data, did, program, run, run_briefly};
 
-/// What a server that is told to stop may take.
+/// The longest time that a server may take to stop.
 const STOP_TIME: Duration = Duration::from_secs(5);
 
 #[test]
@@ -356,7 +356,7 @@ fn what_was_acknowledged_survives_a_kill() {
     assert!(value == acknowledged || value == acknowledged + 1, "{value} after {acknowledged}");
 }
 
-/// What a server says to commands of the Redis protocol.
+/// A server's replies to commands of the Redis protocol.
 fn replies(addr: &str, commands: &str, replies: usize) -> Vec<String> {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.write_all(commands.as_bytes()).unwrap();

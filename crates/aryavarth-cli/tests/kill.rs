@@ -1,10 +1,10 @@
-//! `kill -9` under load: whatever was acknowledged before the process died is there afterwards,
-//! and what was removed stays removed, at every level of durability.
+//! `kill -9` under load: every write acknowledged before the process died is there afterwards,
+//! and removed keys stay removed, at every level of durability.
 //!
 //! The same on every engine. One directory lives through all the kills. Eight clients write to a real server over TCP, each
-//! its own keys, and remember what was acknowledged; the server is killed at a random moment; the
-//! next one has to show exactly what was acknowledged, or, for the one request of each client that
-//! was under way, what it would have done. `KILLS` says how often (default 10): half of them with
+//! its own keys, and remember acknowledged writes; the server is killed at a random moment; the
+//! next one has to show exactly these, or, for the one request of each client that
+//! was under way, its effect. `KILLS` says how often (default 10): half of them with
 //! `always`, a quarter each with `interval:5` and `os`.
 #![expect(clippy::print_stdout, reason = "a long run says what it did")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -61,10 +61,10 @@ impl Server {
     }
 }
 
-/// What one client knows of its keys.
+/// The state of one client's keys.
 #[derive(Default)]
 struct Writer {
-    /// What was acknowledged: a value, or that there is none.
+    /// Acknowledged: a value, or that there is none.
     acknowledged: BTreeMap<String, Option<String>>,
     /// The request that was under way when the server died.
     under_way: Option<(String, Option<String>)>,
@@ -112,7 +112,7 @@ impl Writer {
         acknowledged
     }
 
-    /// Compares what the server shows with what it acknowledged.
+    /// Compares the server's data with the acknowledged writes.
     fn check(&mut self, client: &mut KvsClient, lost: &mut Vec<String>) {
         let under_way = self.under_way.take();
         if let Some((key, value)) = under_way {

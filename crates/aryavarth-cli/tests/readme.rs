@@ -1,4 +1,4 @@
-//! What the README shows works as it stands there.
+//! The README's commands and dialogues work as they stand there.
 //!
 //! The commands and the JSON dialogue are taken from README.md itself, so a README that drifts from
 //! the program fails here. Only the address and the data directory are replaced, through the
@@ -24,7 +24,7 @@ fn readme() -> String {
     fs::read_to_string(path).expect("the README can be read")
 }
 
-/// A command of the README: the words after `cargo run --release --`, and what it should print.
+/// A command of the README: the words after `cargo run --release --`, and the output that it should print.
 struct Shown {
     words: Vec<String>,
     prints: Option<String>,

@@ -2,7 +2,7 @@
 //! the byte; and an import that was killed half-way is simply run again.
 //!
 //! `TRANSFER_KEYS` says how many keys (default 20,000, of which a half is more than an import sends
-//! at once). Whatever their number, nobody holds them all: texts are compared by their digests, and
+//! at once). Whatever their number, no process holds them all: texts are compared by their digests, and
 //! flow from one program to the next through pipes.
 #![expect(clippy::print_stdout, reason = "a long run says what it did")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -50,7 +50,7 @@ impl Server {
         command
     }
 
-    /// What an export prints, as it comes.
+    /// The output of an export, as it comes.
     fn digest(&self) -> Digest {
         let mut export = self.command("export").stdout(Stdio::piped()).spawn().unwrap();
         let mut digest = Digest::default();
@@ -65,7 +65,7 @@ impl Server {
         import.spawn().unwrap()
     }
 
-    /// Imports what `write` writes.
+    /// Imports the lines that `write` writes.
     fn import(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Output {
         let mut child = self.start_import();
         let mut stdin = BufWriter::new(child.stdin.take().unwrap());
@@ -175,7 +175,7 @@ fn all_pairs_go_from_one_engine_to_the_other_and_back() {
     (0..keys).try_for_each(|i| whole.write_all(line(i, "\u{e9}").as_bytes())).unwrap();
     assert_eq!(timed("export from kvs", || first.digest()), whole);
 
-    // Half-way into sled, then killed; run again, it sets what is missing and skips the rest.
+    // Half-way into sled, then killed; run again, it sets the missing pairs and skips the rest.
     let sled = start("sled", "sled");
     timed("half of export | import from kvs into sled", || sled.import_half_from(&first, &whole));
     let again = timed("the same, run again", || sled.import_from(&first));

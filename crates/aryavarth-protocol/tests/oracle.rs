@@ -1,5 +1,5 @@
-//! The Redis protocol as somebody else understood it: the crate `redis-protocol` reads our replies
-//! as what was meant, and we read its commands as what was asked, in whatever pieces.
+//! The Redis protocol in another implementation: the crate `redis-protocol` reads our replies
+//! as they were meant, and we read its commands as they were meant, in pieces of any size.
 //!
 //! `ORACLE_ROUNDS=1000000 cargo test -p aryavarth-protocol --test oracle` looks longer.
 
@@ -151,7 +151,7 @@ fn frame_pair((key, value): &(Reply, Reply)) -> (Frame3, Frame3) {
     (frame3(key), frame3(value))
 }
 
-/// Whether this is what a client of RESP2 should hear.
+/// Whether this is the right reply for a client of RESP2.
 fn is_frame2(reply: &Reply, frame: &Frame2) -> bool {
     let all = |replies: &[Reply], frames: &[Frame2]| {
         replies.len() == frames.len() && replies.iter().zip(frames).all(|(r, f)| is_frame2(r, f))
@@ -182,7 +182,7 @@ fn is_frame2(reply: &Reply, frame: &Frame2) -> bool {
     }
 }
 
-/// What a client hears.
+/// The reply that a client reads.
 fn sent(reply: &Reply, version: u8) -> Vec<u8> {
     let mut session = Session::new(Limits::default());
     session.set_resp_version(version);

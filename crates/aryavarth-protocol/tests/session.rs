@@ -1,6 +1,6 @@
 //! The session's behaviour, told by the scripts beside this file.
 //!
-//! Each command prints the events that came of it, then what was sent. After a change that is
+//! Each command prints its events, then the bytes that were sent. After a change that is
 //! meant, `UPDATE_GOLDENFILES=1 cargo test -p aryavarth-protocol` rewrites the scripts; read the
 //! difference.
 
@@ -62,7 +62,7 @@ enum Command {
     Error { message: String },
     /// The client's version of the Redis protocol.
     Version { version: u8 },
-    /// Whether the client has said who it is.
+    /// Whether the client has authenticated.
     Authenticated { authenticated: bool },
     /// The conversation is given up.
     GiveUp { message: String },
@@ -86,7 +86,7 @@ struct Runner {
     session: Session,
     /// Requests and errors that are not answered yet.
     owed: usize,
-    /// What is sent when all are.
+    /// The bytes to send when all are.
     last_words: Option<Vec<u8>>,
 }
 

@@ -1,8 +1,8 @@
 //! The whole store under shuttle: its threads run one at a time, and at every atomic, lock or park
-//! of the `sync` step shuttle decides who goes on. A few threads, a few operations each, and many
+//! of the `sync` step shuttle decides which thread goes on. A few threads, a few operations each, and many
 //! thousand schedules, most of which a machine with real threads hardly ever takes.
 //!
-//! What shuttle does not see: the atomics inside the skip list, the epochs and arc-swap, whose
+//! Shuttle does not see the atomics inside the skip list, the epochs and arc-swap, whose
 //! steps are taken whole here; and weak memory, since every atomic is sequentially consistent
 //! here. Epochs belong to real threads, of which there is one, so an epoch ends only when none of
 //! the simulated threads holds a pin: too late, never too early.
@@ -31,7 +31,7 @@ mod model {
 
     use crate::linear::{Answer, Event, Op, check};
 
-    /// Epochs are shared by all real threads, and what one of them puts off another may do: one
+    /// Epochs are shared by all real threads, and work that one of them puts off another may do: one
     /// test at a time.
     static ONE_TEST: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
@@ -44,7 +44,7 @@ mod model {
         config.stack_size = 1 << 20;
         let test = Arc::new(move || {
             test();
-            // What an epoch put off belongs to this schedule, not to the next one.
+            // Work that an epoch put off belongs to this schedule, not to the next one.
             for _ in 0..16 {
                 epoch::pin().flush();
             }
@@ -188,8 +188,8 @@ mod model {
                         for key in [b"b", b"c", b"a"] {
                             assert!(store.delete(if key == b"b" { b"a" } else { b"b" }).is_ok());
                             store.flush().unwrap();
-                            // The next write takes what is gone out of the index, and its entry
-                            // is free once nobody holds an epoch.
+                            // The next write takes removed keys out of the index, and an entry
+                            // is free once no thread holds an epoch.
                             store.put(key, &[key[0], b'2']).unwrap();
                             epoch::pin().flush();
                         }
@@ -269,7 +269,7 @@ mod model {
     }
 
     /// Three threads on two keys, with compaction: whatever the schedule, there is an order that
-    /// explains what they were told.
+    /// explains their answers.
     #[test]
     fn every_schedule_has_an_order_that_explains_it() {
         let seeds = Arc::new(std::sync::Mutex::new(1));

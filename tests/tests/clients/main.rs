@@ -112,8 +112,8 @@ fn express_sessions_work() {
     told(in_node("connect_redis.js"));
 }
 
-/// The server dies under a client that reconnects, and comes back on the same address with what
-/// was acknowledged.
+/// The server dies under a client that reconnects, and comes back on the same address with the
+/// acknowledged writes.
 #[test]
 fn ioredis_reconnects_after_a_restart() {
     let (Some(mut command), Some(mut subject)) = (in_node("ioredis.js"), Subject::start()) else {

@@ -18,7 +18,7 @@ impl Shell {
         Some(Shell { tools: or_skipped(redis_tools())?, subject: Subject::start()? })
     }
 
-    /// What a program says; `input` is its standard input.
+    /// A program's output; `input` is its standard input.
     fn said(&self, program: &str, arguments: &[&str], input: Option<&[u8]>) -> String {
         let mut command = self.tools.command(program);
         command.args(["-h", "127.0.0.1", "-p", &self.subject.port()]).args(arguments);

@@ -1,8 +1,8 @@
 //! Where our replies differ from those of redis 7.0 on purpose, and why.
 //!
 //! The list is data, and docs/clients.md shows it to users; a test holds the two together. A
-//! difference that is not in the list is a bug. What no sequence here can ask for (the texts of
-//! INFO, addresses, cursors of SCAN, which are compared by what they lead to) is not in the list.
+//! difference that is not in the list is a bug. Replies that no sequence here can ask for (the texts of
+//! INFO, addresses, cursors of SCAN, which are compared by their effects) are not in the list.
 
 use aryavarth_tests::resp::shown;
 
@@ -10,9 +10,9 @@ use aryavarth_tests::resp::shown;
 pub(crate) struct Deliberate {
     /// The command, in capitals.
     pub(crate) command: &'static str,
-    /// What redis replies begins with this.
+    /// The beginning of redis's reply.
     pub(crate) redis: &'static str,
-    /// What we reply begins with this.
+    /// The beginning of our reply.
     pub(crate) ours: &'static str,
     /// Why, as docs/clients.md says it.
     pub(crate) reason: &'static str,

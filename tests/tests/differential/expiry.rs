@@ -84,14 +84,14 @@ fn deadlines_pass_alike() {
     assert_eq!(replies(&mut redis, AFTER), replies(&mut ours, AFTER));
 }
 
-/// WATCH sees a deadline pass, and a key that somebody set and removed again.
+/// WATCH sees a deadline pass, and a key that another client set and removed again.
 #[test]
 fn what_is_watched_changes_alike() {
     let servers = match subject("kvs").and_then(|ours| Servers::start(&ours, &[])) {
         Ok(servers) => servers,
         Err(why) => return println!("SKIPPED: {why}"),
     };
-    // What changes nothing, or leaves nothing behind: the key before it, and the command.
+    // Commands that change nothing, or leave nothing behind: the key before it, and the command.
     let idle = [
         ("DEL k", "SET k v NX EXAT 1"),
         ("SET k v", "SET k v EXAT 1"),

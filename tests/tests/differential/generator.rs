@@ -4,7 +4,7 @@
 //! the run. Invariants that keep two correct servers equal: deadlines lie far ahead (at least an
 //! hour) or in the past, relative ones never repeat (so that GT and LT do not depend on the
 //! millisecond), and a key that SET gives a past deadline is touched at once, because DBSIZE may
-//! count it until somebody does.
+//! count it until then.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -34,7 +34,7 @@ pub(crate) struct Command {
     pub(crate) compare: Compare,
 }
 
-/// What is sent next.
+/// The next command.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     /// Commands in one write on the first connection.
@@ -96,7 +96,7 @@ const FAMILIES: &[(u64, Family)] = &[
 pub(crate) struct Generator {
     random: Random,
     now_ms: u64,
-    /// What has to follow the last command.
+    /// The commands that have to follow the last one.
     next: Vec<Command>,
 }
 
@@ -333,7 +333,7 @@ impl Generator {
             0 | 1 => bytes([b"GETRANGE".to_vec(), key, from, to]),
             2 => bytes([b"SUBSTR".to_vec(), key, from, to]),
             _ => {
-                // The longest string is 512 MiB; nobody wants to see half a gigabyte of zeros.
+                // The longest string is 512 MiB; half a gigabyte of zeros proves nothing more.
                 let offset = match from.as_slice() {
                     b"100" if self.random.chance(20) => b"536870912".to_vec(),
                     _ => from,
@@ -534,7 +534,7 @@ impl Generator {
         }
     }
 
-    /// What no server knows, and what every server knows with the wrong number of arguments.
+    /// Commands that no server knows, and known ones with the wrong number of arguments.
     fn wrong(&mut self) -> Command {
         match self.random.below(3) {
             0 => {
@@ -548,7 +548,7 @@ impl Generator {
             _ => {
                 let name = self.random.pick(KNOWN).as_bytes().to_vec();
                 let mut arguments = vec![name];
-                // Some are right with one argument: what they read or write is the key alone.
+                // Some are right with one argument: they read or write the key alone.
                 if self.random.chance(30) {
                     arguments.push(self.key());
                 }
@@ -557,7 +557,7 @@ impl Generator {
                     b"KEYS" => Compare::Unordered,
                     b"TTL" | b"EXPIRETIME" => Compare::Near(2),
                     b"PTTL" | b"PEXPIRETIME" => Compare::Near(2_000),
-                    // Some keys are cursors, and a cursor that nobody gave means what it likes.
+                    // Some keys are cursors, and a cursor that no server gave has no meaning.
                     b"SCAN" => return bytes([b"GET".to_vec()]),
                     _ => Compare::Bytes,
                 };

@@ -17,7 +17,7 @@ pub(crate) struct Difference {
 }
 
 impl Difference {
-    /// What makes two differences the same kind: the command, and what both replies look like.
+    /// The kind of a difference: the command, and the shapes of both replies.
     pub(crate) fn kind(&self) -> String {
         let name = self.arguments[0].to_ascii_uppercase();
         format!("{} | {} | {}", shown(&name), shape(&self.redis), shape(&self.ours))
@@ -28,7 +28,7 @@ impl Difference {
 fn shape(reply: &[u8]) -> String {
     match reply.first() {
         Some(b'-' | b'+') => {
-            // What an error quotes is not part of its kind.
+            // An error's quotation is not part of its kind.
             let text = shown(reply);
             text.split("\\'").next().unwrap_or_default().trim_end_matches("\\r\\n").to_owned()
         }

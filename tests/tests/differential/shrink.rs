@@ -9,7 +9,7 @@ use crate::Servers;
 use crate::generator::Step;
 use crate::pair::{Difference, Pair};
 
-/// What is older than this many steps is hardly the cause.
+/// A step older than this many is hardly the cause.
 const STEPS_MAX: usize = 3_000;
 
 /// A short sequence that ends in a difference; `None` if the difference does not show again.
@@ -40,7 +40,7 @@ pub(crate) fn shrunk(
                 _ => at += piece,
             }
         }
-        // A later piece may have been what an earlier one was needed for.
+        // An earlier piece may have been needed for a later one only.
         piece = if is_shorter && piece == 1 { 1 } else { piece / 2 };
     }
     Some((steps, difference))

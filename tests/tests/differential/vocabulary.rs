@@ -151,7 +151,7 @@ pub(crate) const DATABASES: &[&[u8]] =
 
 pub(crate) const UNITS: &[&[u8]] = &[b"EX", b"PX", b"EXAT", b"PXAT"];
 
-/// What every server knows, but with more arguments than none or one.
+/// Commands that every server knows, but with more arguments than none or one.
 pub(crate) const KNOWN: &[&str] = &[
     "SET",
     "SETNX",
@@ -212,7 +212,7 @@ pub(crate) const KNOWN: &[&str] = &[
     "COMMAND|COUNT",
 ];
 
-/// What no server knows.
+/// Commands that no server knows.
 pub(crate) const UNKNOWN: &[&[&[u8]]] = &[
     &[b"NOSUCH"],
     &[b"nosuch", b"a", b"b"],

@@ -187,7 +187,7 @@ fn request(ask: &Ask) -> Value {
     }
 }
 
-/// What a line of the server's means as the answer to a request.
+/// The meaning of a line of the server's as the answer to a request.
 fn reply(ask: &Ask, line: &str) -> Result<Reply> {
     let mut reply: Value = serde_json::from_str(line).unwrap();
     if let Some(message) = reply.get("Err") {

@@ -1,8 +1,8 @@
 //! The promises to a client, row by row, on every engine, every thread pool and every client.
 //!
-//! The rows know nothing of what they run on. Each combination has one server, one directory and
-//! one table of rows; a row has keys of its own, so that none sees another's. What only a
-//! socket can show (how requests stand on the wire) is told by the client that is one.
+//! The rows know nothing of their combination. Each combination has one server, one directory and
+//! one table of rows; a row has keys of its own, so that none sees another's. Rows about
+//! the wire itself run on the client that is a socket.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::print_stdout, reason = "a row that fails is named before it")]
 
@@ -34,7 +34,7 @@ combinations! {
 /// A row: its name, which begins its keys, and its story.
 type Row = (&'static str, fn(&mut Rig, &str));
 
-/// What every client can show.
+/// Rows for every client.
 const ROWS: [Row; 11] = [
     ("written, overwritten, removed", written_overwritten_removed),
     ("empty keys and any text", empty_keys_and_any_text),
@@ -49,7 +49,7 @@ const ROWS: [Row; 11] = [
     ("shutdown", shutdown),
 ];
 
-/// What stands on the wire.
+/// Rows about the wire.
 const WIRE_ROWS: [Row; 4] = [
     ("one request per connection", one_request_per_connection),
     ("many requests on one connection", many_requests_on_one_connection),

@@ -1,4 +1,4 @@
-//! What a row runs on: a server with one engine and one thread pool, and one kind of client.
+//! The rig of a row: a server with one engine and one thread pool, and one kind of client.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

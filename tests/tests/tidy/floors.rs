@@ -96,7 +96,7 @@ fn passages(src: &str, rooms: &[&str]) -> Vec<Passage> {
         let own = module_of(file, src);
         let from = room_of(&own, rooms);
         for import in imports(file, src) {
-            // What is no module is an item of the crate's root.
+            // A name that is no module is an item of the crate's root.
             let is_item = import.parts.first().is_none_or(|first| !modules.contains(first));
             let to = if is_item { "lib" } else { room_of(&import.parts, rooms) };
             if from != to {

@@ -18,7 +18,7 @@ use sources::{names_after, rust_sources, statements};
 
 const ENGINE_SRC: &str = "crates/aryavarth/src/";
 
-/// What a crate's sources never name.
+/// Names that a crate's sources never contain.
 const ABSENCES: &[(&str, &[&str])] = &[
     ("aryavarth", &["std::env", "std::net", "std::process::Command"]),
     ("aryavarth-protocol", &["std::env", "std::fs", "std::net", "std::time", "std::thread"]),
@@ -35,7 +35,7 @@ fn step_of(file: &TextFile) -> Option<&str> {
     (path != "lib.rs").then_some(step)
 }
 
-/// What stands between backticks in lines of Markdown.
+/// The words between backticks in lines of Markdown.
 fn names_in_code<'a>(lines: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
     let names = lines.into_iter().flat_map(|line| line.split('`').skip(1).step_by(2));
     names.map(str::to_owned).collect()
@@ -101,7 +101,7 @@ fn links_between_documents_lead_somewhere() {
     assert_none(&offenders, "a link in a document names a file of this repository");
 }
 
-/// Pages that name the tests which guard what they say: all words in backticks that have three
+/// Pages that name the tests which guard their claims: all words in backticks that have three
 /// underscores or more.
 const PAGES_THAT_NAME_TESTS: &[&str] = &["docs/guarantees.md", "docs/races.md"];
 
@@ -131,7 +131,7 @@ fn every_test_that_a_page_names_exists() {
 
 #[test]
 fn text_is_clean() {
-    // In pieces, so that this file does not contain what it forbids.
+    // In pieces, so that this file does not contain the forbidden words.
     let notes = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
     let mut offenders = Vec::new();
     for file in text_files() {

@@ -1,7 +1,7 @@
 //! Sources as text: lines without comments, comments without code, functions, and the modules that a
 //! file imports.
 //!
-//! All of it reads what `cargo fmt` has laid out, line by line, and knows no grammar.
+//! All of it reads the layout of `cargo fmt`, line by line, and knows no grammar.
 
 use aryavarth_tests::{TextFile, text_files};
 
@@ -143,8 +143,8 @@ fn ends_signature(line: &str) -> bool {
     line.ends_with(['{', '}', ';'])
 }
 
-/// The comments of a Rust source, or the prose of a page: text without what stands in backticks and
-/// without blocks of code.
+/// The comments of a Rust source, or the prose of a page: text without words in backticks and without
+/// blocks of code.
 pub(crate) fn prose(file: &TextFile) -> String {
     let is_page = file.extension() == "md";
     let mut prose = String::new();

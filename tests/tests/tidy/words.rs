@@ -1,4 +1,4 @@
-//! Headless words: "what", "who" and their kin stand where a noun of the field would say more.
+//! Headless words: `what`, `who` and their kin stand where a noun of the field would say more.
 //!
 //! They are counted in comments and pages, without code, per 10,000 words. An area is the sources
 //! of a crate, its tests, or one page; each has a ceiling until it keeps the rule.

@@ -23,7 +23,7 @@ pub(crate) fn program() -> Command {
     program
 }
 
-/// What a command did: its exit code, what it printed, and what it said.
+/// The outcome of a command: its exit code, its output, and its messages.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Did {
     pub(crate) code: i32,
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &[&str]) -> Did {
     program().args(args).output().unwrap().into()
 }
 
-/// Runs what should end by itself, and ends it if it does not.
+/// Runs a program that should end by itself, and ends it if it does not.
 pub(crate) fn run_briefly(args: &[&str]) -> Did {
     let mut command = program();
     let mut child =
@@ -69,7 +69,7 @@ pub(crate) struct Server {
     pub(crate) child: Child,
     pub(crate) addr: String,
     pub(crate) said: Vec<String>,
-    /// Kept open, so that what the server says on its way down has somewhere to go.
+    /// Kept open, so that the server's last messages have somewhere to go.
     stderr: BufReader<std::process::ChildStderr>,
 }
 
@@ -122,7 +122,7 @@ impl Server {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Waits until the server has ended; what it said meanwhile, and its exit code.
+    /// Waits until the server has ended; its messages meanwhile, and its exit code.
     pub(crate) fn wait(&mut self) -> (String, Option<i32>) {
         let mut said = String::new();
         self.stderr.read_to_string(&mut said).unwrap();

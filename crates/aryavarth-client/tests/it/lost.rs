@@ -1,4 +1,4 @@
-//! Against servers that break off: what is known of the outcome is said, and nothing is done twice.
+//! Against servers that break off: errors report the known part of the outcome, and no write is repeated.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -84,7 +84,7 @@ fn a_server_that_says_nothing_is_waited_for_only_so_long<C: Client>() {
     }
 }
 
-/// An address where nobody listens, or will as long as the connection is there that has it.
+/// An address without a listener, or will as long as the connection is there that has it.
 fn nowhere() -> (SocketAddr, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

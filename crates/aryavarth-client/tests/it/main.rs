@@ -1,4 +1,4 @@
-//! What both clients promise, told once and run on each: against a real server, and against one
+//! The promises of both clients, written once and run on each: against a real server, and against one
 //! that breaks off where the story wants it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

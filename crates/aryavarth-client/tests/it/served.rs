@@ -1,4 +1,4 @@
-//! Against a real server: what is asked is done and answered.
+//! Against a real server: each request is run and answered.
 
 use aryavarth_client::{ClientError, Pipeline, Reply};
 use aryavarth_server::Limits;

@@ -166,7 +166,7 @@ impl Drop for Server {
     }
 }
 
-/// What a scripted server does with one connection.
+/// A scripted server's part in one connection.
 pub(crate) struct Act {
     /// Reads so many requests first,
     pub(crate) reads: usize,
@@ -179,7 +179,7 @@ pub(crate) struct Act {
 /// A server that treats its connections as a script says, one after another.
 pub(crate) struct Scripted {
     pub(crate) addr: SocketAddr,
-    /// What it read on each connection, sent when the act is over.
+    /// The bytes read on each connection, sent when the act is over.
     heard: Receiver<String>,
 }
 
@@ -208,7 +208,7 @@ impl Scripted {
         Scripted { addr, heard }
     }
 
-    /// What was read on the next connection, once its act is over.
+    /// The bytes read on the next connection, once its act is over.
     pub(crate) fn heard(&self) -> String {
         self.heard.recv_timeout(PATIENCE).unwrap()
     }

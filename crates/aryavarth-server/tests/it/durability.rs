@@ -1,4 +1,4 @@
-//! A reply leaves when what it shows is durable, and a pipeline does not wait in between.
+//! A reply leaves when all that it shows is durable, and a pipeline does not wait in between.
 
 use std::thread;
 use std::time::Duration;
@@ -34,7 +34,7 @@ fn nothing_leaves_before_it_is_durable_neither_a_value_nor_an_absence() {
     readers[0].send(get("k"));
     readers[1].send(remove("absent"));
     eventually("both are run", || server.handle.counters().requests == 3);
-    // Others are not held up by what waits.
+    // A waiting connection does not hold up the others.
     assert_eq!(server.client().ask(get("elsewhere")), r#"{"Ok":null}"#);
     thread::sleep(Duration::from_millis(50));
     for client in [&writer, &readers[0], &readers[1]] {

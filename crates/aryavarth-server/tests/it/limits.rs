@@ -1,4 +1,4 @@
-//! What strangers may cost, and what they hear when it is too much.
+//! Limits on the cost of strangers, and the errors beyond them.
 
 use std::time::Duration;
 
@@ -106,7 +106,7 @@ fn too_much_input_in_all_is_refused_and_small_requests_still_get_through() {
     assert_eq!(server.client().ask(half_a_request + r#""}}"#), r#"{"Ok":null}"#);
 }
 
-/// What a transaction collects would else be free, as it leaves the input as it comes.
+/// A transaction's queue would else be free, as its commands leave the input when they come.
 #[test]
 fn what_transactions_collect_is_input_too() {
     let server = limited(|limits| limits.input_bytes_max = 100_000);
@@ -119,7 +119,7 @@ fn what_transactions_collect_is_input_too() {
     eventually("it has gone", || server.handle.counters().connections == 0);
     assert_eq!(server.handle.counters().input_refused, 1);
 
-    // A transaction that ends gives back what it took.
+    // A transaction that ends gives its share back.
     let mut second = server.client();
     for _ in 0..3 {
         second.send("MULTI\r\n".to_owned() + &command.repeat(8) + "DISCARD\r\n");

@@ -1,4 +1,4 @@
-//! One contract, told on every thread pool: what is spawned runs, whatever its neighbours do.
+//! One contract, told on every thread pool: a spawned job runs, whatever its neighbours do.
 
 use std::cell::RefCell;
 use std::panic::resume_unwind;

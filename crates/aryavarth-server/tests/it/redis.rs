@@ -1,4 +1,4 @@
-//! The Redis protocol over real sockets: what only a connection can show. What the commands do is
+//! The Redis protocol over real sockets: effects that only a connection has. The commands themselves are
 //! told in scripts beside them.
 
 use aryavarth::{Batch, KvsEngine, MemoryEngine};

@@ -1,4 +1,4 @@
-//! A server that stops finishes what it has begun.
+//! A server that stops finishes the requests that it has begun.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What one client sends, or leaves unsent, is no harm to the others.
+//! The bytes of one client, sent or left unsent, do no harm to the others.
 
 use std::net::TcpStream;
 use std::thread;
@@ -23,7 +23,7 @@ fn a_client_that_goes_while_its_reply_is_kept_back_is_let_go() {
         let mut client = server.client();
         client.send(asked);
         let mut other = server.client();
-        // What it sent beside is not read before the reply.
+        // Further input is not read before the reply.
         other.send(format!("{asked}PING\r\n"));
         eventually("both are there", || server.handle.counters().connections == 2);
         drop((client, other));
@@ -91,7 +91,7 @@ fn a_client_that_wants_no_replies_may_send_for_as_long_as_it_likes() {
     assert_eq!(server.handle.counters().arrivals_timed_out, 0);
 }
 
-/// Not only what it shows is bounded, but how much waits.
+/// Not only the size of the reply is bounded, but the time of the work.
 #[test]
 fn writes_without_replies_wait_for_the_disk_in_the_end() {
     let engine = Obedient::default();

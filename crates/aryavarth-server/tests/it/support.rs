@@ -1,4 +1,4 @@
-//! A server to test, a client that sends what it is told, and an engine that can be stopped.
+//! A server to test, a client with scripted input, and an engine that can be stopped.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -141,7 +141,7 @@ struct Control {
     poisoned: bool,
     positions: HashMap<Vec<u8>, u64>,
     wakers: Vec<Waker>,
-    /// Whether the next who asks how far the disk is meets a panic.
+    /// Whether the next question about the watermark panics.
     panics_when_asked: bool,
     /// How many batches came together, call by call.
     together: Vec<usize>,
@@ -153,9 +153,9 @@ struct Control {
     calls: BTreeSet<(&'static str, String)>,
 }
 
-/// An engine in memory whose disk obeys: what is written is durable when the test says so. Reading
+/// An engine in memory whose disk obeys: writes are durable when the test says so. Reading
 /// or writing the key `gate` and compacting wait for the test, reading or writing a key that ends with
-/// `panic` panics, and only keys that begin with `hot` are at hand. It notes who calls it.
+/// `panic` panics, and only keys that begin with `hot` are at hand. It notes the calling threads.
 #[derive(Clone, Default)]
 pub(crate) struct Obedient {
     memory: MemoryEngine,
@@ -182,7 +182,7 @@ impl Obedient {
         Arc::strong_count(&self.control)
     }
 
-    /// Makes durable what has been written.
+    /// Makes all writes so far durable.
     pub(crate) fn sync(&self) {
         self.change(|control| control.durable = control.written);
     }
@@ -220,7 +220,7 @@ impl Obedient {
         self.control.0.lock().unwrap().calls_before_read
     }
 
-    /// Makes it unknown what becomes of everything that is not durable yet.
+    /// Makes the outcome of everything that is not durable yet unknown.
     pub(crate) fn poison(&self) {
         self.change(|control| control.poisoned = true);
     }

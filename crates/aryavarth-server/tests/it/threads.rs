@@ -1,4 +1,4 @@
-//! Where engine calls run: what may wait for a disk on the pool's threads, what cannot where the
+//! Where engine calls run: those that may wait for a disk on the pool's threads, the others where the
 //! bytes arrived.
 
 use std::thread;
@@ -7,7 +7,7 @@ use aryavarth_server::Limits;
 
 use crate::support::{Obedient, Server, get, remove, set};
 
-/// A server over an engine that makes nobody wait.
+/// A server over an engine without waits.
 fn start() -> (Server, Obedient) {
     let engine = Obedient::default();
     engine.open_gate();
@@ -43,7 +43,7 @@ fn what_is_at_hand_is_read_where_its_bytes_arrived() {
 fn what_follows_a_call_that_can_block_waits_for_its_turn() {
     let (server, engine) = start();
     let mut client = server.client();
-    // Whatever pieces the requests arrive in, each sees what those before it did.
+    // Whatever pieces the requests arrive in, each sees the effects of those before it.
     for round in 0..100 {
         let value = round.to_string();
         let requests = [

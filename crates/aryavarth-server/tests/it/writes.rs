@@ -22,7 +22,7 @@ fn queued(server: &Server, engine: &Obedient, keys: &[String]) -> (Client, Vec<C
     (first, others)
 }
 
-/// A server that has a job for each of so many clients, and for nobody else.
+/// A server that has a job for each of so many clients, and for no others.
 fn start(engine: &Obedient, clients: usize) -> Server {
     engine.sync_always();
     Server::with(engine.clone(), Limits { jobs_max: clients, ..Limits::default() })
@@ -63,7 +63,7 @@ fn a_panic_costs_the_writes_that_went_together_and_no_later_one() {
     engine.open_gate();
     assert_eq!(first.reply(), OK);
     assert!(others[1].reply().contains("outcome of this request is unknown"));
-    // What became of the other one is known only if it went by itself.
+    // The outcome of the other one is known only if it went by itself.
     let other = others[0].reply();
     assert!(other == OK || other.contains("outcome of this request is unknown"), "{other}");
     for _ in 0..100 {

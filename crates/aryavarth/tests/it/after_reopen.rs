@@ -1,4 +1,4 @@
-//! What spaces and deadlines are after the store was closed and opened again, told as stories on
+//! Spaces and deadlines after the store was closed and opened again, as stories on
 //! every engine that keeps its data.
 
 use std::path::Path;

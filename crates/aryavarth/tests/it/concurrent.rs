@@ -107,7 +107,7 @@ fn a_key_that_exists_is_never_missing_while_compaction_runs() {
     );
 }
 
-/// Keys come and go; what a reader holds must be absent or right, and batches whole.
+/// Keys come and go; a reader's answer must be an absence or right, and batches whole.
 #[test]
 fn a_batch_of_two_keys_is_never_seen_half() {
     let dir = tempfile::tempdir().unwrap();

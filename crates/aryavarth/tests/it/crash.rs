@@ -1,8 +1,8 @@
 //! The crash sweep: the power is cut after every call that a store makes to its disk.
 //!
 //! Each workload runs once to count its calls, then once per call: with the power cut there, or
-//! with that one call going wrong. What a crash then leaves (nothing of the unsynced, some of it, or
-//! all) is opened again and shown to the oracle, and so is what is left when the power fails a
+//! with that one call going wrong. The disk after the crash (nothing of the unsynced, some of it, or
+//! all) is opened again and shown to the oracle, and so is the disk after the power fails a
 //! second time, after any call of that open. Promised are: no acknowledged write lost, none back,
 //! no batch halved, no reply undone, and a store that opens and goes on.
 //!
@@ -53,12 +53,12 @@ const NOT_CROSSED: &[(Site, &str)] = &[
 ];
 
 /// Whether the outcome is unknown after a call at this site that found no space: a sync, or a call
-/// that was to take back what found no space before.
+/// that was to take back an append that found no space before.
 pub(crate) fn may_poison(site: Site) -> bool {
     site.text().contains("sync") || matches!(site, Site::FrameErase | Site::ManifestErase)
 }
 
-/// What goes wrong in a run.
+/// The fault of a run.
 #[derive(Clone, Copy, Debug)]
 enum Trouble {
     /// The power is cut before this call.
@@ -67,7 +67,7 @@ enum Trouble {
     Fault(u64, Fault),
 }
 
-/// Crashes of one workload, and what they crossed.
+/// Crashes of one workload, and the events that they crossed.
 struct Sweep {
     workload: Workload,
     tally: Tally,
@@ -178,7 +178,7 @@ impl Sweep {
         }
     }
 
-    /// Opens what a crash left, checks it, and crashes it again if `deep`.
+    /// Opens the disk after a crash, checks it, and crashes it again if `deep`.
     fn after(&mut self, left: &SimFs, crash: Crash, oracle: &Oracle, deep: bool, scene: &str) {
         self.tally.points += 1;
         let opened = left.crash(Crash::Everything);
@@ -255,7 +255,7 @@ impl Tally {
     }
 }
 
-/// Opens the store, checks what it contains, and that it goes on from there, come what may.
+/// Opens the store, checks its contents, and that it goes on from there, come what may.
 pub(crate) fn recover(
     fs: &SimFs,
     workload: &Workload,
@@ -269,7 +269,7 @@ pub(crate) fn recover(
     let count = runner.oracle.check(&found, crash)?;
     runner.oracle.settle(count);
 
-    // What was shown must hold, even if the power fails now.
+    // Shown values must hold, even if the power fails now.
     let again = fs.crash(Crash::Nothing);
     let mut second = Runner::new(&again, workload, runner.oracle.clone());
     second.open().map_err(failed("the store does not open after a second crash"))?;
@@ -289,7 +289,7 @@ pub(crate) fn recover(
     third.oracle.check(&found, Crash::Nothing).map(drop).map_err(undone)
 }
 
-/// What a recovered store is used for, to see that it works.
+/// A use of a recovered store, to see that it works.
 fn afterwards() -> Vec<Act> {
     let (always, os) = (Durability::Always, Durability::Os);
     let name = |n: u8| vec![b'z', n];

@@ -1,8 +1,8 @@
-//! Rot: files that are cut short, and files with a byte that is not what it was.
+//! Rot: files that are cut short, and files with a changed byte.
 //!
 //! A store that was closed cleanly knows every byte of its files, so any damage is either refused
-//! at the open, by an error that names the file and the remedy, or answered by an error for what
-//! it hit. In a store that was killed, nothing vouches for the last write: that one alone may go,
+//! at the open, by an error that names the file and the remedy, or answered by an error for the
+//! record that it hit. In a store that was killed, nothing vouches for the last write: that one alone may go,
 //! and its bytes are counted. A wrong value, or a value that is silently absent, is never right.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::runner::{DIR, options};
 
 const SITE: Site = Site::SegmentOpen;
 
-/// A store's disk, and what is in the store.
+/// A store's disk, and the contents of the store.
 struct Disk {
     fs: SimFs,
     /// Whether the store was closed.
@@ -142,7 +142,7 @@ impl Disk {
             }
         }
         assert_eq!(expected.next(), None, "a scan is complete");
-        // What closing would write is of no interest, and takes time.
+        // The writes of a close are of no interest, and takes time.
         fs.fail_from(0);
         verdict
     }

@@ -282,7 +282,7 @@ fn compaction_keeps_deadlines<E: KvsEngine>(engine: &E, clock: &TestClock) {
     }
 }
 
-/// Gives an engine reasons and time to remove what has expired, until its count says so.
+/// Gives an engine reasons and time to remove expired keys, until its count says so.
 fn wait_for_the_sweep<E: KvsEngine>(engine: &E, left: u64) {
     let begin = Instant::now();
     while engine.count().unwrap().0.keys != left {

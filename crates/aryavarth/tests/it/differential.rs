@@ -4,9 +4,9 @@
 //! that fails is in its message; `DIFFERENTIAL_OPERATIONS` makes the run longer, and
 //! `DIFFERENTIAL_SEED` begins it elsewhere.
 //!
-//! An engine removes what has expired when it gets to it, so its counts may be above the model's,
+//! An engine removes expired keys when it gets to them, so its counts may be above the model's,
 //! until they agree. And it may or may not call it a write when nothing is removed or put where
-//! nothing was: a watch must know of what changed a key, and must not know more than the model.
+//! nothing was: a watch must notice each change of a key, and must not notice more than the model.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ fn many_random_operations_and_watches_are_those_of_the_model<E: KvsEngine>(
     Run::new(engine, clock, true).run(from_environment("DIFFERENTIAL_OPERATIONS", 20_000));
 }
 
-/// What a closure does.
+/// The acts of a closure.
 #[derive(Debug)]
 enum Act {
     Select(u32),
@@ -62,7 +62,7 @@ enum Act {
     Fail,
 }
 
-/// What it saw.
+/// Its answers.
 #[derive(Debug, PartialEq)]
 enum Seen {
     Stored(Option<Stored>),
@@ -94,7 +94,7 @@ fn act(transaction: &mut Transaction<'_>, acts: &[Act]) -> aryavarth::Result<Vec
     Ok(seen)
 }
 
-/// A key that is watched on both sides, and what it held when that began.
+/// A key that is watched on both sides, and its value when that began.
 struct Watched {
     space: u32,
     key: Vec<u8>,
@@ -161,7 +161,7 @@ impl<'a, E: KvsEngine> Run<'a, E> {
     /// Looks at everything that there is.
     fn compare(&mut self, what: &str) {
         assert_eq!(self.engine.now_ms(), self.model.now_ms(), "{what}");
-        // Removes from the model what has expired.
+        // Removes expired keys from the model.
         self.model.write(Batch::new()).unwrap();
         let (range, limit) = (self.range(), 1 + self.dice.below(KEYS) as usize);
         for space in 0..SPACES {
@@ -292,7 +292,7 @@ fn pages<E: KvsEngine>(engine: &E, range: &KeyRange, limit: usize) -> Vec<Vec<u8
 
 fn assert_is_at_least(count: Count, expected: Count, what: &str) {
     assert!(count.keys >= expected.keys, "{what}: {count:?}, {expected:?}");
-    // What has expired without being removed has a deadline, so the others are counted exactly.
+    // A key that has expired without being removed has a deadline, so the others are counted exactly.
     let without = |count: Count| count.keys - count.expiring;
     assert_eq!(without(count), without(expected), "{what}: {count:?}, {expected:?}");
 }

@@ -1,4 +1,4 @@
-//! What the store does when the disk does not do its part: a sync that fails, a disk that is full.
+//! The store on a disk that does not do its part: a sync that fails, a disk that is full.
 //!
 //! The rules are those of the guarantees: after a failed sync nothing above the last good one is
 //! ever shown or acknowledged again until the store is reopened; a full disk stops writes and
@@ -67,7 +67,7 @@ fn after_a_failed_sync_the_new_value_is_unknown_and_the_old_one_is_not_shown() {
     assert!(matches!(error, KvsError::Poisoned { .. }), "{error}");
     // Neither the value that may be lost nor the one that may be overwritten.
     assert!(matches!(store.read(b"k"), Err(KvsError::Poisoned { .. })));
-    // What was durable is still readable, at every level.
+    // Durable values are still readable, at every level.
     assert_eq!(store.read(b"other").unwrap().as_deref(), Some(&b"kept"[..]));
     let os = store.with_durability(Durability::Os);
     assert_eq!(os.read(b"other").unwrap().as_deref(), Some(&b"kept"[..]));
@@ -302,7 +302,7 @@ fn a_store_that_is_full_and_poisoned_says_poisoned() {
     assert!(matches!(store.compact(), Err(KvsError::Poisoned { .. })));
 }
 
-/// The live part of a segment has to be copied before the whole is freed, and what was freed must
+/// The live part of a segment has to be copied before the whole is freed, and the freed files must
 /// be closed before its space is there: a round over all segments at once found no space for that,
 /// again and again.
 #[test]
@@ -356,7 +356,7 @@ fn a_compaction_that_needs_the_reserve_gets_it() {
     for key in (0..2000_u32).filter(|key| key % 2 == 0) {
         assert!(store.delete(&key.to_be_bytes()).unwrap());
     }
-    // Too little is dead for a compaction; then somebody else takes all the rest of the disk.
+    // Too little is dead for a compaction; then another program takes all the rest of the disk.
     while store.step().unwrap() {}
     fs.limit_space(fs.space_used());
     let refused = (2000..4000_u32).find(|key| store.put(&key.to_be_bytes(), &[1; 2000]).is_err());
@@ -374,7 +374,7 @@ fn a_compaction_that_needs_the_reserve_gets_it() {
     }
 }
 
-/// Hint files are most of what takes more space than the live data where values are small, and no
+/// Hint files take most of the space beyond the live data where values are small, and no
 /// compaction gives it back. It was tried all the same after every write that a rest followed: up
 /// to 256 MiB written for one key.
 #[test]
@@ -400,7 +400,7 @@ fn at_rest_nothing_is_rewritten_that_gives_nothing_back() {
         while store.step().unwrap() {}
     }
     assert_eq!(copied(), before, "rewritten for three keys");
-    // What is dead comes back all the same.
+    // Dead bytes come back all the same.
     put(0..150_000);
     while store.step().unwrap() {}
     assert!(copied() > before);
@@ -408,7 +408,7 @@ fn at_rest_nothing_is_rewritten_that_gives_nothing_back() {
     assert!(stats.disk_bytes <= 2 * stats.live_bytes + (8 << 20), "{stats:?}");
 }
 
-/// Space is bounded by what lives: a store that lost its keys keeps no reserve for them.
+/// Space is bounded by the live data: a store that lost its keys keeps no reserve for them.
 #[test]
 fn the_reserve_shrinks_with_the_store() {
     let fs = SimFs::new();

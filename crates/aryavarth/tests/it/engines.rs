@@ -21,7 +21,7 @@ macro_rules! stories {
     (@every $kind:ident $stories:tt) => {
         stories!([memory kv_store reopened sled] $kind $stories);
     };
-    // Every engine, for stories of what a store knows only until it ends.
+    // Every engine, for stories of knowledge that a store loses when it ends.
     (@every_unbroken $kind:ident $stories:tt) => {
         mod unbroken {
             use super::*;
@@ -80,7 +80,7 @@ macro_rules! stories {
     };
 }
 
-/// An engine that keeps what it is told beyond its end. Dropping the last handle closes it.
+/// An engine that keeps its data beyond its end. Dropping the last handle closes it.
 pub(crate) trait OnDisk: KvsEngine {
     fn open_at(dir: &Path, clock: &Arc<TestClock>) -> Self;
 }

@@ -1,10 +1,10 @@
 //! The error sweep: every call that a store makes to its disk fails once, in every way.
 //!
 //! The disk refuses the call, is full, is interrupted by a signal, moves only a part, or fails a
-//! sync and forgets what it should have written. Afterwards the disk works again. Promised are:
+//! sync and forgets the unwritten pages. Afterwards the disk works again. Promised are:
 //!
-//! - an interrupted or short call is nobody's business: it is repeated, and no error is told;
-//! - what was acknowledged can be read, or the answer is an error that says why not;
+//! - an interrupted or short call is repeated, and no error reaches the caller;
+//! - acknowledged values can be read, or the answer is an error that says why not;
 //! - the store is then either poisoned, and says so to every writer until it is reopened, or goes
 //!   on writing; only a sync that fails may poison;
 //! - and whatever a power cut leaves after that opens, with everything that anybody was told.
@@ -34,7 +34,7 @@ const RETRIES: u32 = 20;
 #[derive(Default)]
 struct Tally {
     injections: u64,
-    /// How runs ended: the failure, and what was told.
+    /// How runs ended: the failure, and the store's message.
     ends: BTreeMap<String, u64>,
     wrong: Vec<String>,
 }
@@ -57,7 +57,7 @@ fn name_of(error: &KvsError) -> &'static str {
     }
 }
 
-/// Runs a workload in which one call fails; says how it ended, or what is wrong.
+/// Runs a workload in which one call fails; says how it ended, or the fault.
 fn inject(
     workload: &Workload,
     call: u64,

@@ -2,7 +2,7 @@
 //!
 //! `tests/fixtures` has a directory for each version of the disk format: a store that was closed
 //! (`clean`), one whose process was killed in the middle of a write (`killed`), and `CONTENTS.txt`,
-//! which says what is in them. Each is opened here by the version that there is now, compared key
+//! which lists their contents. Each is opened here by the version that there is now, compared key
 //! by key, and written to. A fixture is never changed: it stands for the disks of users.
 //!
 //! `MAKE_FIXTURE=v2 cargo test -p aryavarth fixture::` makes the one of a new format version, and
@@ -35,7 +35,7 @@ type Pairs = BTreeMap<(u32, Vec<u8>), (Vec<u8>, Option<u64>)>;
 /// Deadlines that no clock reaches, and one that has passed.
 const FAR_MS: u64 = u64::MAX - 1;
 
-/// A store that is being made, and what it must contain.
+/// A store that is being made, and the contents that it must have.
 struct Made {
     store: KvStore,
     pairs: Pairs,
@@ -135,7 +135,7 @@ impl Made {
     }
 }
 
-/// Makes one of the stores: its files, and what it must contain.
+/// Makes one of the stores: its files, and its contents.
 fn made(name: &str) -> (Files, Pairs) {
     let fs = SimFs::new();
     let options = Options {
@@ -255,7 +255,7 @@ fn copy(version: &Path, name: &str) -> tempfile::TempDir {
     dir
 }
 
-/// What `CONTENTS.txt` says of a store.
+/// The part of `CONTENTS.txt` about one store.
 fn expected(version: &Path, name: &str) -> String {
     let contents = fs::read_to_string(version.join("CONTENTS.txt")).expect("CONTENTS.txt");
     let lines = contents.lines().filter(|line| line.split(' ').next() == Some(name));

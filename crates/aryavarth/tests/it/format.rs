@@ -137,12 +137,12 @@ type Values = BTreeMap<String, u64>;
 /// A line of an example is full with these, though a tag and its word may make one more.
 const LINE_BYTES: usize = 8;
 
-/// A file that is read from its beginning to its end, and what was read in hexadecimal.
+/// A file that is read from its beginning to its end, and its bytes so far in hexadecimal.
 struct Dump<'a> {
     bytes: &'a [u8],
     at: usize,
     out: String,
-    /// Where the line that is being made begins, what it is part of, and what it means so far.
+    /// Where the line that is being made begins, its part of the file, and its meaning so far.
     line_at: usize,
     title: String,
     meanings: Vec<String>,
@@ -160,7 +160,7 @@ impl<'a> Dump<'a> {
         self.title = format!("{text}: ");
     }
 
-    /// The next `length` bytes, with what they mean.
+    /// The next `length` bytes, with their meaning.
     fn take(&mut self, length: usize, meaning: &str) -> &'a [u8] {
         if self.at - self.line_at + length > LINE_BYTES + 1 {
             self.end_line();
@@ -232,7 +232,7 @@ fn assert_crc(found: u64, computed: u32, what: &str) {
     assert_eq!(found, u64::from(computed), "{what}");
 }
 
-/// A segment by the document: what was read, and the fields of its header and of each record.
+/// A segment by the document: its bytes, and the fields of its header and of each record.
 fn dump_log(page: &Page, bytes: &[u8]) -> (String, Values, Vec<Values>) {
     let mut dump = Dump::new(bytes);
     dump.title("segment header");
@@ -266,7 +266,7 @@ fn dump_log(page: &Page, bytes: &[u8]) -> (String, Values, Vec<Values>) {
     (dump.end(), header, records)
 }
 
-/// A manifest by the document: what was read, and every operation with its words.
+/// A manifest by the document: its bytes, and every operation with its words.
 fn dump_manifest(page: &Page, number: u64, bytes: &[u8]) -> (String, Vec<(String, Values)>) {
     let known = page.operations();
     let mut dump = Dump::new(bytes);
@@ -293,7 +293,7 @@ fn dump_manifest(page: &Page, number: u64, bytes: &[u8]) -> (String, Vec<(String
     (dump.end() + &zeros, operations)
 }
 
-/// A hint file by the document: what was read, and the fields of its header and of each entry.
+/// A hint file by the document: its bytes, and the fields of its header and of each entry.
 fn dump_hint(page: &Page, bytes: &[u8]) -> (String, Values, Vec<Values>) {
     let mut dump = Dump::new(bytes);
     dump.title("hint header");
@@ -315,7 +315,7 @@ fn dump_hint(page: &Page, bytes: &[u8]) -> (String, Values, Vec<Values>) {
     (dump.end(), header, entries)
 }
 
-/// What an open says about the example after a crash and a mishap.
+/// The verdict of an open on the example after a crash and a mishap.
 fn verdict(mishap: impl Fn(&SimFs, &Path)) -> String {
     let fs = SimFs::new();
     let store = example(&fs);

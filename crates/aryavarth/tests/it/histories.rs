@@ -1,8 +1,8 @@
 //! Histories of eight threads, checked for linearizability while compaction runs without pause.
 //!
 //! Many short histories rather than a long one: in a round each thread does a few operations on a
-//! few keys that it shares with all others, then everybody stops, what the keys hold is read, and
-//! the history is checked. What the keys hold at the end of a round is where the next one begins,
+//! few keys that it shares with all others, then all threads stop, the keys are read, and
+//! the history is checked. The next round begins with the values at the end of this one,
 //! so nothing can be lost between rounds either. Values are short of a kilobyte and segments of
 //! 4 KiB, so that the log rotates every few writes, and keys come and go.
 //!
@@ -71,7 +71,7 @@ fn writes_all(group: usize) -> bool {
     group % 2 == 1
 }
 
-/// What a thread does next in a group.
+/// The next act of a thread in a group.
 enum Step {
     Op(Op),
     /// Reads all keys, one after the other.
@@ -99,7 +99,7 @@ fn choose(random: &mut Random, group: usize, fresh: u64, held: Option<u64>) -> S
 }
 
 /// A batch of the writes. One that is all sets has other keys in between, so that publishing it
-/// takes long enough for somebody to look.
+/// takes long enough for a reader to look.
 fn batch(group: usize, writes: &[(usize, Option<u64>)]) -> Batch {
     let others = if writes.len() > 1 { OTHER_KEYS } else { 0 };
     let mut batch = Batch::new();
@@ -115,7 +115,7 @@ fn batch(group: usize, writes: &[(usize, Option<u64>)]) -> Batch {
     batch
 }
 
-/// Does one operation; what leaves is as durable as the handle's level asks.
+/// Does one operation; its answer is as durable as the handle's level asks.
 fn run<E: KvsEngine>(engine: &E, group: usize, op: &Op) -> Result<Answer> {
     let (answer, position) = match op {
         Op::Read(keys) if keys.len() == 1 => {
@@ -218,7 +218,7 @@ fn thread<E: KvsEngine>(engine: &E, ticks: &Ticks, seed: u64) -> Vec<(usize, Eve
     events
 }
 
-/// What a scan saw: all of it at one moment where nobody writes single keys, else each key at one.
+/// The answer of a scan: all of it at one moment where no thread writes single keys, else each key at one.
 fn seen(group: usize, state: Option<State>, call: u64, end: u64) -> Vec<(usize, Event)> {
     let Some(state) = state else { return Vec::new() };
     let event = |keys: &[usize]| {
@@ -246,7 +246,7 @@ fn round<E: KvsEngine>(handles: &[E], ticks: &Ticks, seed: u64) -> Vec<(usize, E
     })
 }
 
-/// Reads what all groups hold now, which ends each group's history, and checks the histories.
+/// Reads the keys of all groups, which ends each group's history, and checks the histories.
 fn close<E: KvsEngine>(
     engine: &E,
     ticks: &Ticks,
@@ -346,8 +346,8 @@ fn sled_has_such_histories_too() {
     check_histories(&[engine], seconds() / 2);
 }
 
-/// The power fails in the middle of a history. What was acknowledged is there afterwards, what was
-/// seen stays seen, and what was on its way is there wholly or not at all: the history, with what
+/// The power fails in the middle of a history. Acknowledged writes are there afterwards, values that were
+/// seen stay, and each write under way is there wholly or not at all: the history, with the state that
 /// the next open finds as its end, still has an order that explains it.
 #[test]
 fn every_history_that_a_power_cut_ends_has_an_order_that_explains_it() {

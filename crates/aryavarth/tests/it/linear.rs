@@ -1,9 +1,9 @@
-//! A checker of linearizability: could what many threads were told have happened one operation
+//! A checker of linearizability: could the answers to many threads have come from one operation
 //! after the other, each at one moment between its call and its return?
 //!
 //! The search is Wing and Gong's, with the memo of Lowe: take any operation that nothing else must
 //! come before, apply it to the state, and go on if its answer is the one that was given; a set of
-//! operations that led to a state once and failed is not tried again. What can be taken apart is
+//! operations that led to a state once and failed is not tried again. Independent parts are
 //! checked apart: a history is of one *group* of keys, and an operation touches one group. A batch
 //! is one operation on its group's whole state, so half a batch has no moment at which it was
 //! true.
@@ -14,23 +14,23 @@
 use std::collections::HashSet;
 use std::fmt::Write;
 
-/// What the keys of a group hold.
+/// The values of a group's keys.
 pub(crate) type State = Vec<Option<u64>>;
 
-/// What a caller asked for. Keys are places in the group's state.
+/// A caller's request. Keys are places in the group's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
     /// The values of these keys at one moment.
     Read(Vec<usize>),
     /// Sets keys, or removes them, at one moment; says how many removals found their key.
     Write(Vec<(usize, Option<u64>)>),
-    /// Adds one to each of these keys, of which an absent one holds 0; says what they held.
+    /// Adds one to each of these keys, of which an absent one holds 0; returns the old values.
     Increment(Vec<usize>),
-    /// Sets the key to `new` if it holds `old`; says what it held.
+    /// Sets the key to `new` if it holds `old`; returns the value before.
     CompareAndSet { key: usize, old: Option<u64>, new: u64 },
 }
 
-/// What a caller was told.
+/// The answer to a caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     Values(Vec<Option<u64>>),
@@ -41,7 +41,7 @@ pub(crate) enum Answer {
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
     pub(crate) op: Op,
-    /// `None` if nothing is known of what happened.
+    /// `None` if the outcome is unknown.
     pub(crate) answer: Option<Answer>,
     pub(crate) call: u64,
     pub(crate) end: u64,
@@ -79,7 +79,7 @@ impl Op {
 }
 
 /// Whether the history of one group, which begins with `state`, is linearizable; if not, the
-/// history in words, with what could not be explained.
+/// history in words, with the answers that could not be explained.
 pub(crate) fn check(state: &State, history: &[Event]) -> Result<(), String> {
     let mut events: Vec<&Event> = history.iter().collect();
     events.sort_by_key(|event| event.call);
@@ -122,7 +122,7 @@ impl Search<'_> {
         for i in self.next_ones() {
             let (next, answer) = self.events[i].op.apply(state);
             let told = self.events[i].answer.as_ref();
-            // What is unknown and changes nothing might as well not have happened.
+            // An unknown operation that changes nothing might as well not have happened.
             if told.map_or(next == *state, |told| *told != answer) {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! What the engine promises, tested from outside: one binary, one module per promise.
+//! The engine's promises, tested from outside: one binary, one module per promise.
 
 #![allow(clippy::cast_possible_truncation, reason = "the numbers of tests are small")]
 

@@ -1,4 +1,4 @@
-//! The oracle: knows what a store may contain after a crash.
+//! The oracle: the states that a store may have after a crash.
 //!
 //! Whatever a store does is one log of atomic changes, so after a crash it must contain the state
 //! after some prefix of that log: a batch cut in half, a lost write or one that came back is a
@@ -9,7 +9,7 @@
 //! - after the death of the process alone, to whatever was acknowledged at all.
 //!
 //! It may reach further, up to the writes in flight (batches that were asked for together are
-//! several): nobody was told that these failed.
+//! several): no caller has heard that these failed.
 //!
 //! Spaces are emptied and swapped by changes like others. Keys that have expired are in no state that
 //! anybody is shown: states are compared as they are at the oracle's time, which only goes on.
@@ -23,11 +23,11 @@ pub(crate) type Key = Vec<u8>;
 /// A key and its new value, or none if it was removed.
 pub(crate) type Change = (Key, Option<Vec<u8>>);
 /// One of several batches: for how many milliseconds its keys are set, if not for ever, in which
-/// case it removes none; and what it changes.
+/// case it removes none; and its changes.
 pub(crate) type Link = (Option<u64>, Vec<Change>);
 /// A space and a key in it.
 pub(crate) type Place = (u32, Key);
-/// What the store holds.
+/// The contents of the store.
 pub(crate) type State = BTreeMap<Place, Stored>;
 
 /// A change of the state.
@@ -38,7 +38,7 @@ pub(crate) enum Effect {
     Swap(u32, u32),
 }
 
-/// What was asked for and answered.
+/// The requests and their answers.
 #[derive(Clone, Default)]
 pub(crate) struct Oracle {
     /// Every write, in order, each as changes that happen together. The last ones may be in flight.
@@ -52,7 +52,7 @@ pub(crate) struct Oracle {
     acknowledged: usize,
     /// How many writes a power cut must leave.
     synced: usize,
-    /// What reads answered after the failure that ended the run.
+    /// The answers of reads after the failure that ended the run.
     shown: Vec<(Place, Option<Vec<u8>>)>,
     /// The time, which does not go back, whatever crashes.
     pub(crate) now_ms: u64,
@@ -93,7 +93,7 @@ impl Oracle {
 
     /// The write was answered: done.
     ///
-    /// A removal that finds nothing writes nothing, nor does emptying what is empty, so these vouch
+    /// A removal that finds nothing writes nothing, nor does emptying an empty space, so these vouch
     /// for no more than a read does.
     pub(crate) fn acknowledged(&mut self, level: Durability) {
         let Some(effects) = self.log.last().cloned() else { return };
@@ -216,7 +216,7 @@ impl Oracle {
         visible.map(|(place, stored)| (place.clone(), stored.clone())).collect()
     }
 
-    /// A power cut must not undo what these keys of a space show.
+    /// A power cut must not undo the state of these keys of a space.
     fn saw(&mut self, space: u32, mut seen: impl FnMut(&Key) -> bool) {
         let touched = self.touched.iter().filter(|((of, key), _)| *of == space && seen(key));
         let touched =
@@ -238,7 +238,7 @@ impl Oracle {
         self.shown.push((place, value));
     }
 
-    /// Says which prefix of the log the recovered state is, or what is wrong with it.
+    /// Says which prefix of the log the recovered state is, or its fault.
     pub(crate) fn check(&self, found: &State, crash: Crash) -> Result<usize, String> {
         for (place, value) in &self.shown {
             if found.get(place).map(|stored| &stored.value) != value.as_ref() {

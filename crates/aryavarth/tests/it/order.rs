@@ -1,9 +1,9 @@
-//! What the crash sweep does not show: another write at the wrong moment, results that are
-//! computed, numbers that nobody is told.
+//! Orders that the crash sweep does not show: another write at the wrong moment, results that are
+//! computed, numbers that no caller sees.
 //!
 //! The sweep runs one call after the other, so nothing is ever written while a compaction runs.
-//! Here a hook in the file system writes at a certain step, and looks at a later one at what a
-//! power cut would leave.
+//! Here a hook in the file system writes at a certain step, and looks at a later one at the
+//! disk after a power cut.
 
 use std::io;
 use std::path::Path;
@@ -15,7 +15,7 @@ use aryavarth::{Durability, KvStore, KvsEngine, KvsError, Options, Transaction};
 
 use crate::regressions::{open, open_hooked};
 
-/// What a power cut at `look` leaves of a store in which, during a compaction, `key` was set at
+/// The rest after a power cut at `look` of a store in which, during a compaction, `key` was set at
 /// `write`, without a sync. The store holds two keys, and both are on disk.
 fn left_by_a_cut(write: Site, key: &'static [u8], look: Site) -> KvStore {
     let fs = SimFs::new();
@@ -35,7 +35,7 @@ fn left_by_a_cut(write: Site, key: &'static [u8], look: Site) -> KvStore {
     });
     store.put(b"a", b"old").unwrap();
     store.put(b"b", b"old").unwrap();
-    // What the armed one reads is then a copy, and it seals nothing.
+    // The armed one then reads a copy, and it seals nothing.
     store.compact().unwrap();
     *other.lock().unwrap() = Some(store.clone());
     stage.store(1, Ordering::SeqCst);
@@ -54,7 +54,7 @@ fn a_durable_value_outlives_a_newer_one_that_is_not() {
 }
 
 /// A write that is not released knows the place that it replaced, and may have to go back to it:
-/// what holds such places is not retired.
+/// a segment that holds such places is not retired.
 #[test]
 fn nothing_is_retired_before_what_replaced_it_is_durable() {
     let store = left_by_a_cut(Site::HintCreate, b"a", Site::SegmentRemove);
@@ -62,8 +62,8 @@ fn nothing_is_retired_before_what_replaced_it_is_durable() {
     assert_eq!(store.read(b"b").unwrap().as_deref(), Some(&b"old"[..]));
 }
 
-/// A sync covers what was written before it began: whether what comes in meanwhile is covered too,
-/// nobody knows.
+/// A sync covers all writes before it began: whether writes that come in meanwhile are covered too
+/// is unknown.
 #[test]
 fn a_sync_vouches_for_nothing_that_was_written_while_it_ran() {
     let fs = SimFs::new();
@@ -85,7 +85,7 @@ fn a_sync_vouches_for_nothing_that_was_written_while_it_ran() {
     assert!(durable > 0 && durable < later, "durable up to {durable}, written up to {later}");
 }
 
-/// What a closure returns may be computed from anything that it saw: it waits for all of it, be it
+/// A closure's result may be computed from anything that it saw: it waits for all of it, be it
 /// a result or an error, although the closure itself writes nothing.
 #[test]
 fn what_a_closure_tells_is_durable() {
@@ -125,7 +125,7 @@ fn seq_max(fs: &SimFs) -> u64 {
     highest
 }
 
-/// A crash took writes that somebody may have been shown: their numbers and places stay theirs.
+/// A crash took writes that a reader may have seen: their numbers and places stay theirs.
 #[test]
 fn numbers_that_a_crash_took_are_not_given_again() {
     let fs = SimFs::new();
@@ -146,7 +146,7 @@ fn numbers_that_a_crash_took_are_not_given_again() {
     assert!(after > before && after > seq, "{before}, {after}, before the crash {seq}");
 }
 
-/// Whether a key is there is told from the index, and is as young as what the index names.
+/// Whether a key is there is told from the index, and is as young as the index's record.
 #[test]
 fn a_deadline_is_no_more_durable_than_the_value_it_belongs_to() {
     let fs = SimFs::new();
@@ -176,7 +176,7 @@ fn a_deadline_is_no_more_durable_than_the_value_it_belongs_to() {
     }
 }
 
-/// UNLINK of what fills a disk must not fill the memory.
+/// UNLINK of keys that fill a disk must not fill the memory.
 #[test]
 fn a_closure_is_given_so_much_and_no_more() {
     let fs = SimFs::new();
@@ -205,7 +205,7 @@ fn a_closure_is_given_so_much_and_no_more() {
     assert!(read(6).is_ok(), "2 MiB fit");
     let refused = read(9).unwrap_err();
     assert!(matches!(refused, KvsError::TooLarge { size: 2_100_000.., .. }), "{refused}");
-    // What is only removed is not read.
+    // A value that is only removed is not read.
     let removed = KvsEngine::commit(&store, &[], |transaction| {
         for key in &named {
             transaction.remove(*key);

@@ -1,6 +1,6 @@
 //! Races between readers, writers and compaction, each brought about on purpose: while one
-//! operation is at a certain call of the file system, the other one happens. What they are and
-//! which other tests look for them is in `docs/races.md`.
+//! operation is at a certain call of the file system, the other one happens. `docs/races.md`
+//! lists them and the other tests that look for them.
 
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use crate::regressions::{open, open_hooked, options};
 type Act = Box<dyn FnOnce() + Send>;
 type Call = fn(&KvStore);
 
-/// A store, and what is to happen before its next call at a site, once.
+/// A store, and an act before its next call at a site, once.
 struct Store {
     store: KvStore,
     next: Arc<Mutex<Option<Act>>>,
@@ -110,7 +110,7 @@ fn what_is_written_during_a_compaction_wins_also_after_a_crash() {
             assert_eq!(store.read(b"kept").unwrap(), Some(b"old".to_vec()), "{site:?}");
         };
         is_right(store);
-        // Whatever the crash leaves: a compaction may only count what is durable.
+        // Whatever the crash leaves: a compaction may only count durable records.
         for crash in [Crash::Nothing, Crash::Everything, Crash::Some { seed: 1 }] {
             is_right(&open(fs.crash(crash)));
         }
@@ -295,11 +295,11 @@ fn a_clock_that_goes_back_makes_nothing_older() {
     }
 }
 
-/// Reads take no lock: what others hold while they are stuck in a call of the disk, a reader does
+/// Reads take no lock: the locks of threads that are stuck in a call of the disk, a reader does
 /// not need.
 #[test]
 fn reads_go_on_while_a_writer_a_sync_and_a_compaction_are_stuck() {
-    // The call that sticks, who makes it, and whether the readers outlasted it.
+    // The call that sticks, its caller, and whether the readers outlasted it.
     let stories: [(Site, Call); 4] = [
         // Under the writer's mutex.
         (Site::FrameWrite, |store| drop(store.put(b"new", b"v"))),

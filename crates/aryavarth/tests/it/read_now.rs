@@ -17,7 +17,7 @@ fn what_is_at_hand_is_read_at_once_with_its_position() {
     store.put(b"kept", b"value").unwrap();
     store.put(b"removed", b"value").unwrap();
     store.delete(b"removed").unwrap();
-    // Not durable yet: who lets it out has to wait for its position.
+    // Not durable yet: a caller that hands it out has to wait for its position.
     let (_, position) = KvsEngine::write(&store, Batch::new().set("new", "value")).unwrap();
     for key in [&b"kept"[..], b"removed", b"new", b"absent"] {
         let patient = KvsEngine::read(&store, key).unwrap();

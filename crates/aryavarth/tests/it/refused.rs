@@ -1,10 +1,10 @@
-//! What a full disk refused is not there, ever, however much of it was written.
+//! A write that a full disk refused is not there, ever, however much of it was written.
 //!
-//! A write can find no space when half of it is in the file, and what is there may be whole records
-//! with good checksums. As long as the next write went over their place nobody saw them. But the
+//! A write can find no space when half of it is in the file, and that half may be whole records
+//! with good checksums. As long as the next write went over their place no reader saw them. But the
 //! next write may go to another segment, if it is too large for this one: then they stood behind the
 //! true end of a segment, recovery took them for the log, found that the next segment did not begin
-//! where they ended, and cut off what had been acknowledged. Likewise a manifest's edit of which only
+//! where they ended, and cut off acknowledged records. Likewise a manifest's edit of which only
 //! zeros were missing.
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ fn open(fs: &SimFs) -> Result<KvStore, KvsError> {
     KvStore::open_with(Path::new("/db"), options)
 }
 
-/// What is known of each key: its value, or that it is not there. Of others nothing is.
+/// The known state of each key: its value, or its absence. Other keys are unknown.
 type Known = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 fn check(fs: &SimFs, known: &Known, what: &str) {
@@ -42,14 +42,14 @@ fn check(fs: &SimFs, known: &Known, what: &str) {
     }
 }
 
-/// From call `at` on, `halves` calls move the half of what is left, and the next finds no space.
+/// From call `at` on, `halves` calls move the half of the rest, and the next finds no space.
 fn break_off(fs: &SimFs, at: u64, halves: u64) {
     (0..halves).for_each(|n| fs.fail_call(at + n, Fault::Short));
     fs.fail_call(at + halves, Fault::NoSpace);
 }
 
 /// Batches, small ones and such as fit only a segment of their own, keys that come and go, and
-/// compaction. Calls `look` after each step. Returns what went wrong first, if not for want of space.
+/// compaction. Calls `look` after each step. Returns the first error that is not for want of space.
 fn story(fs: &SimFs, mut look: impl FnMut(&Known, &str)) -> Option<KvsError> {
     let store = match open(fs) {
         Ok(store) => store.with_durability(Durability::Always),

@@ -178,8 +178,8 @@ fn a_crash_after_a_compaction_keeps_what_was_written_since() {
     assert_eq!(store.read(b"after").unwrap(), Some(b"2".to_vec()));
 }
 
-/// A frame that just fits under the segment's limit, beyond what is allocated: whoever makes room
-/// and whoever looks for room must agree that it fits.
+/// A frame that just fits under the segment's limit, beyond what is allocated: the code that makes
+/// room and the code that looks for room must agree that it fits.
 #[test]
 fn a_record_that_ends_at_the_segments_limit_is_written() {
     for short_of in (0..=160).step_by(8) {
@@ -311,7 +311,7 @@ impl Wake for LastHandle {
     fn wake(self: Arc<Self>) {}
 }
 
-/// A task that nobody else knows any more takes the last handle with it when it was woken, and so
+/// A task that no other thread knows any more takes the last handle with it when it was woken, and so
 /// the store is closed by its own committer.
 #[test]
 fn the_last_handle_may_go_away_with_the_task_that_the_committer_woke() {
@@ -375,7 +375,7 @@ fn a_full_disk_does_not_poison_a_store_that_writes_its_manifest_anew() {
     }
 }
 
-/// A compaction that finds no space leaves nothing of what it wrote.
+/// A compaction that finds no space leaves nothing of its output.
 #[test]
 fn a_compaction_that_finds_no_space_leaves_no_copy_behind() {
     let fs = SimFs::new();
@@ -409,7 +409,7 @@ fn a_segment_that_cannot_be_cut_is_sealed_all_the_same() {
     assert!(open(fs).recovery().clean);
 }
 
-/// What compaction gave back is free at once: nothing keeps the files open that it removed.
+/// Space that compaction gave back is free at once: nothing keeps the files open that it removed.
 #[test]
 fn a_compacted_segment_does_not_stay_open() {
     let fs = SimFs::new();
@@ -499,7 +499,7 @@ fn a_write_that_races_with_the_close_is_refused_or_kept() {
     }
 }
 
-/// An error that takes its time to say what it is.
+/// An error whose text takes its time.
 #[derive(Debug)]
 struct Slow;
 
@@ -512,8 +512,8 @@ impl fmt::Display for Slow {
 
 impl std::error::Error for Slow {}
 
-/// After a failed sync nobody syncs again: the kernel would say yes to a second one, though what
-/// the first one lost is gone.
+/// After a failed sync none is tried again: the kernel would say yes to a second one, though the
+/// pages of the first one are gone.
 #[test]
 fn nobody_syncs_after_a_failed_sync() {
     for _ in 0..3 {

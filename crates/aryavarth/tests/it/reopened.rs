@@ -1,12 +1,12 @@
 //! A store that is closed and opened again before every call, as an engine for the contract.
 //!
-//! What the contract promises must not depend on how long a store has been open. So each call of
+//! The promises of the contract must not depend on how long a store has been open. So each call of
 //! the trait finds a store that has just been recovered: every second time after a clean close,
-//! the other times from what a killed process leaves, which is everything that it wrote and no
+//! the other times from the files of a killed process, which is everything that it wrote and no
 //! word that it ended. Background work is done by explicit steps before every third end.
 //!
 //! The files are simulated, because the stories make thousands of calls. Calls exclude each other,
-//! so that nobody is inside when the store goes away.
+//! so that no call is under way when the store goes away.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +37,7 @@ pub(crate) struct Reopened {
 struct Life {
     fs: SimFs,
     clock: Arc<TestClock>,
-    /// There whenever nobody reopens it.
+    /// There except during a reopen.
     store: Option<KvStore>,
     opens: u64,
 }
@@ -84,7 +84,7 @@ impl Life {
         if self.opens.is_multiple_of(2) {
             store.close().unwrap();
         } else {
-            // The store itself ends on a disk that nobody sees any more.
+            // The store itself ends on a disk that is never read again.
             self.fs = self.fs.crash(Crash::Everything);
         }
     }
@@ -174,7 +174,7 @@ impl KvsEngine for Reopened {
     }
 
     fn on_reached(&self, position: Position, level: Durability, waker: &Waker) -> Poll<Result<()>> {
-        // What an earlier life wrote was made durable when this one began, so none is pending.
+        // The writes of an earlier life were made durable when this one began, so none is pending.
         self.once(|store| store.on_reached(position, level, waker))
     }
 

@@ -1,6 +1,6 @@
 //! The runner: plays a workload on a store and tells the oracle.
 //!
-//! What the store answers is checked at once against what the [`Oracle`] knows; an answer that is
+//! The store's answers are checked at once against the [`Oracle`]; an answer that is
 //! right at the moment but undone by a crash is found by the oracle later.
 
 use std::path::Path;
@@ -34,7 +34,7 @@ impl TestClock {
         self.0.store(ms, Ordering::Relaxed);
     }
 
-    /// Moves the clock on and returns what it says then.
+    /// Moves the clock on and returns its new time.
     pub(crate) fn advance(&self, ms: u64) -> u64 {
         self.0.fetch_add(ms, Ordering::Relaxed) + ms
     }
@@ -120,7 +120,7 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    /// A runner for a file system, with an oracle that knows what happened there so far.
+    /// A runner for a file system, with an oracle that knows its history so far.
     pub(crate) fn new(fs: &SimFs, workload: &Workload, mut oracle: Oracle) -> Runner {
         let clock = TestClock::new();
         oracle.now_ms = oracle.now_ms.max(clock.now_ms());
@@ -167,7 +167,7 @@ impl Runner {
         self.store.take().map_or(Ok(()), KvStore::close)
     }
 
-    /// Reads every byte of the store, which nobody has open, and finds no damage.
+    /// Reads every byte of the store, which is not open, and finds no damage.
     pub(crate) fn verify(&self) -> Result<(), KvsError> {
         let report = aryavarth::verify(Path::new(DIR), &self.options, |_, _| {})?;
         // A file that cannot be read counts as damaged, and is none of ours.
@@ -234,7 +234,7 @@ impl Runner {
                 let stored = (*ms > 0).then_some(stored);
                 let effect = Effect::Put((space, key.clone()), stored);
                 let batch = Batch::new().set_until(key.as_slice(), value.as_slice(), now_ms + ms);
-                // What sets is no removal, also if it comes too late.
+                // A set is no removal, also if it comes too late.
                 self.write_counted(*level, vec![effect], Some(0), |store| store.write(batch))
             }
             Act::Clear(level) => {
@@ -377,7 +377,7 @@ impl Runner {
         }
     }
 
-    /// Writes batches together. What was answered is told to the oracle one by one; from the first
+    /// Writes batches together. The oracle gets the answers one by one; from the first
     /// one on whose outcome is unknown, they are in flight.
     fn chain(&mut self, level: Durability, links: &[Link]) -> Result<(), KvsError> {
         let (now_ms, space, store) = (self.oracle.now_ms, self.space, self.handle(level));
@@ -493,7 +493,7 @@ impl Runner {
         Ok(state)
     }
 
-    /// Reads every key after a failure: what is answered even then must hold too.
+    /// Reads every key after a failure: answers even then must hold too.
     pub(crate) fn look_after_failure(&mut self) {
         if self.store.is_none() {
             return;

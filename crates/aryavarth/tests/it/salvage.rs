@@ -118,13 +118,13 @@ fn files(fs: &SimFs, dir: &str) -> BTreeMap<PathBuf, (u64, Vec<u8>)> {
     files.collect()
 }
 
-/// Salvages the store, opens what was saved, and sees that the input is as it was.
+/// Salvages the store, opens the copy, and sees that the input is as it was.
 fn salvage(fs: &SimFs) -> (Pairs, SalvageReport) {
     let before = files(fs, DIR);
     let report = aryavarth::salvage(DIR, OUT, &options(fs), |done, all| assert!(done <= all));
     let report = report.unwrap();
     assert_eq!(files(fs, DIR), before, "the damaged directory is not touched");
-    // What is not synced does not count.
+    // Unsynced writes do not count.
     let fs = fs.crash(Crash::Nothing);
     let store = KvStore::open_with(OUT, options(&fs)).unwrap();
     assert!(store.recovery().clean, "the new store is a closed one");
@@ -154,7 +154,7 @@ fn a_whole_store_is_saved_as_it_is() {
         assert_eq!(saved, disk.now);
         let good = report.read.damage.is_empty() && report.manifest_is_whole;
         assert!(good && report.stale.is_empty() && report.doubtful == 0, "{report:?}");
-        // What was saved can be written to.
+        // The copy can be written to.
         let store = KvStore::open_with(OUT, options(&disk.fs)).unwrap();
         store.put(b"key-00", b"new").unwrap();
         store.compact().unwrap();
@@ -449,7 +449,7 @@ impl Drop for Scene<'_> {
     }
 }
 
-/// The directory for what is saved may lie in the damaged one although its name does not say so.
+/// The directory of the copy may lie in the damaged one although its name does not say so.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "links are made by others")]
 fn salvage_sees_through_links_and_detours() {
@@ -470,8 +470,8 @@ fn salvage_sees_through_links_and_detours() {
     assert_eq!(names(), before);
 }
 
-/// Spaces and deadlines are saved as they were; and where the record is lost that says what the
-/// spaces hold, nothing else is.
+/// Spaces and deadlines are saved as they were; and where the record of the table of
+/// spaces is lost, no other record is.
 #[test]
 fn spaces_and_deadlines_are_saved_and_keys_without_a_space_too() {
     for is_table_lost in [false, true] {
@@ -497,7 +497,7 @@ fn spaces_and_deadlines_are_saved_and_keys_without_a_space_too() {
         let report = aryavarth::salvage("/damaged", "/saved", &options, |_, _| {}).unwrap();
         let saved = KvStore::open_with("/saved", options).unwrap();
         assert_eq!(saved.read(b"k").unwrap().as_deref(), Some(&b"v"[..]));
-        // Whether the lost record had emptied space 1 nobody can tell.
+        // Whether the lost record had emptied space 1 is unknown.
         let old = is_table_lost.then(|| b"away".to_vec());
         assert_eq!(saved.with_space(1).read(b"emptied").unwrap(), old);
         let space = if is_table_lost { u32::MAX } else { 1 };

@@ -1,4 +1,4 @@
-//! What a sweep is doing: told should it panic, and should it hang.
+//! The step of a sweep: reported should it panic, and should it hang.
 //!
 //! A test that hangs says nothing, and stops all others with it. So a sweep works on two threads of
 //! its own while the test watches them, and panics with the name of the scene that does not end.
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// No scene takes so long, on a machine however busy.
 const SCENE_TIME_MAX: Duration = Duration::from_secs(120);
 
-/// The scenes of all threads: their numbers, when they began, and what they are.
+/// The scenes of all threads: their numbers, when they began, and their names.
 static UNDER_WAY: Mutex<Vec<(u64, Instant, String)>> = Mutex::new(Vec::new());
 
 /// One piece of a sweep, from its making to its drop.

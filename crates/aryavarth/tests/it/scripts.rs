@@ -1,6 +1,6 @@
 //! The store's behaviour, told by the scripts in `tests/scripts`, over a simulated disk.
 //!
-//! A script says what happens and what the store then shows; nothing runs by itself, so every run
+//! A script lists events and the store's answers; nothing runs by itself, so every run
 //! is the same. After a change that is meant, `UPDATE_GOLDENFILES=1 cargo test -p aryavarth
 //! scripts` rewrites them; read the difference.
 
@@ -45,21 +45,21 @@ enum Command {
     Level { level: String },
     /// Syncs everything.
     Flush,
-    /// Runs what the background threads would do, until there is nothing left.
+    /// Runs the work of the background threads, until there is nothing left.
     Settle,
-    /// Rewrites the files without what is dead.
+    /// Rewrites the files without dead records.
     Compact,
     /// Closes the store and opens it again.
     Reopen,
     /// The process is killed, and the store opened again.
     Kill,
-    /// The power fails: what was not synced is gone. Then the store is opened again.
+    /// The power fails: unsynced data is gone. Then the store is opened again.
     Crash,
     /// The next sync of the log fails.
     FailSync,
     /// The files of the directory.
     Files,
-    /// What the store says of itself.
+    /// The store's report of itself.
     Stats,
     /// Closes the store, verifies the directory and opens it again.
     Verify,

@@ -129,7 +129,7 @@ fn a_file_that_was_cut_short_is_named_and_the_pass_ends() {
 }
 
 /// A file that ends with a whole record was taken for complete: the round dropped it with all that
-/// was missing, the keys were gone after the next open without a word, and until then who read one
+/// was missing, the keys were gone after the next open without a word, and until then a reader of one
 /// of them looked for ever for a segment that was no more.
 #[test]
 fn compaction_leaves_a_file_alone_that_was_cut_short_behind_a_record() {

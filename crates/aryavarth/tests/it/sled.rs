@@ -1,4 +1,4 @@
-//! What the sled engine adds to sled: durable when acknowledged, in groups; a directory that
+//! The sled engine's additions to sled: durable when acknowledged, in groups; a directory that
 //! remembers its engine; one process per directory. The contract itself is told in `contract.rs`.
 //!
 //! The store runs on the real file system, watched: every call that it makes beside sled's own is
@@ -149,7 +149,7 @@ impl FsFile for WatchedFile {
     }
 }
 
-/// Waits for what a background thread will do soon.
+/// Waits for an act of a background thread.
 fn eventually(what: &str, is_so: impl Fn() -> bool) {
     let start = Instant::now();
     while !is_so() {

@@ -1,6 +1,6 @@
-//! What the sled engine makes of spaces and deadlines in sled's files: what a killed process
-//! leaves, what a clear leaves and the open after it deletes, and which files are refused. What
-//! spaces and deadlines are to who uses them is told in `spaces.rs` and `deadlines.rs`.
+//! Spaces and deadlines in sled's files: the state that a killed process
+//! leaves, the keys that a clear leaves and the open after it deletes, and the files that are refused.
+//! `spaces.rs` and `deadlines.rs` tell the behaviour that users see.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -38,7 +38,7 @@ fn kill_after(test: &str, dir: &Path, enough: u64) -> u64 {
     let mut last = rounds.nth(enough as usize - 1).expect("the child goes on");
     child.kill().unwrap();
     child.wait().unwrap();
-    // What it said before the kill arrived.
+    // Its output before the kill arrived.
     last = rounds.last().unwrap_or(last).max(last);
     last
 }
@@ -135,7 +135,7 @@ fn a_killed_process_is_remembered_to_have_been_late() {
     assert_eq!(names(&engine), ["other"]);
 }
 
-/// What sled holds, whoever may see it.
+/// All pairs in sled's tree, visible or not.
 fn entries_in_sled(dir: &Path) -> usize {
     let begin = Instant::now();
     loop {
@@ -167,7 +167,7 @@ fn what_was_cleared_is_deleted_even_after_a_reopen() {
     });
     drop(engine);
     entries_in_sled(dir.path());
-    // What a crash right after another clear leaves: a content that no space has.
+    // After a crash right after another clear: a content that no space has.
     let db = ::sled::open(dir.path().join("sled")).unwrap();
     for n in 0..1000_u32 {
         let value = [&[1, 1, 0, 0, 0, 0, 0, 0, 0], &deadline.to_le_bytes()[..], b"v"].concat();
@@ -184,7 +184,7 @@ fn what_was_cleared_is_deleted_even_after_a_reopen() {
         thread::sleep(Duration::from_millis(20));
         assert_eq!(engine.stats().expired_keys, 0, "what was cleared expires no more");
         drop(engine);
-        // What stays, the content of space 0, and the number of the next content.
+        // These stay: the content of space 0, and the number of the next content.
         if entries_in_sled(dir.path()) == 3 {
             return;
         }

@@ -1,6 +1,6 @@
 //! A real file system of 64 MiB, filled to the brim.
 //!
-//! The simulated disk says what a full disk does to each call; this one shows that a real one is no
+//! The simulated disk has the effect of a full disk on each call; this one shows that a real one is no
 //! worse. It is an image in a file, mounted through a loop device, which takes privileges that not
 //! every machine gives: where it cannot be mounted, the test says so and is skipped.
 #![expect(clippy::disallowed_methods, reason = "files of somebody else")]
@@ -15,7 +15,7 @@ use aryavarth::{KvStore, KvsError, Options, verify};
 use tempfile::TempDir;
 
 const DISK_BYTES: u64 = 64 << 20;
-/// What somebody else takes of it, and later frees.
+/// The part that another program takes, and later frees.
 const BALLAST_BYTES: usize = 12 << 20;
 const WRITERS: u64 = 8;
 /// A write is small enough to be sure that the disk is full when it is refused.
@@ -70,7 +70,7 @@ fn value(key: &[u8], bytes: usize) -> Vec<u8> {
     key.iter().copied().cycle().take(bytes).collect()
 }
 
-/// Writes until even the smallest value is refused; returns what was acknowledged.
+/// Writes until even the smallest value is refused; returns the acknowledged pairs.
 fn fill(store: &KvStore, writer: u64) -> Entries {
     let mut acknowledged = Vec::new();
     for bytes in VALUE_BYTES {
@@ -145,7 +145,7 @@ fn story(root: &Path) {
     assert_eq!(gone.len(), 500, "removals are refused although there is a reserve");
     check(&store, &there, &gone);
 
-    // Compaction gives back what they held; then removals and writes go on.
+    // Compaction gives their space back; then removals and writes go on.
     let most = there.len() / 2;
     gone.extend(remove(&store, &mut there, most));
     println!("{} removals on the full disk", gone.len());
@@ -156,7 +156,7 @@ fn story(root: &Path) {
     println!("writes resumed {:?} after compaction", until_written(&store, b"compacted"));
     check(&store, &there, &gone);
 
-    // Full again, until somebody else frees space.
+    // Full again, until another program frees space.
     let again = fill(&store, WRITERS);
     println!("full again after {} writes", again.len());
     fs::remove_file(root.join("ballast")).unwrap();

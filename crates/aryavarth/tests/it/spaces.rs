@@ -1,4 +1,4 @@
-//! Spaces, told as stories on every engine: what is in one is in no other, and emptying or swapping
+//! Spaces, as stories on every engine: a key of one is in no other, and emptying or swapping
 //! them is one write like any other, whatever they hold.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -271,7 +271,7 @@ fn a_cleared_space_takes_new_keys_and_no_old_ones_come_back<E: KvsEngine>(
         assert_eq!(get(engine, "0:0"), None);
         engine.write(Batch::new().remove("new")).unwrap();
     }
-    // What was cleared with a deadline is neither counted nor does its deadline reach anybody else.
+    // A cleared key with a deadline is not counted, and its deadline reaches no other key.
     put(engine, "until 0:0", "for good");
     clock.advance(1000);
     put(engine, "other", "v");
@@ -334,7 +334,7 @@ fn clear_and_swap_follow_each_other_in_any_order<E: KvsEngine>(engine: &E, _: &T
         Ok(())
     });
     assert_eq!(held(), ["", "d", "bef"]);
-    // Round, and what is written before it moves along.
+    // Round, and the writes before it move along.
     commit(engine, |transaction| {
         transaction.set("g", "v");
         transaction.swap(0, 1);

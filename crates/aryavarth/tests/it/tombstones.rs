@@ -26,7 +26,7 @@ struct Story {
     /// Up to a live segment with the older value and a mostly dead one with the tombstone.
     before: Vec<Act>,
     round: Vec<Act>,
-    /// Records that there are then: the older value, its tombstone, and what lives.
+    /// Records that there are then: the older value, its tombstone, and the live ones.
     records: u64,
     /// Segments that an open finds then, and how many of them have a hint file.
     segments: u64,
@@ -55,7 +55,7 @@ fn stories() -> [Story; 3] {
     let no_hint = || vec![Act::NoSpaceAt(Site::HintCreate)];
     // Nor has the next one, which is the copy's.
     let no_hints = || [no_hint(), vec![Act::NoSpaceAt(Site::HintWrite)]].concat();
-    // A third segment and one that was made ahead take what comes after the removal, until there
+    // A third segment and one that was made ahead take the writes after the removal, until there
     // is no space for a fifth. The first two are sealed.
     let full = vec![
         set(6, 4, BULK_BYTES),
@@ -93,7 +93,7 @@ fn stories() -> [Story; 3] {
     ]
 }
 
-/// What is there after some acts.
+/// The state after some acts.
 #[derive(Debug)]
 struct Played {
     /// Rounds of compaction that were finished.

@@ -219,7 +219,7 @@ fn a_key_that_expires_while_it_is_watched_is_touched<E: KvsEngine>(engine: &E, c
     assert!(commit(engine, |transaction| Ok(k.is_touched(transaction.now_ms()))));
 }
 
-/// What is written with a deadline in the past leaves nothing behind, but it was a write.
+/// A set with a deadline in the past leaves no key behind, but it was a write.
 fn a_write_that_has_expired_touches<E: KvsEngine>(engine: &E, clock: &TestClock) {
     let now = clock.advance(1);
     let by_batch = watch(engine, "k");

@@ -334,7 +334,7 @@ fn refused() -> Vec<Act> {
     acts
 }
 
-/// Appends and edits that find no space when half of them is written, and what goes to another
+/// Appends and edits that find no space when half of them is written, and writes to another
 /// segment afterwards.
 fn broken_off() -> Vec<Act> {
     let halves = |n: u8| {
