@@ -6,6 +6,7 @@ mod framing;
 mod isolation;
 mod limits;
 mod pools;
+mod promises;
 mod redis;
 mod shutdown;
 mod strangers;

@@ -36,8 +36,15 @@ impl Server {
     }
 
     pub(crate) fn on<E: KvsEngine, P: ThreadPool>(pool: P, engine: E, limits: Limits) -> Server {
+        Server::configured(pool, engine, Config { limits, ..Config::default() })
+    }
+
+    pub(crate) fn with_config<E: KvsEngine>(engine: E, config: Config) -> Server {
+        Server::configured(SharedQueueThreadPool::new(2).unwrap(), engine, config)
+    }
+
+    fn configured<E: KvsEngine, P: ThreadPool>(pool: P, engine: E, config: Config) -> Server {
         let listener = Listener::bind("127.0.0.1:0", false).unwrap();
-        let config = Config { limits, ..Config::default() };
         let server = KvServer::with_config(listener, engine, pool, config);
         let (addr, handle) = (server.local_addr(), server.handle());
         Server { addr, handle, thread: Some(thread::spawn(move || server.run())) }
@@ -153,7 +160,8 @@ struct Control {
     calls: BTreeSet<(&'static str, String)>,
 }
 
-/// An engine in memory whose disk obeys: writes are durable when the test says so. Reading
+/// An engine in memory whose disk obeys: writes are durable when the test says so, but at the level
+/// `Os`, which waits for no disk. Reading
 /// or writing the key `gate` and compacting wait for the test, reading or writing a key that ends with
 /// `panic` panics, and only keys that begin with `hot` are at hand. It notes the calling threads.
 #[derive(Clone, Default)]
@@ -342,7 +350,7 @@ impl KvsEngine for Obedient {
     fn on_reached(
         &self,
         position: Position,
-        _level: Durability,
+        level: Durability,
         waker: &Waker,
     ) -> Poll<aryavarth::Result<()>> {
         let mut control = self.control.0.lock().unwrap();
@@ -350,7 +358,7 @@ impl KvsEngine for Obedient {
             drop(control);
             panic!("the engine panics, as this test wants");
         }
-        if position.0 <= control.durable {
+        if position.0 <= control.durable || level == Durability::Os {
             return Poll::Ready(Ok(()));
         }
         if control.poisoned {
