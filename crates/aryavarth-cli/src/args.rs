@@ -1,12 +1,15 @@
-//! The command line: what can be asked, and what holds if it is not.
+//! The command line: commands, flags and their defaults.
 //!
 //! A flag counts before its `ARYAVARTH_*` variable, and that before the default.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use aryavarth::Durability;
 use clap::builder::FalseyValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::size;
 
 /// A key-value store that does not say OK until the write is on disk.
 #[derive(Debug, Parser)]
@@ -21,13 +24,54 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
-/// Where the server is.
+/// The server to talk to, and the login.
 #[derive(Debug, clap::Args)]
 pub(crate) struct To {
     /// The server's address
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4000")]
     #[arg(env = "ARYAVARTH_ADDR", hide_env_values = true)]
     pub(crate) addr: String,
+
+    /// The user to log in as
+    #[arg(long, value_name = "NAME", env = "ARYAVARTH_USER", hide_env_values = true)]
+    pub(crate) user: Option<String>,
+
+    #[arg(long, value_name = "FILE")]
+    #[arg(
+        help = "A file whose first line is the password; ARYAVARTH_PASSWORD can hold it instead"
+    )]
+    #[arg(env = "ARYAVARTH_PASSWORD_FILE", hide_env_values = true)]
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+/// A database of a server.
+#[derive(Debug, clap::Args)]
+pub(crate) struct At {
+    #[command(flatten)]
+    pub(crate) to: To,
+
+    /// The database, from 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(env = "ARYAVARTH_DB", hide_env_values = true)]
+    pub(crate) db: u32,
+}
+
+/// The conditions and the deadline of a value that is set.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SetOptions {
+    /// Remove the key again after this many seconds
+    #[arg(long, value_name = "SECONDS", conflicts_with = "px")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) ex: Option<u64>,
+    /// Remove the key again after this many milliseconds
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) px: Option<u64>,
+    /// Set the key only if it does not exist; exit code 1 if it does
+    #[arg(long, conflicts_with = "xx")]
+    pub(crate) nx: bool,
+    /// Set the key only if it exists; exit code 1 if it does not
+    #[arg(long)]
+    pub(crate) xx: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -39,25 +83,31 @@ pub(crate) enum Command {
 
     /// Print the value of a key; exit code 1 if there is none
     #[command(after_help = "Examples:\n  aryavarth get user:42\n  \
-                            aryavarth get user:42 --addr 127.0.0.1:5000 --json")]
+                            aryavarth get page:1 --raw > page.html")]
     Get {
         /// The key
-        key: String,
+        key: OsString,
+        /// Print the value's bytes alone, without the end of a line
+        #[arg(long, conflicts_with = "json")]
+        raw: bool,
         #[command(flatten)]
-        to: To,
+        at: At,
     },
 
     /// Set a key; returns when it is on the server's disk
     #[command(after_help = "Examples:\n  aryavarth set user:42 Aryavarth\n  \
+                            aryavarth set session:7 token --ex 3600\n  \
                             aryavarth set page:1 - < page.html")]
     Set {
         /// The key
-        key: String,
-        /// The value; `-` reads it from standard input, as it is
-        #[arg(allow_negative_numbers = true)]
-        value: String,
+        key: OsString,
+        /// The value; `-` reads it from standard input, byte for byte
+        #[arg(allow_hyphen_values = true)]
+        value: OsString,
         #[command(flatten)]
-        to: To,
+        options: SetOptions,
+        #[command(flatten)]
+        at: At,
     },
 
     /// Remove a key; exit code 1 if there is none
@@ -65,40 +115,89 @@ pub(crate) enum Command {
                             aryavarth rm user:42 --addr 127.0.0.1:5000")]
     Rm {
         /// The key
-        key: String,
+        key: OsString,
         #[command(flatten)]
-        to: To,
+        at: At,
+    },
+
+    /// Print the seconds until a key is gone, or `none`; exit code 1 if there is no such key
+    #[command(after_help = "Examples:\n  aryavarth ttl session:7\n  \
+                            aryavarth ttl session:7 --json")]
+    Ttl {
+        /// The key
+        key: OsString,
+        #[command(flatten)]
+        at: At,
     },
 
     /// Print keys and values in order, a tab between them
     #[command(after_help = "Examples:\n  aryavarth scan\n  \
                             aryavarth scan user: --limit 10 --json")]
     Scan {
-        /// What the keys begin with
+        /// The beginning of the keys to print
         #[arg(default_value = "")]
-        prefix: String,
+        prefix: OsString,
         /// The most keys to print; all if left out
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
         #[command(flatten)]
-        to: To,
+        at: At,
     },
 
-    /// Print all keys and values of database 0 as JSON lines, in order; without deadlines
-    #[command(after_help = "Examples:\n  aryavarth export > all.jsonl\n  \
-                            aryavarth export user: | aryavarth import --addr 127.0.0.1:5000")]
-    Export {
-        /// What the keys begin with
-        #[arg(default_value = "")]
-        prefix: String,
+    /// Print PONG if the server answers
+    #[command(after_help = "Examples:\n  aryavarth ping\n  \
+                            aryavarth ping --addr 127.0.0.1:5000")]
+    Ping {
         #[command(flatten)]
         to: To,
     },
 
-    /// Set keys to the values that come as JSON lines; skips what is there already
+    /// Print the server's figures
+    #[command(after_help = "Examples:\n  aryavarth info\n  \
+                            aryavarth info memory --json")]
+    Info {
+        /// The section: server, clients, memory, persistence, stats, keyspace, aryavarth, ...
+        section: Option<String>,
+        #[command(flatten)]
+        to: To,
+    },
+
+    /// Print the server's state on one screen; exit code 0 if it is healthy, else 2
+    #[command(after_help = "Examples:\n  aryavarth status\n  \
+                            aryavarth status --json")]
+    Status {
+        #[command(flatten)]
+        to: To,
+    },
+
+    /// Print all keys of all databases with values and deadlines, one JSON object a line, in order
+    #[command(after_help = "Examples:\n  aryavarth export > all.jsonl\n  \
+                            aryavarth export user: --db 0 | aryavarth import --addr 127.0.0.1:5000")]
+    Export {
+        /// The beginning of the keys to print
+        #[arg(default_value = "")]
+        prefix: OsString,
+        /// The only database to print; all if left out
+        #[arg(long, value_name = "N")]
+        db: Option<u32>,
+        #[command(flatten)]
+        to: To,
+    },
+
+    /// Set keys from the lines of an export on standard input, in the databases that they name
+    ///
+    /// A key that has the line's value and deadline already is skipped, so an import that was cut
+    /// short can be run again. A line whose deadline has passed is skipped, too. Keys that no line
+    /// names stay.
     #[command(after_help = "Examples:\n  aryavarth import < all.jsonl\n  \
-                            aryavarth export | aryavarth import --addr 127.0.0.1:5000")]
+                            aryavarth export | aryavarth import --keep --addr 127.0.0.1:5000")]
     Import {
+        /// Leave a key that exists as it is
+        #[arg(long, conflicts_with = "overwrite")]
+        keep: bool,
+        /// Give a key that exists the line's value and deadline; so it is without a flag
+        #[arg(long)]
+        overwrite: bool,
         #[command(flatten)]
         to: To,
     },
@@ -112,7 +211,7 @@ pub(crate) enum Command {
         shell: clap_complete::Shell,
     },
 
-    /// Have the server rewrite its files without what is dead
+    /// Have the server rewrite its files without dead records; returns at the end
     #[command(after_help = "Examples:\n  aryavarth compact\n  \
                             aryavarth compact --addr 127.0.0.1:5000")]
     Compact {
@@ -120,7 +219,7 @@ pub(crate) enum Command {
         to: To,
     },
 
-    /// Read everything in the directory of a stopped server and name what is damaged
+    /// Read the whole directory of a stopped server and name every damaged record
     #[command(after_help = "Examples:\n  aryavarth verify ./aryavarth-data\n  \
                             aryavarth verify /var/lib/aryavarth --json")]
     Verify {
@@ -128,7 +227,7 @@ pub(crate) enum Command {
         dir: PathBuf,
     },
 
-    /// Save what is whole in the damaged directory of a stopped server as a new store
+    /// Save the whole records of a stopped server's damaged directory as a new store
     #[command(after_help = "Examples:\n  aryavarth salvage ./aryavarth-data ./saved\n  \
                             aryavarth salvage /var/lib/aryavarth /mnt/saved --json")]
     Salvage {
@@ -161,7 +260,7 @@ pub(crate) struct ServerOptions {
     #[arg(env = "ARYAVARTH_LISTEN", hide_env_values = true)]
     pub(crate) listen: String,
 
-    /// What keeps the data; a directory remembers its engine
+    /// The engine that keeps the data; a directory remembers its engine
     #[arg(long, value_name = "ENGINE", default_value = "kvs")]
     #[arg(env = "ARYAVARTH_ENGINE", hide_env_values = true)]
     pub(crate) engine: Engine,
@@ -182,19 +281,20 @@ pub(crate) struct ServerOptions {
     #[arg(env = "ARYAVARTH_THREADS", hide_env_values = true)]
     pub(crate) threads: Option<u32>,
 
-    /// A file whose first line clients must say as their password; only the Redis protocol is
-    /// spoken then, since JSON has no way to say it
+    /// A file whose first line is the password that clients log in with; then the server speaks the
+    /// Redis protocol only, since JSON has no login. Others must not be able to read it
     #[arg(long, value_name = "FILE")]
     #[arg(env = "ARYAVARTH_PASSWORD_FILE", hide_env_values = true)]
     pub(crate) password_file: Option<PathBuf>,
 
-    /// Refuse writes that take memory when the process has this many bytes; 0 is no limit.
-    /// Nothing is ever thrown out to make room
-    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    /// Refuse writes that take memory when the process has this much, such as 100mb; 0 is no limit.
+    /// No key is ever thrown out to make room
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = size::parse)]
     #[arg(env = "ARYAVARTH_MEMORY_MAX", hide_env_values = true)]
     pub(crate) memory_max: u64,
 
-    /// Listen also where other machines can connect, without any authentication
+    /// Listen also where other machines can connect, without any authentication; take a password
+    /// file that others can read
     #[arg(long, env = "ARYAVARTH_INSECURE", hide_env_values = true)]
     #[arg(value_parser = FalseyValueParser::new())]
     pub(crate) insecure: bool,

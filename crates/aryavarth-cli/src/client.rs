@@ -1,91 +1,165 @@
-//! The commands that talk to a server.
+//! The commands that talk to a server about keys: get, set, rm, ttl, scan, and compact.
+//!
+//! They speak the Redis protocol, which carries any bytes, deadlines, databases and passwords.
 
+use std::ffi::OsStr;
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::thread;
+use std::time::Duration;
 
-use aryavarth_client::{ClientError, KvsClient};
+use aryavarth_client::{ClientError, Commands, KvsClient, RedisClient, Value};
+use serde::Serialize;
 
-use crate::args::To;
-use crate::output::{Failure, Output};
+use crate::args::{At, SetOptions, To};
+use crate::connect::{connect, password_of};
+use crate::keys;
+use crate::output::{Failure, Lines, Output};
+use crate::progress::Progress;
+use crate::status::figures;
 
 /// The most that is read from standard input: the largest value that any store takes.
 const VALUE_BYTES_MAX: usize = aryavarth::VALUE_BYTES_MAX;
-/// Entries that a scan asks for at a time.
-const PAGE_ENTRIES: u64 = 1000;
+/// Values that are asked for together.
+const BATCH_KEYS: usize = 256;
+/// How often a compaction is looked at.
+const COMPACTION_LOOK: Duration = Duration::from_millis(100);
 
-pub(crate) fn get(to: &To, key: &str, output: &Output) -> Result<(), Failure> {
-    let value = connect(to)?.get(key.to_owned())?.ok_or(Failure::KeyNotFound)?;
-    output.value(key, &value)
+pub(crate) fn get(at: &At, key: &OsStr, raw: bool, output: &Output) -> Result<(), Failure> {
+    let mut client = connect(&at.to, at.db)?;
+    match client.command(&[b"GET", key.as_bytes()])? {
+        Value::Null => Err(Failure::KeyNotFound),
+        Value::Bytes(value) => output.value(key.as_bytes(), &value, raw),
+        other => Err(unexpected(&other)),
+    }
 }
 
-pub(crate) fn set(to: &To, key: String, value: String) -> Result<(), Failure> {
-    let value = if value == "-" { read_value()? } else { value };
-    Ok(connect(to)?.set(key, value)?)
+pub(crate) fn set(
+    at: &At,
+    key: &OsStr,
+    value: &OsStr,
+    options: &SetOptions,
+) -> Result<(), Failure> {
+    let value = if value == "-" { read_value()? } else { value.as_bytes().to_vec() };
+    let SetOptions { ex, px, nx, xx } = options;
+    let time = ex.map(|s| (&b"EX"[..], s)).or(px.map(|ms| (&b"PX"[..], ms)));
+    let time = time.map(|(unit, number)| (unit, number.to_string()));
+    let mut args: Vec<&[u8]> = vec![b"SET", key.as_bytes(), &value];
+    if let Some((unit, number)) = &time {
+        args.extend([unit, number.as_bytes()]);
+    }
+    args.extend(nx.then_some(&b"NX"[..]).or(xx.then_some(b"XX")));
+    match connect(&at.to, at.db)?.command(&args)? {
+        Value::Null if *nx => Err(Failure::NotSet("the key exists already")),
+        Value::Null => Err(Failure::NotSet("Key not found")),
+        _ => Ok(()),
+    }
 }
 
-pub(crate) fn remove(to: &To, key: String) -> Result<(), Failure> {
-    Ok(connect(to)?.remove(key)?)
+pub(crate) fn remove(at: &At, key: &OsStr) -> Result<(), Failure> {
+    let removed = connect(&at.to, at.db)?.command(&[b"DEL", key.as_bytes()])?;
+    if removed == Value::Integer(0) { Err(Failure::KeyNotFound) } else { Ok(()) }
 }
 
-pub(crate) fn compact(to: &To) -> Result<(), Failure> {
-    Ok(connect(to)?.compact()?)
+#[derive(Serialize)]
+struct TimeLeft {
+    ttl_ms: Option<i64>,
+}
+
+/// Prints the seconds until a key is gone, to the millisecond.
+pub(crate) fn ttl(at: &At, key: &OsStr, output: &Output) -> Result<(), Failure> {
+    let left = connect(&at.to, at.db)?.command(&[b"PTTL", key.as_bytes()])?;
+    match left.as_integer().ok_or_else(|| unexpected(&left))? {
+        -2 => Err(Failure::KeyNotFound),
+        -1 => output.line("none", &TimeLeft { ttl_ms: None }),
+        ms => {
+            let text = format!("{}.{:03}", ms / 1000, ms % 1000);
+            output.line(&text, &TimeLeft { ttl_ms: Some(ms) })
+        }
+    }
 }
 
 pub(crate) fn scan(
-    to: &To,
-    prefix: &str,
+    at: &At,
+    prefix: &OsStr,
     limit: Option<u64>,
     output: &Output,
 ) -> Result<(), Failure> {
-    let mut pages = Pages::new(connect(to)?, prefix, limit);
-    while let Some(page) = pages.next_page()? {
-        output.entries(&page)?;
+    let mut client = connect(&at.to, at.db)?;
+    let keys = keys::collect(&mut client, prefix.as_bytes(), limit)?;
+    let mut lines = Lines::default();
+    for batch in keys.chunks(BATCH_KEYS) {
+        print_entries(&mut client, batch, output, &mut lines)?;
     }
-    Ok(())
+    lines.flush()
 }
 
-/// The pairs of a scan, as many at a time as fit a reply.
-pub(crate) struct Pages {
-    client: KvsClient,
-    prefix: String,
-    after: Option<String>,
-    page_entries: u64,
-    /// How many more are wanted; 0 also when there are no more.
-    left: u64,
-}
-
-impl Pages {
-    pub(crate) fn new(client: KvsClient, prefix: &str, limit: Option<u64>) -> Pages {
-        let left = limit.unwrap_or(u64::MAX);
-        let prefix = prefix.to_owned();
-        Pages { client, prefix, after: None, page_entries: PAGE_ENTRIES, left }
+/// Prints keys with their values; a key that is gone meanwhile is left out.
+fn print_entries(
+    client: &mut RedisClient,
+    keys: &[Vec<u8>],
+    output: &Output,
+    lines: &mut Lines,
+) -> Result<(), Failure> {
+    let mut commands = Commands::new();
+    for key in keys {
+        commands.push(&[b"GET", &**key]);
     }
-
-    pub(crate) fn next_page(&mut self) -> Result<Option<Vec<(String, String)>>, Failure> {
-        while self.left > 0 {
-            let ask = self.page_entries.min(self.left);
-            let page = match self.client.scan(self.prefix.clone(), self.after.clone(), ask) {
-                // Large values may not fit a page of this many entries, but fewer may.
-                Err(ClientError::Server(_)) if ask > 1 => {
-                    self.page_entries = (ask / 10).max(1);
-                    continue;
+    let (mut at, mut printed) = (0, Ok(()));
+    client.pipeline_each(&commands, |reply| {
+        let key = &keys[at];
+        at += 1;
+        if printed.is_ok() {
+            printed = match reply {
+                Value::Null => Ok(()),
+                Value::Bytes(value) if output.is_json() => {
+                    lines.add(key, &value, None, 0).map(drop)
                 }
-                page => page?,
+                Value::Bytes(value) => lines.add_text(key, &value),
+                other => Err(unexpected(&other)),
             };
-            let count = page.len() as u64;
-            self.left = if count < ask { 0 } else { self.left - count };
-            self.after = page.last().map(|(key, _)| key.clone());
-            return Ok(Some(page));
         }
-        Ok(None)
-    }
+    })?;
+    printed
 }
 
-pub(crate) fn connect(to: &To) -> Result<KvsClient, Failure> {
-    Ok(KvsClient::connect(to.addr.as_str())?)
+#[derive(Serialize)]
+struct Compacted {
+    disk_bytes_before: u64,
+    disk_bytes: u64,
+}
+
+/// Has the server compact its files, and waits for the end.
+pub(crate) fn compact(to: &To, output: &Output) -> Result<(), Failure> {
+    let mut client = connect(to, 0)?;
+    let disk_bytes = |client: &mut RedisClient| -> Result<u64, Failure> {
+        Ok(figures(client)?.get("disk_bytes").and_then(|bytes| bytes.parse().ok()).unwrap_or(0))
+    };
+    let before = disk_bytes(&mut client)?;
+    let progress = Progress::of_time("compacting");
+    if password_of(to)?.is_none() {
+        // JSON has a reply that says how it ended.
+        KvsClient::connect(to.addr.as_str())?.compact()?;
+    } else {
+        client.command(&["BGREWRITEAOF"])?;
+        while figures(&mut client)?.get("aof_rewrite_in_progress").is_some_and(|n| n == "1") {
+            thread::sleep(COMPACTION_LOOK);
+        }
+    }
+    progress.end();
+    let disk_bytes = disk_bytes(&mut client)?;
+    output.summary(&Compacted { disk_bytes_before: before, disk_bytes })
+}
+
+fn unexpected(reply: &Value) -> Failure {
+    match reply {
+        Value::Error(text) => ClientError::Server(text.clone()).into(),
+        other => ClientError::Protocol(format!("it answered {other:?}")).into(),
+    }
 }
 
 /// The value on standard input, byte for byte.
-fn read_value() -> Result<String, Failure> {
+fn read_value() -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let limit = VALUE_BYTES_MAX as u64 + 1;
     io::stdin()
@@ -96,9 +170,5 @@ fn read_value() -> Result<String, Failure> {
         let message = format!("the value is too large: the limit is {VALUE_BYTES_MAX} bytes");
         return Err(Failure::Other(message));
     }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to() + 1;
-        let message = format!("the value is not UTF-8 text: byte {at}; nothing was changed");
-        Failure::Other(message)
-    })
+    Ok(bytes)
 }

@@ -1,17 +1,27 @@
 //! The `aryavarth` command: the server, its clients, and tools for a store's directory.
 //!
 //! Data goes to standard output, everything else to standard error. The exit code is 0 when the
-//! thing was done, 1 when a key was not found, 2 for any other error. An error is one line that
-//! says what happened, what is safe and what to do.
+//! thing was done, 1 when a key was not found or a condition did not hold, 2 for any other error. An
+//! error is one line that names the failure, the state of the data and the remedy.
 
 mod args;
+mod base64;
 mod client;
+mod connect;
+mod export;
+mod import;
+mod keys;
+mod line;
 mod output;
+mod password;
+mod progress;
 mod salvage;
 mod server;
-mod transfer;
+mod size;
+mod status;
 mod verify;
 
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -29,19 +39,23 @@ fn main() -> ExitCode {
     let output = Output::new(args.json);
     let done = match args.command {
         Command::Server(options) => server::run(&options),
-        Command::Get { key, to } => client::get(&to, &key, &output),
-        Command::Set { key, value, to } => client::set(&to, key, value),
-        Command::Rm { key, to } => client::remove(&to, key),
-        Command::Scan { prefix, limit, to } => client::scan(&to, &prefix, limit, &output),
-        Command::Export { prefix, to } => transfer::export(&to, &prefix),
-        Command::Import { to } => transfer::import(&to, &output),
+        Command::Get { key, raw, at } => client::get(&at, &key, raw, &output),
+        Command::Set { key, value, options, at } => client::set(&at, &key, &value, &options),
+        Command::Rm { key, at } => client::remove(&at, &key),
+        Command::Ttl { key, at } => client::ttl(&at, &key, &output),
+        Command::Scan { prefix, limit, at } => client::scan(&at, &prefix, limit, &output),
+        Command::Ping { to } => status::ping(&to, &output),
+        Command::Info { section, to } => status::info(&to, section.as_deref(), &output),
+        Command::Status { to } => status::status(&to, &output),
+        Command::Export { prefix, db, to } => export::run(&to, prefix.as_bytes(), db, &output),
+        Command::Import { keep, overwrite: _, to } => import::run(&to, keep, &output),
         Command::Completion { shell } => {
             let mut command = Args::command();
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command, "aryavarth", &mut script);
             output::print(&script)
         }
-        Command::Compact { to } => client::compact(&to),
+        Command::Compact { to } => client::compact(&to, &output),
         Command::Verify { dir } => verify::run(&dir, &output),
         Command::Salvage { dir, out } => salvage::run(&dir, &out, &output),
     };

@@ -1,4 +1,4 @@
-//! What the commands print, for people or as JSON, and how they fail.
+//! The output of commands, for people or as JSON, and their failures.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -9,15 +9,14 @@ use aryavarth_client::ClientError;
 use aryavarth_server::ServerError;
 use serde::Serialize;
 
+use crate::line;
+
+/// Bytes of lines that are kept before they are printed together.
+const LINES_BYTES_MAX: usize = 64 << 10;
+
 /// Standard output and standard error.
 pub(crate) struct Output {
     json: bool,
-}
-
-#[derive(Serialize)]
-struct Entry<'a> {
-    key: &'a str,
-    value: &'a str,
 }
 
 #[derive(Serialize)]
@@ -30,31 +29,21 @@ impl Output {
         Output { json }
     }
 
-    /// Prints a value: alone, or as JSON with its key.
-    pub(crate) fn value(&self, key: &str, value: &str) -> Result<(), Failure> {
-        if self.json {
-            return self.entries(&[(key.to_owned(), value.to_owned())]);
-        }
-        writeln!(io::stdout(), "{value}").map_err(|error| Failure::stdout(&error))
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
     }
 
-    /// Prints keys and values, one pair per line.
-    pub(crate) fn entries(&self, entries: &[(String, String)]) -> Result<(), Failure> {
-        let mut lines = Vec::new();
-        for (key, value) in entries {
-            if self.json {
-                serde_json::to_writer(&mut lines, &Entry { key, value })
-                    .map_err(|error| Failure::Other(error.to_string()))?;
-                lines.push(b'\n');
-            } else {
-                lines.extend_from_slice(format!("{key}\t{value}\n").as_bytes());
-            }
+    /// Prints a value: as a line, as its bytes alone if `raw`, or as JSON with its key.
+    pub(crate) fn value(&self, key: &[u8], value: &[u8], raw: bool) -> Result<(), Failure> {
+        if raw {
+            return print(value);
         }
-        let mut stdout = io::stdout().lock();
-        stdout
-            .write_all(&lines)
-            .and_then(|()| stdout.flush())
-            .map_err(|error| Failure::stdout(&error))
+        if self.json {
+            let mut lines = Lines::default();
+            lines.add(key, value, None, 0)?;
+            return lines.flush();
+        }
+        print(&[value, b"\n"].concat())
     }
 
     /// Prints a line of data: as text, or as JSON.
@@ -67,7 +56,7 @@ impl Output {
         writeln!(io::stdout(), "{line}").map_err(|error| Failure::stdout(&error))
     }
 
-    /// Prints a line of data that there is only as JSON; people are told in other words.
+    /// Prints a line of data for `--json` only; people read the same in other words.
     pub(crate) fn summary(&self, json: &impl Serialize) -> Result<(), Failure> {
         if self.json { self.line("", json) } else { Ok(()) }
     }
@@ -83,7 +72,50 @@ impl Output {
     }
 }
 
-/// What became of printing what is not all that is said: a verdict follows, whoever reads it.
+/// Lines of data that are printed many at a time.
+#[derive(Default)]
+pub(crate) struct Lines {
+    bytes: Vec<u8>,
+}
+
+impl Lines {
+    /// Adds an entry as JSON, and returns the bytes of its line.
+    pub(crate) fn add(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        deadline_ms: Option<u64>,
+        db: u32,
+    ) -> Result<u64, Failure> {
+        let before = self.bytes.len();
+        line::write(key, value, deadline_ms, db, &mut self.bytes)
+            .map_err(|error| Failure::Other(error.to_string()))?;
+        let bytes = (self.bytes.len() - before) as u64;
+        self.print_if_many()?;
+        Ok(bytes)
+    }
+
+    /// Adds an entry as text, a tab between key and value.
+    pub(crate) fn add_text(&mut self, key: &[u8], value: &[u8]) -> Result<(), Failure> {
+        for part in [key, b"\t", value, b"\n"] {
+            self.bytes.extend_from_slice(part);
+        }
+        self.print_if_many()
+    }
+
+    /// Prints the lines that are left.
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
+        print(&self.bytes)?;
+        self.bytes.clear();
+        Ok(())
+    }
+
+    fn print_if_many(&mut self) -> Result<(), Failure> {
+        if self.bytes.len() < LINES_BYTES_MAX { Ok(()) } else { self.flush() }
+    }
+}
+
+/// The outcome of printing details before a verdict: the verdict follows even if the reader is gone.
 pub(crate) fn read_or_not(printed: Result<(), Failure>) -> Result<(), Failure> {
     match printed {
         Err(Failure::ReaderGone) => Ok(()),
@@ -98,33 +130,18 @@ pub(crate) fn print(text: &[u8]) -> Result<(), Failure> {
     printed.map_err(|error| Failure::stdout(&error))
 }
 
-/// Prints a line about what goes on.
+/// Prints a line about the work itself, on standard error.
 pub(crate) fn say(line: impl fmt::Display) {
     drop(writeln!(io::stderr(), "{line}"));
 }
 
-/// Bytes that are no text, for JSON.
-pub(crate) fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let mut bits = [0; 4];
-        bits[1..=chunk.len()].copy_from_slice(chunk);
-        let bits = u32::from_be_bytes(bits);
-        for digit in 0..4 {
-            let value = bits >> (18 - 6 * digit) & 63;
-            let is_there = digit <= chunk.len();
-            text.push(if is_there { char::from(DIGITS[value as usize]) } else { '=' });
-        }
-    }
-    text
-}
-
-/// Why a command did not do what it was asked.
+/// The reason why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
     KeyNotFound,
-    /// Nobody reads what is printed any more, which is no error: `aryavarth scan | head`.
+    /// A condition of the command does not hold.
+    NotSet(&'static str),
+    /// The reader of standard output has gone, which is no error: `aryavarth scan | head`.
     ReaderGone,
     Other(String),
 }
@@ -133,12 +150,12 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Failure::ReaderGone => ExitCode::SUCCESS,
-            Failure::KeyNotFound => ExitCode::from(1),
+            Failure::KeyNotFound | Failure::NotSet(_) => ExitCode::from(1),
             Failure::Other(_) => ExitCode::from(2),
         }
     }
 
-    fn stdout(error: &io::Error) -> Self {
+    pub(crate) fn stdout(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::ReaderGone,
             _ => Failure::Other(format!("cannot write to standard output: {error}")),
@@ -150,7 +167,8 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::KeyNotFound => f.write_str("Key not found"),
-            Failure::ReaderGone => f.write_str("nobody reads the output"),
+            Failure::NotSet(reason) => f.write_str(reason),
+            Failure::ReaderGone => f.write_str("the reader of the output has gone"),
             Failure::Other(message) => f.write_str(message),
         }
     }
@@ -174,20 +192,5 @@ impl From<ServerError> for Failure {
 impl From<KvsError> for Failure {
     fn from(error: KvsError) -> Self {
         Failure::Other(error.to_string())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_is_that_of_the_standard() {
-        for (bytes, text) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
-        {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-        assert_eq!(base64(&[0xff, 0xfe, 0xfd]), "//79");
     }
 }

@@ -1,18 +1,20 @@
-//! The salvage command: what is whole in a damaged directory, as a new store.
+//! The salvage command: the whole records of a damaged directory, as a new store.
 //!
-//! As with verify, damage is data and goes to standard output, what was done to standard error.
-//! The exit code is 0 only if nothing is lost: what could be saved is in the new store either way.
+//! As with verify, damage is data and goes to standard output, the account of the work to standard
+//! error. The exit code is 0 only if nothing is lost; the new store has the saved records either way.
 
 use std::path::Path;
 
 use aryavarth::{Options, SalvageReport, Stale};
 use serde::Serialize;
 
-use crate::output::{Failure, Output, base64, read_or_not, say};
-use crate::verify::{Progress, print_damage};
+use crate::base64;
+use crate::output::{Failure, Output, read_or_not, say};
+use crate::progress::Progress;
+use crate::verify::print_damage;
 
 pub(crate) fn run(dir: &Path, out: &Path, output: &Output) -> Result<(), Failure> {
-    let mut progress = Progress::new();
+    let progress = Progress::of_bytes("read", Some(0));
     let report =
         aryavarth::salvage(dir, out, &Options::default(), |done, all| progress.at(done, all));
     progress.end();
@@ -39,7 +41,7 @@ pub(crate) fn run(dir: &Path, out: &Path, output: &Output) -> Result<(), Failure
     }
     if *doubtful > 0 {
         say(format_args!(
-            "{doubtful} keys may be out of date: something newer, nobody knows whose, is lost"
+            "{doubtful} keys may be out of date: a newer record of an unknown key is lost"
         ));
     }
     if !report.manifest_is_whole {
@@ -50,8 +52,8 @@ pub(crate) fn run(dir: &Path, out: &Path, output: &Output) -> Result<(), Failure
     }
     let lost = read.damaged - read.damage.iter().filter(|damage| damage.harmless).count() as u64;
     Err(Failure::Other(format!(
-        "{} is damaged in {lost} places; nothing in it was changed. What is whole is in {}, a store \
-         that opens",
+        "{} is damaged in {lost} places; nothing in it was changed. Its whole records are in {}, a \
+         store that opens",
         dir.display(),
         out.display()
     )))
@@ -76,7 +78,7 @@ struct StaleLine<'a> {
 impl<'a> StaleLine<'a> {
     fn of(stale: &'a Stale) -> Self {
         let key = std::str::from_utf8(&stale.key).ok();
-        let stale_base64 = if key.is_none() { Some(base64(&stale.key)) } else { None };
+        let stale_base64 = if key.is_none() { Some(base64::encode(&stale.key)) } else { None };
         StaleLine { stale: key, stale_base64, seq: stale.seq, lost_seq: stale.lost_seq }
     }
 }

@@ -1,10 +1,8 @@
 //! The server command: a listening socket, a store, a pool, and an orderly end.
 //!
-//! What can be refused without touching the store is refused before it is opened. The last line
-//! printed on the way up is `ready`; whoever waits for the server waits for it.
+//! Wrong options are refused before the store is opened, which would change its directory. The last
+//! line printed on the way up is `ready`: scripts wait for it.
 
-use std::fs;
-use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -20,6 +18,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::args::{Engine, Pool, ServerOptions};
 use crate::output::{Failure, say};
+use crate::password;
 
 /// How long the store may take to close once the clients are gone.
 const CLOSE_TIME: Duration = Duration::from_millis(2_200);
@@ -35,6 +34,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<(), Failure> {
 }
 
 fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
+    let password_in = |path| password::read(path, options.insecure);
     let password = options.password_file.as_deref().map(password_in).transpose()?;
     let is_guarded = options.insecure || password.is_some();
     let listener = Listener::bind(options.listen.as_str(), is_guarded)?;
@@ -68,21 +68,6 @@ fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
     }
 }
 
-/// The password in a file: its first line.
-fn password_in(path: &Path) -> Result<Vec<u8>, Failure> {
-    let failed = |what: String| {
-        let path = path.display();
-        Failure::Other(format!("no password in {path}: {what}; nothing was changed"))
-    };
-    let text = fs::read(path).map_err(|error| failed(error.to_string()))?;
-    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if line.is_empty() {
-        return Err(failed("its first line is empty".to_owned()));
-    }
-    Ok(line.to_vec())
-}
-
 /// Serves until a signal comes, then closes the store.
 fn serve<E: KvsEngine, P: ThreadPool>(
     server: KvServer<E, P>,
@@ -93,7 +78,7 @@ fn serve<E: KvsEngine, P: ThreadPool>(
     close(server, close_store)
 }
 
-/// The store, or what to do about its error.
+/// The store, or its error with the remedy.
 fn opened<E>(options: &ServerOptions, opened: Result<E, KvsError>) -> Result<E, Failure> {
     opened.map_err(|error| match error {
         error if error.is_full() => Failure::Other(format!(
@@ -115,7 +100,7 @@ fn say_store(options: &ServerOptions, store: &impl KvsEngine) {
     say(format_args!("durability {}", store.durability()));
 }
 
-/// Says what the open found, and what a crash took.
+/// Prints the findings of the open, and the losses of a crash.
 fn say_recovery(found: &Recovery) {
     let Recovery { keys, kept_records, torn_bytes, .. } = found;
     if found.clean {

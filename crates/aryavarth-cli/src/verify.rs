@@ -1,24 +1,22 @@
-//! The verify command: what is damaged in a store's directory, one line each.
+//! The verify command: the damage in a store's directory, one line each.
 //!
-//! Damage is data and goes to standard output; what was read, and how far it is, is said on
+//! Damage is data and goes to standard output; figures and progress go to
 //! standard error. The exit code is 0 only if nothing is lost.
 
-use std::io::{IsTerminal, Write, stderr};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use aryavarth::{Damage, KvsError, Options, VerifyReport};
 use serde::Serialize;
 
-use crate::output::{Failure, Output, base64, read_or_not, say};
+use crate::base64;
+use crate::output::{Failure, Output, read_or_not, say};
+use crate::progress::Progress;
 
-/// What takes less is not worth a sign of progress.
-const PROGRESS_AFTER: Duration = Duration::from_secs(1);
 /// Sequence numbers from here on mean that there is no upper end.
 const SEQ_MAX: u64 = (1 << 56) - 1;
 
 pub(crate) fn run(dir: &Path, output: &Output) -> Result<(), Failure> {
-    let mut progress = Progress::new();
+    let progress = Progress::of_bytes("read", Some(0));
     let report = aryavarth::verify(dir, &Options::default(), |done, all| progress.at(done, all));
     progress.end();
     let report = report.map_err(|error| match error {
@@ -26,6 +24,7 @@ pub(crate) fn run(dir: &Path, output: &Output) -> Result<(), Failure> {
         error => error.into(),
     })?;
     read_or_not(print_damage(&report, output))?;
+    read_or_not(output.summary(&Summary::of(&report)))?;
     let VerifyReport { segments, records, bytes, torn_bytes, .. } = report;
     say(format_args!("{segments} segments, {records} good records, {bytes} bytes read"));
     if torn_bytes > 0 {
@@ -37,10 +36,34 @@ pub(crate) fn run(dir: &Path, output: &Output) -> Result<(), Failure> {
     let harmless = report.damage.iter().filter(|damage| damage.harmless).count() as u64;
     Err(Failure::Other(format!(
         "{} is damaged in {} places; nothing was changed. Restore the files named above from a \
-         backup, or save what is whole with `aryavarth salvage`",
+         backup, or save the whole records with `aryavarth salvage`",
         dir.display(),
         report.damaged - harmless
     )))
+}
+
+/// The last line of the JSON output.
+#[derive(Serialize)]
+struct Summary {
+    good: bool,
+    segments: u64,
+    records: u64,
+    bytes: u64,
+    torn_bytes: u64,
+    damaged: u64,
+}
+
+impl Summary {
+    fn of(report: &VerifyReport) -> Self {
+        Summary {
+            good: report.is_good(),
+            segments: report.segments,
+            records: report.records,
+            bytes: report.bytes,
+            torn_bytes: report.torn_bytes,
+            damaged: report.damaged,
+        }
+    }
 }
 
 /// Prints all damage, one line each.
@@ -115,43 +138,13 @@ impl<'a> DamageLine<'a> {
             bytes: damage.bytes,
             reason: &damage.reason,
             key,
-            key_base64: if key.is_none() { bytes.map(base64) } else { None },
+            key_base64: if key.is_none() { bytes.map(base64::encode) } else { None },
             key_is_certain: bytes.map(|_| damage.key_is_certain),
             removal: damage.removal,
             seq_min: damage.seqs.as_ref().map(|seqs| *seqs.start()),
             seq_max: damage.seqs.as_ref().map(|seqs| *seqs.end()),
             tears_batch: damage.tears_batch,
             harmless: damage.harmless,
-        }
-    }
-}
-
-/// How far it is, on a terminal.
-pub(crate) struct Progress {
-    shown: Option<u64>,
-    started: Instant,
-}
-
-impl Progress {
-    pub(crate) fn new() -> Self {
-        Progress { shown: None, started: Instant::now() }
-    }
-
-    pub(crate) fn at(&mut self, done: u64, all: u64) {
-        let percent = done.saturating_mul(100) / all.max(1);
-        if self.shown == Some(percent) || self.started.elapsed() < PROGRESS_AFTER {
-            return;
-        }
-        let mut stderr = stderr();
-        if stderr.is_terminal() {
-            drop(write!(stderr, "\rread {percent} %"));
-            self.shown = Some(percent);
-        }
-    }
-
-    pub(crate) fn end(&self) {
-        if self.shown.is_some() {
-            drop(write!(stderr(), "\r           \r"));
         }
     }
 }

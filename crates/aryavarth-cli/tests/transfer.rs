@@ -7,11 +7,15 @@
 #![expect(clippy::print_stdout, reason = "a long run says what it did")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod support;
+
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-use std::path::Path;
+use std::net::{Shutdown, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes, on a machine however busy.
@@ -20,16 +24,26 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Server {
     child: Child,
     addr: String,
+    password_file: Option<PathBuf>,
 }
 
 impl Server {
     fn start(data: &Path, engine: &str) -> Server {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_aryavarth"))
-            .args(["server", "--listen", "127.0.0.1:0", "--engine", engine, "--data"])
-            .arg(data)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Server::start_with(data, engine, None)
+    }
+
+    /// A server with a password.
+    fn start_guarded(data: &Path, password_file: &Path) -> Server {
+        Server::start_with(data, "kvs", Some(password_file))
+    }
+
+    fn start_with(data: &Path, engine: &str, password_file: Option<&Path>) -> Server {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_aryavarth"));
+        command.args(["server", "--listen", "127.0.0.1:0", "--engine", engine, "--data"]).arg(data);
+        if let Some(file) = password_file {
+            command.arg("--password-file").arg(file);
+        }
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut addr = String::new();
         for line in BufReader::new(child.stderr.take().unwrap()).lines() {
             let line = line.unwrap();
@@ -37,7 +51,8 @@ impl Server {
                 at.clone_into(&mut addr);
             }
             if line == "ready" {
-                return Server { child, addr };
+                let password_file = password_file.map(Path::to_owned);
+                return Server { child, addr, password_file };
             }
         }
         child.wait().unwrap();
@@ -47,6 +62,9 @@ impl Server {
     fn command(&self, name: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_aryavarth"));
         command.args([name, "--addr", &self.addr]);
+        if let Some(file) = &self.password_file {
+            command.arg("--password-file").arg(file);
+        }
         command
     }
 
@@ -59,15 +77,24 @@ impl Server {
         digest
     }
 
-    fn start_import(&self) -> Child {
+    fn start_import(&self, args: &[&str]) -> Child {
         let mut import = self.command("import");
+        import.args(args);
         import.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         import.spawn().unwrap()
     }
 
     /// Imports the lines that `write` writes.
     fn import(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Output {
-        let mut child = self.start_import();
+        self.import_with(&[], write)
+    }
+
+    fn import_with(
+        &self,
+        args: &[&str],
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Output {
+        let mut child = self.start_import(args);
         let mut stdin = BufWriter::new(child.stdin.take().unwrap());
         // The import may end before it has read everything.
         drop(write(&mut stdin).and_then(|()| stdin.flush()));
@@ -87,7 +114,7 @@ impl Server {
     /// The same, killed when half of the bytes have gone through and something has been imported.
     fn import_half_from(&self, source: &Server, whole: &Digest) {
         let mut export = source.command("export").stdout(Stdio::piped()).spawn().unwrap();
-        let mut import = self.start_import();
+        let mut import = self.start_import(&[]);
         let mut half = export.stdout.take().unwrap().take(whole.bytes / 2);
         io::copy(&mut half, import.stdin.as_mut().unwrap()).unwrap();
         let (first, began) = (key(0), Instant::now());
@@ -124,12 +151,14 @@ fn line(i: u64, letter: &str) -> String {
 struct Digest {
     hasher: DefaultHasher,
     bytes: u64,
+    lines: u64,
 }
 
 impl Write for Digest {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.hasher.write(bytes);
         self.bytes += bytes.len() as u64;
+        self.lines += bytes.split(|byte| *byte == b'\n').count() as u64 - 1;
         Ok(bytes.len())
     }
 
@@ -190,6 +219,118 @@ fn all_pairs_go_from_one_engine_to_the_other_and_back() {
     let back = start("back", "kvs");
     timed("export | import from sled into kvs", || back.import_from(&sled));
     assert_eq!(back.digest(), whole);
+}
+
+/// The commands that make a store of bytes, deadlines and three databases, as one input.
+fn mixed(keys: u64) -> Vec<u8> {
+    let mut commands = Vec::new();
+    let mut push = |args: &[&[u8]]| {
+        write!(commands, "*{}\r\n", args.len()).unwrap();
+        for arg in args {
+            write!(commands, "${}\r\n", arg.len()).unwrap();
+            commands.extend_from_slice(arg);
+            commands.extend_from_slice(b"\r\n");
+        }
+    };
+    for i in 0..keys {
+        if i % 100 == 0 {
+            push(&[b"SELECT", ["0", "3", "15"][usize::try_from(i / 100 % 3).unwrap()].as_bytes()]);
+        }
+        let (key, value) = (key(i), vec![u8::try_from(i % 256).unwrap(); 40]);
+        let key = [key.as_bytes(), if i % 2 == 0 { b"" } else { b"\xff\x00" }].concat();
+        match i % 3 {
+            0 => push(&[b"SET", &key, &value]),
+            1 => push(&[b"SET", &key, b"text", b"PXAT", b"4102444800123"]),
+            _ => push(&[b"SET", &key, &value, b"EX", b"100000"]),
+        }
+    }
+    commands
+}
+
+/// Sends commands and waits until each is answered.
+fn load(server: &Server, commands: &[u8]) {
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    let mut replies = stream.try_clone().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            stream.write_all(commands).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut all = Vec::new();
+        replies.read_to_end(&mut all).unwrap();
+        assert!(!all.contains(&b'-'), "{}", String::from_utf8_lossy(&all[..all.len().min(200)]));
+    });
+}
+
+#[test]
+fn bytes_deadlines_and_databases_arrive_as_they_were() {
+    let keys = std::env::var("TRANSFER_KEYS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
+    let dir = tempfile::tempdir().unwrap();
+    let password = dir.path().join("password");
+    support::write_secret(&password, "secret\n");
+    let first = Server::start(&dir.path().join("first"), "kvs");
+    load(&first, &mixed(keys));
+    let whole = timed("export", || first.digest());
+    assert_eq!(whole.lines, keys);
+
+    let second = Server::start(&dir.path().join("second"), "kvs");
+    timed("half of export | import", || second.import_half_from(&first, &whole));
+    let again = timed("the same, run again", || second.import_from(&first));
+    let numbers: Vec<u64> = again.split(' ').filter_map(|word| word.parse().ok()).collect();
+    assert_eq!(numbers.iter().sum::<u64>(), keys, "{again}");
+    assert_eq!(second.digest(), whole);
+
+    // Once more over a password, which JSON has no word for.
+    let guarded = Server::start_guarded(&dir.path().join("guarded"), &password);
+    guarded.import_from(&second);
+    assert_eq!(guarded.digest(), whole);
+}
+
+#[test]
+fn an_import_keeps_or_overwrites_as_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), "kvs");
+    let import = |args: &[&str], text: &str| {
+        let output = server.import_with(args, |import| import.write_all(text.as_bytes()));
+        said(&output)
+    };
+    let export = || String::from_utf8(server.command("export").output().unwrap().stdout).unwrap();
+    let first = "{\"key\":\"a\",\"value\":\"1\"}\n";
+    assert_eq!(import(&[], first), "1 set, 0 equal already\n");
+    let second = "{\"key\":\"a\",\"value\":\"2\"}\n{\"key\":\"b\",\"value\":\"2\",\"db\":1}\n";
+    assert_eq!(import(&["--keep"], second), "1 set, 1 kept\n");
+    assert_eq!(export(), format!("{first}{}", "{\"key\":\"b\",\"value\":\"2\",\"db\":1}\n"));
+    assert_eq!(import(&["--overwrite"], second), "1 set, 1 equal already\n");
+    assert_eq!(export(), second);
+    // The deadline is a part of the entry, and one that has passed is no entry.
+    let deadline = "{\"key\":\"a\",\"value\":\"2\",\"deadline_ms\":4102444800123}\n";
+    assert_eq!(import(&["--json"], deadline), "{\"set\":1,\"equal\":0,\"kept\":0,\"expired\":0}\n");
+    let passed = "{\"key\":\"c\",\"value\":\"2\",\"deadline_ms\":1}\n";
+    assert_eq!(import(&[], passed), "0 set, 0 equal already, 1 expired\n");
+    assert!(export().starts_with(deadline) && !export().contains("\"c\""));
+}
+
+#[test]
+fn an_import_begins_with_a_byte_order_mark_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), "kvs");
+    let text = "\u{feff}{\"key\":\"a\",\"value\":\"1\"}\r\n\r\n{\"key\":\"b\",\"value\":\"2\"}";
+    let output = server.import(|import| import.write_all(text.as_bytes()));
+    assert_eq!(said(&output), "2 set, 0 equal already\n");
+}
+
+#[test]
+fn an_export_whose_reader_goes_ends_quietly() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), "kvs");
+    load(&server, &mixed(5000));
+    let mut export = server.command("export");
+    let mut export = export.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(export.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let output = export.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
 }
 
 #[test]

@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, reason = "each file of tests uses a part")]
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -19,7 +21,9 @@ pub(crate) fn program() -> Command {
     for name in ["ADDR", "DATA", "DURABILITY", "ENGINE", "INSECURE", "JSON", "LISTEN", "THREADS"] {
         program.env_remove(format!("ARYAVARTH_{name}"));
     }
-    program.env_remove("ARYAVARTH_PASSWORD_FILE").env_remove("ARYAVARTH_MEMORY_MAX");
+    for name in ["DB", "MEMORY_MAX", "PASSWORD", "PASSWORD_FILE", "USER"] {
+        program.env_remove(format!("ARYAVARTH_{name}"));
+    }
     program
 }
 
@@ -141,4 +145,10 @@ pub(crate) fn data() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     (dir, data)
+}
+
+/// Writes a file that no other user can read.
+pub(crate) fn write_secret(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
