@@ -29,6 +29,7 @@ mod json;
 mod limits;
 mod message;
 mod output;
+mod parts;
 mod resp;
 mod session;
 mod sniff;

@@ -188,6 +188,12 @@ impl Session {
         self.output.push(position, |out| reply.encode(version, out));
     }
 
+    /// As [`reply_resp`](Session::reply_resp), and does not copy large values.
+    pub fn reply_resp_owned(&mut self, reply: Reply, position: u64) {
+        let version = self.version;
+        self.output.push_parts(position, |parts| reply.encode_into(version, parts));
+    }
+
     /// Answers the oldest unanswered request with an error, in the client's protocol (where that is
     /// the Redis protocol, of the kind `ERR`). The answer may leave as others may.
     pub fn reply_error(&mut self, message: &str, position: u64) {
@@ -208,7 +214,7 @@ impl Session {
 
     /// The position that holds back the oldest unsent reply, if one is held back.
     pub fn awaited_position(&self) -> Option<u64> {
-        self.output.next_position()
+        self.output.next_ticket()
     }
 
     /// Takes note that `position` has been reached: replies up to it may leave.
@@ -228,7 +234,7 @@ impl Session {
         }
     }
 
-    /// The bytes to send next.
+    /// The bytes to send next: not always all, and none only if nothing may be sent.
     pub fn output(&self) -> &[u8] {
         self.output.ready()
     }

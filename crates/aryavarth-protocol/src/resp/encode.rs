@@ -4,6 +4,7 @@
 //! reply, with any content, is written as one whole reply; an error or a simple text cannot break its line.
 
 use super::reply::Reply;
+use crate::parts::{PART_BYTES, Parts};
 
 /// The version of the protocol that a client hears. Every client begins with 2.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,28 @@ impl Reply {
                     map(b'|', attributes.len(), attributes, version, out);
                 }
                 reply.encode(version, out);
+            }
+        }
+    }
+}
+
+impl Reply {
+    /// Appends the reply to `out`; values that fill a part move there without a copy.
+    pub(crate) fn encode_into(self, version: Version, out: &mut Parts) {
+        match self {
+            Reply::Bulk(bytes) if bytes.len() >= PART_BYTES => {
+                out.write(|out| head(b'$', bytes.len(), out));
+                out.push(bytes);
+                out.write(|out| out.extend_from_slice(b"\r\n"));
+            }
+            Reply::Array(items) => {
+                out.write(|out| head(b'*', items.len(), out));
+                for item in items {
+                    item.encode_into(version, out);
+                }
+            }
+            reply => {
+                out.write(|out| reply.encode(version, out));
             }
         }
     }

@@ -1,0 +1,168 @@
+//! Bytes on their way out, in parts that are freed as they leave.
+//!
+//! One growing buffer would keep a large reply whole until its last byte has left, and would copy it
+//! once per move. Short replies share a part; a large value is a part of its own, which moves
+//! without a copy.
+//!
+//! Invariants:
+//! - Bytes leave in the order in which they were written.
+//! - A part of many replies is at most [`PART_BYTES`] and one reply long.
+//! - A byte is copied at most once after it was encoded.
+
+use std::collections::VecDeque;
+
+/// A part takes no further reply beyond this, in bytes; a value of this length has its own part.
+pub(crate) const PART_BYTES: usize = 64 << 10;
+/// Capacity that an empty queue keeps for the next replies, in bytes.
+const KEPT_BYTES_MAX: usize = 16 << 10;
+
+/// A queue of bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    parts: VecDeque<Vec<u8>>,
+    /// Bytes of the first part that have left.
+    gone: usize,
+    /// Bytes that have not left.
+    bytes: usize,
+}
+
+impl Parts {
+    /// Bytes that have not left.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The first bytes: all of them, or the rest of the first part.
+    pub(crate) fn front(&self) -> &[u8] {
+        self.parts.front().map_or(&[], |part| &part[self.gone..])
+    }
+
+    /// Appends the bytes that `encode` appends; returns how many.
+    pub(crate) fn write(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
+        if self.parts.back().is_none_or(|part| part.len() >= PART_BYTES) {
+            self.parts.push_back(Vec::new());
+        }
+        let Some(part) = self.parts.back_mut() else { return 0 };
+        let before = part.len();
+        encode(part);
+        let more = part.len() - before;
+        self.bytes += more;
+        more
+    }
+
+    /// Appends bytes as a part of their own.
+    pub(crate) fn push(&mut self, part: Vec<u8>) {
+        if self.bytes == 0 {
+            self.clear();
+            self.parts.clear();
+        }
+        self.bytes += part.len();
+        self.parts.push_back(part);
+    }
+
+    /// Removes the first `bytes`; frees the parts that are over.
+    pub(crate) fn advance(&mut self, mut bytes: usize) {
+        self.bytes -= bytes;
+        if self.bytes == 0 {
+            self.clear();
+            return;
+        }
+        while let Some(rest) = self.parts.front().map(|part| part.len() - self.gone) {
+            if bytes < rest {
+                self.gone += bytes;
+                return;
+            }
+            bytes -= rest;
+            self.gone = 0;
+            self.parts.pop_front();
+        }
+    }
+
+    /// Moves the first `bytes` to the end of `to`.
+    pub(crate) fn move_to(&mut self, to: &mut Parts, mut bytes: usize) {
+        if to.bytes == 0 && bytes == self.bytes {
+            std::mem::swap(self, to);
+            return;
+        }
+        while bytes > 0 {
+            let first = self.front();
+            let step = bytes.min(first.len());
+            if step == first.len() && self.gone == 0 && step >= PART_BYTES {
+                let part = self.parts.pop_front().unwrap_or_default();
+                self.bytes -= step;
+                to.push(part);
+            } else {
+                to.write(|out| out.extend_from_slice(&first[..step]));
+                self.advance(step);
+            }
+            bytes -= step;
+        }
+    }
+
+    /// Keeps at most `bytes` of capacity, if nothing waits.
+    pub(crate) fn trim(&mut self, bytes: usize) {
+        if self.bytes == 0 {
+            self.clear();
+            self.parts.iter_mut().for_each(|part| part.shrink_to(bytes));
+        }
+        self.parts.shrink_to(1);
+    }
+
+    /// Forgets parts without bytes, one for the next replies aside.
+    fn clear(&mut self) {
+        self.gone = 0;
+        self.parts.truncate(1);
+        if let Some(part) = self.parts.front_mut() {
+            part.clear();
+            part.shrink_to(KEPT_BYTES_MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(parts: &mut Parts) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while parts.bytes() > 0 {
+            let step = parts.front().len().min(10_000);
+            bytes.extend_from_slice(&parts.front()[..step]);
+            parts.advance(step);
+        }
+        assert!(parts.front().is_empty());
+        bytes
+    }
+
+    #[test]
+    fn bytes_leave_in_order_however_they_are_moved() {
+        let mut expected = Vec::new();
+        let (mut held, mut ready) = (Parts::default(), Parts::default());
+        for step in 0..200_usize {
+            let text = vec![u8::try_from(step % 251).unwrap(); step * 37];
+            if step % 50 == 49 {
+                let large = vec![7; PART_BYTES + step];
+                expected.extend_from_slice(&large);
+                held.push(large);
+            }
+            expected.extend_from_slice(&text);
+            held.write(|out| out.extend_from_slice(&text));
+            let third = held.bytes() / 3;
+            held.move_to(&mut ready, third);
+        }
+        let rest = held.bytes();
+        held.move_to(&mut ready, rest);
+        assert_eq!((held.bytes(), ready.bytes()), (0, expected.len()));
+        assert!(all(&mut ready) == expected);
+    }
+
+    #[test]
+    fn parts_are_freed_as_they_leave() {
+        let mut parts = Parts::default();
+        (0..4).for_each(|_| parts.push(vec![0; 1 << 20]));
+        parts.advance((3 << 20) + 1);
+        assert_eq!((parts.parts.len(), parts.bytes()), (1, (1 << 20) - 1));
+        parts.advance((1 << 20) - 1);
+        assert!(parts.parts.iter().all(|part| part.capacity() <= KEPT_BYTES_MAX));
+    }
+}
