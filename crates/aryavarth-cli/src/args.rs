@@ -293,6 +293,12 @@ pub(crate) struct ServerOptions {
     #[arg(env = "ARYAVARTH_MEMORY_MAX", hide_env_values = true)]
     pub(crate) memory_max: u64,
 
+    /// Memory for replies that all clients together have not taken yet; a request whose reply finds
+    /// no room waits until others have taken theirs
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
+    #[arg(env = "ARYAVARTH_OUTPUT_MAX", hide_env_values = true)]
+    pub(crate) output_max: usize,
+
     /// Listen also where other machines can connect, without any authentication; take a password
     /// file that others can read
     #[arg(long, env = "ARYAVARTH_INSECURE", hide_env_values = true)]

@@ -38,7 +38,8 @@ fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
     let password = options.password_file.as_deref().map(password_in).transpose()?;
     let is_guarded = options.insecure || password.is_some();
     let listener = Listener::bind(options.listen.as_str(), is_guarded)?;
-    let limits = limits_of_system(Limits::default());
+    let limits = Limits { output_bytes_max_total: options.output_max, ..Limits::default() };
+    let limits = limits_of_system(limits);
     let pool = P::new(options.threads.unwrap_or_else(threads_default))?;
     let directory = options.data.display().to_string();
     let config = Config {

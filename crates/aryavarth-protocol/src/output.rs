@@ -106,6 +106,11 @@ impl Output {
         self.waiting.shrink_to(IDLE_REPLIES);
     }
 
+    /// Bytes of memory that replies take until they are sent.
+    pub(crate) fn memory(&self) -> usize {
+        self.held.memory() + self.ready.memory()
+    }
+
     /// Bytes that are not sent yet.
     pub(crate) fn bytes(&self) -> usize {
         self.held.bytes() + self.ready.bytes()

@@ -19,7 +19,7 @@ const KEPT_BYTES_MAX: usize = 16 << 10;
 /// A queue of bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Parts {
-    parts: VecDeque<Vec<u8>>,
+    queue: VecDeque<Vec<u8>>,
     /// Bytes of the first part that have left.
     gone: usize,
     /// Bytes that have not left.
@@ -32,17 +32,22 @@ impl Parts {
         self.bytes
     }
 
+    /// Bytes that are kept: those that have left of a part that has not are kept, too.
+    pub(crate) fn memory(&self) -> usize {
+        self.bytes + self.gone
+    }
+
     /// The first bytes: all of them, or the rest of the first part.
     pub(crate) fn front(&self) -> &[u8] {
-        self.parts.front().map_or(&[], |part| &part[self.gone..])
+        self.queue.front().map_or(&[], |part| &part[self.gone..])
     }
 
     /// Appends the bytes that `encode` appends; returns how many.
     pub(crate) fn write(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
-        if self.parts.back().is_none_or(|part| part.len() >= PART_BYTES) {
-            self.parts.push_back(Vec::new());
+        if self.queue.back().is_none_or(|part| part.len() >= PART_BYTES) {
+            self.queue.push_back(Vec::new());
         }
-        let Some(part) = self.parts.back_mut() else { return 0 };
+        let Some(part) = self.queue.back_mut() else { return 0 };
         let before = part.len();
         encode(part);
         let more = part.len() - before;
@@ -54,10 +59,10 @@ impl Parts {
     pub(crate) fn push(&mut self, part: Vec<u8>) {
         if self.bytes == 0 {
             self.clear();
-            self.parts.clear();
+            self.queue.clear();
         }
         self.bytes += part.len();
-        self.parts.push_back(part);
+        self.queue.push_back(part);
     }
 
     /// Removes the first `bytes`; frees the parts that are over.
@@ -67,14 +72,14 @@ impl Parts {
             self.clear();
             return;
         }
-        while let Some(rest) = self.parts.front().map(|part| part.len() - self.gone) {
+        while let Some(rest) = self.queue.front().map(|part| part.len() - self.gone) {
             if bytes < rest {
                 self.gone += bytes;
                 return;
             }
             bytes -= rest;
             self.gone = 0;
-            self.parts.pop_front();
+            self.queue.pop_front();
         }
     }
 
@@ -88,7 +93,7 @@ impl Parts {
             let first = self.front();
             let step = bytes.min(first.len());
             if step == first.len() && self.gone == 0 && step >= PART_BYTES {
-                let part = self.parts.pop_front().unwrap_or_default();
+                let part = self.queue.pop_front().unwrap_or_default();
                 self.bytes -= step;
                 to.push(part);
             } else {
@@ -103,16 +108,16 @@ impl Parts {
     pub(crate) fn trim(&mut self, bytes: usize) {
         if self.bytes == 0 {
             self.clear();
-            self.parts.iter_mut().for_each(|part| part.shrink_to(bytes));
+            self.queue.iter_mut().for_each(|part| part.shrink_to(bytes));
         }
-        self.parts.shrink_to(1);
+        self.queue.shrink_to(1);
     }
 
     /// Forgets parts without bytes, one for the next replies aside.
     fn clear(&mut self) {
         self.gone = 0;
-        self.parts.truncate(1);
-        if let Some(part) = self.parts.front_mut() {
+        self.queue.truncate(1);
+        if let Some(part) = self.queue.front_mut() {
             part.clear();
             part.shrink_to(KEPT_BYTES_MAX);
         }
@@ -161,8 +166,8 @@ mod tests {
         let mut parts = Parts::default();
         (0..4).for_each(|_| parts.push(vec![0; 1 << 20]));
         parts.advance((3 << 20) + 1);
-        assert_eq!((parts.parts.len(), parts.bytes()), (1, (1 << 20) - 1));
+        assert_eq!((parts.queue.len(), parts.bytes()), (1, (1 << 20) - 1));
         parts.advance((1 << 20) - 1);
-        assert!(parts.parts.iter().all(|part| part.capacity() <= KEPT_BYTES_MAX));
+        assert!(parts.queue.iter().all(|part| part.capacity() <= KEPT_BYTES_MAX));
     }
 }

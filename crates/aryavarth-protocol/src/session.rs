@@ -249,6 +249,11 @@ impl Session {
         self.output.bytes()
     }
 
+    /// Bytes of memory that these replies take: a large value is kept until its last byte is sent.
+    pub fn output_memory(&self) -> usize {
+        self.output.memory()
+    }
+
     fn read_event(&mut self) -> Option<Event> {
         if !self.is_resp() {
             self.skip_white_space();

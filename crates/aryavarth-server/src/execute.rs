@@ -10,7 +10,8 @@ use std::time::Instant;
 use aryavarth::{Batch, Durability, KeyRange, KvsEngine, KvsError, Position};
 use aryavarth_protocol::{Command, KEY_NOT_FOUND, Reply, Request, Response};
 
-use crate::commands::{self, ClientState, ServerContext, Then};
+use crate::budget::Allowance;
+use crate::commands::{self, ClientState, LONG_BYTES, ServerContext, Then};
 use crate::counters::count;
 use crate::limits::Limits;
 use crate::server::Shared;
@@ -85,7 +86,9 @@ pub(crate) fn run<E: KvsEngine, P: ThreadPool>(
             && let Some(blind) = take_blind(shared, connected, &mut calls)
         {
             let blind = run_blind(shared, connected, blind);
-            bytes += blind.iter().map(|answer| answer.said.text_bytes()).sum::<usize>();
+            let more = blind.iter().map(|answer| answer.said.text_bytes()).sum::<usize>();
+            connected.room.take(more);
+            bytes += more;
             answers.extend(blind);
             continue;
         }
@@ -95,7 +98,7 @@ pub(crate) fn run<E: KvsEngine, P: ThreadPool>(
         }
         let answer = match call {
             Call::Refused(message) => Some(refusal(shared, std::mem::take(message))),
-            Call::Request(request) => run_request(shared, request, may_block),
+            Call::Request(request) => run_request(shared, &mut connected.room, request, may_block),
             Call::Command(command) => run_command(shared, connected, command, may_block, &mut then),
         };
         let Some(answer) = answer else { break };
@@ -103,10 +106,26 @@ pub(crate) fn run<E: KvsEngine, P: ThreadPool>(
             count(&counters.requests, 1);
         }
         calls.pop_front();
-        bytes += answer.said.text_bytes();
+        let more = answer.said.text_bytes();
+        connected.room.take(more);
+        bytes += more;
         answers.push(answer);
     }
     Done { answers, rest: calls, then }
+}
+
+/// Whether calls that were not answered in passing may keep a thread of the pool for long.
+pub(crate) fn are_long<E: KvsEngine, P>(
+    shared: &Shared<E, P>,
+    connected: &ClientState,
+    calls: &VecDeque<Call>,
+) -> bool {
+    calls.iter().any(|call| match call {
+        Call::Request(Request::Get { key }) => shared.engine.size_hint(key.as_bytes()) > LONG_BYTES,
+        Call::Request(request) => matches!(request, Request::Scan { .. }),
+        Call::Command(command) => commands::is_long(&shared.engine, connected, command),
+        Call::Refused(_) => false,
+    })
 }
 
 /// Calls that write without a look at what is there, and what they write.
@@ -267,10 +286,12 @@ fn run_command<E: KvsEngine, P: ThreadPool>(
 
 fn run_request<E: KvsEngine, P: ThreadPool>(
     shared: &Shared<E, P>,
+    room: &mut Allowance,
     request: &mut Request,
     may_block: bool,
 ) -> Option<Answer> {
     let Shared { engine, limits, .. } = shared;
+    let shows = matches!(request, Request::Get { .. } | Request::Scan { .. });
     let ran = caught(shared, || match request {
         Request::Get { key } if !may_block => get_now(engine, key),
         _ if !may_block => None,
@@ -279,14 +300,13 @@ fn run_request<E: KvsEngine, P: ThreadPool>(
             "the server's memory has reached its limit; nothing was done. Reads and removals work"
                 .to_owned(),
         )),
-        request => {
-            let request = std::mem::replace(request, Request::Compact {});
-            Some(answer(engine, request, limits))
-        }
+        request => Some(answer(engine, request, limits)),
     });
     match ran {
         Ok(ran) => {
-            let (response, position) = ran?;
+            // A reply that only shows something is made anew when there is room for it.
+            let (response, position) =
+                ran.filter(|(response, _)| !shows || room.fits(response.text_bytes()))?;
             Some(Answer { said: Said::Json(response), position, level: engine.durability() })
         }
         Err(lost) => Some(lost),
@@ -297,16 +317,17 @@ fn error(message: String) -> JsonAnswer {
     (Response::Err(message), Position::ZERO)
 }
 
-fn answer<E: KvsEngine>(engine: &E, request: Request, limits: &Limits) -> JsonAnswer {
+fn answer<E: KvsEngine>(engine: &E, request: &mut Request, limits: &Limits) -> JsonAnswer {
     let answer = match request {
-        Request::Get { key } => get(engine, &key),
+        Request::Get { key } => get(engine, key),
         Request::Set { key, value } => {
+            let (key, value) = (std::mem::take(key), std::mem::take(value));
             engine.write(Batch::new().set(key, value)).map(|(_, at)| (Response::Ok(None), at))
         }
-        Request::Remove { key } => remove(engine, key),
+        Request::Remove { key } => remove(engine, std::mem::take(key)),
         Request::Scan { prefix, after, limit } => {
-            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            scan(engine, &prefix, after.as_deref(), limit, limits.scan_bytes_max)
+            let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
+            scan(engine, prefix, after.as_deref(), limit, limits.scan_bytes_max)
         }
         Request::Compact {} => engine.compact().map(|()| (Response::Ok(None), Position::ZERO)),
     };

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use aryavarth::{Count, Durability, KvsEngine, Position, Result, Stats};
 
+use crate::budget::OutputFigures;
 use crate::clients::Clients;
 use crate::commands::ServerContext;
 use crate::counters::Counters;
@@ -75,6 +76,10 @@ impl<E: KvsEngine, P: ThreadPool> ServerContext for Shared<E, P> {
 
     fn counters(&self) -> Counters {
         self.counters.read()
+    }
+
+    fn output(&self) -> OutputFigures {
+        self.output.figures()
     }
 
     fn limits(&self) -> &Limits {

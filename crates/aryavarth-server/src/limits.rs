@@ -14,7 +14,8 @@ pub struct Limits {
     pub request_arrival: Duration,
     /// How long a connection may say nothing between requests. Default: for ever.
     pub idle: Option<Duration>,
-    /// How long a client may take none of the bytes that are sent to it. Default: 30 s.
+    /// How long a client may take none of the bytes that are sent to it, or, with more than 16 KiB
+    /// unsent, less than 256 KiB of them. Default: 30 s.
     pub send_stall: Duration,
     /// Bytes of input that all connections together may have waiting, beyond the first 16 KiB of
     /// each (which are free, so that small requests always get through). Default: 256 MiB.
@@ -22,6 +23,10 @@ pub struct Limits {
     /// Bytes of replies that one client may have waiting before no more of its requests are run;
     /// what is run already may exceed it by one reply. Default: 1 MiB.
     pub output_bytes_max: usize,
+    /// Bytes of replies that all clients together may have waiting, beyond the first 16 KiB of each.
+    /// A request whose reply finds no room waits until others have taken theirs; a larger reply than
+    /// this is made when no other is held. Default: 256 MiB.
+    pub output_bytes_max_total: usize,
     /// Bytes of keys and values that the page of a scan may have; a larger one is an error, unless
     /// it is a single entry. Default: 16 MiB.
     pub scan_bytes_max: usize,
@@ -49,6 +54,7 @@ impl Default for Limits {
             send_stall: Duration::from_secs(30),
             input_bytes_max: 256 << 20,
             output_bytes_max: 1 << 20,
+            output_bytes_max_total: 256 << 20,
             scan_bytes_max: 16 << 20,
             reply_bytes_max: 256 << 20,
             jobs_max: 8192,

@@ -14,11 +14,11 @@ use std::time::Duration;
 use aryavarth::KvsEngine;
 use aryavarth_protocol::Session;
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::budget::Budget;
+use crate::budget::{Budget, OutputBudget};
 use crate::clients::Clients;
 use crate::commands::ClientState;
 use crate::commands::registry::registry;
@@ -70,6 +70,9 @@ pub(crate) struct Shared<E, P> {
     pub(crate) jobs: Budget,
     pub(crate) writes: Arc<Writes>,
     pub(crate) input: Budget,
+    pub(crate) output: OutputBudget,
+    /// Work of the pool that may keep a thread for long, which leaves a thread to the rest.
+    pub(crate) long_work: Arc<Semaphore>,
     /// Held by the compaction that runs.
     pub(crate) compaction: Arc<Mutex<()>>,
     pub(crate) clients: Clients,
@@ -127,6 +130,7 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
         let settings = ServerSettings::new(local_addr, directory, engine.durability(), &limits);
         settings.set_password(&config.password);
         settings.set_memory_bytes_max(config.memory_bytes_max);
+        let long_work_max = usize::try_from(pool.threads().saturating_sub(1)).unwrap_or(0).max(1);
         let shared = Shared {
             engine,
             pool,
@@ -135,6 +139,8 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
             jobs: Budget::new(limits.jobs_max),
             writes: Arc::default(),
             input: Budget::new(limits.input_bytes_max),
+            output: OutputBudget::new(limits.output_bytes_max_total),
+            long_work: Arc::new(Semaphore::new(long_work_max)),
             compaction: Arc::default(),
             clients: Clients::new(registry().rows().len()),
             settings: Arc::new(settings),

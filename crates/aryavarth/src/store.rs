@@ -237,10 +237,9 @@ impl KvStore {
         done.map(|(result, _)| result)
     }
 
-    /// The entries of a range, in order, each durable when it is returned. Among 16 to 256 keys that
-    /// are looked at together (16 while such commits follow each other closely) each commit of
-    /// several keys is seen wholly or not at all; the range is not seen at one moment. Ends after
-    /// the first error.
+    /// The entries of a range, in order, each durable when returned; ends after the first error.
+    /// Among 16 to 256 keys read together (16 while such commits follow each other closely) each
+    /// commit of several keys is seen wholly or not at all; the range is not seen at one moment.
     pub fn scan(&self, range: KeyRange) -> Scan {
         Scan { store: self.clone(), rest: Some(range), page: VecDeque::new() }
     }
@@ -250,8 +249,8 @@ impl KvStore {
         self.log()?.commit.sync()
     }
 
-    /// Gives all dead bytes back now: seals the active segment and rewrites every segment without
-    /// what is dead. Needs space for up to 256 MiB of live data beside the files that there are.
+    /// Gives all dead bytes back now: seals the active segment, rewrites all without dead records.
+    /// Needs space for up to 256 MiB of live data beside the existing files.
     pub fn compact(&self) -> Result<()> {
         let log = self.log()?;
         log.commit.check()?;
@@ -281,10 +280,9 @@ impl KvStore {
         }
     }
 
-    /// Reads all sealed files now, without rests, to see whether they are still what was written;
-    /// returns what was read and all damage. Reads, writes and compaction go on meanwhile. What was
-    /// written last lies in a file that is not sealed yet and is left out. Bytes that are in the
-    /// system's page cache are not read from the disk.
+    /// Reads all sealed files now, without rests, and compares checksums; returns counts and all
+    /// damage. Reads, writes and compaction go on meanwhile. The newest records lie in a file that
+    /// is not sealed yet and is left out. Bytes in the system's page cache come from there.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -303,16 +301,14 @@ impl KvStore {
         self.log().map(|_| report)
     }
 
-    /// The damage that scrubbing found, in files that there still are. A key whose record is
-    /// damaged can be written again; the damaged file is left alone by compaction and stays until
-    /// the store is salvaged or restored.
+    /// The damage that scrubbing found, in files that still exist. Its keys can be written again;
+    /// compaction leaves a damaged file alone until the store is salvaged or restored.
     pub fn damage(&self) -> Vec<Damage> {
         self.inner.scrubber.damage(&self.inner.log)
     }
 
-    /// Closes the store: waits for its threads, syncs and seals everything. Other handles get
-    /// [`KvsError::Closed`] from then on. Dropping the last handle does the same and swallows the
-    /// error.
+    /// Closes the store: waits for its threads, syncs and seals everything. Other handles then get
+    /// [`KvsError::Closed`]. Dropping the last handle does the same and swallows the error.
     pub fn close(self) -> Result<()> {
         self.inner.close()
     }
@@ -463,6 +459,10 @@ impl KvsEngine for KvStore {
 
     fn find_now(&self, key: &[u8]) -> Result<Option<(Option<Stored>, Position)>> {
         self.log()?.find_now(self.space, key)
+    }
+
+    fn size_hint(&self, key: &[u8]) -> usize {
+        self.log().map_or(0, |log| log.size_hint(self.space, key))
     }
 
     fn deadline(&self, key: &[u8]) -> Result<(Option<Option<u64>>, Position)> {

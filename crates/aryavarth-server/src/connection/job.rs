@@ -13,7 +13,7 @@ use aryavarth_protocol::{Reply, Request};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use crate::budget::Share;
+use crate::budget::{Allowance, FREE_OUTPUT_BYTES, Share};
 use crate::commands::{ClientState, Then};
 use crate::execute::{self, Answer, Blind, Call, Done, Said};
 use crate::server::Shared;
@@ -33,6 +33,7 @@ pub(super) fn run<E: KvsEngine, P: ThreadPool>(
     blind: Option<Blind>,
     calls: VecDeque<Call>,
     mut connected: Box<ClientState>,
+    is_long: bool,
 ) -> Job {
     let owed = calls.len() + blind.as_ref().map_or(0, Blind::owed);
     let level = shared.engine.durability();
@@ -42,6 +43,9 @@ pub(super) fn run<E: KvsEngine, P: ThreadPool>(
     Box::pin(async move {
         let compaction = Arc::clone(&shared.compaction);
         let turn = if compacts { Some(compaction.lock_owned().await) } else { None };
+        // First come, first served; a thread of the pool is left to short work. Nothing closes it.
+        let long = Arc::clone(&shared.long_work);
+        let long = if is_long { long.acquire_owned().await.ok() } else { None };
         let (sender, receiver) = oneshot::channel();
         let pool_side = Arc::clone(&shared);
         let spare = connected.renewed();
@@ -51,7 +55,7 @@ pub(super) fn run<E: KvsEngine, P: ThreadPool>(
             done.answers.splice(..0, blind.into_iter().flatten());
             // Before the answer: once all are answered the server may go, and its engine and
             // pool must not end here, behind its back.
-            drop((permit, turn, pool_side));
+            drop((permit, turn, long, pool_side));
             // A client that has gone does not want its answers.
             drop(sender.send((done, connected)));
         });
@@ -97,6 +101,19 @@ fn lost(owed: usize, level: Durability) -> Done {
         rest: VecDeque::new(),
         then: Then::GoOn,
     }
+}
+
+/// Waits for room for a reply of `bytes`, which the first of the calls then makes.
+pub(super) fn room<E: KvsEngine, P: ThreadPool>(
+    shared: Arc<Shared<E, P>>,
+    bytes: usize,
+    rest: VecDeque<Call>,
+    mut connected: Box<ClientState>,
+) -> Job {
+    Box::pin(async move {
+        connected.room = Allowance::new(shared.output.room(bytes).await, FREE_OUTPUT_BYTES);
+        (Done { answers: Vec::new(), rest, then: Then::GoOn }, connected)
+    })
 }
 
 /// Keeps calls back while the clients are paused, if the first of them is concerned.

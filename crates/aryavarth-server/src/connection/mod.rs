@@ -36,7 +36,7 @@ use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::budget::Share;
+use crate::budget::{Allowance, FREE_OUTPUT_BYTES, OutputShare, Share};
 use crate::clients::{ClientHandle, Feed, Line};
 use crate::commands::{ClientState, Then};
 use crate::counters::count;
@@ -55,6 +55,8 @@ const WAITING_MAX: usize = 64 << 10;
 const GONE_PAUSE: Duration = Duration::from_secs(1);
 /// The most calls of one job. More gain nothing, and fewer let others have their turn.
 const BATCH_CALLS_MAX: usize = 256;
+/// Bytes that a client with much unsent has to take within the time of a stalled send.
+const TAKEN_BYTES_MIN: usize = 256 << 10;
 /// Room for calls that an idle connection keeps.
 const CALLS_KEPT: usize = 4;
 /// Whose move it is, and so which deadline runs.
@@ -94,6 +96,14 @@ pub(crate) struct Connection<E: KvsEngine, P: ThreadPool> {
     /// What input and the running job take from the common budget.
     input_share: Share,
     job_bytes: usize,
+    /// What unsent replies take from the budget of all replies, beyond what is free.
+    output_share: OutputShare,
+    /// What was granted to the replies of the next calls.
+    granted: Option<OutputShare>,
+    /// Bytes of a reply that found no room: it is made when there is.
+    room_wanted: Option<usize>,
+    /// Bytes that the client has taken since the deadline began.
+    taken: usize,
     /// The last bytes to send; the input after them is not looked at.
     last_words: Option<Vec<u8>>,
     /// Nothing more will be read.
@@ -131,6 +141,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         let has_password = !connected.settings.authenticated;
         let mut session = Session::new(shared.limits.session).with_json(!has_password);
         session.set_authenticated(!has_password);
+        let output_share = shared.output.none();
         Connection {
             shared,
             stream,
@@ -148,6 +159,10 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             is_held: false,
             input_share,
             job_bytes: 0,
+            output_share,
+            granted: None,
+            room_wanted: None,
+            taken: 0,
             last_words: None,
             input_over: false,
             linger: false,
@@ -193,7 +208,10 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         let has_room = !self.is_full();
         let Connection { shared, stream, stop, session, gates, job, client, feed, .. } = self;
         let can_read = !self.input_over && job.is_none() && has_room;
-        let can_show = !self.input_over && feed.is_some() && has_room;
+        let can_show = !self.input_over
+            && feed.is_some()
+            && has_room
+            && session.output_bytes() < FREE_OUTPUT_BYTES;
         let must_send = !session.output().is_empty();
         let must_release = gates.is_waiting();
         let (deadline, is_held) = (self.deadline, self.is_held);
@@ -215,10 +233,14 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         }
     }
 
-    /// Whether too many replies are unsent to make more.
+    /// Whether too many replies are unsent to make more. With a reply that waits for room all
+    /// others have left first: a connection that waits holds no room.
     fn is_full(&self) -> bool {
-        self.session.output_bytes() >= self.shared.limits.output_bytes_max
-            || self.gates.waiting() >= WAITING_MAX
+        let unsent = self.session.output_bytes();
+        if self.room_wanted.is_some() && unsent > 0 {
+            return true;
+        }
+        unsent >= self.shared.limits.output_bytes_max || self.gates.waiting() >= WAITING_MAX
     }
 
     /// Takes what the session has understood, answers what is at hand, and starts a job for the
@@ -236,7 +258,9 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 }
                 return false;
             }
-            answered += self.answer_now();
+            if self.room_wanted.is_none() {
+                answered += self.answer_now();
+            }
             if !self.calls.is_empty() && !self.is_full() {
                 self.start_job();
             }
@@ -246,13 +270,45 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
 
     /// Answers the calls that cannot block, up to the first that can. Returns how many.
     fn answer_now(&mut self) -> usize {
+        let room = self.allowance();
         let Some(connected) = self.connected.as_deref_mut() else { return 0 };
+        connected.room = room;
         let calls = std::mem::take(&mut self.calls);
         let Done { answers, rest, then } = execute::run(&self.shared, connected, calls, false);
         let answered = answers.len();
         self.calls = rest;
         self.take_answers(answers, then);
         answered
+    }
+
+    /// The room for the replies of the next calls.
+    fn allowance(&mut self) -> Allowance {
+        let share = self.granted.take().unwrap_or_else(|| self.shared.output.none());
+        Allowance::new(share, FREE_OUTPUT_BYTES.saturating_sub(self.session.output_memory()))
+    }
+
+    /// Takes the room over that the replies of a run have; what is not used is given back.
+    fn take_room(&mut self, has_answers: bool) {
+        let Some(connected) = &mut self.connected else { return };
+        self.room_wanted = connected.room.wanted();
+        let share = connected.room.end();
+        if has_answers || self.room_wanted.is_some() || self.calls.is_empty() {
+            self.granted = None;
+            if let Some(share) = share {
+                self.output_share.merge(share);
+            }
+        } else {
+            // Nothing was run: the calls take it along to where they can be.
+            self.granted = share;
+        }
+    }
+
+    /// Gives back the room of replies that have left.
+    fn spare_room(&mut self) {
+        if !self.output_share.is_empty() {
+            let taken = self.session.output_memory().saturating_sub(FREE_OUTPUT_BYTES);
+            self.output_share.shrink(taken);
+        }
     }
 
     /// Whether the first of the calls has to wait until somebody lets the clients go on.
@@ -270,6 +326,13 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             self.job = Some(job::pause(Arc::clone(&self.shared), calls, connected));
             return;
         }
+        if let Some(bytes) = self.room_wanted.take() {
+            let Some(connected) = self.connected.take() else { return };
+            let calls = std::mem::take(&mut self.calls);
+            self.is_held = true;
+            self.job = Some(job::room(Arc::clone(&self.shared), bytes, calls, connected));
+            return;
+        }
         let permit = self.shared.jobs.take(1);
         // Refused in the middle of a transaction, a command would leave half of it; so those of the
         // Redis protocol wait, and with them all that the client sends.
@@ -277,7 +340,9 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             self.refuse_calls();
             return;
         }
-        let Some(connected) = self.connected.take() else { return };
+        let room = self.allowance();
+        let Some(mut connected) = self.connected.take() else { return };
+        connected.room = room;
         let (shared, mut calls) = (Arc::clone(&self.shared), std::mem::take(&mut self.calls));
         let Some(permit) = permit else {
             self.job = Some(job::later(calls, connected));
@@ -295,7 +360,11 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 let is_last = self.session.input_bytes() == 0;
                 job::write(shared, permit, blind, connected, is_last)
             }
-            blind => job::run(shared, permit, blind, calls, connected),
+            blind => {
+                let is_long = self.job_bytes > TOGETHER_BYTES_MAX
+                    || execute::are_long(&shared, &connected, &calls);
+                job::run(shared, permit, blind, calls, connected, is_long)
+            }
         });
     }
 
@@ -325,6 +394,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
 
     /// Queues answers, and does what comes after the last of them.
     fn take_answers(&mut self, mut answers: Vec<Answer>, then: Then) {
+        self.take_room(!answers.is_empty());
         let last = if then == Then::GoOn { None } else { answers.pop() };
         for answer in answers {
             self.queue(answer);
@@ -340,6 +410,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 self.feed = connected.settings.monitors.then(|| clients.watch_commands());
             }
         }
+        self.spare_room();
         if self.calls.is_empty() {
             self.job_bytes = 0;
         }
@@ -354,7 +425,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             Said::Error(message) => self.session.reply_error(&message, ticket),
             Said::Resp(reply, version) => {
                 self.session.set_resp_version(version);
-                self.session.reply_resp(&reply, ticket);
+                self.session.reply_resp_owned(reply, ticket);
             }
             Said::Nothing => self.session.reply_nothing(ticket),
         }
@@ -402,12 +473,19 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             match self.stream.try_write(self.session.output()) {
                 Ok(bytes) => {
                     self.session.sent(bytes);
-                    self.phase = Phase::Working;
+                    self.taken += bytes;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
+        // A client that holds room which others may wait for has to take more than a byte.
+        let enough = if self.output_share.is_empty() { 1 } else { TAKEN_BYTES_MIN };
+        if self.taken > 0 && (self.taken >= enough || self.session.output().is_empty()) {
+            self.taken = 0;
+            self.phase = Phase::Working;
+        }
+        self.spare_room();
         Ok(())
     }
 

@@ -45,6 +45,9 @@ pub trait ThreadPool: Send + Sync + Sized + 'static {
     /// or none were asked for.
     fn new(threads: u32) -> Result<Self>;
 
+    /// How many threads were asked for.
+    fn threads(&self) -> u32;
+
     /// Runs `job` on one of the threads, when one is free. Never blocks and never refuses: the
     /// caller bounds how many jobs are outstanding. A job that panics costs no thread.
     fn spawn<F>(&self, job: F)

@@ -55,6 +55,7 @@ pub struct NaiveThreadPool {
     shared: Arc<Shared>,
     spare: Option<JoinHandle<()>>,
     start: Start,
+    asked: u32,
 }
 
 impl ThreadPool for NaiveThreadPool {
@@ -64,7 +65,11 @@ impl ThreadPool for NaiveThreadPool {
         let shared = Arc::<Shared>::default();
         let spare_side = Arc::clone(&shared);
         let spare = start(Box::new(move || run_waiting(&spare_side))).map_err(refused)?;
-        Ok(NaiveThreadPool { shared, spare: Some(spare), start })
+        Ok(NaiveThreadPool { shared, spare: Some(spare), start, asked: threads })
+    }
+
+    fn threads(&self) -> u32 {
+        self.asked
     }
 
     fn spawn<F>(&self, job: F)

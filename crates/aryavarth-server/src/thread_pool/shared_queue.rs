@@ -72,6 +72,10 @@ impl ThreadPool for SharedQueueThreadPool {
         Ok(pool)
     }
 
+    fn threads(&self) -> u32 {
+        u32::try_from(self.workers.len()).unwrap_or(u32::MAX)
+    }
+
     fn spawn<F>(&self, job: F)
     where
         F: FnOnce() + Send + 'static,

@@ -5,6 +5,7 @@ mod durability;
 mod framing;
 mod isolation;
 mod limits;
+mod output;
 mod pools;
 mod promises;
 mod redis;

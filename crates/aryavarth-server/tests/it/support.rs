@@ -105,6 +105,11 @@ impl Client {
         self.reply()
     }
 
+    /// As many bytes as `buffer` holds.
+    pub(crate) fn read_exact(&mut self, buffer: &mut [u8]) {
+        self.stream.read_exact(buffer).unwrap();
+    }
+
     /// Everything until the server closes.
     pub(crate) fn rest(&mut self) -> String {
         let mut rest = String::new();
@@ -161,9 +166,10 @@ struct Control {
 }
 
 /// An engine in memory whose disk obeys: writes are durable when the test says so, but at the level
-/// `Os`, which waits for no disk. Reading
-/// or writing the key `gate` and compacting wait for the test, reading or writing a key that ends with
-/// `panic` panics, and only keys that begin with `hot` are at hand. It notes the calling threads.
+/// `Os`, which waits for no disk. Reading or writing a key like `gate` and compacting wait for the
+/// test, reading or writing a key that ends with `panic` panics, keys that begin with `large` are
+/// said to have large values, and only keys that begin with `hot` are at hand. It notes the calling
+/// threads.
 #[derive(Clone, Default)]
 pub(crate) struct Obedient {
     memory: MemoryEngine,
@@ -243,7 +249,7 @@ impl Obedient {
     fn look_up(&self, key: &[u8]) -> aryavarth::Result<(Option<Stored>, Position)> {
         assert!(!key.ends_with(b"panic"), "the engine panics, as this test wants");
         let mut control = self.control.0.lock().unwrap();
-        while key == b"gate" && !control.open {
+        while key.ends_with(b"gate") && !control.open {
             control = self.control.1.wait(control).unwrap();
         }
         let position = control.positions.get(key).copied().unwrap_or(0);
@@ -283,6 +289,10 @@ impl KvsEngine for Obedient {
 
     fn watch(&self, key: &[u8]) -> aryavarth::Result<Watch> {
         self.memory.watch(key)
+    }
+
+    fn size_hint(&self, key: &[u8]) -> usize {
+        if key.starts_with(b"large") { 1 << 20 } else { 0 }
     }
 
     fn find(&self, key: &[u8]) -> aryavarth::Result<(Option<Stored>, Position)> {

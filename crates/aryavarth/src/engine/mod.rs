@@ -159,6 +159,13 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
         Ok(None)
     }
 
+    /// About how many bytes a read of the key takes to copy and check, as far as that is known
+    /// without a disk; 0 if it is not. For callers that plan their work; it promises nothing.
+    fn size_hint(&self, key: &[u8]) -> usize {
+        let _ = key;
+        0
+    }
+
     /// The newest value of a key and the position of what was seen. Errors as
     /// [`find`](KvsEngine::find).
     fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)> {

@@ -122,6 +122,11 @@ impl Log {
         (seen.map(|(seen, _)| seen), position)
     }
 
+    /// About how many bytes of the log a read of the key takes: those of its record.
+    pub(crate) fn size_hint(&self, space: u32, key: &[u8]) -> usize {
+        self.see(space, key).0.map_or(0, |seen| seen.bytes())
+    }
+
     /// The deadline of a key that exists, and the position of what was seen. No system call.
     #[expect(clippy::option_option, reason = "whether there is a key; and then whether it ends")]
     pub(crate) fn deadline(&self, space: u32, key: &[u8]) -> (Option<Option<u64>>, Position) {

@@ -6,6 +6,7 @@
 
 use aryavarth::{Count, Stats};
 
+use crate::budget::OutputFigures;
 use crate::clients::Clients;
 use crate::commands::kit::args::DATABASES;
 use crate::commands::kit::context::ServerContext;
@@ -66,6 +67,10 @@ impl ServerContext for Frozen<'_> {
 
     fn counters(&self) -> Counters {
         self.server.counters()
+    }
+
+    fn output(&self) -> OutputFigures {
+        self.server.output()
     }
 
     fn limits(&self) -> &Limits {

@@ -70,7 +70,7 @@ pub(crate) fn run<E: KvsEngine>(
     };
     let (reply, position) = match outcome {
         Ok(done) => done,
-        Err(Failure::WouldBlock) => return None,
+        Err(Failure::WouldBlock | Failure::NoRoom) => return None,
         // To know what was written may take the writer's lock.
         Err(Failure::Engine(_)) if !may_block => return None,
         Err(Failure::Refused(text)) => (Reply::Error(text), Position::ZERO),
@@ -111,6 +111,35 @@ pub(crate) fn is_paused(
         Some(queue) => {
             command.name().eq_ignore_ascii_case(b"exec") && queue.commands.iter().any(writes)
         }
+    }
+}
+
+/// Keys of a read, or commands of a transaction, with which it is long work.
+const LONG_COUNT: usize = 64;
+/// Bytes to read, or of a transaction's commands, with which it is.
+pub(crate) const LONG_BYTES: usize = 256 << 10;
+
+/// Whether a command may keep a thread for long, beside waiting for a disk once: it reads large
+/// values or many, walks the keys, or is a long transaction.
+pub(crate) fn is_long<E: KvsEngine>(
+    engine: &E,
+    connected: &ClientState,
+    command: &Command,
+) -> bool {
+    let args = Args::new(command);
+    let Ok(spec) = registry().find(&args) else { return false };
+    match (&spec.run, &connected.queue) {
+        (Run::Transaction(spec::Step::Exec), Some(queue)) => {
+            queue.commands.len() > LONG_COUNT || queue.bytes > LONG_BYTES
+        }
+        (Run::Read(_) | Run::Write(_), None) => {
+            let walks = matches!(spec.run, Run::Read(_)) && spec.keys == spec::Keys::None;
+            let keys = spec.keys_read(&args);
+            let spaces = Spaces { engine, space: connected.settings.space };
+            let bytes = |engine: &E| keys.iter().map(|key| engine.size_hint(key)).sum::<usize>();
+            walks || keys.len() > LONG_COUNT || spaces.selected(bytes) > LONG_BYTES
+        }
+        _ => false,
     }
 }
 
@@ -236,7 +265,7 @@ impl<E: KvsEngine> Spaces<'_, E> {
         may_block: bool,
     ) -> Result<(Reply, Position), Failure> {
         match &spec.run {
-            Run::Read(run) => self.read(may_block, |reader| run(reader, args)),
+            Run::Read(run) => fitting(connected, self.read(may_block, |reader| run(reader, args))?),
             Run::Context(run) => {
                 if spec.flags.has_any(Flags::WAITS) && !may_block {
                     return Err(Failure::WouldBlock);
@@ -252,12 +281,28 @@ impl<E: KvsEngine> Spaces<'_, E> {
             Run::Write(_) | Run::Container(_) if !may_block => Err(Failure::WouldBlock),
             Run::Write(run) => self.selected(|engine| {
                 let keys = spec.keys_read(args);
-                let (reply, position) =
-                    engine.commit(&keys, |transaction| reply_of(run(transaction, args)))?;
-                Ok((reply, position))
+                let room = &mut connected.room;
+                let done = engine.commit(&keys, |transaction| {
+                    let reply = reply_of(run(transaction, args))?;
+                    let bytes = reply.text_bytes();
+                    if room.fits(bytes) { Ok(reply) } else { Err(failure::no_room(bytes)) }
+                });
+                done.map_err(failure::of_closure)
             }),
             Run::Container(_) => refused(failure::SYNTAX),
         }
+    }
+}
+
+/// A reply that only shows something, if there is room for it.
+fn fitting(
+    connected: &mut ClientState,
+    (reply, position): (Reply, Position),
+) -> Result<(Reply, Position), Failure> {
+    if connected.room.fits(reply.text_bytes()) {
+        Ok((reply, position))
+    } else {
+        Err(Failure::NoRoom)
     }
 }
 
@@ -269,7 +314,7 @@ fn reply_of(outcome: spec::Outcome) -> Result<Reply, KvsError> {
         Err(Failure::Refused(text)) => Ok(Reply::Error(text)),
         Err(Failure::Engine(error)) => Err(error),
         // A transaction always may wait.
-        Err(Failure::WouldBlock) => Err(KvsError::Again),
+        Err(Failure::WouldBlock | Failure::NoRoom) => Err(KvsError::Again),
     }
 }
 

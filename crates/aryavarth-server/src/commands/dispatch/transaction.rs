@@ -13,7 +13,7 @@ use super::{Counted, count, run_inside};
 use crate::commands::dispatch::frozen::Frozen;
 use crate::commands::kit::args::Args;
 use crate::commands::kit::context::{ClientState, Queue, ServerContext, Watched};
-use crate::commands::kit::failure::{Failure, REPLY, refused};
+use crate::commands::kit::failure::{Failure, REPLY, no_room, of_closure, refused};
 use crate::commands::kit::spec::{Run, Step};
 use crate::commands::registry::registry;
 
@@ -125,9 +125,9 @@ fn exec<E: KvsEngine>(
     let keys = keys_of(&queue.commands);
     let server: &dyn ServerContext =
         if queue.commands.iter().any(asks_server) { &Frozen::new(server)? } else { server };
-    let ClientState { settings, entry, .. } = connected;
+    let ClientState { settings, entry, room, .. } = connected;
     let level = settings.level();
-    let (done, position) = engine.commit(&keys, |transaction| {
+    let done = engine.commit(&keys, |transaction| {
         let now_ms = transaction.now_ms();
         if watched.watches.values().any(|watch| watch.is_touched(now_ms)) {
             return Ok(None);
@@ -147,8 +147,17 @@ fn exec<E: KvsEngine>(
             }
             replies.push((reply, began, Instant::now()));
         }
-        Ok(Some((replies, settings)))
-    })?;
+        if room.fits(bytes) { Ok(Some((replies, settings))) } else { Err(no_room(bytes)) }
+    });
+    let (done, position) = match done.map_err(of_closure) {
+        Ok(done) => done,
+        // The transaction runs when there is room for its replies.
+        Err(Failure::NoRoom) => {
+            (connected.queue, connected.watched) = (Some(queue), watched);
+            return Err(Failure::NoRoom);
+        }
+        Err(failed) => return Err(failed),
+    };
     let Some((replies, changed)) = done else {
         return Ok((Reply::NullArray, position));
     };

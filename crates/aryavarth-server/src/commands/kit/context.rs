@@ -9,6 +9,7 @@ use std::time::Duration;
 use aryavarth::{Count, Durability, Position, Stats, Watch};
 use aryavarth_protocol::Command;
 
+use crate::budget::{Allowance, OutputFigures};
 use crate::clients::{ClientHandle, Clients, Shown};
 use crate::commands::kit::rows::Registry;
 use crate::counters::Counters;
@@ -24,6 +25,8 @@ pub(crate) struct ClientState {
     pub(crate) watched: Watched,
     /// What others see of the connection.
     pub(crate) entry: ClientHandle,
+    /// Memory that the replies of the calls that run may take.
+    pub(crate) room: Allowance,
 }
 
 impl ClientState {
@@ -39,7 +42,8 @@ impl ClientState {
             monitors: false,
             then: Then::GoOn,
         };
-        ClientState { settings, queue: None, watched: Watched::default(), entry }
+        let (watched, room) = (Watched::default(), Allowance::default());
+        ClientState { settings, queue: None, watched, entry, room }
     }
 
     /// The same connection with its settings, and no transaction.
@@ -50,6 +54,7 @@ impl ClientState {
             queue: None,
             watched: Watched::default(),
             entry: self.entry.clone(),
+            room: Allowance::default(),
         }
     }
 
@@ -75,7 +80,9 @@ impl ClientState {
         entry.set_keeps(false);
         entry.set_touches_not(false);
         let is_open = !server.settings().has_password();
+        let room = std::mem::take(&mut self.room);
         *self = ClientState::new(entry, is_open, server.settings().durability);
+        self.room = room;
     }
 }
 
@@ -172,6 +179,8 @@ pub(crate) trait ServerContext: Send + Sync {
     /// Returns when everything that was written is on disk.
     fn sync(&self) -> aryavarth::Result<()>;
     fn counters(&self) -> Counters;
+    /// Figures of the memory for replies.
+    fn output(&self) -> OutputFigures;
     fn limits(&self) -> &Limits;
     fn settings(&self) -> &ServerSettings;
     fn clients(&self) -> &Clients;

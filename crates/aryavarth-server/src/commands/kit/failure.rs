@@ -19,6 +19,8 @@ pub(crate) enum Failure {
     Engine(KvsError),
     /// It would take a disk, and the context cannot wait for one.
     WouldBlock,
+    /// The reply has no room among those of all clients. Nothing was done.
+    NoRoom,
 }
 
 impl From<KvsError> for Failure {
@@ -39,6 +41,21 @@ pub(crate) const QUOTED_BYTES_MAX: usize = 128;
 
 /// What is too large where an EXEC's replies are.
 pub(crate) const REPLY: &str = "reply";
+/// The same where a reply has to wait for room; no client hears it.
+pub(crate) const ROOM: &str = "reply for the room that is left";
+
+/// The error that makes a closure do nothing because its reply has no room.
+pub(crate) fn no_room(bytes: usize) -> KvsError {
+    KvsError::TooLarge { what: ROOM, size: bytes as u64, limit: 0 }
+}
+
+/// The failure that an error of a closure means.
+pub(crate) fn of_closure(error: KvsError) -> Failure {
+    match error {
+        KvsError::TooLarge { what: ROOM, .. } => Failure::NoRoom,
+        error => Failure::Engine(error),
+    }
+}
 
 /// An error that the client hears.
 pub(crate) fn refused<T>(text: impl Into<Cow<'static, str>>) -> Result<T, Failure> {

@@ -106,6 +106,7 @@ const LIVE: &[(&str, Value)] = &[
     ("dir", |context| context.server.settings().directory.clone()),
     ("maxclients", |context| context.server.settings().connections_max().to_string()),
     ("maxmemory", |context| context.server.settings().memory_bytes_max().to_string()),
+    ("output-bytes-max", |context| context.server.output().whole_bytes.to_string()),
     ("port", |context| context.server.settings().listen.port().to_string()),
     ("proto-max-bulk-len", |context| context.server.limits().session.value_bytes_max.to_string()),
     ("requirepass", |context| {

@@ -321,7 +321,7 @@ fn keyspace(context: &mut Context<'_>, text: &mut String) {
 
 fn aryavarth(context: &mut Context<'_>, text: &mut String) {
     let server = context.server;
-    let (stats, counters) = (server.stats(), server.counters());
+    let (stats, counters, output) = (server.stats(), server.counters(), server.output());
     lines!(text;
         "version": env!("CARGO_PKG_VERSION"),
         "engine": server.engine_name(),
@@ -340,6 +340,10 @@ fn aryavarth(context: &mut Context<'_>, text: &mut String) {
         "damaged_records": stats.damaged_records,
         "requests": counters.requests,
         "requests_busy": counters.requests_busy,
+        "output_bytes": output.taken_bytes,
+        "output_bytes_max": output.whole_bytes,
+        "output_waiting": output.waiting,
+        "output_waits": output.waits,
         "monitors": server.clients().watching(),
         "monitors_dropped": server.clients().watching_dropped(),
     );

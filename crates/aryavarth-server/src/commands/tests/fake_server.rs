@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aryavarth::{Count, Durability, KvsEngine, MemoryEngine, Stats};
 
+use crate::budget::OutputFigures;
 use crate::clients::Clients;
 use crate::commands::ServerContext;
 use crate::commands::registry::registry;
@@ -80,6 +81,10 @@ impl ServerContext for FakeServer {
 
     fn counters(&self) -> Counters {
         Counters::default()
+    }
+
+    fn output(&self) -> OutputFigures {
+        OutputFigures::default()
     }
 
     fn limits(&self) -> &Limits {
