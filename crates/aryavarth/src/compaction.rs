@@ -483,7 +483,7 @@ fn new_copy(log: &Log) -> Result<CopyWriter> {
     };
     CopyWriter::create(&*log.options.fs, &log.dir, header, index).map_err(|error| {
         log.table.release(index);
-        error.into()
+        log.refused_file(error)
     })
 }
 

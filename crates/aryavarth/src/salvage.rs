@@ -248,7 +248,7 @@ fn claim_empty(out: &Path, options: &Options) -> Result<Claimed> {
 }
 
 /// Which contents the spaces have, as the newest whole record of that says.
-fn read_table(survey: &Survey<'_>, newest: &Keys<Newest>) -> Result<Table> {
+fn read_table(survey: &Survey, newest: &Keys<Newest>) -> Result<Table> {
     let Some(known) = newest.get(&(TABLE_CONTENT, TABLE_KEY.into())) else {
         return Ok(Table::default());
     };
@@ -312,7 +312,7 @@ fn judge(
 
 /// Reads everything again and copies what is the newest of its key.
 fn save(
-    survey: &Survey<'_>,
+    survey: &Survey,
     newest: &mut Keys<Newest>,
     writer: &mut Writer<'_>,
     progress: &mut impl FnMut(u64, u64),

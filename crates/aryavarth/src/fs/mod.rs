@@ -6,6 +6,9 @@
 //! [`Site`], which serves twice: an error says what the store was doing, and a crash sweep can
 //! list the sites that it never crossed.
 //!
+//! A store opens its directory once, with [`Fs::open_dir`], and names its files relative to that:
+//! a path that is resolved again later may lead to another directory.
+//!
 //! Invariants:
 //! - Nothing else in the engine names `std::fs` (checked by clippy and by the tidy test).
 //! - A call that returned is visible to later calls; it survives a crash only after
@@ -48,6 +51,7 @@ macro_rules! sites {
 sites! {
     DirCreate = "create the data directory",
     DirParentSync = "sync the data directory's parent",
+    DirOpen = "open the data directory",
     DirListFirst = "look into the data directory",
     DirList = "list the data directory",
     LockTake = "lock the data directory",
@@ -119,6 +123,7 @@ sites! {
     ReserveAllocate = "allocate the reserve",
     ReserveRemove = "give up the reserve",
     SpareRemove = "remove a segment that was never used",
+    VerifyDirOpen = "open the directory to verify",
     VerifyList = "look into the directory to verify",
     VerifyOpen = "open a segment to verify",
     VerifyLength = "measure a segment to verify",
@@ -172,6 +177,11 @@ impl IoError {
         )
     }
 
+    /// Whether a file cannot be created because its directory is no longer there.
+    pub(crate) fn is_dir_gone(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+
     /// Whether the process or the system has too many open files, so that nothing was tried.
     pub(crate) fn is_out_of_files(&self) -> bool {
         let code = self.source.raw_os_error();
@@ -211,6 +221,10 @@ pub trait Fs: fmt::Debug + Send + Sync + 'static {
     /// Creates a directory (mode 0700) and its missing parents; an existing one is fine.
     /// Returns whether it was created.
     fn create_dir(&self, site: Site, dir: &Path) -> Result<bool, IoError>;
+    /// Opens a directory and returns a view of it, in which `dir` and the paths that begin with it
+    /// mean this very directory: also after it was moved, and when another one has its name. Other
+    /// paths are refused. Errors give the paths that the caller gave.
+    fn open_dir(&self, site: Site, dir: &Path) -> Result<Arc<dyn Fs>, IoError>;
     /// The names in a directory, in no order.
     fn list(&self, site: Site, dir: &Path) -> Result<Vec<String>, IoError>;
     /// Opens a file.

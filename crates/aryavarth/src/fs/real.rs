@@ -7,12 +7,16 @@
 
 #![allow(clippy::disallowed_methods, reason = "this is the file that touches the file system")]
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FallocateFlags, Mode, OFlags, fallocate, fsync, mkdirat, openat, renameat,
+    unlinkat,
+};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{Fs, FsFile, IoError, OpenHow, Site};
@@ -21,6 +25,13 @@ use crate::sync::Arc;
 /// The operating system's file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealFs;
+
+/// A directory that is held open, and the path under which it was opened.
+#[derive(Debug)]
+struct RealDir {
+    path: PathBuf,
+    file: File,
+}
 
 #[derive(Debug)]
 struct RealFile {
@@ -45,6 +56,64 @@ fn read_cached(_file: &File, _buf: &mut [u8], _offset: u64) -> Result<usize, Err
     Err(Errno::OPNOTSUPP)
 }
 
+/// A path as the system is given it: relative to an open directory.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    dir: BorrowedFd<'a>,
+    name: &'a Path,
+}
+
+impl Place<'_> {
+    fn open(self, flags: OFlags) -> io::Result<File> {
+        let flags = flags | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        Ok(retry_on_intr(|| openat(self.dir, self.name, flags, mode))?.into())
+    }
+
+    fn open_dir(self) -> io::Result<File> {
+        self.open(OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
+    fn list(self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(self.open_dir()?)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn lock(self, path: &Path) -> io::Result<Option<Arc<dyn FsFile>>> {
+        // A disk that is mounted read-only, as a failing one should be, can be locked all the same.
+        let file =
+            self.open(OFlags::RDWR | OFlags::CREATE).or_else(|error| match error.kind() {
+                io::ErrorKind::ReadOnlyFilesystem => self.open(OFlags::RDONLY),
+                _ => Err(error),
+            })?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Arc::new(RealFile { path: path.to_owned(), file }))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(source),
+        }
+    }
+}
+
+fn flags_of(how: OpenHow) -> OFlags {
+    match how {
+        OpenHow::Read => OFlags::RDONLY,
+        OpenHow::Write => OFlags::RDWR,
+        OpenHow::CreateNew => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
+    }
+}
+
+impl RealFs {
+    fn place(path: &Path) -> Place<'_> {
+        Place { dir: CWD, name: path }
+    }
+}
+
 impl Fs for RealFs {
     fn create_dir(&self, site: Site, dir: &Path) -> Result<bool, IoError> {
         if dir.is_dir() {
@@ -54,19 +123,17 @@ impl Fs for RealFs {
         Ok(true)
     }
 
+    fn open_dir(&self, site: Site, dir: &Path) -> Result<Arc<dyn Fs>, IoError> {
+        let file = RealFs::place(dir).open_dir().map_err(at(site, dir))?;
+        Ok(Arc::new(RealDir { path: dir.to_owned(), file }))
+    }
+
     fn list(&self, site: Site, dir: &Path) -> Result<Vec<String>, IoError> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(dir).map_err(at(site, dir))? {
-            let name = entry.map_err(at(site, dir))?.file_name();
-            names.push(name.to_string_lossy().into_owned());
-        }
-        Ok(names)
+        RealFs::place(dir).list().map_err(at(site, dir))
     }
 
     fn open(&self, site: Site, path: &Path, how: OpenHow) -> Result<Arc<dyn FsFile>, IoError> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(how != OpenHow::Read).create_new(how == OpenHow::CreateNew);
-        let file = options.mode(0o600).open(path).map_err(at(site, path))?;
+        let file = RealFs::place(path).open(flags_of(how)).map_err(at(site, path))?;
         Ok(Arc::new(RealFile { path: path.to_owned(), file }))
     }
 
@@ -98,19 +165,94 @@ impl Fs for RealFs {
     }
 
     fn try_lock(&self, site: Site, path: &Path) -> Result<Option<Arc<dyn FsFile>>, IoError> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        // A disk that is mounted read-only, as a failing one should be, can be locked all the same.
-        let file = options.open(path).or_else(|error| match error.kind() {
-            io::ErrorKind::ReadOnlyFilesystem => File::open(path),
-            _ => Err(error),
-        });
-        let file = file.map_err(at(site, path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Arc::new(RealFile { path: path.to_owned(), file }))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(source)) => Err(at(site, path)(source)),
+        RealFs::place(path).lock(path).map_err(at(site, path))
+    }
+}
+
+impl RealDir {
+    /// A path in this directory, relative to it.
+    fn place<'a>(&'a self, path: &'a Path) -> io::Result<Place<'a>> {
+        let outside = |_| io::Error::new(io::ErrorKind::InvalidInput, "not in the open directory");
+        let name = path.strip_prefix(&self.path).map_err(outside)?;
+        let name = if name.as_os_str().is_empty() { Path::new(".") } else { name };
+        Ok(Place { dir: self.file.as_fd(), name })
+    }
+
+    /// The error of a call that creates the file `place`, with the reason where the directory is
+    /// gone: in one that exists the system has always a place for a new name.
+    fn told(place: Place<'_>, error: io::Error) -> io::Error {
+        let is_here = place.name.components().count() == 1;
+        if is_here && error.kind() == io::ErrorKind::NotFound {
+            let reason = "the directory was removed while it was in use";
+            return io::Error::new(io::ErrorKind::NotFound, reason);
         }
+        error
+    }
+}
+
+impl Fs for RealDir {
+    fn create_dir(&self, site: Site, dir: &Path) -> Result<bool, IoError> {
+        let create = || {
+            let place = self.place(dir)?;
+            match mkdirat(place.dir, place.name, Mode::RWXU) {
+                Ok(()) => Ok(true),
+                Err(Errno::EXIST) => place.open_dir().map(|_| false),
+                Err(errno) => Err(errno.into()),
+            }
+        };
+        match create() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && dir != self.path => {
+                self.create_dir(site, dir.parent().unwrap_or(&self.path))?;
+                create().map_err(at(site, dir))
+            }
+            done => done.map_err(at(site, dir)),
+        }
+    }
+
+    fn open_dir(&self, site: Site, dir: &Path) -> Result<Arc<dyn Fs>, IoError> {
+        let file = self.place(dir).and_then(Place::open_dir).map_err(at(site, dir))?;
+        Ok(Arc::new(RealDir { path: dir.to_owned(), file }))
+    }
+
+    fn list(&self, site: Site, dir: &Path) -> Result<Vec<String>, IoError> {
+        self.place(dir).and_then(Place::list).map_err(at(site, dir))
+    }
+
+    fn open(&self, site: Site, path: &Path, how: OpenHow) -> Result<Arc<dyn FsFile>, IoError> {
+        let place = self.place(path).map_err(at(site, path))?;
+        let file = place.open(flags_of(how)).map_err(|error| match how {
+            OpenHow::CreateNew => at(site, path)(RealDir::told(place, error)),
+            OpenHow::Read | OpenHow::Write => at(site, path)(error),
+        })?;
+        Ok(Arc::new(RealFile { path: path.to_owned(), file }))
+    }
+
+    fn rename(&self, site: Site, from: &Path, to: &Path) -> Result<(), IoError> {
+        let rename = || {
+            let (from, to) = (self.place(from)?, self.place(to)?);
+            Ok(renameat(from.dir, from.name, to.dir, to.name)?)
+        };
+        rename().map_err(at(site, from))
+    }
+
+    fn remove(&self, site: Site, path: &Path) -> Result<(), IoError> {
+        let place = self.place(path);
+        place
+            .and_then(|place| Ok(unlinkat(place.dir, place.name, AtFlags::empty())?))
+            .map_err(at(site, path))
+    }
+
+    fn sync_dir(&self, site: Site, dir: &Path) -> Result<(), IoError> {
+        let sync = || {
+            let is_own = self.place(dir)?.name == Path::new(".");
+            let other = if is_own { None } else { Some(self.place(dir)?.open_dir()?) };
+            Ok(retry_on_intr(|| fsync(other.as_ref().unwrap_or(&self.file)))?)
+        };
+        sync().map_err(at(site, dir))
+    }
+
+    fn try_lock(&self, site: Site, path: &Path) -> Result<Option<Arc<dyn FsFile>>, IoError> {
+        self.place(path).and_then(|place| place.lock(path)).map_err(at(site, path))
     }
 }
 

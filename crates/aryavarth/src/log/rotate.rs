@@ -202,7 +202,8 @@ impl Log {
         let (id, salt) = (self.new_file_id(), self.new_salt());
         let path = log_path(&self.dir, id);
         let fs = &*self.options.fs;
-        let file = fs.open(Site::SegmentCreate, &path, OpenHow::CreateNew)?;
+        let file = fs.open(Site::SegmentCreate, &path, OpenHow::CreateNew);
+        let file = file.map_err(|error| self.refused_file(error))?;
         let allocated = allocate(&*file, Site::SegmentAllocate, capacity);
         let prepared = allocated.and_then(|()| file.sync(Site::SegmentCreateSync));
         if let Err(error) = prepared {
@@ -232,6 +233,14 @@ impl Log {
         }
         self.lock_writer().spare = Some(Spare { id, salt, file, capacity });
         Ok(())
+    }
+
+    /// The error for a file that cannot be created. Where the directory is gone, what was written
+    /// since is gone with it, and nothing more is taken.
+    pub(crate) fn refused_file(&self, error: IoError) -> KvsError {
+        let is_dir_gone = error.is_dir_gone();
+        let error = KvsError::from(error);
+        if is_dir_gone { self.commit.poison(&error) } else { error }
     }
 
     /// Removes a segment that nothing was written to. What stays behind is a stray, which the
@@ -363,7 +372,7 @@ impl Log {
             Err(error) => {
                 // What was made of it is given up as well.
                 self.remove_reserve();
-                self.or_full(Err(error.into()))
+                self.or_full(Err(self.refused_file(error)))
             }
         }
     }

@@ -78,6 +78,8 @@ pub(crate) struct DirLock {
 
 /// A directory that is locked and belongs to the engine that asked for it, or to nobody yet.
 pub(crate) struct Claimed {
+    /// The directory, held open: every later name is relative to it.
+    pub(crate) fs: Arc<dyn Fs>,
     pub(crate) lock: DirLock,
     pub(crate) names: Vec<String>,
     /// The manifest's number, 0 as long as there is none.
@@ -87,7 +89,8 @@ pub(crate) struct Claimed {
 
 /// Opens a directory, creating it if it does not exist.
 pub(crate) fn open(dir: &Path, options: &Options) -> Result<(Log, DirLock, Recovery)> {
-    let Claimed { lock, names, number, state } = claim(dir, options, ENGINE)?;
+    let Claimed { fs, lock, names, number, state } = claim(dir, options, ENGINE)?;
+    let options = &Options { fs, ..options.clone() };
     let mut opening = Opening::new(dir, options, state);
     opening.choose_small();
     opening.open_segments()?;
@@ -103,15 +106,15 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<(Log, DirLock, Recov
 /// Locks a directory for `engine`, creating it if it does not exist.
 pub(crate) fn claim(dir: &Path, options: &Options, engine: &str) -> Result<Claimed> {
     options.check()?;
-    let fs = &*options.fs;
-    fs.create_dir(Site::DirCreate, dir)?;
-    let lock = take_lock(fs, dir)?;
+    options.fs.create_dir(Site::DirCreate, dir)?;
+    let fs = options.fs.open_dir(Site::DirOpen, dir)?;
+    let lock = take_lock(&*fs, dir)?;
     let names = fs.list(Site::DirList, dir)?;
     if names.iter().any(|name| name == "CURRENT") {
-        let (number, state) = load_manifest(fs, dir, engine)?;
-        return Ok(Claimed { lock, names, number, state });
+        let (number, state) = load_manifest(&*fs, dir, engine)?;
+        return Ok(Claimed { fs, lock, names, number, state });
     }
-    sync_ancestors(fs, dir)?;
+    sync_ancestors(&*options.fs, dir)?;
     let state = State {
         format: FORMAT_VERSION,
         store_id: options.seed,
@@ -120,7 +123,7 @@ pub(crate) fn claim(dir: &Path, options: &Options, engine: &str) -> Result<Claim
         clean: true,
         ..State::default()
     };
-    Ok(Claimed { lock, names, number: 0, state })
+    Ok(Claimed { fs, lock, names, number: 0, state })
 }
 
 /// Makes the way to a new store durable. Which directories are new is not known: an earlier
@@ -198,7 +201,7 @@ fn refuse_foreign(fs: &dyn Fs, dir: &Path) -> Result<()> {
     }
     // A crash while the store was being created leaves these.
     let ours = |name: &String| matches!(name.as_str(), "LOCK" | "CURRENT.next" | "MANIFEST-1");
-    match names.iter().find(|name| !ours(name)) {
+    match names.iter().find(|name| !ours(name) ) {
         Some(name) => {
             let reason = format!("it holds {name} but no CURRENT");
             Err(KvsError::NotOurs { path: dir.to_owned(), reason })

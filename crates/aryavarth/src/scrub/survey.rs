@@ -66,8 +66,8 @@ impl Source {
 
 /// A directory that can be read.
 #[derive(Debug)]
-pub(crate) struct Survey<'a> {
-    fs: &'a dyn Fs,
+pub(crate) struct Survey {
+    fs: Arc<dyn Fs>,
     dir: PathBuf,
     names: Vec<String>,
     pub(crate) sources: Vec<Source>,
@@ -80,9 +80,10 @@ pub(crate) struct Survey<'a> {
     _lock: Option<DirLock>,
 }
 
-impl<'a> Survey<'a> {
+impl Survey {
     /// Finds out what there is to read.
-    pub(crate) fn open(fs: &'a dyn Fs, dir: &Path) -> Result<Survey<'a>> {
+    pub(crate) fn open(fs: &dyn Fs, dir: &Path) -> Result<Survey> {
+        let fs = fs.open_dir(Site::VerifyDirOpen, dir)?;
         let names = fs.list(Site::VerifyList, dir)?;
         let is_log = |name: &String| id_of(name).is_some();
         let is_ours =
@@ -91,8 +92,8 @@ impl<'a> Survey<'a> {
             let reason = "it holds neither CURRENT nor a log".to_owned();
             return Err(KvsError::NotOurs { path: dir.to_owned(), reason });
         }
-        let lock = hold_lock_as_found(fs, dir, &names)?;
-        let Remains { state, dropped, damage } = manifest::load_remains(fs, dir, &names)?;
+        let lock = hold_lock_as_found(&*fs, dir, &names)?;
+        let Remains { state, dropped, damage } = manifest::load_remains(&*fs, dir, &names)?;
         if !state.engine.is_empty() && state.engine != ENGINE {
             let (path, found) = (dir.to_owned(), state.engine);
             return Err(KvsError::WrongEngine { path, found, asked: ENGINE.to_owned() });
@@ -171,7 +172,7 @@ impl<'a> Survey<'a> {
             return self.report.push(damage);
         };
         damage.seqs = Some(seal.seq_min..=seal.seq_max);
-        let Some(places) = hint::read_of(self.fs, &self.dir, id, facts.salt, seal.end) else {
+        let Some(places) = hint::read_of(&*self.fs, &self.dir, id, facts.salt, seal.end) else {
             return self.report.push(damage);
         };
         for (key, place) in places.iter() {
@@ -232,7 +233,7 @@ impl<'a> Survey<'a> {
             let header = header.filter(|header| header.id == id);
             let mut salts: Vec<u64> = header.iter().map(|header| header.salt).collect();
             salts.extend(raw_salt(&*file).ok().flatten());
-            salts.extend(hint::salt_of(self.fs, &self.dir, id));
+            salts.extend(hint::salt_of(&*self.fs, &self.dir, id));
             let fits = |salt: &u64| holds_records(&*file, *salt, length);
             let Some(salt) = salts.into_iter().find(fits) else {
                 // A spare that was never used is no damage.
@@ -357,7 +358,7 @@ impl<'a> Survey<'a> {
 
 /// Everything being read.
 struct Reading<'a, V> {
-    survey: &'a Survey<'a>,
+    survey: &'a Survey,
     visitor: &'a V,
     all: u64,
     done: AtomicU64,
@@ -403,7 +404,7 @@ impl<V: Visitor> Reading<'_, V> {
         let has_hint = names.contains(&format!("{}.hint", source.id));
         let seal = source.seal.filter(|_| has_hint);
         let (id, salt) = (source.id, source.salt);
-        let fits = |seal: Seal| hint::fits(*fs, dir, id, salt, seal.end);
+        let fits = |seal: Seal| hint::fits(&**fs, dir, id, salt, seal.end);
         let mut push = |damage: Damage| {
             self.visitor.damage(&damage);
             report.push(damage);
@@ -417,7 +418,7 @@ impl<V: Visitor> Reading<'_, V> {
         }
         // Only a damaged file's hint is worth the memory, and only one at a time.
         let _one_at_a_time = lock(&self.naming);
-        let places = seal.and_then(|seal| hint::read_of(*fs, dir, id, salt, seal.end));
+        let places = seal.and_then(|seal| hint::read_of(&**fs, dir, id, salt, seal.end));
         let known = Known { rises: source.rises, seqs: source.seqs(), places };
         let by_offset = known.by_offset();
         for hole in holes {

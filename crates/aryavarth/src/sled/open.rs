@@ -46,8 +46,7 @@ fn made(layout: u32) -> u64 {
 }
 
 pub(super) fn open(dir: &Path, options: &Options) -> Result<(Store, DirLock)> {
-    let fs = Arc::clone(&options.fs);
-    let Claimed { lock, mut number, mut state, .. } = recovery::claim(dir, options, ENGINE)?;
+    let Claimed { fs, lock, mut number, mut state, .. } = recovery::claim(dir, options, ENGINE)?;
     let home = dir.join(ENGINE);
     let is_made = state.position > 0;
     if is_made && state.position != made(LAYOUT) {

@@ -34,6 +34,8 @@ mod histories;
 #[cfg(test)]
 mod linear;
 #[cfg(test)]
+mod moved;
+#[cfg(test)]
 mod oracle;
 #[cfg(test)]
 mod order;

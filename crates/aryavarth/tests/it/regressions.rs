@@ -21,7 +21,7 @@ type Hook = Arc<dyn Fn(Site) -> io::Result<()> + Send + Sync>;
 /// A simulated file system whose calls can be watched, held up and refused.
 #[derive(Clone)]
 struct Hooked {
-    fs: SimFs,
+    fs: Arc<dyn Fs>,
     hook: Hook,
 }
 
@@ -56,6 +56,12 @@ impl Fs for Hooked {
     fn create_dir(&self, site: Site, dir: &Path) -> Result<bool, IoError> {
         ask(&self.hook, site, dir)?;
         self.fs.create_dir(site, dir)
+    }
+
+    fn open_dir(&self, site: Site, dir: &Path) -> Result<Arc<dyn Fs>, IoError> {
+        ask(&self.hook, site, dir)?;
+        let (fs, hook) = (self.fs.open_dir(site, dir)?, Arc::clone(&self.hook));
+        Ok(Arc::new(Hooked { fs, hook }))
     }
 
     fn list(&self, site: Site, dir: &Path) -> Result<Vec<String>, IoError> {
@@ -155,7 +161,7 @@ pub(crate) fn open_hooked(
     fs: &SimFs,
     hook: impl Fn(Site) -> io::Result<()> + Send + Sync + 'static,
 ) -> KvStore {
-    open(Hooked { fs: fs.clone(), hook: Arc::new(hook) })
+    open(Hooked { fs: Arc::new(fs.clone()), hook: Arc::new(hook) })
 }
 
 /// The result of `work`, which must come to an end.
@@ -287,7 +293,8 @@ fn a_task_that_waits_when_the_store_closes_is_woken() {
         }
         Ok(())
     });
-    let options = Options { background: true, ..options(Hooked { fs: SimFs::new(), hook }) };
+    let options =
+        Options { background: true, ..options(Hooked { fs: Arc::new(SimFs::new()), hook }) };
     let store = KvStore::open_with("/store", options).unwrap();
     let (first, _, go_on_first) = bell();
     let (_, position) = KvsEngine::write(&store, Batch::new().set("a", "1")).unwrap();

@@ -25,8 +25,17 @@ use crate::format::set_format;
 const LEVELS: [Durability; 3] = [Durability::Always, Durability::Interval(5), Durability::Os];
 
 /// The real file system, with a list of the calls and one that fails.
-#[derive(Clone, Debug, Default)]
-struct Watched(Arc<Watch>);
+#[derive(Clone, Debug)]
+struct Watched {
+    watch: Arc<Watch>,
+    fs: Arc<dyn Fs>,
+}
+
+impl Default for Watched {
+    fn default() -> Watched {
+        Watched { watch: Arc::default(), fs: Arc::new(RealFs) }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Watch {
@@ -44,16 +53,16 @@ impl Watched {
     }
 
     fn fail(&self, site: Option<Site>) {
-        *self.0.fails.lock().unwrap() = site;
+        *self.watch.fails.lock().unwrap() = site;
     }
 
     fn count(&self, site: Site) -> usize {
-        self.0.calls.lock().unwrap().iter().filter(|&&call| call == site).count()
+        self.watch.calls.lock().unwrap().iter().filter(|&&call| call == site).count()
     }
 
     fn note(&self, site: Site, path: &Path) -> Result<(), IoError> {
-        self.0.calls.lock().unwrap().push(site);
-        if *self.0.fails.lock().unwrap() == Some(site) {
+        self.watch.calls.lock().unwrap().push(site);
+        if *self.watch.fails.lock().unwrap() == Some(site) {
             let source = io::Error::other("the test pulls the plug");
             return Err(IoError { site, path: path.to_owned(), source });
         }
@@ -74,37 +83,43 @@ struct WatchedFile {
 impl Fs for Watched {
     fn create_dir(&self, site: Site, dir: &Path) -> Result<bool, IoError> {
         self.note(site, dir)?;
-        RealFs.create_dir(site, dir)
+        self.fs.create_dir(site, dir)
+    }
+
+    fn open_dir(&self, site: Site, dir: &Path) -> Result<Arc<dyn Fs>, IoError> {
+        self.note(site, dir)?;
+        let fs = self.fs.open_dir(site, dir)?;
+        Ok(Arc::new(Watched { fs, ..self.clone() }))
     }
 
     fn list(&self, site: Site, dir: &Path) -> Result<Vec<String>, IoError> {
         self.note(site, dir)?;
-        RealFs.list(site, dir)
+        self.fs.list(site, dir)
     }
 
     fn open(&self, site: Site, path: &Path, how: OpenHow) -> Result<Arc<dyn FsFile>, IoError> {
         self.note(site, path)?;
-        Ok(self.watch(RealFs.open(site, path, how)?))
+        Ok(self.watch(self.fs.open(site, path, how)?))
     }
 
     fn rename(&self, site: Site, from: &Path, to: &Path) -> Result<(), IoError> {
         self.note(site, from)?;
-        RealFs.rename(site, from, to)
+        self.fs.rename(site, from, to)
     }
 
     fn remove(&self, site: Site, path: &Path) -> Result<(), IoError> {
         self.note(site, path)?;
-        RealFs.remove(site, path)
+        self.fs.remove(site, path)
     }
 
     fn sync_dir(&self, site: Site, dir: &Path) -> Result<(), IoError> {
         self.note(site, dir)?;
-        RealFs.sync_dir(site, dir)
+        self.fs.sync_dir(site, dir)
     }
 
     fn try_lock(&self, site: Site, path: &Path) -> Result<Option<Arc<dyn FsFile>>, IoError> {
         self.note(site, path)?;
-        Ok(RealFs.try_lock(site, path)?.map(|file| self.watch(file)))
+        Ok(self.fs.try_lock(site, path)?.map(|file| self.watch(file)))
     }
 }
 
@@ -290,7 +305,7 @@ fn a_lost_log_is_not_an_empty_store() {
 
 #[test]
 fn a_store_whose_making_failed_anywhere_can_be_made_again() {
-    let sites = |calls: &Watched| calls.0.calls.lock().unwrap().clone();
+    let sites = |calls: &Watched| calls.watch.calls.lock().unwrap().clone();
     let watched = Watched::default();
     let dir = tempfile::tempdir().unwrap();
     watched.open(dir.path()).unwrap();
@@ -335,9 +350,9 @@ fn a_large_value_is_synced_before_the_log_that_points_at_it() {
     let dir = tempfile::tempdir().unwrap();
     let watched = Watched::default();
     let engine = watched.open(dir.path()).unwrap();
-    watched.0.calls.lock().unwrap().clear();
+    watched.watch.calls.lock().unwrap().clear();
     engine.set("large".into(), "l".repeat(1 << 20)).unwrap();
-    let calls = watched.0.calls.lock().unwrap().clone();
+    let calls = watched.watch.calls.lock().unwrap().clone();
     let at = |site| calls.iter().position(|&call| call == site).unwrap();
     assert!(at(Site::SledBlobSync) < at(Site::SledBlobDirSync));
     assert!(at(Site::SledBlobDirSync) < at(Site::SledLogSync));
@@ -345,7 +360,7 @@ fn a_large_value_is_synced_before_the_log_that_points_at_it() {
     // Once it was complete when it was synced, it is left alone.
     engine.set("small".into(), "s".into()).unwrap();
     engine.set("small".into(), "t".into()).unwrap();
-    watched.0.calls.lock().unwrap().clear();
+    watched.watch.calls.lock().unwrap().clear();
     engine.set("small".into(), "u".into()).unwrap();
     assert_eq!(watched.count(Site::SledBlobSync), 0);
 }

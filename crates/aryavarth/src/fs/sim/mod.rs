@@ -14,6 +14,9 @@
 //! - **Names** survive only through [`Fs::sync_dir`] of their directory. A file that was synced
 //!   under a name that was not is lost; a removed name that was not is back.
 //!
+//! Directories have numbers, so that one that was moved is the same one: a view of
+//! [`Fs::open_dir`] keeps the number.
+//!
 //! Invariants:
 //! - No threads, no clock, no order that depends on hashing: the same calls and the same seeds
 //!   give the same bytes.
@@ -91,6 +94,17 @@ pub enum Fault {
 #[derive(Clone)]
 pub struct SimFs {
     state: Arc<Mutex<State>>,
+    /// Of a view: the number of its directory, and the path under which that was opened.
+    view: Option<(u64, PathBuf)>,
+}
+
+/// The numbers of the current directory and of `/`.
+const ROOTS: [u64; 2] = [0, 1];
+
+/// How a path is followed: from the directory with this number through these names.
+struct Way {
+    from: u64,
+    names: Vec<String>,
 }
 
 impl fmt::Debug for SimFs {
@@ -107,9 +121,10 @@ impl Default for SimFs {
 
 /// The whole disk and the fate of its calls.
 struct State {
-    dirs: BTreeMap<PathBuf, Dir>,
+    dirs: BTreeMap<u64, Dir>,
     inodes: BTreeMap<u64, Inode>,
-    inode_next: u64,
+    /// The number of the next file or directory.
+    number_next: u64,
     trace: Vec<Site>,
     power_cut_at: u64,
     faults: BTreeMap<u64, Fault>,
@@ -121,16 +136,16 @@ struct State {
 impl SimFs {
     /// A file system with the directory `/` (and the current one), empty.
     pub fn new() -> SimFs {
-        let roots = [PathBuf::new(), PathBuf::from("/")];
-        SimFs::with(roots.map(|root| (root, Dir::default())).into(), BTreeMap::new())
+        SimFs::with(ROOTS.map(|root| (root, Dir::default())).into(), BTreeMap::new())
     }
 
-    fn with(dirs: BTreeMap<PathBuf, Dir>, inodes: BTreeMap<u64, Inode>) -> SimFs {
-        let inode_next = inodes.keys().next_back().map_or(0, |last| last + 1);
+    fn with(dirs: BTreeMap<u64, Dir>, inodes: BTreeMap<u64, Inode>) -> SimFs {
+        let last = dirs.keys().next_back().max(inodes.keys().next_back());
+        let number_next = last.map_or(0, |last| last + 1);
         let state = State {
             dirs,
             inodes,
-            inode_next,
+            number_next,
             trace: Vec::new(),
             power_cut_at: u64::MAX,
             faults: BTreeMap::new(),
@@ -138,7 +153,24 @@ impl SimFs {
             space_bytes_max: u64::MAX,
             allocates: true,
         };
-        SimFs { state: Arc::new(Mutex::new(state)) }
+        SimFs { state: Arc::new(Mutex::new(state)), view: None }
+    }
+
+    /// How a path is followed; an error if a view does not reach it.
+    fn way(&self, path: &Path) -> io::Result<Way> {
+        let (from, rest) = match &self.view {
+            Some((dir, opened)) => (*dir, path.strip_prefix(opened).map_err(|_outside| Errno::INVAL)?),
+            None => (ROOTS[usize::from(path.has_root())], path),
+        };
+        let mut names = Vec::new();
+        for part in rest.components() {
+            match part {
+                Component::CurDir | Component::RootDir => {}
+                Component::Normal(name) => names.push(name.to_string_lossy().into_owned()),
+                Component::ParentDir | Component::Prefix(_) => return Err(Errno::NOENT.into()),
+            }
+        }
+        Ok(Way { from, names })
     }
 
     /// How many calls were made, failed ones included. The next call has this number.
@@ -238,75 +270,97 @@ impl State {
         self.space_bytes_max.saturating_sub(self.space_used()) / BLOCK_BYTES as u64
     }
 
-    fn dir(&mut self, path: &Path) -> io::Result<&mut Dir> {
-        self.dirs.get_mut(path).ok_or(Errno::NOENT.into())
-    }
-
-    /// The directory of `path` and the name in it.
-    fn place(&mut self, path: &Path) -> io::Result<(&mut Dir, String)> {
-        let path = normal(path);
-        let name = file_name(&path).ok_or(Errno::ISDIR)?;
-        Ok((self.dir(path.parent().unwrap_or(Path::new("")))?, name))
-    }
-
-    fn file(&mut self, path: &Path) -> io::Result<u64> {
-        let (dir, name) = self.place(path)?;
-        match dir.live().get(&name) {
-            Some(Node::File(number)) => Ok(*number),
-            Some(Node::Dir) => Err(Errno::ISDIR.into()),
+    /// The number of a directory.
+    fn dir(&self, way: &Way) -> io::Result<u64> {
+        way.names.iter().try_fold(way.from, |at, name| match self.dirs[&at].live().get(name) {
+            Some(Node::Dir(number)) => Ok(*number),
+            Some(Node::File(_)) => Err(Errno::NOTDIR.into()),
             None => Err(Errno::NOENT.into()),
+        })
+    }
+
+    fn names(&mut self, dir: u64) -> io::Result<&mut Dir> {
+        self.dirs.get_mut(&dir).ok_or(Errno::NOENT.into())
+    }
+
+    /// The directory that holds the last name of a way, by its number, and that name.
+    fn place(&self, way: &Way) -> io::Result<(u64, String)> {
+        let (name, names) = way.names.split_last().ok_or(Errno::ISDIR)?;
+        let dir = self.dir(&Way { from: way.from, names: names.to_vec() })?;
+        Ok((dir, name.clone()))
+    }
+
+    fn node(&self, way: &Way) -> io::Result<Node> {
+        let (dir, name) = self.place(way)?;
+        self.dirs[&dir].live().get(&name).copied().ok_or(Errno::NOENT.into())
+    }
+
+    fn file(&self, way: &Way) -> io::Result<u64> {
+        match self.node(way)? {
+            Node::File(number) => Ok(number),
+            Node::Dir(_) => Err(Errno::ISDIR.into()),
         }
     }
 
-    fn create_file(&mut self, path: &Path) -> io::Result<u64> {
-        let number = self.inode_next;
-        let (dir, name) = self.place(path)?;
-        if dir.live().contains_key(&name) {
+    /// Gives a new number a name that is free.
+    fn add(&mut self, way: &Way, node: fn(u64) -> Node) -> io::Result<u64> {
+        let (dir, name) = self.place(way)?;
+        if self.dirs[&dir].live().contains_key(&name) {
             return Err(Errno::EXIST.into());
         }
-        dir.add(name, Node::File(number));
-        self.inodes.insert(number, Inode::named(Image::default()));
-        self.inode_next += 1;
+        let number = self.number_next;
+        self.number_next += 1;
+        self.names(dir)?.add(name, node(number));
         Ok(number)
     }
 
-    fn create_dir(&mut self, path: &Path) -> io::Result<bool> {
-        if self.dirs.contains_key(path) {
-            return Ok(false);
-        }
-        self.create_dir(path.parent().unwrap_or(Path::new("")))?;
-        let (parent, name) = self.place(path)?;
-        if parent.live().contains_key(&name) {
-            return Err(Errno::NOTDIR.into());
-        }
-        parent.add(name, Node::Dir);
-        self.dirs.insert(path.to_owned(), Dir::default());
-        Ok(true)
+    fn create_file(&mut self, way: &Way) -> io::Result<u64> {
+        let number = self.add(way, Node::File)?;
+        self.inodes.insert(number, Inode::named(Image::default()));
+        Ok(number)
     }
 
-    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        if normal(from).parent() != normal(to).parent() {
+    fn create_dir(&mut self, way: &Way) -> io::Result<bool> {
+        let mut is_new = false;
+        for length in 1..=way.names.len() {
+            let part = Way { from: way.from, names: way.names[..length].to_vec() };
+            match self.dir(&part) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let number = self.add(&part, Node::Dir)?;
+                    self.dirs.insert(number, Dir::default());
+                    is_new = true;
+                }
+                found => drop(found?),
+            }
+        }
+        Ok(is_new)
+    }
+
+    fn rename(&mut self, from: &Way, to: &Way) -> io::Result<()> {
+        let node = self.node(from)?;
+        let (dir, name_from) = self.place(from)?;
+        let (dir_to, name_to) = self.place(to)?;
+        if dir != dir_to {
             return Err(Errno::XDEV.into());
         }
-        let number = self.file(from)?;
-        let (_, name_from) = self.place(from)?;
-        let (dir, name_to) = self.place(to)?;
-        if name_from == name_to {
-            return Ok(());
+        let replaced = self.dirs[&dir].live().get(&name_to).copied();
+        match (node, replaced) {
+            (_, Some(replaced)) if replaced == node => return Ok(()),
+            (_, None) | (Node::File(_), Some(Node::File(_))) => {}
+            (Node::File(_), Some(Node::Dir(_))) => return Err(Errno::ISDIR.into()),
+            (Node::Dir(_), Some(_)) => return Err(Errno::EXIST.into()),
         }
-        if dir.live().get(&name_to) == Some(&Node::Dir) {
-            return Err(Errno::ISDIR.into());
-        }
-        if let Some(Node::File(replaced)) = dir.rename(name_from, name_to, Node::File(number)) {
+        self.names(dir)?.rename(name_from, name_to, node);
+        if let Some(Node::File(replaced)) = replaced {
             self.unname(replaced);
         }
         Ok(())
     }
 
-    fn remove(&mut self, path: &Path) -> io::Result<()> {
-        let number = self.file(path)?;
-        let (dir, name) = self.place(path)?;
-        dir.remove(name);
+    fn remove(&mut self, way: &Way) -> io::Result<()> {
+        let number = self.file(way)?;
+        let (dir, name) = self.place(way)?;
+        self.names(dir)?.remove(name);
         self.unname(number);
         Ok(())
     }
@@ -321,24 +375,20 @@ impl State {
     fn after_power_cut(&self, mut luck: Option<Random>) -> SimFs {
         let mut dirs = BTreeMap::new();
         let mut inodes = BTreeMap::new();
-        // Parents sort before their children, so a directory is looked at only after it is known
-        // whether its own name survived.
-        for (path, dir) in &self.dirs {
-            let named = path.parent().zip(file_name(path));
-            let survived = named.is_none_or(|(parent, name)| {
-                dirs.get(parent).is_some_and(|dir: &Dir| dir.live().contains_key(&name))
-            });
-            if !survived {
-                continue;
-            }
-            let names: Names = dir.after_power_cut(luck.as_mut());
+        // A directory is looked at only after it is known that its own name survived.
+        let mut survivors = Vec::from(ROOTS);
+        while let Some(number) = survivors.pop() {
+            let names: Names = self.dirs[&number].after_power_cut(luck.as_mut());
             for node in names.values() {
-                if let Node::File(number) = node {
-                    let image = self.inodes[number].after_power_cut(luck.as_mut());
-                    inodes.insert(*number, Inode::named(image));
+                match node {
+                    Node::Dir(number) => survivors.push(*number),
+                    Node::File(number) => {
+                        let image = self.inodes[number].after_power_cut(luck.as_mut());
+                        inodes.insert(*number, Inode::named(image));
+                    }
                 }
             }
-            dirs.insert(path.clone(), Dir::survivor(names));
+            dirs.insert(number, Dir::survivor(names));
         }
         SimFs::with(dirs, inodes)
     }
@@ -363,75 +413,82 @@ impl SimFs {
     }
 }
 
+impl SimFs {
+    /// Counts a call and, if it gets that far, runs `body` with the way that `path` is followed.
+    fn call<R>(
+        &self,
+        site: Site,
+        path: &Path,
+        body: impl FnOnce(&mut State, &Way) -> io::Result<R>,
+    ) -> Result<R, IoError> {
+        let mut state = lock(&self.state);
+        let done = state.call(site).and_then(|_| body(&mut state, &self.way(path)?));
+        done.map_err(at(site, path))
+    }
+}
+
 impl Fs for SimFs {
     fn create_dir(&self, site: Site, dir: &Path) -> Result<bool, IoError> {
-        let mut state = lock(&self.state);
-        let done = state.call(site).and_then(|_| state.create_dir(&normal(dir)));
-        done.map_err(at(site, dir))
+        self.call(site, dir, State::create_dir)
+    }
+
+    fn open_dir(&self, site: Site, dir: &Path) -> Result<Arc<dyn Fs>, IoError> {
+        let number = self.call(site, dir, |state, way| state.dir(way))?;
+        let view = Some((number, dir.to_owned()));
+        Ok(Arc::new(SimFs { state: Arc::clone(&self.state), view }))
     }
 
     fn list(&self, site: Site, dir: &Path) -> Result<Vec<String>, IoError> {
-        let mut state = lock(&self.state);
-        state.call(site).map_err(at(site, dir))?;
-        let names = state.dir(&normal(dir)).map_err(at(site, dir))?;
-        Ok(names.live().keys().cloned().collect())
+        self.call(site, dir, |state, way| {
+            let number = state.dir(way)?;
+            Ok(state.names(number)?.live().keys().cloned().collect())
+        })
     }
 
     fn open(&self, site: Site, path: &Path, how: OpenHow) -> Result<Arc<dyn FsFile>, IoError> {
-        let mut state = lock(&self.state);
-        let number = state.call(site).and_then(|_| match how {
-            OpenHow::Read | OpenHow::Write => state.file(path),
-            OpenHow::CreateNew => state.create_file(path),
-        });
-        let number = number.map_err(at(site, path))?;
-        Ok(self.handle(&mut state, number, path, how))
+        self.call(site, path, |state, way| {
+            let number = match how {
+                OpenHow::Read | OpenHow::Write => state.file(way)?,
+                OpenHow::CreateNew => state.create_file(way)?,
+            };
+            Ok(self.handle(state, number, path, how) as Arc<dyn FsFile>)
+        })
     }
 
     fn rename(&self, site: Site, from: &Path, to: &Path) -> Result<(), IoError> {
-        let mut state = lock(&self.state);
-        state.call(site).and_then(|_| state.rename(from, to)).map_err(at(site, from))
+        self.call(site, from, |state, way| state.rename(way, &self.way(to)?))
     }
 
     fn remove(&self, site: Site, path: &Path) -> Result<(), IoError> {
-        let mut state = lock(&self.state);
-        state.call(site).and_then(|_| state.remove(path)).map_err(at(site, path))
+        self.call(site, path, State::remove)
     }
 
     fn sync_dir(&self, site: Site, dir: &Path) -> Result<(), IoError> {
-        let mut state = lock(&self.state);
-        state.call(site).map_err(at(site, dir))?;
-        state.dir(&normal(dir)).map_err(at(site, dir))?.sync();
-        state.forget_unreachable();
-        Ok(())
+        self.call(site, dir, |state, way| {
+            let number = state.dir(way)?;
+            state.names(number)?.sync();
+            state.forget_unreachable();
+            Ok(())
+        })
     }
 
     fn try_lock(&self, site: Site, path: &Path) -> Result<Option<Arc<dyn FsFile>>, IoError> {
-        let mut state = lock(&self.state);
-        state.call(site).map_err(at(site, path))?;
-        let number = match state.file(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => state.create_file(path),
-            found => found,
-        };
-        let number = number.map_err(at(site, path))?;
-        match state.inodes.get_mut(&number) {
-            Some(inode) if !inode.locked => inode.locked = true,
-            _ => return Ok(None),
-        }
-        let file = self.handle(&mut state, number, path, OpenHow::Write);
-        file.hold_lock();
-        Ok(Some(file))
+        self.call(site, path, |state, way| {
+            let number = match state.file(way) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => state.create_file(way)?,
+                found => found?,
+            };
+            match state.inodes.get_mut(&number) {
+                Some(inode) if !inode.locked => inode.locked = true,
+                _ => return Ok(None),
+            }
+            let file = self.handle(state, number, path, OpenHow::Write);
+            file.hold_lock();
+            Ok(Some(file as Arc<dyn FsFile>))
+        })
     }
 }
 
 fn at(site: Site, path: &Path) -> impl FnOnce(io::Error) -> IoError + '_ {
     move |source| IoError { site, path: path.to_owned(), source }
-}
-
-/// The path without its `.` components, so that one directory has one path.
-fn normal(path: &Path) -> PathBuf {
-    path.components().filter(|part| *part != Component::CurDir).collect()
-}
-
-fn file_name(path: &Path) -> Option<String> {
-    path.file_name().map(|name| name.to_string_lossy().into_owned())
 }

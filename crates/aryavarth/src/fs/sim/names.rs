@@ -4,7 +4,7 @@
 //! order. Each change is atomic (a rename never leaves both names or none), but a crash may leave
 //! a later one and lose an earlier one.
 //!
-//! Invariant: a file has one name at most, before and after a crash.
+//! Invariant: a file or directory has one name at most, before and after a crash.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ use super::random::Random;
 pub(super) enum Node {
     /// A file, by its number.
     File(u64),
-    /// A directory, found by its path.
-    Dir,
+    /// A directory, by its number.
+    Dir(u64),
 }
 
 /// Names and what they stand for, in order.
@@ -45,9 +45,7 @@ impl Change {
 }
 
 fn put(names: &mut Names, name: &str, node: Node) {
-    if node != Node::Dir {
-        names.retain(|_, other| *other != node);
-    }
+    names.retain(|_, other| *other != node);
     names.insert(name.to_owned(), node);
 }
 
@@ -74,11 +72,9 @@ impl Dir {
         self.change(Change::Add { name, node });
     }
 
-    /// Renames; returns what had the name `to` before.
-    pub(super) fn rename(&mut self, from: String, to: String, node: Node) -> Option<Node> {
-        let replaced = self.live.get(&to).copied();
+    /// Renames; a file that had the name `to` before loses it.
+    pub(super) fn rename(&mut self, from: String, to: String, node: Node) {
         self.change(Change::Move { from, to, node });
-        replaced
     }
 
     pub(super) fn remove(&mut self, name: String) {

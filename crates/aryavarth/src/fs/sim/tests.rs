@@ -388,7 +388,58 @@ fn told(fs: &dyn Fs, root: &Path) -> Vec<String> {
     drop(held);
     say("free", format!("{}", fs.try_lock(SITE, &path("l")).unwrap().is_some()));
     say("dirs", format!("{:?}", fs.list(SITE, root).unwrap()));
+    say_of_a_view(fs, root, &mut say);
     told
+}
+
+/// A directory that is held open is moved, and another one takes its name.
+fn say_of_a_view(fs: &dyn Fs, root: &Path, say: &mut impl FnMut(&str, String)) {
+    let (dir, moved) = (root.join("d"), root.join("moved"));
+    let view = fs.open_dir(SITE, &dir).unwrap();
+    say("no view", format!("{:?}", kind(fs.open_dir(SITE, &root.join("z")))));
+    view.open(SITE, &dir.join("x"), OpenHow::CreateNew).unwrap().write_at(SITE, b"x", 0).unwrap();
+    fs.rename(SITE, &dir, &moved).unwrap();
+    fs.create_dir(SITE, &dir).unwrap();
+    let file = view.open(SITE, &dir.join("y"), OpenHow::CreateNew).unwrap();
+    say("path", format!("{:?}", file.path().strip_prefix(root).unwrap()));
+    view.rename(SITE, &dir.join("y"), &dir.join("z")).unwrap();
+    view.remove(SITE, &dir.join("x")).unwrap();
+    view.sync_dir(SITE, &dir).unwrap();
+    say("locked", format!("{}", view.try_lock(SITE, &dir.join("l")).unwrap().is_some()));
+    say("below", format!("{}", view.create_dir(SITE, &dir.join("f/g")).unwrap()));
+    say("below again", format!("{}", view.create_dir(SITE, &dir.join("f")).unwrap()));
+    view.open(SITE, &dir.join("f/g/a"), OpenHow::CreateNew).unwrap();
+    view.sync_dir(SITE, &dir.join("f/g")).unwrap();
+    let below = view.open_dir(SITE, &dir.join("f")).unwrap();
+    say("view below", format!("{:?}", below.list(SITE, &dir.join("f/g")).unwrap()));
+    say("outside", format!("{:?}", kind(view.open(SITE, &root.join("q"), OpenHow::Read))));
+    say("missing", format!("{:?}", kind(view.open(SITE, &dir.join("q"), OpenHow::Read))));
+    let sorted = |mut names: Vec<String>| {
+        names.sort();
+        format!("{names:?}")
+    };
+    say("in the view", sorted(view.list(SITE, &dir).unwrap()));
+    say("moved", sorted(fs.list(SITE, &moved).unwrap()));
+    say("new", sorted(fs.list(SITE, &dir).unwrap()));
+}
+
+#[test]
+fn a_view_of_a_directory_survives_a_crash_of_its_name() {
+    let fs = SimFs::new();
+    fs.create_dir(SITE, Path::new("/data")).unwrap();
+    fs.sync_dir(SITE, Path::new("/")).unwrap();
+    let view = fs.open_dir(SITE, Path::new("/data")).unwrap();
+    fs.rename(SITE, Path::new("/data"), Path::new("/moved")).unwrap();
+    let file = view.open(SITE, Path::new("/data/a"), OpenHow::CreateNew).unwrap();
+    file.sync(SITE).unwrap();
+    view.sync_dir(SITE, Path::new("/data")).unwrap();
+    let unmoved = fs.crash(Crash::Nothing);
+    assert_eq!(unmoved.list(SITE, Path::new("/data")).unwrap(), ["a"]);
+    assert_eq!(kind(unmoved.list(SITE, Path::new("/moved"))), ErrorKind::NotFound);
+    fs.sync_dir(SITE, Path::new("/")).unwrap();
+    let moved = fs.crash(Crash::Nothing);
+    assert_eq!(moved.list(SITE, Path::new("/moved")).unwrap(), ["a"]);
+    assert_eq!(names(&moved), ["moved"]);
 }
 
 #[test]
