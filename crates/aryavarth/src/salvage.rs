@@ -23,7 +23,7 @@ use std::path::{Component, Path};
 use std::sync::PoisonError;
 
 use crate::error::{KvsError, Result};
-use crate::fs::{Fs, Site};
+use crate::fs::{Fs, Site, is_of_the_system};
 use crate::hint;
 use crate::index::{Change, TABLE_CONTENT, TABLE_KEY, Table};
 use crate::log::CopyWriter;
@@ -240,7 +240,8 @@ fn refuse_inside(fs: &dyn Fs, dir: &Path, out: &Path) -> Result<()> {
 /// Makes and locks the directory of the new store.
 fn claim_empty(out: &Path, options: &Options) -> Result<Claimed> {
     let is_new = options.fs.create_dir(Site::SalvageDirCreate, out)?;
-    if !is_new && !options.fs.list(Site::SalvageDirList, out)?.is_empty() {
+    let names = if is_new { Vec::new() } else { options.fs.list(Site::SalvageDirList, out)? };
+    if !names.iter().all(|name| is_of_the_system(name)) {
         let what = format!("{} is not empty; choose a new directory", out.display());
         return Err(KvsError::InvalidOption(what));
     }

@@ -14,6 +14,7 @@
 //! - A call that returned is visible to later calls; it survives a crash only after
 //!   [`FsFile::sync`] (contents and length) or [`Fs::sync_dir`] (names).
 
+mod entries;
 mod real;
 mod sim;
 
@@ -25,6 +26,7 @@ use rustix::io::Errno;
 
 use crate::sync::Arc;
 
+pub(crate) use entries::is_of_the_system;
 pub use real::RealFs;
 pub use sim::{Crash, Fault, SimFs};
 

@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::error::{KvsError, Result};
-use crate::fs::{Fs, FsFile, IoError, OpenHow, Site, read_full, write_full};
+use crate::fs::{Fs, FsFile, IoError, OpenHow, Site, is_of_the_system, read_full, write_full};
 use crate::hint::{self, Place, Places};
 use crate::index::{Index, IndexWriter, Slot, TABLE_CONTENT, TABLE_KEY, Table};
 use crate::log::{Copied, CopyWriter, Log, Recovered};
@@ -201,7 +201,7 @@ fn refuse_foreign(fs: &dyn Fs, dir: &Path) -> Result<()> {
     }
     // A crash while the store was being created leaves these.
     let ours = |name: &String| matches!(name.as_str(), "LOCK" | "CURRENT.next" | "MANIFEST-1");
-    match names.iter().find(|name| !ours(name) ) {
+    match names.iter().find(|name| !ours(name) && !is_of_the_system(name)) {
         Some(name) => {
             let reason = format!("it holds {name} but no CURRENT");
             Err(KvsError::NotOurs { path: dir.to_owned(), reason })

@@ -21,7 +21,7 @@ use ::sled::Db;
 
 use crate::commit::Syncable;
 use crate::error::{KvsError, Result};
-use crate::fs::{Fs, FsFile, OpenHow, Site};
+use crate::fs::{Fs, FsFile, OpenHow, Site, is_of_the_system};
 use crate::sync::{Arc, Mutex, lock};
 
 /// sled's log file and its folder of large values, by their names in sled's directory.
@@ -74,7 +74,7 @@ impl Files {
     /// Makes everything durable that sled has in `home` right after its open, names included.
     pub(super) fn settle(db: Db, fs: Arc<dyn Fs>, home: &Path) -> Result<Files> {
         for name in fs.list(Site::SledList, home)? {
-            if name != BLOBS {
+            if name != BLOBS && !is_of_the_system(&name) {
                 let file = fs.open(Site::SledOpen, &home.join(name), OpenHow::Read)?;
                 file.sync(Site::SledSync)?;
             }
@@ -95,7 +95,8 @@ impl Files {
     fn sync_blobs(&self) -> Result<()> {
         let mut blobs = lock(&self.blobs);
         let names = self.fs.list(Site::SledBlobList, &self.blob_dir)?;
-        let listed: BTreeSet<String> = names.into_iter().collect();
+        let listed: BTreeSet<String> =
+            names.into_iter().filter(|name| !is_of_the_system(name)).collect();
         let mut is_changed = false;
         for name in listed.difference(&blobs.settled) {
             let path = self.blob_dir.join(name);

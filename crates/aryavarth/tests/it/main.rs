@@ -74,6 +74,8 @@ mod starts;
 #[cfg(test)]
 mod tombstones;
 #[cfg(test)]
+mod volume;
+#[cfg(test)]
 mod walks;
 #[cfg(test)]
 mod watches;
