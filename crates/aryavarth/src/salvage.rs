@@ -17,13 +17,16 @@
 //! Invariants:
 //! - Nothing in the damaged directory is changed or created.
 //! - The new store is synced, and becomes one by its last step: an unfinished one does not open.
+//! - A salvage that fails removes its files again: half a copy is not to be taken for a store.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::io;
 use std::path::{Component, Path};
 use std::sync::PoisonError;
 
 use crate::error::{KvsError, Result};
-use crate::fs::{Fs, Site, is_of_the_system};
+use crate::fs::{Fs, IoError, Site, is_of_the_system};
 use crate::hint;
 use crate::index::{Change, TABLE_CONTENT, TABLE_KEY, Table};
 use crate::log::CopyWriter;
@@ -33,7 +36,7 @@ use crate::record::{Extra, Frame, HEADER_BYTES, Header, Kind, Parts, SEQ_MAX};
 use crate::recovery::{Claimed, ENGINE, claim};
 use crate::scrub::{Damage, Survey, VerifyReport, Visitor, threads};
 use crate::segment::{Checked, ScanStop, Scanned, Scanner, SegmentHeader, SegmentKind};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Arc, Mutex, lock};
 
 /// A file of the new store ends at this size.
 const COPY_BYTES_MAX: u64 = 256 << 20;
@@ -155,7 +158,8 @@ impl<F: FnMut(u64, u64) + Send> Visitor for Learner<F> {
 /// [`KvsError::Locked`] if a process has `dir` open, [`KvsError::NotOurs`] if there is nothing of
 /// a store in it, [`KvsError::WrongEngine`], [`KvsError::UnknownFormat`];
 /// [`KvsError::InvalidOption`] if `out` cannot be used, and [`KvsError::Io`] if it cannot be
-/// written. What cannot be read in `dir` is no error but damage, in the report.
+/// written: then what was made in it is removed again, and a larger or better disk may help. What
+/// cannot be read in `dir` is no error but damage, in the report.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -180,14 +184,28 @@ pub fn salvage(
     options.check()?;
     refuse_inside(&*options.fs, dir, out)?;
     let mut survey = Survey::open(&*options.fs, dir)?;
-    let Claimed { lock, state, .. } = claim_empty(out, options)?;
+    let Claimed { fs, lock, state, .. } = claim_empty(out, options)?;
+    let options = &Options { fs, ..options.clone() };
+    let writer = Writer { out, options, state, copy: None, bytes: 0 };
+    let done = save_all(&mut survey, writer, &mut progress);
+    let done = done.map_err(|error| undo(&*options.fs, dir, out, error));
+    drop(lock);
+    done
+}
+
+/// Reads the damaged store twice and writes what is whole.
+fn save_all(
+    survey: &mut Survey,
+    mut writer: Writer<'_>,
+    mut progress: &mut (impl FnMut(u64, u64) + Send),
+) -> Result<SalvageReport> {
     let learnt = Learnt {
         doubtful_seq_max: if survey.is_whole { 0 } else { SEQ_MAX },
         seq_max: survey.state.seq.saturating_sub(1),
         ..Learnt::default()
     };
     let learner = Learner { learnt: Mutex::new(learnt), progress: Mutex::new(&mut progress) };
-    survey.read(threads(options), &learner);
+    survey.read(threads(writer.options), &learner);
     let learnt = learner.learnt.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut report = SalvageReport {
         manifest_is_whole: survey.is_whole,
@@ -195,17 +213,17 @@ pub fn salvage(
         ..SalvageReport::default()
     };
     let Learnt { mut newest, lost, seq_max, .. } = learnt;
-    let mut table = read_table(&survey, &newest)?;
+    let mut table = read_table(survey, &newest)?;
     let housed = house(&mut table, &newest);
     judge(&mut newest, &lost, &table, &mut report);
-    let mut writer = Writer { out, options, state, copy: None, bytes: 0 };
-    save(&survey, &mut newest, &mut writer, &mut progress)?;
+    save(survey, &mut newest, &mut writer, &mut progress)?;
     if !housed.is_empty() {
         writer.push_table(&table, seq_max + 1)?;
     }
     report.bytes = writer.bytes;
     writer.finish(&survey.state, seq_max + 2)?;
-    report.read = survey.report;
+    report.read = std::mem::take(&mut survey.report);
+    let dir = survey.dir();
     for (space, content) in housed {
         let reason = "the record that says which space has this content is lost";
         let mut damage =
@@ -220,8 +238,52 @@ pub fn salvage(
         damage.content = *content;
         report.read.push(damage);
     }
-    drop(lock);
     Ok(report)
+}
+
+/// Removes what was made of the new store, `CURRENT` first, and says so in the error. The directory
+/// held nothing else that is not the system's.
+fn undo(fs: &dyn Fs, dir: &Path, out: &Path, error: KvsError) -> KvsError {
+    let names = fs.list(Site::SalvageUndoList, out);
+    let is_clear = names.is_ok_and(|mut names| {
+        names.retain(|name| !is_of_the_system(name));
+        names.sort_by_key(|name| name != "CURRENT");
+        names.iter().all(|name| fs.remove(Site::SalvageUndo, &out.join(name)).is_ok())
+    });
+    let KvsError::Io(error) = error else { return error };
+    let (site, path, kind) = (error.site, error.path.clone(), error.source.kind());
+    let (out, dir) = (out.display(), dir.display());
+    let left = if is_clear {
+        format!("The unfinished copy in {out} was removed")
+    } else {
+        format!("{out} holds the beginning of a copy, which is no store: remove it")
+    };
+    let told = format!(
+        "{}. {left}. Nothing in {dir} was changed; salvage it into a directory on a disk with \
+         more space, or a better one",
+        error.source
+    );
+    let source = io::Error::new(kind, Undone { told, cause: error });
+    IoError { site, path, source }.into()
+}
+
+/// Why a salvage failed and what is left of it.
+#[derive(Debug)]
+struct Undone {
+    told: String,
+    cause: Arc<IoError>,
+}
+
+impl fmt::Display for Undone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told)
+    }
+}
+
+impl std::error::Error for Undone {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.cause.source)
+    }
 }
 
 /// A directory inside the damaged one would change that, by whatever way its path leads there.

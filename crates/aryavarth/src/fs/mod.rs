@@ -141,6 +141,8 @@ sites! {
     SalvagePath = "find out where a directory really is",
     SalvageDirCreate = "create the directory for what is saved",
     SalvageDirList = "look into the directory for what is saved",
+    SalvageUndoList = "look into the directory of a salvage that failed",
+    SalvageUndo = "remove a file of a salvage that failed",
     SpaceMeasure = "measure a file's blocks",
     SledStrayRemove = "remove an unfinished manifest",
     SledManifestRemove = "remove the manifest of a store in the making",

@@ -122,6 +122,11 @@ impl Survey {
         Ok(survey)
     }
 
+    /// The directory that is read.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Opens what the manifest names. Returns the segments that are not sealed.
     fn add_named(&mut self) -> Result<Vec<Unsealed>> {
         let mut unsealed = Vec::new();

@@ -438,6 +438,34 @@ fn a_salvage_that_is_cut_short_leaves_no_store() {
     }
 }
 
+/// A disk that was full half way through kept half a copy, which `verify` took for a damaged store.
+#[test]
+fn a_salvage_that_finds_no_space_leaves_nothing_and_says_so() {
+    let disk = Disk::made(60, true);
+    let all = {
+        let fs = disk.fs.crash(Crash::Everything);
+        salvage(&fs);
+        fs.space_used()
+    };
+    let mut refused = 0;
+    for bytes in (disk.fs.space_used()..all).step_by(4096) {
+        let fs = disk.fs.crash(Crash::Everything);
+        let before = files(&fs, DIR);
+        fs.limit_space(bytes);
+        let Err(error) = aryavarth::salvage(DIR, OUT, &options(&fs), |_, _| {}) else { continue };
+        refused += 1;
+        assert!(error.is_full(), "{error}");
+        assert!(error.to_string().contains("copy in /saved was removed"), "{error}");
+        assert_eq!(fs.list(SITE, Path::new(OUT)).unwrap(), [""; 0]);
+        assert_eq!(files(&fs, DIR), before);
+        let error = verify(OUT, &options(&fs), |_, _| {}).unwrap_err();
+        assert!(matches!(error, KvsError::NotOurs { .. }), "{error}");
+        fs.limit_space(u64::MAX);
+        assert_eq!(salvage(&fs).0, disk.now, "the same directory can be used again");
+    }
+    assert!(refused > 3, "the disk was never full");
+}
+
 /// Says where the damage was, should anything panic.
 struct Scene<'a>(&'a Path, usize);
 
