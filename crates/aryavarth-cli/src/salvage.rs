@@ -50,11 +50,11 @@ pub(crate) fn run(dir: &Path, out: &Path, output: &Output) -> Result<(), Failure
              removed may be back",
         );
     }
-    let lost = read.damaged - read.damage.iter().filter(|damage| damage.harmless).count() as u64;
     Err(Failure::Other(format!(
-        "{} is damaged in {lost} places; nothing in it was changed. Its whole records are in {}, a \
+        "{} is damaged in {} places; nothing in it was changed. Its whole records are in {}, a \
          store that opens",
         dir.display(),
+        read.losses(),
         out.display()
     )))
 }

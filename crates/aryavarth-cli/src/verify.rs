@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use aryavarth::{Damage, KvsError, Options, VerifyReport};
+use aryavarth::{Damage, KvsError, Options, Verdict, VerifyReport};
 use serde::Serialize;
 
 use crate::base64;
@@ -30,15 +30,20 @@ pub(crate) fn run(dir: &Path, output: &Output) -> Result<(), Failure> {
     if torn_bytes > 0 {
         say(format_args!("{torn_bytes} bytes of a torn tail, which the next start will cut off"));
     }
+    let dead = report.damage.iter().filter(|damage| damage.verdict == Verdict::Dead).count();
+    if dead > 0 {
+        say(format_args!(
+            "{dead} damaged records are dead: their keys have newer ones, and nothing is lost"
+        ));
+    }
     if report.is_good() {
         return Ok(());
     }
-    let harmless = report.damage.iter().filter(|damage| damage.harmless).count() as u64;
     Err(Failure::Other(format!(
         "{} is damaged in {} places; nothing was changed. Restore the files named above from a \
          backup, or save the whole records with `aryavarth salvage`",
         dir.display(),
-        report.damaged - harmless
+        report.losses()
     )))
 }
 
@@ -100,8 +105,10 @@ fn describe(damage: &Damage) -> String {
     if damage.tears_batch {
         line.push("its batch is torn".to_owned());
     }
-    if damage.harmless {
-        line.push("nothing is lost by it".to_owned());
+    match damage.verdict {
+        Verdict::Dead => line.push("the record is dead, its key has a newer one".to_owned()),
+        Verdict::Harmless => line.push("nothing is lost by it".to_owned()),
+        _ => {}
     }
     line.join("; ")
 }
@@ -126,6 +133,7 @@ struct DamageLine<'a> {
     seq_max: Option<u64>,
     tears_batch: bool,
     harmless: bool,
+    dead: bool,
 }
 
 impl<'a> DamageLine<'a> {
@@ -144,7 +152,8 @@ impl<'a> DamageLine<'a> {
             seq_min: damage.seqs.as_ref().map(|seqs| *seqs.start()),
             seq_max: damage.seqs.as_ref().map(|seqs| *seqs.end()),
             tears_batch: damage.tears_batch,
-            harmless: damage.harmless,
+            harmless: damage.verdict == Verdict::Harmless,
+            dead: damage.verdict == Verdict::Dead,
         }
     }
 }

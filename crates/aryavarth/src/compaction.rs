@@ -20,6 +20,7 @@
 //! A damaged input is never dropped: its round fails and names the damage.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::slice;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ use crate::index::{EntryId, Slot};
 use crate::log::{Copied, CopyWriter, Log, small_segments};
 use crate::manifest::Edit;
 use crate::options::Durability;
-use crate::record::Kind;
+use crate::record::{Extra, Kind};
 use crate::recovery::bad_at;
 use crate::segment::{
     SEGMENT_HEADER_BYTES, ScanStop, Scanned, Scanner, Segment, SegmentHeader, SegmentKind, blocks,
@@ -309,13 +310,21 @@ impl<'a> Round<'a> {
             let end = input.end.load(Ordering::Acquire);
             let from = SEGMENT_HEADER_BYTES as u64;
             let mut scanner = Scanner::new(&*input.file, input.salt, from, end);
-            let damage = |stop| {
-                input.damaged.store(matches!(stop, ScanStop::Bad { .. }), Ordering::Relaxed);
-                bad_at(input.file.path(), stop)
-            };
-            while let Some(record) = scanner.next().map_err(damage)? {
+            loop {
+                let record = match scanner.next() {
+                    Ok(Some(record)) => record,
+                    Ok(None) => break,
+                    Err(stop) => {
+                        self.step_over_dead(input, &mut scanner, stop)?;
+                        continue;
+                    }
+                };
                 read_bytes += record.header.record_bytes() as u64;
-                if let Some(entry) = self.is_needed(input, &record) {
+                let header = &record.header;
+                let is_mark = header.kind == Kind::Mark;
+                let here = slot_of(input.table_index, record.offset, &record);
+                let needed = || self.is_needed(input, record.extra, record.key, header.seq, here);
+                if let Some(entry) = if is_mark { None } else { needed() } {
                     self.push(input, &record, entry)?;
                 }
                 if read_bytes >= PACE_BYTES && self.log.options.background {
@@ -329,33 +338,68 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    /// Whether a record has to be copied; if so, the entry that points at it, if any does.
-    #[expect(clippy::option_option, reason = "needed or not; and then with an entry or without")]
-    fn is_needed(&self, input: &Segment, record: &Scanned<'_>) -> Option<Option<EntryId>> {
-        if record.header.kind == Kind::Mark {
-            return None;
+    /// Goes on behind a damaged place if a copy needs nothing of what was there; else the file is
+    /// left alone from now on.
+    fn step_over_dead(
+        &self,
+        input: &Segment,
+        scanner: &mut Scanner<'_>,
+        stop: ScanStop,
+    ) -> Result<()> {
+        if let ScanStop::Bad { offset, .. } = stop {
+            let is_behind = scanner.offset() > offset || scanner.step_over(offset).is_ok();
+            let hole = offset..scanner.offset();
+            if is_behind && !hole.is_empty() && self.held_nothing_needed(input, &hole) {
+                return Ok(());
+            }
+            input.damaged.store(true, Ordering::Relaxed);
         }
-        let content = record.extra.content;
-        if !self.log.index.is_in_use(content) {
+        Err(bad_at(input.file.path(), stop))
+    }
+
+    /// Whether the records of a stretch, by what the hint file says of them, need no copy.
+    fn held_nothing_needed(&self, input: &Segment, hole: &Range<u64>) -> bool {
+        let Some(places) = hint::read(&*self.log.options.fs, &self.log.dir, input) else {
+            return false;
+        };
+        let mut lost = places.iter().filter(|(_, place)| hole.contains(&place.offset));
+        lost.all(|(key, place)| {
+            let is_tombstone = place.kind == Kind::Tombstone;
+            let here = Slot::new(input.table_index, place.offset, place.bytes, is_tombstone);
+            let here = here.with_deadline(place.extra.expires_at.is_some());
+            self.is_needed(input, place.extra, key, place.seq, here).is_none()
+        })
+    }
+
+    /// Whether a record has to be copied; if so, the entry that points at it, if any does. `here` is
+    /// the slot of such an entry.
+    #[expect(clippy::option_option, reason = "needed or not; and then with an entry or without")]
+    fn is_needed(
+        &self,
+        input: &Segment,
+        extra: Extra,
+        key: &[u8],
+        seq: u64,
+        here: Slot,
+    ) -> Option<Option<EntryId>> {
+        if !self.log.index.is_in_use(extra.content) {
             // No space has it any more, nor will: what took it away is durable by step 3.
             return None;
         }
         let pin = epoch::pin();
-        let find = || self.log.index.find_in(content, record.key, &pin);
-        let here = slot_of(input.table_index, record.offset, record);
-        if input.is_dead(record.offset) {
+        let find = || self.log.index.find_in(extra.content, key, &pin);
+        if input.is_dead(here.pointer().offset) {
             debug_assert!(find().is_none_or(|found| found.slot() != here), "it is not dead");
             return None;
         }
         let found = find();
-        let tombstone = record.header.kind == Kind::Tombstone;
-        if !tombstone {
+        if !here.is_tombstone() {
             return found.filter(|found| found.slot() == here).map(|found| Some(found.id()));
         }
         // An entry means that a newer record follows (durable by step 3), or that this very
         // tombstone is not unlinked yet.
         let newer = found.is_some_and(|found| found.slot() != here);
-        let older = || self.outside.iter().any(|other| other.may_hold_older(record.header.seq));
+        let older = || self.outside.iter().any(|other| other.may_hold_older(seq));
         (!newer && older()).then_some(None)
     }
 

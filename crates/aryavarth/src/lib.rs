@@ -43,7 +43,7 @@ pub use options::{Clock, Durability, KEY_BYTES_MAX, Options, SystemClock, VALUE_
 pub use record::{Batch, Write, record_bytes};
 pub use recovery::Recovery;
 pub use salvage::{SalvageReport, Stale, salvage};
-pub use scrub::{Damage, VerifyReport, verify};
+pub use scrub::{Damage, Verdict, VerifyReport, verify};
 #[cfg(feature = "sled")]
 pub use sled::SledKvsEngine;
 pub use stats::Stats;

@@ -28,7 +28,8 @@ pub struct Stats {
     pub written_position: u64,
     /// Bytes that were read to see whether they are still what was written.
     pub scrubbed_bytes: u64,
-    /// Damaged places that this found, in files that there still are.
+    /// Damaged places that this found, in files that there still are, by which data is lost.
+    /// A damaged record counts until its key is written again.
     pub damaged_records: u64,
     /// Keys that were removed because their deadline had passed.
     pub expired_keys: u64,

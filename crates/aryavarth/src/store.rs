@@ -275,7 +275,7 @@ impl KvStore {
             durable_position: log.commit.durable(),
             written_position: log.commit.written(),
             scrubbed_bytes: self.inner.scrubber.bytes(),
-            damaged_records: self.inner.scrubber.damage(log).len() as u64,
+            damaged_records: self.inner.scrubber.losses(log),
             full: log.is_full(),
         }
     }
@@ -301,8 +301,8 @@ impl KvStore {
         self.log().map(|_| report)
     }
 
-    /// The damage that scrubbing found, in files that still exist. Its keys can be written again;
-    /// compaction leaves a damaged file alone until the store is salvaged or restored.
+    /// The damage that scrubbing found, in files that still exist. A key that is written again has lost
+    /// nothing: compaction drops its damaged record, and leaves a file with a loss alone until a reopen.
     pub fn damage(&self) -> Vec<Damage> {
         self.inner.scrubber.damage(&self.inner.log)
     }

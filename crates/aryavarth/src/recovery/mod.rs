@@ -67,7 +67,6 @@ pub struct Recovery {
     pub torn_at: Option<(PathBuf, u64)>,
 }
 
-/// What is wrong where a file is not there.
 const MISSING: &str = "the file is missing, or the manifest's last edit is damaged";
 
 /// The lock of a directory, held as long as this lives.
@@ -78,7 +77,6 @@ pub(crate) struct DirLock {
 
 /// A directory that is locked and belongs to the engine that asked for it, or to nobody yet.
 pub(crate) struct Claimed {
-    /// The directory, held open: every later name is relative to it.
     pub(crate) fs: Arc<dyn Fs>,
     pub(crate) lock: DirLock,
     pub(crate) names: Vec<String>,
@@ -199,7 +197,6 @@ fn refuse_foreign(fs: &dyn Fs, dir: &Path) -> Result<()> {
     if names.iter().any(|name| name == "CURRENT") {
         return Ok(());
     }
-    // A crash while the store was being created leaves these.
     let ours = |name: &String| matches!(name.as_str(), "LOCK" | "CURRENT.next" | "MANIFEST-1");
     match names.iter().find(|name| !ours(name) && !is_of_the_system(name)) {
         Some(name) => {

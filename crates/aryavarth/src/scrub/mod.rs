@@ -4,12 +4,14 @@
 //! damaged place, and names each: file, offset, sequence numbers and, where they can still be
 //! read, keys. A running store reads its own sealed segments in the background (online.rs). What
 //! is read and in which order is the survey's business (survey.rs), which salvage shares; how a
-//! damaged place is described, the hole's (hole.rs).
+//! damaged place is described, the hole's (hole.rs); which damaged records no key needs, that of
+//! dead.rs.
 //!
 //! Invariants:
 //! - Nothing is written here, and nothing is created.
 //! - Memory is bounded by a window of the log and the hints of damaged segments.
 
+mod dead;
 mod hole;
 mod online;
 mod survey;
@@ -26,6 +28,19 @@ pub(crate) use survey::{Survey, Visitor};
 
 /// The most damaged places that a report lists one by one.
 const DAMAGE_LISTED_MAX: usize = 100_000;
+
+/// The cost of a damaged place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Data is lost by it, for all that is known.
+    Loss,
+    /// The damaged record is known to be dead: its key has a newer record, which is whole. No data is
+    /// lost, and compaction takes the record away.
+    Dead,
+    /// A hint file is damaged, which is made again from its segment.
+    Harmless,
+}
 
 /// Something that is not what the store wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +68,8 @@ pub struct Damage {
     pub seqs: Option<RangeInclusive<u64>>,
     /// Whether other records of the same batch are whole, so that the batch is torn.
     pub tears_batch: bool,
-    /// Whether nothing is lost by it: a hint file is made again from its segment.
-    pub harmless: bool,
+    /// The cost of the damage.
+    pub verdict: Verdict,
 }
 
 impl Damage {
@@ -70,8 +85,13 @@ impl Damage {
             removal: None,
             seqs: None,
             tears_batch: false,
-            harmless: false,
+            verdict: Verdict::Loss,
         }
+    }
+
+    /// Whether data is lost by it, for all that is known.
+    pub fn is_loss(&self) -> bool {
+        self.verdict == Verdict::Loss
     }
 }
 
@@ -94,9 +114,16 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// Whether nothing is lost.
+    /// Whether nothing is lost: there is no damage but to files that are made again and to dead
+    /// records.
     pub fn is_good(&self) -> bool {
-        self.damage.iter().all(|damage| damage.harmless)
+        self.losses() == 0
+    }
+
+    /// Damaged places by which data is lost.
+    pub fn losses(&self) -> u64 {
+        let no_loss = self.damage.iter().filter(|damage| !damage.is_loss()).count();
+        self.damaged - no_loss as u64
     }
 
     pub(crate) fn push(&mut self, damage: Damage) {

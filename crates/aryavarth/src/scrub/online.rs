@@ -13,8 +13,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crossbeam_epoch as epoch;
+
 use super::hole::{Hole, Known, describe, walk};
-use super::{DAMAGE_LISTED_MAX, Damage, VerifyReport};
+use super::{DAMAGE_LISTED_MAX, Damage, Verdict, VerifyReport};
 use crate::hint;
 use crate::log::Log;
 use crate::record::Kind;
@@ -74,10 +76,23 @@ impl Scrubber {
 
     /// The damage that is known, in segments that there still are.
     pub(crate) fn damage(&self, log: &Log) -> Vec<Damage> {
-        let ids: Vec<u64> = log.table.all().iter().map(|segment| segment.id).collect();
+        let segments: BTreeMap<u64, Arc<Segment>> =
+            log.table.all().into_iter().map(|segment| (segment.id, segment)).collect();
         let mut found = lock(&self.found);
-        found.retain(|(id, _), _| ids.contains(id));
+        found.retain(|(id, _), damage| {
+            let segment = segments.get(id);
+            // The key may have been written again since.
+            if let Some(segment) = segment {
+                damage.verdict = verdict(log, segment, damage);
+            }
+            segment.is_some()
+        });
         found.values().cloned().collect()
+    }
+
+    /// Damaged places that are known and by which data is lost.
+    pub(crate) fn losses(&self, log: &Log) -> u64 {
+        self.damage(log).iter().filter(|damage| damage.is_loss()).count() as u64
     }
 
     /// The scrubber's life.
@@ -223,7 +238,26 @@ fn name(log: &Log, segment: &Segment, holes: &[Hole]) -> Vec<Damage> {
         let path = segment.file.path();
         describe(hole, path, &known, by_offset.as_ref(), |found| damage.push(found));
     }
+    for found in &mut damage {
+        found.verdict = verdict(log, segment, found);
+    }
     damage
+}
+
+/// Whether a key points at a damaged record, or may need it as its removal.
+fn verdict(log: &Log, segment: &Segment, damage: &Damage) -> Verdict {
+    let (Some(key), true) = (&damage.key, damage.key_is_certain) else { return Verdict::Loss };
+    let pin = epoch::pin();
+    let found = log.index.find_in(damage.content, key, &pin).map(|found| found.slot().pointer());
+    let is_dead = match (found, damage.removal) {
+        (Some(place), Some(_)) => {
+            (place.segment, place.offset) != (segment.table_index, damage.offset)
+        }
+        // A removed key is gone from the index when its removal is durable.
+        (None, Some(is_removal)) => !is_removal,
+        (_, None) => false,
+    };
+    if is_dead { Verdict::Dead } else { Verdict::Loss }
 }
 
 /// The segment at a place in the table, if it is still this one.

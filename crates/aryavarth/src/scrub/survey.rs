@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use super::hole::{Hole, Known, describe, walk};
-use super::{Damage, VerifyReport};
+use super::{Damage, Verdict, VerifyReport, dead};
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, FsFile, OpenHow, Site};
 use crate::hint;
@@ -358,6 +358,7 @@ impl Survey {
         for report in reports.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
             self.report.add(report);
         }
+        dead::mark(self);
     }
 }
 
@@ -416,7 +417,10 @@ impl<V: Visitor> Reading<'_, V> {
         };
         if seal.is_some_and(|seal| !fits(seal)) {
             let reason = "the hint file does not fit its segment; the next open does without it";
-            push(Damage { harmless: true, ..Damage::new(&hint_path(dir, id), 0, reason) });
+            push(Damage {
+                verdict: Verdict::Harmless,
+                ..Damage::new(&hint_path(dir, id), 0, reason)
+            });
         }
         if holes.is_empty() {
             return;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use aryavarth::fs::{Fs, OpenHow, SimFs, Site, read_full, write_full};
-use aryavarth::{Clock, KvStore, KvsError, Options};
+use aryavarth::fs::{Crash, Fs, OpenHow, SimFs, Site, read_full, write_full};
+use aryavarth::{Clock, KvStore, KvsError, Options, Verdict, verify};
 
 use crate::runner::{DIR, options};
 
@@ -75,10 +75,50 @@ fn a_flip_under_a_running_store_is_found_and_named() {
 
     // The store goes on, and the same damage is counted once.
     assert!(store.read(b"key-31").is_err());
-    store.put(b"key-31", b"new").unwrap();
-    assert_eq!(store.read(b"key-31").unwrap(), Some(b"new".to_vec()));
     store.scrub().unwrap();
     assert_eq!(store.stats().damaged_records, 1);
+    // A key that is written again has lost nothing any more; the damaged file is still there.
+    store.put(b"key-31", b"new").unwrap();
+    assert_eq!(store.read(b"key-31").unwrap(), Some(b"new".to_vec()));
+    let [damage] = &store.damage()[..] else { panic!("one place: {:?}", store.damage()) };
+    assert!(damage.verdict == Verdict::Dead && !damage.is_loss());
+    let report = store.scrub().unwrap();
+    assert!(report.is_good() && report.damaged == 1, "{report:?}");
+    assert_eq!(store.stats().damaged_records, 0);
+}
+
+/// A record that had rotted and was then replaced kept `verify` at "damaged" for ever, because
+/// compaction left its file alone.
+#[test]
+fn a_damaged_record_whose_key_was_written_again_is_no_loss() {
+    let fs = SimFs::new();
+    let verified = || {
+        let report = verify(DIR, &options(&fs.crash(Crash::Everything)), |_, _| {}).unwrap();
+        (report.is_good(), report.damaged, report.losses())
+    };
+    let store = KvStore::open_with(DIR, options(&fs)).unwrap();
+    for key in ["replaced", "removed", "needed"] {
+        store.put(key.as_bytes(), format!("the old value of {key}").as_bytes()).unwrap();
+        store.put(format!("beside {key}").as_bytes(), &[7; 500]).unwrap();
+    }
+    store.compact().unwrap();
+    for key in ["replaced", "removed", "needed"] {
+        rot(&fs, format!("the old value of {key}").as_bytes());
+    }
+    assert_eq!(verified(), (false, 3, 3));
+    store.put(b"replaced", b"new").unwrap();
+    assert_eq!(verified(), (false, 3, 2));
+    store.delete(b"removed").unwrap();
+    assert_eq!(verified(), (false, 3, 1));
+    store.put(b"needed", b"new").unwrap();
+    assert_eq!(verified(), (true, 3, 0), "all three records are dead");
+    store.compact().unwrap();
+    assert_eq!(verified(), (true, 0, 0), "compaction takes them away");
+    store.close().unwrap();
+    let store = KvStore::open_with(DIR, options(&fs)).unwrap();
+    assert_eq!(store.read(b"replaced").unwrap(), Some(b"new".to_vec()));
+    assert_eq!(store.read(b"removed").unwrap(), None);
+    assert_eq!(store.read(b"needed").unwrap(), Some(b"new".to_vec()));
 }
 
 /// A closure announces its keys, and one that removes a key does not need the value.

@@ -159,7 +159,9 @@ impl SimFs {
     /// How a path is followed; an error if a view does not reach it.
     fn way(&self, path: &Path) -> io::Result<Way> {
         let (from, rest) = match &self.view {
-            Some((dir, opened)) => (*dir, path.strip_prefix(opened).map_err(|_outside| Errno::INVAL)?),
+            Some((dir, opened)) => {
+                (*dir, path.strip_prefix(opened).map_err(|_outside| Errno::INVAL)?)
+            }
             None => (ROOTS[usize::from(path.has_root())], path),
         };
         let mut names = Vec::new();
