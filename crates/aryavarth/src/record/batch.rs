@@ -1,0 +1,134 @@
+//! Batches: the writes that a caller wants to happen together.
+//!
+//! Plain data, without a place and without a number: those come when a frame is appended.
+//!
+//! Invariant: the writes keep the order in which they were added.
+
+use super::{extra_bytes, record_bytes};
+
+/// One write of a [`Batch`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Set a key.
+    Set {
+        /// The key.
+        key: Vec<u8>,
+        /// Its value.
+        value: Vec<u8>,
+        /// The deadline from which on the key is gone, in milliseconds since 1970, if it has one.
+        expires_at: Option<u64>,
+    },
+    /// Remove a key, if it exists.
+    Remove {
+        /// The key.
+        key: Vec<u8>,
+    },
+}
+
+impl Write {
+    /// The key concerned.
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Write::Set { key, .. } | Write::Remove { key } => key,
+        }
+    }
+
+    /// The value to set, if it is not a removal.
+    pub fn value(&self) -> Option<&[u8]> {
+        match self {
+            Write::Set { value, .. } => Some(value),
+            Write::Remove { .. } => None,
+        }
+    }
+
+    /// The deadline, if there is one.
+    pub fn expires_at(&self) -> Option<u64> {
+        match self {
+            Write::Set { expires_at, .. } => *expires_at,
+            Write::Remove { .. } => None,
+        }
+    }
+
+    /// Whether the key is gone once this is written: also if its deadline has passed by then.
+    pub(crate) fn is_removal(&self, now_ms: u64) -> bool {
+        self.value().is_none() || self.expires_at().is_some_and(|deadline| deadline <= now_ms)
+    }
+}
+
+/// Writes that happen together, in order, or not at all.
+///
+/// ```
+/// use aryavarth::Batch;
+///
+/// let batch = Batch::new().set("from", "90").set("to", "110").remove("pending");
+/// assert_eq!(batch.writes().len(), 3);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    writes: Vec<Write>,
+}
+
+impl Batch {
+    /// A batch without writes.
+    pub fn new() -> Self {
+        Batch::default()
+    }
+
+    /// Adds: set `key` to `value`.
+    #[must_use]
+    pub fn set(mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
+        let (key, value) = (key.into(), value.into());
+        self.writes.push(Write::Set { key, value, expires_at: None });
+        self
+    }
+
+    /// Adds: set `key` to `value` until `expires_at`, in milliseconds since 1970 by the store's
+    /// clock. If that has passed when the batch is written, the key is gone at once.
+    #[must_use]
+    pub fn set_until(
+        mut self,
+        key: impl Into<Vec<u8>>,
+        value: impl Into<Vec<u8>>,
+        expires_at: u64,
+    ) -> Self {
+        let (key, value) = (key.into(), value.into());
+        self.writes.push(Write::Set { key, value, expires_at: Some(expires_at) });
+        self
+    }
+
+    /// Adds: remove `key`, if it exists by then.
+    #[must_use]
+    pub fn remove(mut self, key: impl Into<Vec<u8>>) -> Self {
+        self.writes.push(Write::Remove { key: key.into() });
+        self
+    }
+
+    /// Adds a write.
+    pub fn push(&mut self, write: Write) {
+        self.writes.push(write);
+    }
+
+    /// The writes, in order.
+    pub fn writes(&self) -> &[Write] {
+        &self.writes
+    }
+
+    /// The writes, in order.
+    pub fn into_writes(self) -> Vec<Write> {
+        self.writes
+    }
+
+    /// Bytes of the batch's keys and values.
+    pub fn bytes(&self) -> usize {
+        self.writes.iter().map(|w| w.key().len() + w.value().map_or(0, <[u8]>::len)).sum()
+    }
+
+    /// Bytes of the batch's records in the log, at most.
+    pub(crate) fn record_bytes(&self) -> usize {
+        let record = |write: &Write| {
+            let value_bytes = write.value().map_or(0, <[u8]>::len);
+            record_bytes(extra_bytes(true, true) + write.key().len(), value_bytes)
+        };
+        self.writes.iter().map(record).sum()
+    }
+}
