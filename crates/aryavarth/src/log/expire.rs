@@ -237,6 +237,7 @@ mod tests {
             table: SegmentTable::new(),
             live_bytes: 0,
             keys: 0,
+            reserves: [0; 2],
         };
         Log::new(dir.to_owned(), options, found)
     }

@@ -8,13 +8,13 @@
 //! Invariants:
 //! - A pointer is published only after the write call returned.
 //! - Under the writer's lock nobody reads a file, waits for a sync, or creates or allocates a file.
-//! - A frame that could not be written publishes nothing; its sequence numbers are not used again,
-//!   so what it left behind on the file can never pass for records of a later frame.
+//! - A frame that was not written publishes nothing, and its sequence numbers are never reused.
 //! - Before the first frame after a completed sync stands a mark that says how far it went.
 
 mod copy;
 mod expire;
 mod read;
+mod reserve;
 mod rotate;
 mod transact;
 mod walk;
@@ -40,10 +40,10 @@ use crate::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentKind, 
 use crate::sync::{Arc, AtomicI64, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock};
 
 pub(crate) use copy::{Copied, CopyWriter, small_segments};
+pub(crate) use reserve::RESERVES;
 use rotate::Spare;
 
-/// Room in front of every frame for a segment's header and a mark, so that all three are one
-/// write.
+/// Room in front of a frame for a segment's header and a mark: one write for all three.
 const ROOM_BYTES: usize = SEGMENT_HEADER_BYTES + MARK_BYTES;
 /// Newest frames that the writer keeps in memory for closures.
 const RECENT_BYTES_MAX: usize = 1 << 20;
@@ -65,7 +65,7 @@ pub(crate) struct Log {
     /// Held by the one compaction that may run.
     pub(crate) compacting: Mutex<()>,
     writer: Mutex<Writer>,
-    growth: Mutex<rotate::Growth>,
+    growth: Mutex<reserve::Growth>,
     /// Held by the one thread that seals segments.
     sealing: Mutex<()>,
     /// Odd while a frame with several records, or another content of a space, is being published.
@@ -107,6 +107,7 @@ pub(crate) struct Recovered {
     pub(crate) table: SegmentTable,
     pub(crate) live_bytes: i64,
     pub(crate) keys: i64,
+    pub(crate) reserves: [u64; 2],
 }
 
 /// What only the writer touches.
@@ -216,7 +217,7 @@ impl Log {
             retired: Mutex::default(),
             compacting: Mutex::new(()),
             writer: Mutex::new(writer),
-            growth: Mutex::default(),
+            growth: Mutex::new(reserve::Growth::of(found.reserves)),
             sealing: Mutex::default(),
             multi: AtomicU64::new(0),
             watches: Watches::default(),
@@ -472,8 +473,7 @@ fn need_of(bytes: usize) -> u64 {
     (ROOM_BYTES + bytes) as u64
 }
 
-/// Whether an entry found earlier under the same pin is certainly still in the index: only a
-/// tombstone can have been taken out.
+/// Whether an entry found under the same pin is still linked: only a tombstone can be unlinked.
 fn is_linked(found: Found<'_>) -> bool {
     !found.slot().is_tombstone()
 }

@@ -6,14 +6,14 @@
 //!
 //! A full disk stops writes and nothing else. Removals (and compaction) may use the space of the
 //! `reserve` file, which is given up for them; once there is space again the reserve is made anew
-//! and writes resume.
+//! and writes resume. A second file, `reserve.open`, is kept for the next open, which needs a new
+//! manifest however full the disk is.
 //!
 //! Invariants:
 //! - A segment is in the manifest, and its name on disk, before its first record is written.
 //! - An unsealed file's length is always a multiple of the allocation step, so a cut shows.
 //! - The seal is in the manifest before the file is cut to its end.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::{Log, Recent, Writer, need_of};
@@ -28,7 +28,6 @@ use crate::sync::{Arc, Ordering, lock, wait_timeout};
 const STEP_BYTES_MAX: u64 = 128 << 10;
 /// Files are no longer than a slot's offset can name.
 const SEGMENT_FILE_BYTES_MAX: u64 = 4 << 30;
-const RESERVE_BYTES_MIN: u64 = 128 << 10;
 /// An active segment smaller than this is left alone at rest.
 const ACTIVE_DEAD_BYTES_MIN: u64 = 1 << 20;
 /// How often a full disk is tried again.
@@ -41,16 +40,6 @@ pub(crate) struct Spare {
     salt: u64,
     file: Arc<dyn FsFile>,
     capacity: u64,
-}
-
-/// What whoever makes room knows.
-#[derive(Debug, Default)]
-pub(super) struct Growth {
-    /// Bytes of the reserve file; 0 when there is none.
-    reserve_bytes: u64,
-    /// Whether a compaction works from the space of the reserve.
-    is_lent: bool,
-    tried: Option<Instant>,
 }
 
 impl Log {
@@ -311,7 +300,7 @@ impl Log {
     }
 
     /// No space while working ahead is not the caller's error: it makes the store read-only.
-    fn or_full(&self, result: Result<()>) -> Result<bool> {
+    pub(super) fn or_full(&self, result: Result<()>) -> Result<bool> {
         match result {
             Ok(()) => Ok(true),
             Err(KvsError::Io(source)) if source.is_no_space() => {
@@ -343,63 +332,6 @@ impl Log {
             Some(source) if !only_removes => Err(KvsError::Full { source }),
             _ => Ok(()),
         }
-    }
-
-    fn reserve_path(&self) -> PathBuf {
-        self.dir.join("reserve")
-    }
-
-    /// Sees to it that the reserve exists and is about as large as a segment, so that on a full
-    /// disk the live part of one can be copied and the whole of it freed; see
-    /// `docs/decisions/0009`.
-    fn hold_reserve(&self, growth: &mut Growth) -> Result<bool> {
-        let live = self.live_bytes.load(Ordering::Relaxed).max(0) as u64;
-        let bytes = blocks((live / 4).min(self.segment_limit()).max(RESERVE_BYTES_MIN));
-        if (bytes / 2..=bytes * 2).contains(&growth.reserve_bytes) {
-            return Ok(false);
-        }
-        self.give_up_reserve(growth);
-        let fs = &*self.options.fs;
-        let path = self.reserve_path();
-        let made = fs
-            .open(Site::ReserveCreate, &path, OpenHow::CreateNew)
-            .and_then(|file| file.allocate(Site::ReserveAllocate, bytes));
-        match made {
-            Ok(()) => {
-                growth.reserve_bytes = bytes;
-                Ok(true)
-            }
-            Err(error) => {
-                // What was made of it is given up as well.
-                self.remove_reserve();
-                self.or_full(Err(self.refused_file(error)))
-            }
-        }
-    }
-
-    /// Frees the reserve's space; returns whether there was any.
-    fn give_up_reserve(&self, growth: &mut Growth) -> bool {
-        if growth.reserve_bytes == 0 {
-            return false;
-        }
-        growth.reserve_bytes = 0;
-        self.remove_reserve()
-    }
-
-    fn remove_reserve(&self) -> bool {
-        self.options.fs.remove(Site::ReserveRemove, &self.reserve_path()).is_ok()
-    }
-
-    /// Frees the reserve for a compaction that found no space; returns whether there was any.
-    /// Nothing is made ahead until the compaction ends the loan.
-    pub(crate) fn lend_reserve(&self) -> bool {
-        let mut growth = lock(&self.growth);
-        growth.is_lent = self.give_up_reserve(&mut growth);
-        growth.is_lent
-    }
-
-    pub(crate) fn end_loan(&self) {
-        lock(&self.growth).is_lent = false;
     }
 
     /// Ends the active segment, whatever its size, and seals it.
@@ -518,7 +450,10 @@ impl Log {
 
     /// Bytes that the store's files take.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        self.data_bytes() + lock(&self.growth).reserve_bytes
+        let growth = lock(&self.growth);
+        let reserves = growth.reserve_bytes + growth.open_bytes;
+        drop(growth);
+        self.data_bytes() + reserves
     }
 
     /// The same without the reserve.

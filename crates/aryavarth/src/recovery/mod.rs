@@ -1,28 +1,30 @@
 //! Recovery: from a directory to a store that goes on.
 //!
-//! Lock, manifest, then the segments: sealed ones through their hint files where these fit, the
-//! others record by record. The highest sequence number of a key wins, so files may be read in any
-//! order. Then the verdict on the tail (tail.rs), and only when that is known, the first change on
-//! disk: what lies beyond the last provably durable position is copied into a new segment and
-//! synced, a new manifest says so, and renaming `CURRENT` makes all of it true at once.
+//! Claim and lock (claim.rs, lock.rs), manifest, then the segments (open.rs): sealed ones through
+//! their hint files where these fit, the others record by record. The highest sequence number of a
+//! key wins, so files may be read in any order (build.rs). Then the verdict on the tail (tail.rs), and
+//! only when that is known, the first change on disk: records beyond the last provably durable
+//! position are copied into a new segment and synced, a new manifest says so, and renaming `CURRENT`
+//! makes all of it true at once.
 //!
 //! Invariants:
 //! - Nothing is changed on disk before everything was read and found good.
 //! - A crash at any point leaves either the old state or the new one; running again is harmless.
 //! - No position, sequence number or file id that may have been used is used again.
 
+mod build;
+mod claim;
+mod lock;
 mod merge;
 mod open;
 mod tail;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::error::{KvsError, Result};
-use crate::fs::{Fs, FsFile, IoError, OpenHow, Site, is_of_the_system, read_full, write_full};
-use crate::hint::{self, Place, Places};
-use crate::index::{Index, IndexWriter, Slot, TABLE_CONTENT, TABLE_KEY, Table};
-use crate::log::{Copied, CopyWriter, Log, Recovered};
+use crate::fs::{FsFile, IoError, OpenHow, Site, read_full};
+use crate::hint::{self, Places};
+use crate::log::{Copied, CopyWriter, Log, RESERVES};
 use crate::manifest::{self, Manifest, Seal, SegmentFacts, State, manifest_path};
 use crate::options::Options;
 use crate::record::{Kind, SEQ_MAX};
@@ -30,8 +32,11 @@ use crate::segment::{
     FORMAT_VERSION, SEGMENT_HEADER_BYTES, ScanStop, Scanner, Segment, SegmentHeader, SegmentKind,
     SegmentTable, hint_path, log_path,
 };
-use crate::sync::{Arc, Ordering};
+use crate::sync::Arc;
 
+use build::build;
+pub(crate) use claim::{Claimed, claim};
+pub(crate) use lock::{DirLock, hold_lock_as_found};
 use merge::Small;
 use open::load;
 pub(crate) use tail::{Tail, find_tail};
@@ -43,7 +48,7 @@ pub(crate) const ENGINE: &str = "kvs";
 const POSITION_GAP: u64 = 1 << 36;
 const SEQ_GAP: u64 = 1 << 32;
 
-/// What an open found.
+/// The findings of an open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovery {
@@ -67,23 +72,8 @@ pub struct Recovery {
     pub torn_at: Option<(PathBuf, u64)>,
 }
 
+/// The reason where a file is not there.
 const MISSING: &str = "the file is missing, or the manifest's last edit is damaged";
-
-/// The lock of a directory, held as long as this lives.
-#[derive(Debug)]
-pub(crate) struct DirLock {
-    file: Arc<dyn FsFile>,
-}
-
-/// A directory that is locked and belongs to the engine that asked for it, or to nobody yet.
-pub(crate) struct Claimed {
-    pub(crate) fs: Arc<dyn Fs>,
-    pub(crate) lock: DirLock,
-    pub(crate) names: Vec<String>,
-    /// The manifest's number, 0 as long as there is none.
-    pub(crate) number: u64,
-    pub(crate) state: State,
-}
 
 /// Opens a directory, creating it if it does not exist.
 pub(crate) fn open(dir: &Path, options: &Options) -> Result<(Log, DirLock, Recovery)> {
@@ -101,130 +91,23 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<(Log, DirLock, Recov
     Ok((log, lock, report))
 }
 
-/// Locks a directory for `engine`, creating it if it does not exist.
-pub(crate) fn claim(dir: &Path, options: &Options, engine: &str) -> Result<Claimed> {
-    options.check()?;
-    options.fs.create_dir(Site::DirCreate, dir)?;
-    let fs = options.fs.open_dir(Site::DirOpen, dir)?;
-    let lock = take_lock(&*fs, dir)?;
-    let names = fs.list(Site::DirList, dir)?;
-    if names.iter().any(|name| name == "CURRENT") {
-        let (number, state) = load_manifest(&*fs, dir, engine)?;
-        return Ok(Claimed { fs, lock, names, number, state });
-    }
-    sync_ancestors(&*options.fs, dir)?;
-    let state = State {
-        format: FORMAT_VERSION,
-        store_id: options.seed,
-        engine: engine.to_owned(),
-        seq: 1,
-        clean: true,
-        ..State::default()
-    };
-    Ok(Claimed { fs, lock, names, number: 0, state })
-}
-
-/// Makes the way to a new store durable. Which directories are new is not known: an earlier
-/// attempt may have made them and died.
-fn sync_ancestors(fs: &dyn Fs, dir: &Path) -> Result<()> {
-    use std::io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
-    for ancestor in dir.ancestors().skip(1) {
-        let here = Path::new(".");
-        let ancestor = if ancestor.as_os_str().is_empty() { here } else { ancestor };
-        match fs.sync_dir(Site::DirParentSync, ancestor) {
-            // A directory of somebody else, or of a file system without such a call: none that
-            // was made here.
-            Err(error)
-                if matches!(
-                    error.source.kind(),
-                    PermissionDenied | InvalidInput | Unsupported | ReadOnlyFilesystem
-                ) => {}
-            done => done?,
-        }
-    }
-    Ok(())
-}
-
-fn load_manifest(fs: &dyn Fs, dir: &Path, engine: &str) -> Result<(u64, State)> {
-    let (number, state) = manifest::load(fs, dir)?;
-    if state.engine != engine {
-        let (path, found) = (dir.to_owned(), state.engine);
-        return Err(KvsError::WrongEngine { path, found, asked: engine.to_owned() });
-    }
-    Ok((number, state))
-}
-
-/// Takes the directory's lock and leaves the process id in it. A directory that is not ours is
-/// not touched.
-fn take_lock(fs: &dyn Fs, dir: &Path) -> Result<DirLock> {
-    refuse_foreign(fs, dir)?;
-    let lock = hold_lock(fs, dir)?;
-    let pid = format!("{}\n", std::process::id());
-    // The pid is a courtesy to whoever is refused; the lock itself does not depend on it.
-    if lock.file.truncate(Site::LockTruncate, 0).is_ok() {
-        drop(write_full(&*lock.file, Site::LockWrite, pid.as_bytes(), 0));
-    }
-    Ok(lock)
-}
-
-/// Takes the directory's lock, or says who has it.
-pub(crate) fn hold_lock(fs: &dyn Fs, dir: &Path) -> Result<DirLock> {
-    let path = dir.join("LOCK");
-    let Some(file) = fs.try_lock(Site::LockTake, &path)? else {
-        let pid = fs.open(Site::LockOpen, &path, OpenHow::Read).ok().and_then(|file| {
-            let mut bytes = [0; 16];
-            let got = read_full(&*file, Site::LockRead, &mut bytes, 0).ok()?;
-            std::str::from_utf8(&bytes[..got]).ok()?.trim().parse().ok()
-        });
-        return Err(KvsError::Locked { path: dir.to_owned(), pid });
-    };
-    Ok(DirLock { file })
-}
-
-/// The same without making a file: nobody has a directory open in which there is no `LOCK`.
-pub(crate) fn hold_lock_as_found(
-    fs: &dyn Fs,
-    dir: &Path,
-    names: &[String],
-) -> Result<Option<DirLock>> {
-    let is_there = names.iter().any(|name| name == "LOCK");
-    if is_there { hold_lock(fs, dir).map(Some) } else { Ok(None) }
-}
-
-/// Refuses a directory with files in it that no store made.
-fn refuse_foreign(fs: &dyn Fs, dir: &Path) -> Result<()> {
-    let names = fs.list(Site::DirListFirst, dir)?;
-    if names.iter().any(|name| name == "CURRENT") {
-        return Ok(());
-    }
-    let ours = |name: &String| matches!(name.as_str(), "LOCK" | "CURRENT.next" | "MANIFEST-1");
-    match names.iter().find(|name| !ours(name) && !is_of_the_system(name)) {
-        Some(name) => {
-            let reason = format!("it holds {name} but no CURRENT");
-            Err(KvsError::NotOurs { path: dir.to_owned(), reason })
-        }
-        None => Ok(()),
-    }
-}
-
-/// The names in the directory, by what they are.
+/// The names in the directory, by their kind.
 struct Files {
     logs: Vec<u64>,
     hints: Vec<u64>,
     manifests: Vec<u64>,
-    others: Vec<&'static str>,
+    reserves: Vec<&'static str>,
 }
 
 impl Files {
     fn of(names: &[String]) -> Files {
         let id = |name: &String, suffix: &str| name.strip_suffix(suffix)?.parse().ok();
         let number = |name: &String| name.strip_prefix("MANIFEST-")?.parse().ok();
-        let others = ["CURRENT.next", "reserve"];
         Files {
             logs: names.iter().filter_map(|name| id(name, ".log")).collect(),
             hints: names.iter().filter_map(|name| id(name, ".hint")).collect(),
             manifests: names.iter().filter_map(number).collect(),
-            others: others.into_iter().filter(|o| names.iter().any(|name| name == o)).collect(),
+            reserves: RESERVES.into_iter().filter(|o| names.iter().any(|name| name == o)).collect(),
         }
     }
 }
@@ -253,6 +136,8 @@ struct Opening<'a> {
     loaded: Vec<(Arc<Segment>, Places)>,
     /// Files to be cut to their end, once the manifest says so.
     overlong: Vec<(u64, u64)>,
+    /// The reserves that are left, the one to be given up first last.
+    reserves: Vec<&'static str>,
     report: Recovery,
 }
 
@@ -270,6 +155,7 @@ impl<'a> Opening<'a> {
             small: Vec::new(),
             loaded: Vec::new(),
             overlong: Vec::new(),
+            reserves: Vec::new(),
             report,
         }
     }
@@ -298,7 +184,7 @@ impl<'a> Opening<'a> {
     /// Makes the recovered state the store's, on disk and in memory.
     fn finish(mut self, tail: Tail, files: &Files, number: u64) -> Result<(Log, Recovery)> {
         let fs = &*self.options.fs;
-        self.remove_leftovers(files, number + 1);
+        self.reserves.clone_from(&files.reserves);
         let mut state = std::mem::take(&mut self.state);
         let highest = files.logs.iter().max().map_or(0, |id| id + 1);
         state.file_id = state.file_id.max(highest);
@@ -319,7 +205,7 @@ impl<'a> Opening<'a> {
         for id in &tail.dropped {
             state.segments.remove(id);
         }
-        if let Some(copied) = self.copy_tail(&tail, &mut state)? {
+        if let Some(copied) = self.with_space(|opening| opening.copy_tail(&tail, &mut state))? {
             self.report.kept_records = copied.places.len() as u64;
             for edit in copied.edits() {
                 state.apply(&edit).map_err(|reason| KvsError::corrupt(self.dir, 0, reason))?;
@@ -328,52 +214,69 @@ impl<'a> Opening<'a> {
         }
         self.merge_small(&mut state)?;
         state.clean = false;
-        // What is written from now on an older version may not understand.
+        // Records that are written from now on an older version may not understand.
         state.format = FORMAT_VERSION;
         let table = self.read_table()?;
-        let manifest = Manifest::create(fs, self.dir, number + 1, state)?;
+        let manifest = self.with_space(|opening| {
+            opening.remove_leftovers(number + 1);
+            Manifest::prepare(fs, opening.dir, number + 1, state.clone())
+        })?;
+        manifest::make_current(fs, self.dir)?;
         self.cut(&tail);
         self.remove_strays(files, &tail, &manifest);
         self.report.torn_bytes = tail.torn_bytes;
         self.report.torn_at = tail.torn_at;
-        let recovered = build(self.table, &self.loaded, manifest, table);
+        let reserves = RESERVES.map(|reserve| self.bytes_of(reserve));
+        let recovered = build(self.table, &self.loaded, manifest, table, reserves);
         self.report.keys = recovered.keys as u64;
         let log = Log::new(self.dir.to_owned(), self.options.clone(), recovered);
         Ok((log, self.report))
     }
 
-    /// Which contents the spaces have, as the newest record of that says.
-    fn read_table(&self) -> Result<Table> {
-        let mut newest: Option<(u64, &Segment, u64, u64)> = None;
-        for (segment, places) in &self.loaded {
-            for (key, place) in places.iter().filter(|(_, p)| p.extra.content == TABLE_CONTENT) {
-                if key == TABLE_KEY && newest.is_none_or(|(seq, ..)| seq < place.seq) {
-                    newest = Some((place.seq, segment, place.offset, place.bytes));
-                }
+    /// Runs a step that needs space, again with that of a reserve if the disk is full: else a full
+    /// disk would keep a store from starting, which serves reads and removals without any.
+    fn with_space<R>(&mut self, mut step: impl FnMut(&mut Self) -> Result<R>) -> Result<R> {
+        loop {
+            match step(self) {
+                Err(error) if error.is_full() => match self.reserves.pop() {
+                    Some(reserve) => self.remove_reserve(reserve),
+                    None => return Err(error),
+                },
+                done => return done,
             }
         }
-        let Some((_, segment, offset, bytes)) = newest else {
-            return Ok(Table::default());
-        };
-        let stored = segment.read_value(offset, bytes as usize, TABLE_CONTENT, TABLE_KEY)?;
-        Table::decode(&stored.value).ok_or_else(|| {
-            let reason = "the record that says what the spaces hold makes no sense";
-            KvsError::corrupt(segment.file.path(), offset, reason)
-        })
     }
 
-    /// Removes what is in the way of the new manifest and named by nothing, nor ever was.
-    fn remove_leftovers(&self, files: &Files, next: u64) {
-        let manifest = files.manifests.iter().filter(|&&number| number == next);
-        let manifest = manifest.map(|&number| manifest_path(self.dir, number));
-        let others = files.others.iter().map(|name| self.dir.join(name));
-        for path in manifest.chain(others) {
+    fn remove_reserve(&self, reserve: &str) {
+        drop(self.options.fs.remove(Site::ReserveSpend, &self.dir.join(reserve)));
+    }
+
+    /// Bytes of a reserve that the open did not need. One that a crash has emptied is removed.
+    fn bytes_of(&self, reserve: &str) -> u64 {
+        if !self.reserves.contains(&reserve) {
+            return 0;
+        }
+        let measure = || {
+            let path = self.dir.join(reserve);
+            let file = self.options.fs.open(Site::ReserveOpen, &path, OpenHow::Read)?;
+            file.allocated(Site::ReserveMeasure)
+        };
+        let bytes = measure().unwrap_or(0);
+        if bytes == 0 {
+            self.remove_reserve(reserve);
+        }
+        bytes
+    }
+
+    /// Removes the files in the way of the new manifest, which nothing names or ever named.
+    fn remove_leftovers(&self, next: u64) {
+        for path in [manifest_path(self.dir, next), self.dir.join("CURRENT.next")] {
             drop(self.options.fs.remove(Site::LeftoverRemove, &path));
         }
     }
 
-    /// Removes what the new manifest does not name. Not before it is on disk: what was read here
-    /// may have been newer than that, and the disk's own manifest may need these files.
+    /// Removes the files that the new manifest does not name. Not before it is on disk: the state
+    /// that was read here may be newer, and the disk's own manifest may need these files.
     /// A failure leaves a stray, which does no harm.
     fn remove_strays(&self, files: &Files, tail: &Tail, manifest: &Manifest) {
         let segments = &manifest.state().segments;
@@ -406,7 +309,17 @@ impl<'a> Opening<'a> {
         let Some(index) = self.table.reserve() else {
             return Err(KvsError::corrupt(self.dir, 0, "it has more than 65,536 segments"));
         };
-        let mut writer = CopyWriter::create(fs, self.dir, header, index)?;
+        let mut writer = CopyWriter::create(fs, self.dir, header, index)
+            .inspect_err(|_| self.table.release(index))?;
+        let copied = self.copy_loose(tail, &mut writer);
+        if !matches!(copied, Ok(Some(_))) {
+            writer.discard(fs, self.dir);
+            self.table.release(index);
+        }
+        copied
+    }
+
+    fn copy_loose(&self, tail: &Tail, writer: &mut CopyWriter) -> Result<Option<Copied>> {
         for loose in &tail.loose {
             let mut scanner = Scanner::new(&*loose.file, loose.salt, loose.from, loose.to);
             let path = loose.file.path();
@@ -417,14 +330,12 @@ impl<'a> Opening<'a> {
             }
         }
         if writer.is_empty() {
-            writer.discard(fs, self.dir);
-            self.table.release(index);
             return Ok(None);
         }
-        Ok(Some(writer.finish(fs, self.dir, 0)?))
+        Ok(Some(writer.finish(&*self.options.fs, self.dir, 0)?))
     }
 
-    /// Cuts off what now lies in the copy or was torn. Where that fails the next open does it.
+    /// Cuts off the records that now lie in the copy, and those that were torn. Where that fails the next open does it.
     fn cut(&self, tail: &Tail) {
         let fs = &*self.options.fs;
         for &(id, end) in &self.overlong {
@@ -449,7 +360,7 @@ pub(crate) fn read_header(
     Ok(SegmentHeader::decode(&bytes))
 }
 
-/// An unsealed file grows in steps; any other length means that somebody cut it.
+/// An unsealed file grows in steps; any other length means that it was cut.
 pub(crate) fn refuse_cut(path: &Path, length: u64, step: u64) -> Result<()> {
     if length == 0 || !length.is_multiple_of(step.max(1)) {
         let reason = "the file was cut here, or the manifest's last edit is damaged";
@@ -467,48 +378,4 @@ pub(crate) fn bad_at(path: &Path, stop: ScanStop) -> KvsError {
         ScanStop::Bad { offset, reason } => KvsError::corrupt(path, offset, reason),
         ScanStop::Io(error) => error.into(),
     }
-}
-
-/// The index of everything loaded: per key the record with the highest sequence number, in the
-/// contents that the table gives to spaces.
-fn build(
-    table: SegmentTable,
-    loaded: &[(Arc<Segment>, Places)],
-    manifest: Manifest,
-    spaces: Table,
-) -> Recovered {
-    let mut all: Vec<(u64, u16, &[u8], &Place)> = Vec::new();
-    for (segment, places) in loaded {
-        table.insert(Arc::clone(segment));
-        let mut tombstone_bytes = 0;
-        for (key, place) in places.iter() {
-            tombstone_bytes += if place.kind == Kind::Tombstone { place.bytes } else { 0 };
-            all.push((place.extra.content, segment.table_index, key, place));
-        }
-        segment.tombstone_bytes.store(tombstone_bytes, Ordering::Relaxed);
-    }
-    // Ascending keys make the list cheap to build: its search path stays in the cache.
-    all.sort_unstable_by(|a, b| (a.0, a.2).cmp(&(b.0, b.2)).then(b.3.seq.cmp(&a.3.seq)));
-    all.dedup_by(|later, first| (later.0, later.2) == (first.0, first.2));
-    let (mut live_bytes, mut keys) = (0, 0);
-    let contents: BTreeSet<u64> = all.iter().map(|(content, ..)| *content).collect();
-    let dead: BTreeSet<u64> = contents.into_iter().filter(|&c| !spaces.is_alive(c)).collect();
-    let (index, mut index_writer) = (Index::with_table(spaces), IndexWriter::default());
-    for (content, segment, key, place) in all {
-        if place.kind == Kind::Tombstone || dead.contains(&content) {
-            continue;
-        }
-        let slot = Slot::new(segment, place.offset, place.bytes, false);
-        index.put(&mut index_writer, None, place.extra, key, slot);
-        let bytes = slot.pointer().length;
-        if let Some(segment) = table.get(segment)
-            && let Some(segment) = segment.as_ref()
-        {
-            segment.note_live(bytes);
-        }
-        live_bytes += bytes as i64;
-        // The table's own record is no key.
-        keys += i64::from(content != TABLE_CONTENT);
-    }
-    Recovered { manifest, index, index_writer, table, live_bytes, keys }
 }

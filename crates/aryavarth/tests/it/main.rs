@@ -30,6 +30,8 @@ mod fixture;
 #[cfg(test)]
 mod format;
 #[cfg(test)]
+mod full_open;
+#[cfg(test)]
 mod histories;
 #[cfg(test)]
 mod linear;

@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "files of somebody else")]
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -156,8 +157,23 @@ fn story(root: &Path) {
     println!("writes resumed {:?} after compaction", until_written(&store, b"compacted"));
     check(&store, &there, &gone);
 
+    // A store that is opened on a disk without a free block serves reads and removals.
+    let mut again = fill(&store, WRITERS);
+    drop(store);
+    let mut rest = File::create(root.join("rest")).unwrap();
+    while rest.write_all(&[1; 4096]).is_ok() {}
+    let store = KvStore::open(&dir).unwrap();
+    check(&store, &there, &gone);
+    check(&store, &again, &[]);
+    gone.extend(remove(&store, &mut again, 200));
+    println!("{} keys are left of the second filling", again.len());
+    there.extend(again);
+    check(&store, &there, &gone);
+    fs::remove_file(root.join("rest")).unwrap();
+    until_written(&store, b"opened on a full disk");
+
     // Full again, until another program frees space.
-    let again = fill(&store, WRITERS);
+    let again = fill(&store, WRITERS + 1);
     println!("full again after {} writes", again.len());
     fs::remove_file(root.join("ballast")).unwrap();
     let took = until_written(&store, b"freed");

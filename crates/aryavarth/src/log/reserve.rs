@@ -1,0 +1,113 @@
+//! Reserves: space that is held in files, to be given up when the disk is full.
+//!
+//! `reserve` is given up for removals and compaction, which give space back in the end; once there is
+//! space again it is made anew and writes resume. `reserve.open` is kept for the next open, which needs
+//! a new manifest however full the disk is; nothing else gets it.
+//!
+//! Invariants:
+//! - Nothing is made ahead while a compaction works from the space of the reserve.
+//! - A reserve outlives the process; an open takes over those that it did not need.
+
+use std::time::Instant;
+
+use super::Log;
+use crate::error::Result;
+use crate::fs::{OpenHow, Site};
+use crate::segment::blocks;
+use crate::sync::{Ordering, lock};
+
+const RESERVE_BYTES_MIN: u64 = 128 << 10;
+/// The reserve for removals and compaction, and the one for the next open.
+pub(crate) const RESERVES: [&str; 2] = ["reserve", "reserve.open"];
+/// Beside a manifest an open needs a `CURRENT` and perhaps a small copy.
+const OPEN_BYTES: u64 = 32 << 10;
+
+/// State behind the space lock: sizes of the reserves, loan, last retry.
+#[derive(Debug, Default)]
+pub(super) struct Growth {
+    /// Bytes of the reserve file; 0 when there is none.
+    pub(super) reserve_bytes: u64,
+    /// The same for the reserve of the next open.
+    pub(super) open_bytes: u64,
+    /// Whether a compaction works from the space of the reserve.
+    pub(super) is_lent: bool,
+    pub(super) tried: Option<Instant>,
+}
+
+impl Growth {
+    /// The reserves that an open found.
+    pub(super) fn of([reserve_bytes, open_bytes]: [u64; 2]) -> Growth {
+        Growth { reserve_bytes, open_bytes, ..Growth::default() }
+    }
+}
+
+impl Log {
+    /// Sees to it that the reserves exist: one about as large as a segment, so that on a full disk
+    /// the live part of one can be copied and the whole of it freed (see `docs/decisions/0009`), and
+    /// before it the one that lets the next open succeed.
+    pub(super) fn hold_reserve(&self, growth: &mut Growth) -> Result<bool> {
+        let [reserve, of_open] = RESERVES;
+        let manifest_bytes = lock(&self.manifest).disk_bytes();
+        let mut done = false;
+        if growth.open_bytes < manifest_bytes + OPEN_BYTES {
+            // Twice as much, so that it is made anew only for a manifest that has grown much.
+            let bytes = blocks(2 * manifest_bytes + OPEN_BYTES);
+            growth.open_bytes = self.make_reserve(of_open, growth.open_bytes, bytes)?;
+            done = growth.open_bytes > 0;
+        }
+        let live = self.live_bytes.load(Ordering::Relaxed).max(0) as u64;
+        let bytes = blocks((live / 4).min(self.segment_limit()).max(RESERVE_BYTES_MIN));
+        if self.is_full() || (bytes / 2..=bytes * 2).contains(&growth.reserve_bytes) {
+            return Ok(done);
+        }
+        growth.reserve_bytes = self.make_reserve(reserve, growth.reserve_bytes, bytes)?;
+        Ok(done || growth.reserve_bytes > 0)
+    }
+
+    /// Makes a reserve in place of one of another size; returns its size, 0 if the disk is full.
+    fn make_reserve(&self, name: &str, old_bytes: u64, bytes: u64) -> Result<u64> {
+        if old_bytes > 0 {
+            self.remove_reserve(name);
+        }
+        let path = self.dir.join(name);
+        let make = || {
+            let file = self.options.fs.open(Site::ReserveCreate, &path, OpenHow::CreateNew)?;
+            file.allocate(Site::ReserveAllocate, bytes)?;
+            // Its name is synced with that of the next segment.
+            file.sync(Site::ReserveSync)
+        };
+        match make() {
+            Ok(()) => Ok(bytes),
+            Err(error) => {
+                // What was made of it is given up as well.
+                self.remove_reserve(name);
+                self.or_full(Err(self.refused_file(error))).map(|_| 0)
+            }
+        }
+    }
+
+    /// Frees the reserve's space; returns whether there was any.
+    pub(super) fn give_up_reserve(&self, growth: &mut Growth) -> bool {
+        if growth.reserve_bytes == 0 {
+            return false;
+        }
+        growth.reserve_bytes = 0;
+        self.remove_reserve(RESERVES[0])
+    }
+
+    fn remove_reserve(&self, name: &str) -> bool {
+        self.options.fs.remove(Site::ReserveRemove, &self.dir.join(name)).is_ok()
+    }
+
+    /// Frees the reserve for a compaction that found no space; returns whether there was any.
+    /// Nothing is made ahead until the compaction ends the loan.
+    pub(crate) fn lend_reserve(&self) -> bool {
+        let mut growth = lock(&self.growth);
+        growth.is_lent = self.give_up_reserve(&mut growth);
+        growth.is_lent
+    }
+
+    pub(crate) fn end_loan(&self) {
+        lock(&self.growth).is_lent = false;
+    }
+}
