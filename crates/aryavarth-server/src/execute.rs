@@ -5,12 +5,12 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
 
 use aryavarth::{Batch, Durability, KeyRange, KvsEngine, KvsError, Position};
 use aryavarth_protocol::{Command, KEY_NOT_FOUND, Reply, Request, Response};
 
 use crate::budget::Allowance;
+use crate::clients::WritePass;
 use crate::commands::{self, ClientState, LONG_BYTES, ServerContext, Then};
 use crate::counters::count;
 use crate::limits::Limits;
@@ -97,7 +97,10 @@ pub(crate) fn run<E: KvsEngine, P: ThreadPool>(
             count(&counters.requests, 1);
         }
         let answer = match call {
-            Call::Refused(message) => Some(refusal(shared, std::mem::take(message))),
+            Call::Refused(message) => {
+                let answer = refusal(shared, std::mem::take(message));
+                Some(heard(connected, answer))
+            }
             Call::Request(request) => run_request(shared, &mut connected.room, request, may_block),
             Call::Command(command) => run_command(shared, connected, command, may_block, &mut then),
         };
@@ -132,7 +135,8 @@ pub(crate) fn are_long<E: KvsEngine, P>(
 pub(crate) struct Blind {
     calls: Vec<Call>,
     pub(crate) batches: Vec<Batch>,
-    began: Instant,
+    /// Kept until they are in the log.
+    pub(crate) pass: Option<WritePass>,
 }
 
 impl Blind {
@@ -148,13 +152,10 @@ pub(crate) fn take_blind<E: KvsEngine, P: ThreadPool>(
     connected: &ClientState,
     calls: &mut VecDeque<Call>,
 ) -> Option<Blind> {
-    let began = Instant::now();
+    let pass = shared.clients.begin_write()?;
     let mut bytes = 0;
     let mut batches = Vec::new();
     for call in calls.iter_mut() {
-        if is_paused(shared, connected, call) {
-            break;
-        }
         let batch = match call {
             Call::Request(Request::Set { key, value }) if !shared.settings.is_out_of_memory() => {
                 Some(Batch::new().set(std::mem::take(key), std::mem::take(value)))
@@ -170,7 +171,7 @@ pub(crate) fn take_blind<E: KvsEngine, P: ThreadPool>(
         }
     }
     let calls: Vec<Call> = calls.drain(..batches.len()).collect();
-    (!calls.is_empty()).then_some(Blind { calls, batches, began })
+    (!calls.is_empty()).then_some(Blind { calls, batches, pass: Some(pass) })
 }
 
 /// Writes what blind calls write, and answers them.
@@ -188,15 +189,17 @@ pub(crate) fn run_blind<E: KvsEngine, P: ThreadPool>(
 pub(crate) fn answer_blind<E: KvsEngine, P: ThreadPool>(
     shared: &Shared<E, P>,
     connected: &mut ClientState,
-    Blind { calls, began, .. }: Blind,
+    Blind { calls, .. }: Blind,
     written: Written,
 ) -> Vec<Answer> {
     let Some(outcomes) = written.outcomes else {
-        return calls.iter().map(|_| panicked(shared)).collect();
+        return calls.iter().map(|_| heard(connected, panicked(shared))).collect();
     };
     // Each took its share.
     let parts = u32::try_from(calls.len()).unwrap_or(u32::MAX);
-    let ended = began + written.ended.saturating_duration_since(began) / parts;
+    // Time in the queue is no time in the engine.
+    let Written { began, ended, .. } = written;
+    let ended = began + ended.saturating_duration_since(began) / parts;
     let answered = calls.iter().zip(outcomes).map(|(call, outcome)| match call {
         Call::Command(command) => {
             said(commands::blind::answer(shared, connected, command, (began, ended), outcome))
@@ -244,6 +247,12 @@ fn refusal<E: KvsEngine, P>(shared: &Shared<E, P>, message: String) -> Answer {
     Answer { said: Said::Error(message), position: Position::ZERO, level }
 }
 
+/// The answer, or nothing if the client does not want to hear it.
+fn heard(connected: &mut ClientState, answer: Answer) -> Answer {
+    let said = if commands::wants_reply(connected) { answer.said } else { Said::Nothing };
+    Answer { said, ..answer }
+}
+
 /// Runs an engine call; if the engine panics, that costs one error.
 fn caught<E: KvsEngine, P, R>(
     shared: &Shared<E, P>,
@@ -278,7 +287,7 @@ fn run_command<E: KvsEngine, P: ThreadPool>(
     let ran = caught(shared, || commands::run(&shared.engine, host, connected, command, may_block));
     let ran = match ran {
         Ok(ran) => ran?,
-        Err(lost) => return Some(lost),
+        Err(lost) => return Some(heard(connected, lost)),
     };
     *then = ran.then.clone();
     Some(said(ran))
@@ -292,6 +301,9 @@ fn run_request<E: KvsEngine, P: ThreadPool>(
 ) -> Option<Answer> {
     let Shared { engine, limits, .. } = shared;
     let shows = matches!(request, Request::Get { .. } | Request::Scan { .. });
+    let writes = matches!(request, Request::Set { .. } | Request::Remove { .. });
+    // Refused if a pause began behind the look at it: the request is held.
+    let _pass = if may_block && writes { Some(shared.clients.begin_write()?) } else { None };
     let ran = caught(shared, || match request {
         Request::Get { key } if !may_block => get_now(engine, key),
         _ if !may_block => None,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use aryavarth::{Count, Durability, KvsEngine, Position, Result, Stats};
 
@@ -42,6 +43,10 @@ impl<E: KvsEngine, P: ThreadPool> ServerContext for Shared<E, P> {
             drop(turn);
         });
         true
+    }
+
+    fn hold_sweep(&self, until: Option<Instant>) {
+        self.engine.hold_sweep(until);
     }
 
     fn is_compacting(&self) -> bool {

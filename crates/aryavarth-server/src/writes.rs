@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::budget::Share;
+use crate::clients::WritePass;
 use crate::counters::count;
 use crate::server::Shared;
 use crate::thread_pool::ThreadPool;
@@ -44,6 +45,8 @@ const ROUNDS_MAX: usize = 16;
 pub(crate) struct Written {
     /// Of each in order; nothing is known if the engine panicked.
     pub(crate) outcomes: Option<Vec<aryavarth::Result<(u64, Position)>>>,
+    /// When the engine was called, and when it had written.
+    pub(crate) began: Instant,
     pub(crate) ended: Instant,
 }
 
@@ -51,11 +54,15 @@ pub(crate) struct Written {
 struct Asked {
     space: u32,
     batches: Vec<Batch>,
-    permit: Share,
+    /// Kept until they are in the log.
+    permits: Permits,
     /// Whether the answer is of no use before it is on disk.
     is_patient: bool,
     answer: oneshot::Sender<Written>,
 }
+
+/// A place among the jobs, and a pass of the clients' pause.
+pub(crate) type Permits = (Share, Option<WritePass>);
 
 /// Whom to tell what became of their batches.
 type Answers = Vec<(oneshot::Sender<Written>, Written)>;
@@ -154,13 +161,13 @@ impl Writes {
 /// each.
 pub(crate) fn write<E: KvsEngine, P: ThreadPool>(
     shared: &Arc<Shared<E, P>>,
-    permit: Share,
+    permits: Permits,
     space: u32,
     batches: Vec<Batch>,
     is_patient: bool,
 ) -> oneshot::Receiver<Written> {
     let (answer, receiver) = oneshot::channel();
-    if shared.writes.push(Asked { space, batches, permit, is_patient, answer }) {
+    if shared.writes.push(Asked { space, batches, permits, is_patient, answer }) {
         spawn(shared, Handle::current());
     }
     receiver
@@ -221,14 +228,14 @@ fn write_together<E: KvsEngine, P>(
     let space = together.first().map_or(0, |asked| asked.space);
     let lengths: Vec<usize> = together.iter().map(|asked| asked.batches.len()).collect();
     let batches = together.iter_mut().flat_map(|asked| asked.batches.drain(..)).collect();
-    let Written { outcomes, ended } = write_each(shared, space, batches);
+    let Written { outcomes, began, ended } = write_each(shared, space, batches);
     let mut outcomes = outcomes.map(Vec::into_iter);
     let (mut soon, mut later) = (Vec::new(), Vec::new());
-    for (Asked { permit, is_patient, answer, .. }, length) in together.into_iter().zip(lengths) {
-        drop(permit);
+    for (Asked { permits, is_patient, answer, .. }, length) in together.into_iter().zip(lengths) {
+        drop(permits);
         let outcomes = outcomes.as_mut().map(|outcomes| outcomes.take(length).collect());
         let answers = if is_patient { &mut later } else { &mut soon };
-        answers.push((answer, Written { outcomes, ended }));
+        answers.push((answer, Written { outcomes, began, ended }));
     }
     (soon, later)
 }
@@ -248,9 +255,10 @@ pub(crate) fn write_each<E: KvsEngine, P>(
             engine.with_space(space).write_each(batches)
         }
     };
+    let began = Instant::now();
     let outcomes = catch_unwind(AssertUnwindSafe(write)).ok();
     count(&counters.requests, requests);
-    Written { outcomes, ended: Instant::now() }
+    Written { outcomes, began, ended: Instant::now() }
 }
 
 /// The last position of what was written, if anything was.

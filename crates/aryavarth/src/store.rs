@@ -27,8 +27,6 @@ use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
 
 /// How often the keeper looks around without being called.
 const KEEPER_REST: Duration = Duration::from_millis(250);
-/// Between two turns of the sweep, so that it leaves the writer's lock and the log to others.
-const SWEEP_REST: Duration = Duration::from_millis(1);
 /// How often the compactor looks whether there is work.
 const COMPACTOR_REST: Duration = Duration::from_millis(250);
 /// Without writes for this long, a store is at rest.
@@ -383,15 +381,7 @@ fn keep(log: &Log) {
     loop {
         // What fails here fails again, with an answer, where a caller needs it.
         drop(log.tend());
-        let rest = match log.sweep() {
-            Ok(true) => SWEEP_REST,
-            // Where nothing was to be done, or could be, the next deadline is worth waking for.
-            Ok(false) => match log.next_deadline_in_ms() {
-                Some(ms @ 1..) => Duration::from_millis(ms).min(KEEPER_REST),
-                _ => KEEPER_REST,
-            },
-            Err(_) => KEEPER_REST,
-        };
+        let rest = log.sweep_and_rest(KEEPER_REST);
         if !log.rest(rest) {
             return;
         }
@@ -527,6 +517,10 @@ impl KvsEngine for KvStore {
 
     fn stats(&self) -> Stats {
         KvStore::stats(self)
+    }
+
+    fn hold_sweep(&self, until: Option<Instant>) {
+        self.inner.log.hold_sweep(until);
     }
 }
 

@@ -21,8 +21,8 @@ use tokio::sync::Notify;
 
 use crate::settings::ServerSettings;
 pub(crate) use monitor::{Feed, Line};
-pub(crate) use pause::Pause;
-pub(crate) use statistics::{CommandCounts, Statistics};
+pub(crate) use pause::{Pause, WritePass};
+pub(crate) use statistics::{CommandCounts, Statistics, Waits};
 
 /// A connection as others know it. Clones are the same connection.
 #[derive(Clone, Debug)]
@@ -58,12 +58,17 @@ struct Seen {
     monitors: AtomicBool,
     keeps: AtomicBool,
     touches_not: AtomicBool,
+    blocked: AtomicBool,
     /// When the last command ended, in milliseconds since the connection began.
     active_at_ms: AtomicU64,
     /// The number of the last command in the table, plus one.
     command: AtomicUsize,
     input_bytes: AtomicUsize,
     output_bytes: AtomicUsize,
+    /// Bytes received and sent, and commands run, since the connection began.
+    received: AtomicU64,
+    sent: AtomicU64,
+    commands: AtomicU64,
 }
 
 /// All connections, and what they did.
@@ -73,7 +78,12 @@ pub(crate) struct Clients {
     all: Mutex<BTreeMap<u64, ClientHandle>>,
     pub(crate) statistics: Statistics,
     monitors: monitor::Monitors,
-    pause: pause::Gate,
+    pause: Arc<pause::Gate>,
+    /// Clients whose commands are held.
+    blocked: AtomicUsize,
+    /// Bytes received and sent by all connections that there were.
+    received: AtomicU64,
+    sent: AtomicU64,
 }
 
 /// A command that was run.
@@ -115,7 +125,10 @@ impl Clients {
             all: Mutex::default(),
             statistics: Statistics::new(commands),
             monitors: monitor::Monitors::default(),
-            pause: pause::Gate::default(),
+            pause: Arc::default(),
+            blocked: AtomicUsize::new(0),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
         }
     }
 
@@ -158,6 +171,7 @@ impl Clients {
         let Entry { began, seen, .. } = &*ran.client.0;
         let age = ran.ended.saturating_duration_since(*began);
         seen.active_at_ms.store(millis(age), Ordering::Relaxed);
+        seen.commands.fetch_add(1, Ordering::Relaxed);
         seen.command.store(ran.number + 1, Ordering::Relaxed);
         if self.monitors.are_there() && ran.is_shown {
             self.monitors.show(ran.client.peer(), ran.space, ran.command, ran.position);
@@ -198,6 +212,45 @@ impl Clients {
         self.pause.close(pause);
     }
 
+    /// A pass for writes, kept until they are in the log; `None` while a pause holds.
+    pub(crate) fn begin_write(&self) -> Option<WritePass> {
+        self.pause.begin_write()
+    }
+
+    /// Returns when no write is on its way to the log, or no pause holds.
+    pub(crate) async fn writes_done(&self) {
+        self.pause.writes_done().await;
+    }
+
+    /// Counts bytes that a client has sent.
+    pub(crate) fn count_received(&self, client: &ClientHandle, bytes: usize) {
+        client.0.seen.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts bytes that a client was sent.
+    pub(crate) fn count_sent(&self, client: &ClientHandle, bytes: usize) {
+        client.0.seen.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes received and sent by all connections that there were.
+    pub(crate) fn traffic(&self) -> (u64, u64) {
+        (self.received.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
+    }
+
+    /// Counts a client as blocked until the drop.
+    pub(crate) fn block<'a>(&'a self, client: &'a ClientHandle) -> Blocked<'a> {
+        self.blocked.fetch_add(1, Ordering::Relaxed);
+        client.0.seen.blocked.store(true, Ordering::Relaxed);
+        Blocked { clients: self, client }
+    }
+
+    /// Clients whose commands are held.
+    pub(crate) fn blocked(&self) -> usize {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
     /// Lets them go on.
     pub(crate) fn unpause(&self) {
         self.pause.open();
@@ -209,6 +262,20 @@ impl Clients {
     }
 }
 
+/// A client whose command is held.
+#[derive(Debug)]
+pub(crate) struct Blocked<'a> {
+    clients: &'a Clients,
+    client: &'a ClientHandle,
+}
+
+impl Drop for Blocked<'_> {
+    fn drop(&mut self) {
+        self.client.0.seen.blocked.store(false, Ordering::Relaxed);
+        self.clients.blocked.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -216,6 +283,11 @@ fn millis(time: Duration) -> u64 {
 impl ClientHandle {
     pub(crate) fn id(&self) -> u64 {
         self.0.id
+    }
+
+    /// How long the connection has been open.
+    pub(crate) fn age(&self) -> Duration {
+        self.0.began.elapsed()
     }
 
     pub(crate) fn peer(&self) -> SocketAddr {
@@ -316,7 +388,10 @@ impl ClientHandle {
         line.extend_from_slice(&names.library);
         line.extend_from_slice(b" lib-ver=");
         line.extend_from_slice(&names.library_version);
-        line.push(b'\n');
+        let [received, sent, commands] =
+            [&seen.received, &seen.sent, &seen.commands].map(|count| count.load(Ordering::Relaxed));
+        let totals = format!(" tot-net-in={received} tot-net-out={sent} tot-cmds={commands}\n");
+        line.extend_from_slice(totals.as_bytes());
         line
     }
 
@@ -326,6 +401,7 @@ impl ClientHandle {
         let known = [
             (seen.monitors.load(Ordering::Relaxed), 'O'),
             (seen.queued.load(Ordering::Relaxed) >= 0, 'x'),
+            (seen.blocked.load(Ordering::Relaxed), 'b'),
             (self.0.is_killed.load(Ordering::Relaxed), 'A'),
             (seen.keeps.load(Ordering::Relaxed), 'e'),
             (seen.touches_not.load(Ordering::Relaxed), 'T'),

@@ -35,6 +35,44 @@ pub(crate) struct CommandCounts {
     pub(crate) buckets: [AtomicU64; BUCKETS],
 }
 
+/// How long replies waited until what they show was on disk: no time of their commands.
+#[derive(Debug, Default)]
+pub(crate) struct Waits {
+    count: AtomicU64,
+    nanos: AtomicU64,
+    longest_nanos: AtomicU64,
+}
+
+impl Waits {
+    /// A reply that has waited.
+    pub(crate) fn count(&self, waited: Duration) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.add(waited);
+    }
+
+    /// A part of the wait of a reply that is counted, or will be.
+    pub(crate) fn add(&self, waited: Duration) {
+        let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+        if nanos > self.longest_nanos.load(Ordering::Relaxed) {
+            self.longest_nanos.fetch_max(nanos, Ordering::Relaxed);
+        }
+    }
+
+    /// Replies that waited, all their waits and the longest, in microseconds.
+    pub(crate) fn read(&self) -> (u64, u64, u64) {
+        let [count, nanos, longest] = [&self.count, &self.nanos, &self.longest_nanos]
+            .map(|figure| figure.load(Ordering::Relaxed));
+        (count, nanos / 1000, longest / 1000)
+    }
+
+    fn reset(&self) {
+        for figure in [&self.count, &self.nanos, &self.longest_nanos] {
+            figure.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A slow command.
 #[derive(Clone, Debug)]
 pub(crate) struct Slow {
@@ -56,6 +94,7 @@ pub(crate) struct Statistics {
     errors: Mutex<BTreeMap<String, u64>>,
     slow: Mutex<SlowLog>,
     rate: Mutex<Rate>,
+    pub(crate) waits: Waits,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +119,7 @@ impl Statistics {
             errors: Mutex::default(),
             slow: Mutex::default(),
             rate: Mutex::new(Rate { at: Instant::now(), calls: 0, per_second: 0 }),
+            waits: Waits::default(),
         }
     }
 
@@ -153,6 +193,7 @@ impl Statistics {
             }
         }
         lock(&self.errors).clear();
+        self.waits.reset();
         *lock(&self.rate) = Rate { at: Instant::now(), calls: 0, per_second: 0 };
     }
 

@@ -34,5 +34,5 @@ mod string;
 mod tests;
 mod transaction;
 
-pub(crate) use dispatch::{Answer, LONG_BYTES, blind, is_long, is_paused, run};
+pub(crate) use dispatch::{Answer, LONG_BYTES, blind, is_long, is_paused, run, wants_reply};
 pub(crate) use kit::context::{ClientState, ServerContext, Then};

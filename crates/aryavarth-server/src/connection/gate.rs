@@ -10,9 +10,12 @@
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use aryavarth::{Durability, KvsEngine, Position};
 use aryavarth_protocol::Session;
+
+use crate::clients::Waits;
 
 /// Replies that an idle connection keeps room for.
 const IDLE_GATES: usize = 4;
@@ -21,6 +24,8 @@ const IDLE_GATES: usize = 4;
 #[derive(Debug)]
 struct Gate {
     ticket: u64,
+    /// When the reply began to wait.
+    since: Instant,
     position: Position,
     level: Durability,
 }
@@ -39,7 +44,12 @@ impl Gates {
             return 0;
         }
         self.tickets += 1;
-        self.waiting.push_back(Gate { ticket: self.tickets, position, level });
+        self.waiting.push_back(Gate {
+            ticket: self.tickets,
+            since: Instant::now(),
+            position,
+            level,
+        });
         self.tickets
     }
 
@@ -58,15 +68,18 @@ impl Gates {
         &mut self,
         engine: &E,
         session: &mut Session,
+        waits: &Waits,
         context: &mut Context<'_>,
     ) -> Poll<()> {
         let mut released = Poll::Pending;
+        let now = Instant::now();
         while let Some(gate) = self.waiting.front() {
             match engine.on_reached(gate.position, gate.level, context.waker()) {
                 Poll::Ready(Ok(())) => session.release(gate.ticket),
                 Poll::Ready(Err(error)) => session.fail_awaited(&error.to_string()),
                 Poll::Pending => return released,
             }
+            waits.count(now.saturating_duration_since(gate.since));
             self.waiting.pop_front();
             released = Poll::Ready(());
         }

@@ -55,10 +55,12 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 }
                 Some(Event::Invalid(message)) => {
                     count(&counters.requests_invalid, 1);
+                    self.count_protocol_error();
                     self.calls.push_back(Call::Refused(message));
                 }
                 Some(Event::Broken(bytes)) => {
                     count(&counters.sessions_broken, 1);
+                    self.count_protocol_error();
                     self.break_off(bytes);
                     break;
                 }
@@ -73,6 +75,13 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         if !self.calls.is_empty() {
             // The time that the next one may take begins anew, also if the client hears nothing.
             self.phase = Phase::Working;
+        }
+    }
+
+    /// Counts an error that no command answers, in the figures of the Redis protocol.
+    fn count_protocol_error(&self) {
+        if self.session.is_resp() {
+            self.shared.clients.statistics.count_error(b"ERR");
         }
     }
 
@@ -101,7 +110,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         };
         match done {
             Ok(0) => self.session.end_of_input(),
-            Ok(_) => {
+            Ok(bytes) => {
+                self.shared.clients.count_received(&self.client, bytes);
                 let bytes = self.counted_bytes();
                 if !self.input_share.resize(bytes) {
                     // If the request is too long by itself, that is the better thing to say.

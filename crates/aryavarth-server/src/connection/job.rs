@@ -78,10 +78,14 @@ pub(super) fn write<E: KvsEngine, P: ThreadPool>(
     let owed = blind.owed();
     let is_patient = is_last && owed == 1 && level == Durability::Always;
     let batches = std::mem::take(&mut blind.batches);
-    let written = writes::write(&shared, permit, settings.space, batches, is_patient);
+    let permits = (permit, blind.pass.take());
+    let written = writes::write(&shared, permits, settings.space, batches, is_patient);
     Box::pin(async move {
         let done = match written.await {
             Ok(written) => {
+                if is_patient {
+                    shared.clients.statistics.waits.add(written.ended.elapsed());
+                }
                 let answers = execute::answer_blind(&shared, &mut connected, blind, written);
                 Done { answers, rest: VecDeque::new(), then: Then::GoOn }
             }
@@ -123,7 +127,9 @@ pub(super) fn pause<E: KvsEngine, P: ThreadPool>(
     connected: Box<ClientState>,
 ) -> Job {
     Box::pin(async move {
+        let blocked = shared.clients.block(&connected.entry);
         shared.clients.pause_changed().await;
+        drop(blocked);
         (Done { answers: Vec::new(), rest, then: Then::GoOn }, connected)
     })
 }
@@ -145,8 +151,10 @@ pub(super) fn hold<E: KvsEngine, P: ThreadPool>(
     connected: Box<ClientState>,
 ) -> Job {
     Box::pin(async move {
+        let blocked = shared.clients.block(&connected.entry);
         match then {
             Then::GoOn | Then::Close | Then::Shutdown => {}
+            Then::AfterWrites => shared.clients.writes_done().await,
             Then::Sleep(time) => sleep(time).await,
             Then::WaitForDisk { time, also_replicas } => {
                 let mut time = time;
@@ -171,6 +179,7 @@ pub(super) fn hold<E: KvsEngine, P: ThreadPool>(
                 };
             }
         }
+        drop(blocked);
         (Done { answers: vec![answer], rest, then: Then::GoOn }, connected)
     })
 }

@@ -221,7 +221,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             () = client.killed() => Woken::Killed,
             done = poll_fn(|context| poll_job(job, context)), if job.is_some()
                 => Woken::Job(done.0, done.1),
-            () = poll_fn(|context| gates.poll(&shared.engine, session, context)), if must_release
+            () = poll_fn(|context| gates.poll(&shared.engine, session, &shared.clients.statistics.waits, context)), if must_release
                 => Woken::Released,
             _ = stream.writable(), if must_send => Woken::CanSend,
             () = stopped(stop), if !self.input_over => Woken::Stop,
@@ -253,7 +253,9 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             }
             self.collect_calls();
             if self.calls.is_empty() {
-                if let Some(bytes) = self.last_words.take() {
+                if let Some(bytes) = self.last_words.take()
+                    && !self.is_silent()
+                {
                     self.session.reply_raw(bytes);
                 }
                 return false;
@@ -431,8 +433,16 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         }
     }
 
-    /// Shows the client a command of somebody else.
+    /// Whether the client has turned its replies off.
+    fn is_silent(&self) -> bool {
+        self.connected.as_ref().is_some_and(|connected| connected.is_silent())
+    }
+
+    /// Shows the client a command of another client.
     fn show(&mut self, line: &Line) {
+        if self.is_silent() {
+            return;
+        }
         let ticket = self.gates.ticket(line.position, self.feed_level);
         self.session.reply_resp(&Reply::Simple(line.text.clone().into()), ticket);
     }
@@ -451,7 +461,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 self.drop_calls();
                 self.shared.stop.send_replace(true);
             }
-            Then::Sleep(_) | Then::WaitForDisk { .. } => {
+            Then::AfterWrites | Then::Sleep(_) | Then::WaitForDisk { .. } => {
                 let Some(connected) = self.connected.take() else { return };
                 let calls = std::mem::take(&mut self.calls);
                 let shared = Arc::clone(&self.shared);
@@ -474,6 +484,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 Ok(bytes) => {
                     self.session.sent(bytes);
                     self.taken += bytes;
+                    self.shared.clients.count_sent(&self.client, bytes);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),

@@ -19,6 +19,7 @@ mod transaction;
 mod watch;
 
 use std::task::{Poll, Waker};
+use std::time::Instant;
 
 pub(crate) use guide::Guide;
 pub use range::KeyRange;
@@ -289,6 +290,12 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
 
     /// Figures of the store.
     fn stats(&self) -> Stats;
+
+    /// Keeps the records of keys that have expired until then, or no longer: nobody sees the keys,
+    /// but nothing is written for them. An engine that writes nothing for them need not care.
+    fn hold_sweep(&self, until: Option<Instant>) {
+        let _ = until;
+    }
 
     /// Sets a key; returns when it is durable.
     fn set(&self, key: String, value: String) -> Result<()> {

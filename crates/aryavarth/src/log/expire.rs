@@ -13,6 +13,8 @@
 //!   tombstone of it has left the queue of unlinks.
 //! - Neither touches a watch.
 
+use std::time::{Duration, Instant};
+
 use crossbeam_epoch as epoch;
 
 use super::{Log, ROOM_BYTES, Writer};
@@ -23,6 +25,8 @@ use crate::options::Durability;
 use crate::record::{Extra, Frame};
 use crate::sync::{Ordering, lock};
 
+/// Between two turns of the sweep, so that it leaves the writer's lock and the log to others.
+const SWEEP_REST: Duration = Duration::from_millis(1);
 /// Keys that one turn of the sweep removes: they are one frame, for which readers wait.
 const SWEEP_KEYS: usize = 32;
 /// Entries that one turn of the purge gives back.
@@ -79,10 +83,31 @@ impl Log {
         (next_ms < u64::MAX).then(|| next_ms.saturating_sub(self.now_ms()))
     }
 
+    /// One turn of the sweep; returns how long it may rest, at most `rest_max`.
+    pub(crate) fn sweep_and_rest(&self, rest_max: Duration) -> Duration {
+        match self.sweep() {
+            Ok(true) => SWEEP_REST,
+            // Where nothing was to be done, or could be, the next deadline is worth waking for.
+            Ok(false) => match self.next_deadline_in_ms() {
+                Some(ms @ 1..) => Duration::from_millis(ms).min(rest_max),
+                _ => rest_max,
+            },
+            Err(_) => rest_max,
+        }
+    }
+
+    /// Keeps the records of expired keys until then, or no longer.
+    pub(crate) fn hold_sweep(&self, until: Option<Instant>) {
+        lock(&self.chores).sweep_held = until;
+    }
+
     /// Removes some keys whose deadline has passed; returns whether there were any. While the disk
     /// is full they stay: nobody sees them, and the space that there is is for others.
     pub(crate) fn sweep(&self) -> Result<bool> {
         if self.next_deadline_in_ms() != Some(0) || self.is_full() || self.commit.check().is_err() {
+            return Ok(false);
+        }
+        if lock(&self.chores).sweep_held.is_some_and(|until| Instant::now() < until) {
             return Ok(false);
         }
         match self.sweep_some() {

@@ -86,7 +86,6 @@ pub(crate) struct Log {
     pub(crate) compactions: AtomicU64,
     /// The call that found no space, while the disk is full.
     full: ArcSwapOption<IoError>,
-    /// Wakes the background threads.
     chores: Mutex<Chores>,
     call: Condvar,
 }
@@ -94,8 +93,9 @@ pub(crate) struct Log {
 #[derive(Debug, Default)]
 struct Chores {
     stopped: bool,
-    /// Whether somebody called since the keeper last looked.
+    /// Whether the keeper was called since it last looked, and until when its sweep is held.
     called: bool,
+    sweep_held: Option<std::time::Instant>,
 }
 
 /// What a recovery hands over: the log as it was found, about to go on.

@@ -28,6 +28,7 @@ use std::fmt;
 use std::path::Path;
 use std::task::{Poll, Waker};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use crate::commit::Commit;
 use crate::engine::{
@@ -319,6 +320,11 @@ impl KvsEngine for SledKvsEngine {
     /// Nothing to do: sled rewrites its files by itself, and has no way to be asked.
     fn compact(&self) -> Result<()> {
         self.open().map(drop)
+    }
+
+    fn hold_sweep(&self, until: Option<Instant>) {
+        *lock(&self.inner.store.sweep_held) = until;
+        self.inner.store.bell.ring();
     }
 
     fn stats(&self) -> Stats {

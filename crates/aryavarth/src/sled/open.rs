@@ -85,6 +85,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Store, DirLock)> {
         claimed: AtomicU64::new(base),
         base,
         expired_keys: AtomicU64::new(0),
+        sweep_held: Mutex::default(),
         watches: Watches::default(),
         guide: Guide::new(state.store_id),
         flushed: Arc::new(Commit::over(Buffers(db.clone()), base)),

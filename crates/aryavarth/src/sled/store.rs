@@ -10,6 +10,7 @@
 //!   meanwhile: who reads a key by a table reads again if the counter was odd or has moved.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use ::sled::{Db, IVec, Tree};
 use arc_swap::ArcSwap;
@@ -49,6 +50,8 @@ pub(super) struct Store {
     pub(super) base: u64,
     pub(super) keys: AtomicU64,
     pub(super) expired_keys: AtomicU64,
+    /// Until when the sweep removes nothing.
+    pub(super) sweep_held: Mutex<Option<Instant>>,
     pub(super) watches: Watches,
     pub(super) guide: Guide,
     pub(super) flushed: Arc<Commit<Buffers>>,

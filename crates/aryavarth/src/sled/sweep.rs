@@ -7,7 +7,7 @@
 //! - A key that expired is removed as a writer would, with a position and under the writer's lock.
 //! - A content that no space has is deleted without a position: nobody could see it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::files::failed;
 use super::layout::{Found, place};
@@ -101,6 +101,9 @@ impl Store {
     }
 
     fn expire_some(&self) -> Result<bool> {
+        if lock(&self.sweep_held).is_some_and(|until| Instant::now() < until) {
+            return Ok(false);
+        }
         let now_ms = self.now_ms();
         let expired = |limit| lock(&self.applying).expired(now_ms, limit);
         if expired(1).is_empty() {

@@ -8,7 +8,7 @@ use aryavarth_protocol::Reply;
 use crate::clients::{ClientHandle, Pause};
 use crate::commands::connection::handshake::{check_name_length, is_word, set_name};
 use crate::commands::kit::args::{Args, parse_integer, timeout};
-use crate::commands::kit::context::{Context, Replies, Then};
+use crate::commands::kit::context::{Context, PauseChange, Replies, Then};
 use crate::commands::kit::failure::{Failure, SYNTAX, refused, refused_quoting};
 use crate::commands::kit::help::HELP;
 use crate::commands::kit::spec::{Outcome, Run, Spec};
@@ -61,7 +61,7 @@ const SUBS: &[Spec] = &[
         "kill",
         -3,
         "ip:port | [ID client-id] [TYPE NORMAL | MASTER | REPLICA | PUBSUB] [USER username] \
-         [ADDR ip:port] [LADDR ip:port] [SKIPME YES | NO]",
+         [ADDR ip:port] [LADDR ip:port] [SKIPME YES | NO] [MAXAGE seconds]",
         Run::Context(kill),
     )
     .flags("admin noscript loading stale @connection")
@@ -177,6 +177,8 @@ struct Victims<'a> {
     addr: Option<&'a [u8]>,
     local_addr: Option<&'a [u8]>,
     excludes_all: bool,
+    /// At least so many seconds old.
+    age_min: u64,
     skips_me: bool,
 }
 
@@ -186,6 +188,7 @@ impl Victims<'_> {
             wanted.is_none_or(|wanted| wanted == addr.to_string().as_bytes())
         };
         !self.excludes_all
+            && client.age().as_secs() >= self.age_min
             && self.id.is_none_or(|id| id == client.id())
             && is(self.addr, client.peer())
             && is(self.local_addr, client.local())
@@ -230,6 +233,12 @@ fn victims<'a>(args: &Args<'a>) -> Result<Victims<'a>, Failure> {
             match parse_integer(value) {
                 Some(id @ 1..) => victims.id = Some(id.unsigned_abs()),
                 _ => return refused("ERR client-id should be greater than 0"),
+            }
+        } else if args.is(at, "MAXAGE") {
+            match parse_integer(value) {
+                Some(age @ 1..) => victims.age_min = age.unsigned_abs(),
+                Some(_) => return refused("ERR maxage should be greater than 0"),
+                None => return refused("ERR maxage is not an integer or out of range"),
             }
         } else if args.is(at, "TYPE") {
             victims.excludes_all |= !is_normal(value)?;
@@ -324,12 +333,12 @@ fn pause(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
         _ => return refused(SYNTAX),
     };
     let until = Instant::now() + timeout(args, 2)?;
-    context.server.clients().set_pause(Pause { until, only_writes });
+    context.settings.pause = Some(PauseChange::Begins(Pause { until, only_writes }));
     Ok(Reply::OK)
 }
 
 fn unpause(context: &mut Context<'_>, _: &Args<'_>) -> Outcome {
-    context.server.clients().unpause();
+    context.settings.pause = Some(PauseChange::Ends);
     Ok(Reply::OK)
 }
 

@@ -4,6 +4,8 @@
 //! Inside a transaction the writer is held, and an engine may need it to answer for the whole store;
 //! asked then, it would wait for itself.
 
+use std::time::Instant;
+
 use aryavarth::{Count, Stats};
 
 use crate::budget::OutputFigures;
@@ -49,6 +51,10 @@ impl ServerContext for Frozen<'_> {
 
     fn compact(&self) -> bool {
         self.server.compact()
+    }
+
+    fn hold_sweep(&self, until: Option<Instant>) {
+        self.server.hold_sweep(until);
     }
 
     fn is_compacting(&self) -> bool {

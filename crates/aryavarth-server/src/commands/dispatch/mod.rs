@@ -17,11 +17,11 @@ use aryavarth_protocol::{Command, Reply};
 use crate::clients::Ran;
 use crate::commands::kit::args::Args;
 use crate::commands::kit::context::{
-    ClientState, Context, Replies, ServerContext, Settings, Then, Watched,
+    ClientState, Context, PauseChange, Replies, ServerContext, Settings, Then, Watched, hold_sweep,
 };
 use crate::commands::kit::failure::{self, Failure, error_reply, refused};
 use crate::commands::kit::read::Reader;
-use crate::commands::kit::spec::{self, Flags, Run, Spec};
+use crate::commands::kit::spec::{self, Flags, Run, Spec, Step};
 use crate::commands::registry::registry;
 
 /// What a connection is to do for one command.
@@ -65,7 +65,16 @@ pub(crate) fn run<E: KvsEngine>(
         }
         Ok(spec) => {
             let engine = Spaces { engine, space: connected.settings.space };
-            (Some(spec), engine.run(spec, server, connected, &args, may_block))
+            // Only on the pool, so a command that goes there is not counted twice.
+            let pass = if may_block && writes(spec, connected) {
+                // The pause began behind the look at it: the call is held.
+                Some(server.clients().begin_write()?)
+            } else {
+                None
+            };
+            let outcome = engine.run(spec, server, connected, &args, may_block);
+            drop(pass);
+            (Some(spec), outcome)
         }
     };
     let (reply, position) = match outcome {
@@ -88,6 +97,9 @@ pub(crate) fn run<E: KvsEngine>(
     if let Reply::Error(text) = &reply {
         server.clients().statistics.count_error(text);
     }
+    if let Some(change) = connected.settings.pause.take() {
+        change_pause(server, &mut connected.settings, change);
+    }
     Some(finish(connected, reply, position))
 }
 
@@ -98,19 +110,26 @@ pub(crate) fn is_paused(
     command: &Command,
 ) -> bool {
     let Some(pause) = server.clients().pause() else { return false };
-    let writes = |command: &Command| {
-        let spec = registry().find(&Args::new(command));
-        spec.is_ok_and(|spec| spec.flags.has(Flags::WRITE))
-    };
     if !pause.only_writes {
         return true;
     }
-    match &connected.queue {
-        None => writes(command),
-        // What is collected runs later.
-        Some(queue) => {
-            command.name().eq_ignore_ascii_case(b"exec") && queue.commands.iter().any(writes)
-        }
+    let spec = registry().find(&Args::new(command));
+    spec.is_ok_and(|spec| {
+        // A command that is collected runs later.
+        let is_collected = connected.queue.is_some() && !spec.flags.has(Flags::UNQUEUED);
+        !is_collected && writes(spec, connected)
+    })
+}
+
+/// Whether a call that runs now may write keys.
+fn writes(spec: &Spec, connected: &ClientState) -> bool {
+    let is_write = |command: &Command| {
+        let spec = registry().find(&Args::new(command));
+        spec.is_ok_and(|spec| spec.flags.has(Flags::WRITE))
+    };
+    match (&spec.run, &connected.queue) {
+        (Run::Transaction(Step::Exec), Some(queue)) => queue.commands.iter().any(is_write),
+        _ => spec.flags.has(Flags::WRITE),
     }
 }
 
@@ -129,7 +148,7 @@ pub(crate) fn is_long<E: KvsEngine>(
     let args = Args::new(command);
     let Ok(spec) = registry().find(&args) else { return false };
     match (&spec.run, &connected.queue) {
-        (Run::Transaction(spec::Step::Exec), Some(queue)) => {
+        (Run::Transaction(Step::Exec), Some(queue)) => {
             queue.commands.len() > LONG_COUNT || queue.bytes > LONG_BYTES
         }
         (Run::Read(_) | Run::Write(_), None) => {
@@ -141,6 +160,20 @@ pub(crate) fn is_long<E: KvsEngine>(
         }
         _ => false,
     }
+}
+
+/// Begins or ends a pause of all clients.
+fn change_pause(server: &dyn ServerContext, settings: &mut Settings, change: PauseChange) {
+    match change {
+        PauseChange::Begins(pause) => {
+            server.clients().set_pause(pause);
+            if settings.then == Then::GoOn {
+                settings.then = Then::AfterWrites;
+            }
+        }
+        PauseChange::Ends => server.clients().unpause(),
+    }
+    hold_sweep(server);
 }
 
 /// A command that has run.
@@ -176,16 +209,24 @@ fn written(server: &dyn ServerContext) -> Position {
     Position(server.stats().written_position)
 }
 
-/// What the connection does with a reply, by what it has set for itself.
-fn finish(connected: &mut ClientState, reply: Reply, position: Position) -> Answer {
-    connected.entry.show(connected.shown());
-    let settings = &mut connected.settings;
-    let wants = settings.replies == Replies::On;
-    settings.replies = match settings.replies {
+/// Whether the client wants the reply of the call that has run, as `CLIENT REPLY` says; a reply
+/// that is skipped is skipped once.
+pub(crate) fn wants_reply(connected: &mut ClientState) -> bool {
+    let replies = &mut connected.settings.replies;
+    let wants = *replies == Replies::On;
+    *replies = match *replies {
         Replies::SkipNext => Replies::SkipThis,
         Replies::SkipThis => Replies::On,
         other => other,
     };
+    wants
+}
+
+/// What the connection does with a reply, by what it has set for itself.
+fn finish(connected: &mut ClientState, reply: Reply, position: Position) -> Answer {
+    connected.entry.show(connected.shown());
+    let wants = wants_reply(connected);
+    let settings = &mut connected.settings;
     let level = settings.level();
     // A transaction is one command, which ends with EXEC.
     if connected.queue.is_none() {
@@ -340,7 +381,7 @@ fn run_inside(
             reply_of(run(&mut context, args))
         }
         // EXEC has forgotten the watched keys already.
-        Run::Transaction(spec::Step::Unwatch) => Ok(Reply::OK),
+        Run::Transaction(Step::Unwatch) => Ok(Reply::OK),
         Run::Transaction(_) | Run::Container(_) => Ok(Reply::error(failure::SYNTAX)),
     };
     match reply {

@@ -107,13 +107,13 @@ const OBJECT: &[Spec] = &[
         .keys(2, 2, 1, "RO")
         .tips(&["nondeterministic_output"])
         .since("4.0.0")
-        .says("Is an error, for nobody counts how often a key is used"),
+        .says("Refuses: the server does not count how often a key is used"),
     Spec::new("idletime", 3, "key", Run::Read(object_idletime))
         .flags("readonly @keyspace")
         .keys(2, 2, 1, "RO")
         .tips(&["nondeterministic_output"])
         .since("2.2.3")
-        .says("Returns 0, for nobody takes note of when a key is used"),
+        .says("Refuses: the server does not note when a key is used"),
     Spec::new("refcount", 3, "key", Run::Read(object_refcount))
         .flags("readonly @keyspace")
         .keys(2, 2, 1, "RO")
@@ -369,16 +369,18 @@ fn object_freq(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
 }
 
 fn object_idletime(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
-    object_number(keys, args, 0)
+    if keys.deadline(args.get(2))?.is_none() {
+        return Ok(Reply::Null);
+    }
+    refused(
+        "ERR OBJECT IDLETIME is not supported: the server does not note when a key is used, and \
+         nothing depends on it",
+    )
 }
 
 fn object_refcount(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
-    object_number(keys, args, 1)
-}
-
-fn object_number(keys: &mut dyn Read, args: &Args<'_>, number: i64) -> Outcome {
     let found = keys.deadline(args.get(2))?;
-    Ok(found.map_or(Reply::Null, |_| Reply::Integer(number)))
+    Ok(found.map_or(Reply::Null, |_| Reply::Integer(1)))
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it stands in the table, beside those that can fail")]

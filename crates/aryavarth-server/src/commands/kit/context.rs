@@ -4,13 +4,14 @@
 //! a transaction can run again from where it began.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use aryavarth::{Count, Durability, Position, Stats, Watch};
 use aryavarth_protocol::Command;
 
 use crate::budget::{Allowance, OutputFigures};
-use crate::clients::{ClientHandle, Clients, Shown};
+use crate::clients::{ClientHandle, Clients, Pause, Shown};
 use crate::commands::kit::rows::Registry;
 use crate::counters::Counters;
 use crate::limits::Limits;
@@ -41,6 +42,7 @@ impl ClientState {
             replies: Replies::On,
             monitors: false,
             then: Then::GoOn,
+            pause: None,
         };
         let (watched, room) = (Watched::default(), Allowance::default());
         ClientState { settings, queue: None, watched, entry, room }
@@ -56,6 +58,11 @@ impl ClientState {
             entry: self.entry.clone(),
             room: Allowance::default(),
         }
+    }
+
+    /// Whether the client has turned all replies off.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.settings.replies == Replies::Off
     }
 
     /// The part that `CLIENT LIST` shows.
@@ -105,6 +112,8 @@ pub(crate) struct Settings {
     pub(crate) monitors: bool,
     /// What comes after the reply.
     pub(crate) then: Then,
+    /// What the command, or the transaction that it stands in, does to all clients once it has run.
+    pub(crate) pause: Option<PauseChange>,
 }
 
 impl Settings {
@@ -112,6 +121,13 @@ impl Settings {
     pub(crate) fn level(&self) -> Durability {
         self.durability_once.unwrap_or(self.durability)
     }
+}
+
+/// A pause of all clients that begins or ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PauseChange {
+    Begins(Pause),
+    Ends,
 }
 
 /// Whether the client wants replies.
@@ -129,6 +145,8 @@ pub(crate) enum Replies {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Then {
     GoOn,
+    /// Answers when the writes that the clients' pause let through are in the log.
+    AfterWrites,
     /// Answers only after this long, without keeping a thread.
     Sleep(Duration),
     /// The answer says how far the log must be durable, as every answer does. If that takes longer
@@ -176,6 +194,8 @@ pub(crate) trait ServerContext: Send + Sync {
     fn is_compacting(&self) -> bool;
     /// Begins to sync what was written in the background, and tells [`ServerSettings::saved`].
     fn sync_soon(&self);
+    /// Keeps the records of expired keys until then, or no longer.
+    fn hold_sweep(&self, until: Option<Instant>);
     /// Returns when everything that was written is on disk.
     fn sync(&self) -> aryavarth::Result<()>;
     fn counters(&self) -> Counters;
@@ -222,4 +242,15 @@ impl<'a> Context<'a> {
             position: Position::ZERO,
         }
     }
+}
+
+/// How long the records of expired keys are kept when `DEBUG SET-ACTIVE-EXPIRE` turns the sweep off.
+const FOR_EVER: Duration = Duration::from_secs(1 << 30);
+
+/// Tells the engine until when expired keys keep their records: while a pause holds writes, or the
+/// sweep is turned off.
+pub(crate) fn hold_sweep(server: &dyn ServerContext) {
+    let is_off = !server.settings().sweeps.load(Ordering::Relaxed);
+    let pause = server.clients().pause().map(|pause| pause.until);
+    server.hold_sweep(if is_off { Some(Instant::now() + FOR_EVER) } else { pause });
 }

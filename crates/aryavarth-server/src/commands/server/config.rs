@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use aryavarth_protocol::Reply;
 
+use super::constants::CONSTANTS;
 use crate::commands::kit::args::DATABASES;
 use crate::commands::kit::args::{Args, parse_integer};
 use crate::commands::kit::context::Context;
@@ -44,55 +45,6 @@ const SUBS: &[Spec] = &[
         .since("2.0.0")
         .cost("O(N) when N is the number of configuration parameters provided")
         .says("Sets configuration parameters to the given values"),
-];
-
-/// A setting that holds, and cannot be changed while the server runs.
-const CONSTANTS: &[(&str, &str)] = &[
-    ("activedefrag", "no"),
-    ("activerehashing", "yes"),
-    ("appendfilename", ""),
-    ("appendonly", "yes"),
-    ("aof-load-truncated", "yes"),
-    ("aof-use-rdb-preamble", "no"),
-    ("auto-aof-rewrite-min-size", "0"),
-    ("auto-aof-rewrite-percentage", "100"),
-    ("cluster-enabled", "no"),
-    ("daemonize", "no"),
-    ("dbfilename", ""),
-    ("enable-debug-command", "yes"),
-    ("hash-max-listpack-entries", "128"),
-    ("hash-max-listpack-value", "64"),
-    ("hz", "10"),
-    ("io-threads", "1"),
-    ("latency-monitor-threshold", "0"),
-    ("latency-tracking", "yes"),
-    ("lazyfree-lazy-eviction", "no"),
-    ("lazyfree-lazy-expire", "no"),
-    ("lazyfree-lazy-server-del", "no"),
-    ("lazyfree-lazy-user-del", "no"),
-    ("list-max-listpack-size", "-2"),
-    ("logfile", ""),
-    ("loglevel", "notice"),
-    ("maxmemory-clients", "0"),
-    ("maxmemory-policy", "noeviction"),
-    ("maxmemory-samples", "5"),
-    ("no-appendfsync-on-rewrite", "no"),
-    ("notify-keyspace-events", ""),
-    ("protected-mode", "yes"),
-    ("rdbcompression", "no"),
-    ("rdbchecksum", "yes"),
-    ("replica-read-only", "yes"),
-    ("repl-backlog-size", "0"),
-    ("save", ""),
-    ("set-max-intset-entries", "512"),
-    ("slave-read-only", "yes"),
-    ("stop-writes-on-bgsave-error", "yes"),
-    ("supervised", "no"),
-    ("tcp-backlog", "1024"),
-    ("tcp-keepalive", "0"),
-    ("unixsocket", ""),
-    ("zset-max-listpack-entries", "128"),
-    ("zset-max-listpack-value", "64"),
 ];
 
 /// How a setting is looked up.
@@ -222,6 +174,12 @@ fn change_of<'a>(name: &str, value: &'a [u8], current: &str) -> Result<Change<'a
         "slowlog-max-len" => Change::SlowEntriesMax(unsigned(0, i64::MAX)?),
         "timeout" => Change::IdleSeconds(unsigned(0, i64::from(i32::MAX))?),
         _ if value == current.as_bytes() => Change::Nothing,
+        _ if ["yes", "no"].contains(&current) && value != b"yes" && value != b"no" => {
+            return Err("argument must be 'yes' or 'no'".to_owned());
+        }
+        _ if current.parse::<i64>().is_ok() && parse_integer(value).is_none() => {
+            return Err("argument couldn't be parsed into an integer".to_owned());
+        }
         _ => return Err("can't set immutable config".to_owned()),
     })
 }

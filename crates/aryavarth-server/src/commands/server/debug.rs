@@ -6,7 +6,7 @@ use std::time::Duration;
 use aryavarth_protocol::Reply;
 
 use crate::commands::kit::args::{Args, parse_float, parse_integer};
-use crate::commands::kit::context::{Context, Then};
+use crate::commands::kit::context::{Context, Then, hold_sweep};
 use crate::commands::kit::failure::{NO_SUCH_KEY, refused, refused_quoting};
 use crate::commands::kit::glob::Glob;
 use crate::commands::kit::help::HELP;
@@ -122,7 +122,9 @@ fn reload(context: &mut Context<'_>, _: &Args<'_>) -> Outcome {
 }
 
 fn set_active_expire(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
-    context.server.settings().sweeps.store(args.get(2) != b"0", Ordering::Relaxed);
+    let server = context.server;
+    server.settings().sweeps.store(args.get(2) != b"0", Ordering::Relaxed);
+    hold_sweep(server);
     Ok(Reply::OK)
 }
 

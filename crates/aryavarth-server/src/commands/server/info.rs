@@ -147,7 +147,7 @@ fn clients(context: &mut Context<'_>, text: &mut String) {
         "maxclients": context.server.settings().connections_max(),
         "client_recent_max_input_buffer": input,
         "client_recent_max_output_buffer": output,
-        "blocked_clients": 0,
+        "blocked_clients": clients.blocked(),
         "tracking_clients": 0,
         "clients_in_timeout_table": 0,
     );
@@ -224,10 +224,13 @@ fn stats(context: &mut Context<'_>, text: &mut String) {
     let counters = context.server.counters();
     let statistics = &context.server.clients().statistics;
     let errors: u64 = statistics.errors().values().sum();
+    let (received, sent) = context.server.clients().traffic();
     lines!(text;
         "total_connections_received": counters.connections_accepted,
         "total_commands_processed": statistics.calls(),
         "instantaneous_ops_per_sec": statistics.calls_per_second(),
+        "total_net_input_bytes": received,
+        "total_net_output_bytes": sent,
         "rejected_connections": counters.connections_refused,
         "sync_full": 0,
         "sync_partial_ok": 0,
@@ -322,6 +325,7 @@ fn keyspace(context: &mut Context<'_>, text: &mut String) {
 fn aryavarth(context: &mut Context<'_>, text: &mut String) {
     let server = context.server;
     let (stats, counters, output) = (server.stats(), server.counters(), server.output());
+    let (waits, wait_micros, longest_micros) = server.clients().statistics.waits.read();
     lines!(text;
         "version": env!("CARGO_PKG_VERSION"),
         "engine": server.engine_name(),
@@ -338,6 +342,9 @@ fn aryavarth(context: &mut Context<'_>, text: &mut String) {
         "torn_bytes": stats.torn_bytes,
         "recovered_records": stats.recovered_records,
         "damaged_records": stats.damaged_records,
+        "durability_waits": waits,
+        "durability_wait_usec": wait_micros,
+        "durability_wait_usec_max": longest_micros,
         "requests": counters.requests,
         "requests_busy": counters.requests_busy,
         "output_bytes": output.taken_bytes,

@@ -6,6 +6,7 @@ pub(crate) mod absent;
 pub(crate) mod command;
 #[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 pub(crate) mod config;
+mod constants;
 #[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 pub(crate) mod debug;
 #[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]

@@ -3,6 +3,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use aryavarth::{Count, Durability, KvsEngine, MemoryEngine, Stats};
 
@@ -64,6 +65,8 @@ impl ServerContext for FakeServer {
     fn compact(&self) -> bool {
         self.compactions.fetch_add(1, Ordering::Relaxed) == 0
     }
+
+    fn hold_sweep(&self, _until: Option<Instant>) {}
 
     fn is_compacting(&self) -> bool {
         self.compactions.load(Ordering::Relaxed) > 0
