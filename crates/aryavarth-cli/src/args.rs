@@ -211,6 +211,13 @@ pub(crate) enum Command {
         shell: clap_complete::Shell,
     },
 
+    /// Write a man page for every command into a directory
+    #[command(hide = true)]
+    Man {
+        /// The directory
+        dir: PathBuf,
+    },
+
     /// Have the server rewrite its files without dead records; returns at the end
     #[command(after_help = "Examples:\n  aryavarth compact\n  \
                             aryavarth compact --addr 127.0.0.1:5000")]
@@ -282,7 +289,8 @@ pub(crate) struct ServerOptions {
     pub(crate) threads: Option<u32>,
 
     /// A file whose first line is the password that clients log in with; then the server speaks the
-    /// Redis protocol only, since JSON has no login. Others must not be able to read it
+    /// Redis protocol only, since JSON has no login. Others must not be able to read it. The variable
+    /// `ARYAVARTH_PASSWORD` can hold the password instead
     #[arg(long, value_name = "FILE")]
     #[arg(env = "ARYAVARTH_PASSWORD_FILE", hide_env_values = true)]
     pub(crate) password_file: Option<PathBuf>,

@@ -1,8 +1,5 @@
 //! The way from the command line to a server: address, login, database.
 
-use std::env;
-use std::os::unix::ffi::OsStringExt;
-
 use aryavarth_client::{ClientError, RedisClient, RedisOptions};
 
 use crate::args::To;
@@ -22,11 +19,7 @@ pub(crate) fn connect(to: &To, database: u32) -> Result<RedisClient, Failure> {
 
 /// The password to log in with, if there is one.
 pub(crate) fn password_of(to: &To) -> Result<Option<Vec<u8>>, Failure> {
-    if let Some(path) = &to.password_file {
-        return password::read(path, false).map(Some);
-    }
-    let variable = env::var_os("ARYAVARTH_PASSWORD").map(OsStringExt::into_vec);
-    Ok(variable.filter(|password| !password.is_empty()))
+    password::find(to.password_file.as_deref(), false)
 }
 
 const HOW_TO_SAY_IT: &str = "name its file with --password-file, or set ARYAVARTH_PASSWORD";

@@ -12,6 +12,7 @@ mod export;
 mod import;
 mod keys;
 mod line;
+mod notify;
 mod output;
 mod password;
 mod progress;
@@ -54,6 +55,13 @@ fn main() -> ExitCode {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command, "aryavarth", &mut script);
             output::print(&script)
+        }
+        Command::Man { dir } => {
+            let command = Args::command().propagate_version(true);
+            clap_mangen::generate_to(command, &dir).map_err(|error| {
+                let dir = dir.display();
+                Failure::Other(format!("cannot write man pages to {dir}: {error}"))
+            })
         }
         Command::Compact { to } => client::compact(&to, &output),
         Command::Verify { dir } => verify::run(&dir, &output),

@@ -1,10 +1,12 @@
-//! The password in a file: its first line.
+//! The password: the first line of a file, or a variable of the environment.
 //!
 //! A file that other users of the machine can read keeps no secret, so it is refused. Access of the
 //! file's group is left to the operator, who may run the server under a user of its own.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -15,9 +17,19 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Bits of a file's mode: read or write by others, and write by the group.
 const OPEN_TO_OTHERS: u32 = 0o026;
 
+/// The password in a file, or in the variable `ARYAVARTH_PASSWORD` if no file is named; `None` if
+/// there is neither.
+pub(crate) fn find(file: Option<&Path>, insecure: bool) -> Result<Option<Vec<u8>>, Failure> {
+    if let Some(path) = file {
+        return read(path, insecure).map(Some);
+    }
+    let variable = env::var_os("ARYAVARTH_PASSWORD").map(OsStringExt::into_vec);
+    Ok(variable.filter(|password| !password.is_empty()))
+}
+
 /// Reads the password in a file. A file that others can read or write is refused, or taken with a
 /// warning if `insecure`.
-pub(crate) fn read(path: &Path, insecure: bool) -> Result<Vec<u8>, Failure> {
+fn read(path: &Path, insecure: bool) -> Result<Vec<u8>, Failure> {
     let shown = path.display();
     let failed = |reason: String| {
         Failure::Other(format!("no password in {shown}: {reason}; nothing was changed"))

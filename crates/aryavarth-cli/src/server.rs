@@ -17,6 +17,7 @@ use aryavarth_server::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::args::{Engine, Pool, ServerOptions};
+use crate::notify;
 use crate::output::{Failure, say};
 use crate::password;
 
@@ -34,8 +35,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<(), Failure> {
 }
 
 fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
-    let password_in = |path| password::read(path, options.insecure);
-    let password = options.password_file.as_deref().map(password_in).transpose()?;
+    let password = password::find(options.password_file.as_deref(), options.insecure)?;
     let is_guarded = options.insecure || password.is_some();
     let listener = Listener::bind(options.listen.as_str(), is_guarded)?;
     let limits = Limits { output_bytes_max_total: options.output_max, ..Limits::default() };
@@ -75,7 +75,11 @@ fn serve<E: KvsEngine, P: ThreadPool>(
     close_store: impl FnOnce() -> Result<(), KvsError> + Send + 'static,
 ) -> Result<(), Failure> {
     say(format_args!("listening on {}", server.local_addr()));
-    server.run_with(|| say("ready"))?;
+    server.run_with(|| {
+        say("ready");
+        notify::state("READY=1");
+    })?;
+    notify::state("STOPPING=1");
     close(server, close_store)
 }
 
