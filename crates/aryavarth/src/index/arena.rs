@@ -6,6 +6,7 @@
 //!   it there under a pin can go on reading it.
 
 use super::entry::{Entry, EntryId, Key};
+use super::leaf::Keys;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, OnceLock, Ordering, lock};
 
 /// Entries of one piece of the arena, pieces of a group, and groups: 2^32 entries in all, made
@@ -27,6 +28,12 @@ impl Chunk {
         let ids = first..=first + (CHUNK_ENTRIES as EntryId - 1);
         let entries = ids.map(|id| Entry::new(id, Key::new(&[]))).collect();
         Chunk { entries, deadlines: OnceLock::new() }
+    }
+}
+
+impl Keys for Arena {
+    fn key(&self, id: EntryId) -> &[u8] {
+        self.entry(id).key()
     }
 }
 

@@ -19,13 +19,8 @@ pub(super) const INLINE_BYTES: usize = 22;
 pub(crate) type EntryId = u32;
 
 pub(super) enum Key {
-    Inline {
-        length: u8,
-        bytes: [u8; INLINE_BYTES],
-    },
+    Inline { length: u8, bytes: [u8; INLINE_BYTES] },
     Boxed(Box<[u8]>),
-    /// A key that is looked for, in an entry that is not in the arena; see [`probe`].
-    Probe(*const [u8]),
 }
 
 impl Key {
@@ -42,9 +37,6 @@ impl Key {
         match self {
             Key::Inline { length, bytes } => &bytes[..usize::from(*length)],
             Key::Boxed(bytes) => bytes,
-            // SAFETY: `probe` makes it of a reference that outlives the entry.
-            #[expect(unsafe_code, reason = "a reference without its lifetime")]
-            Key::Probe(bytes) => unsafe { &**bytes },
         }
     }
 }
@@ -63,9 +55,6 @@ pub(super) struct Entry {
 // it was taken out and an epoch has passed.
 #[expect(unsafe_code, reason = "the arena's entries are shared; see the invariant above")]
 unsafe impl Sync for Entry {}
-// SAFETY: the pointer of a probe never leaves the thread that made it: the arena holds no probes.
-#[expect(unsafe_code, reason = "the arena's entries are owned; see above")]
-unsafe impl Send for Entry {}
 
 impl Entry {
     pub(super) fn new(id: EntryId, key: Key) -> Entry {

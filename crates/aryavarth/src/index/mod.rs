@@ -1,8 +1,18 @@
 //! The index: from a key to the place of its newest record.
 //!
 //! Every key has one *entry* in an arena, and every entry one *slot*: an atomic word that says
-//! where the key's newest record lies. An ordered list maps keys to entries; overwriting a key
-//! changes only the slot, never the list. That is what makes reads safe without a lock.
+//! where the key's newest record lies. Two structures lead from keys to entries, a hash table for
+//! single keys and sorted leaves for scans; overwriting a key changes only the slot, neither of them.
+//!
+//! ```text
+//!   get, overwrite, remove          scan, new keys, removed keys
+//!          |                                  |
+//!   front: hash -> entry            order: leaves of sorted entries
+//!          |                                  |
+//!          +-------> arena: slot | key <------+
+//!                            |
+//!                 segment, offset, length of the newest record
+//! ```
 //!
 //! There is one list per content, and a table says which content a space has (spaces.rs). Entries
 //! come from one arena, so that whoever moves or removes a record needs no list. A deadline stands
@@ -14,9 +24,12 @@
 
 mod arena;
 mod cursor;
+mod dropped;
 mod entry;
-mod key_ref;
+mod front;
+mod leaf;
 mod list;
+mod order;
 mod slot;
 mod spaces;
 mod writer;
@@ -33,8 +46,10 @@ use crate::sync::{Arc, Ordering};
 
 use arena::Arena;
 pub(crate) use cursor::Cursors;
+pub(crate) use dropped::Dropped;
+use entry::Entry;
 pub(crate) use entry::{EntryId, Found};
-use list::KeyList;
+use list::{HashKey, KeyList};
 pub(crate) use slot::Slot;
 pub(crate) use spaces::{Change, Held, TABLE_CONTENT, TABLE_KEY, Table};
 pub(crate) use writer::IndexWriter;
@@ -46,48 +61,11 @@ pub(crate) struct Old {
     pub(crate) expires_at: Option<u64>,
 }
 
-/// A content that no space has any more. Its keys do not count from then on; the entries are given
-/// back later, see [`purge`](Dropped::purge).
-#[derive(Clone, Debug)]
-pub(crate) struct Dropped {
-    list: Arc<KeyList>,
-    /// Given back with the last of these, not under the writer's lock.
-    _deadlines: Arc<BTreeSet<(u64, EntryId)>>,
-    /// The place of the record that took it from its space.
-    pub(crate) position: u64,
-}
-
-impl Dropped {
-    /// Whether this is the same content.
-    pub(crate) fn is(&self, other: &Dropped) -> bool {
-        Arc::ptr_eq(&self.list, &other.list)
-    }
-
-    /// Keys that it had, and bytes of their records.
-    pub(crate) fn keys_and_bytes(&self) -> (i64, i64) {
-        let load = |count: &crate::sync::AtomicI64| count.load(Ordering::Relaxed);
-        (load(&self.list.keys), load(&self.list.live_bytes))
-    }
-
-    /// Gives at most `max` entries back, and calls `each` with what their slots held, if that was
-    /// a value's record. Returns whether there was nothing left. Any thread may, several at a time.
-    pub(crate) fn purge(&self, max: usize, mut each: impl FnMut(Slot)) -> bool {
-        let pin = epoch::pin();
-        for _ in 0..max {
-            match self.list.pop(&pin) {
-                Some(slot) if slot.is_tombstone() => {}
-                Some(slot) => each(slot),
-                None => return true,
-            }
-        }
-        false
-    }
-}
-
 /// The index of all spaces.
 pub(crate) struct Index {
     table: ArcSwap<Table>,
     arena: Arc<Arena>,
+    hash: HashKey,
 }
 
 impl fmt::Debug for Index {
@@ -97,9 +75,11 @@ impl fmt::Debug for Index {
 }
 
 impl Index {
-    /// An index without keys whose spaces have the contents that a table says.
-    pub(crate) fn with_table(table: Table) -> Index {
-        Index { table: ArcSwap::from_pointee(table), arena: Arc::new(Arena::new()) }
+    /// An index without keys whose spaces have the contents that a table says; the seed makes its
+    /// hashes secret.
+    pub(crate) fn with_table(table: Table, seed: u64) -> Index {
+        let hash = HashKey::new(seed);
+        Index { table: ArcSwap::from_pointee(table), arena: Arc::new(Arena::new()), hash }
     }
 
     /// The table as it is now.
@@ -215,11 +195,15 @@ impl Index {
         if let Some(list) = table.lists.get(&content) {
             return Arc::clone(list);
         }
-        let list = Arc::new(KeyList::new(&self.arena));
-        let mut table = Table::clone(&table);
-        table.lists.insert(content, Arc::clone(&list));
-        self.table.store(Arc::new(table));
+        let list = Arc::new(KeyList::new(&self.arena, self.hash));
+        self.add_list(content, Arc::clone(&list));
         list
+    }
+
+    fn add_list(&self, content: u64, list: Arc<KeyList>) {
+        let mut table = Table::clone(&self.table.load());
+        table.lists.insert(content, list);
+        self.table.store(Arc::new(table));
     }
 
     /// Adds a key that the list does not hold.
@@ -231,6 +215,13 @@ impl Index {
         key: &[u8],
         slot: Slot,
     ) -> EntryId {
+        let entry = self.entry_for(writer, extra, key, slot);
+        list.link(entry);
+        entry.id
+    }
+
+    /// An entry of a key, not yet in a list.
+    fn entry_for(&self, writer: &mut IndexWriter, extra: Extra, key: &[u8], slot: Slot) -> &Entry {
         if writer.free.is_empty() {
             writer.free = self.arena.take_free();
         }
@@ -241,8 +232,31 @@ impl Index {
             self.arena.set_deadline(id, deadline);
         }
         entry.slot.store(slot.0, Ordering::Release);
-        list.link(entry);
-        id
+        entry
+    }
+
+    /// Adds all keys of a content, in ascending order, to an index that has none of them and that
+    /// nobody reads yet: full leaves, and a front of the right size.
+    pub(crate) fn fill<'k>(
+        &self,
+        writer: &mut IndexWriter,
+        content: u64,
+        keys: impl Iterator<Item = (&'k [u8], Extra, Slot)>,
+    ) {
+        let mut ids = Vec::new();
+        let mut slots = Vec::new();
+        for (key, extra, slot) in keys {
+            let slot = slot.with_deadline(extra.expires_at.is_some());
+            let id = self.entry_for(writer, extra, key, slot).id;
+            writer.note(content, id, extra.expires_at);
+            ids.push(id);
+            slots.push(slot);
+        }
+        let list = KeyList::of_sorted(&self.arena, self.hash, &ids);
+        for slot in slots {
+            list.account(slot, 1);
+        }
+        self.add_list(content, Arc::new(list));
     }
 
     /// Points an entry at a copy of the record that it points at, unless it has moved on. An entry
@@ -289,7 +303,7 @@ impl Index {
         self.table.store(Arc::new(table));
         let dropped = |(content, list): (u64, _)| {
             let deadlines = Arc::new(writer.deadlines.remove(&content).unwrap_or_default());
-            Dropped { list, _deadlines: deadlines, position }
+            Dropped::new(list, deadlines, position)
         };
         let dead: BTreeMap<u64, Arc<KeyList>> = dead;
         dead.into_iter().map(dropped).collect()
@@ -298,8 +312,7 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
-    use super::entry::{Entry, INLINE_BYTES};
-    use super::key_ref::{KeyRef, probe};
+    use super::entry::INLINE_BYTES;
     use super::*;
     use crate::record::Extra;
 
@@ -327,19 +340,9 @@ mod tests {
     }
 
     #[test]
-    fn references_compare_like_the_bytes_of_their_keys() {
-        for one in &keys() {
-            for other in &keys() {
-                let order = probe(one, |one| probe(other, |other| one.cmp(other)));
-                assert_eq!(order, one.cmp(other), "{one:?} and {other:?}");
-            }
-        }
-    }
-
-    #[test]
     fn keys_are_found_and_walked_in_the_order_of_their_bytes() {
         let (index, mut writer, keys) =
-            (Index::with_table(Table::default()), IndexWriter::default(), keys());
+            (Index::with_table(Table::default(), 7), IndexWriter::default(), keys());
         for (at, key) in keys.iter().enumerate().rev() {
             put(&index, &mut writer, key, Slot::new(1, 8 * (at as u64 + 1), 64, false));
         }
@@ -365,7 +368,7 @@ mod tests {
     /// The window is a few instructions wide, so threads would hardly ever hit it.
     #[test]
     fn an_entry_is_not_reused_under_the_pin_of_somebody_who_found_it() {
-        let (index, mut writer) = (Index::with_table(Table::default()), IndexWriter::default());
+        let (index, mut writer) = (Index::with_table(Table::default(), 7), IndexWriter::default());
         put(&index, &mut writer, b"a", Slot::new(1, 64, 64, false));
         let pin = epoch::pin();
         let found = index.find(0, b"a", &pin).1.expect("it was inserted");
@@ -382,7 +385,7 @@ mod tests {
 
     #[test]
     fn a_deadline_is_never_that_of_another_write() {
-        let (index, mut writer) = (Index::with_table(Table::default()), IndexWriter::default());
+        let (index, mut writer) = (Index::with_table(Table::default(), 7), IndexWriter::default());
         put(&index, &mut writer, b"k", Slot::new(1, 8, 64, false));
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -409,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_and_its_reference_stay_small() {
-        assert_eq!((size_of::<Entry>(), size_of::<KeyRef>()), (40, 24));
+    fn an_entry_takes_forty_bytes() {
+        assert_eq!(size_of::<Entry>(), 40);
     }
 }

@@ -257,7 +257,7 @@ mod tests {
         let state = State { seq: 1, ..State::default() };
         let found = crate::log::Recovered {
             manifest: Manifest::create(&*fs, dir, 1, state).unwrap(),
-            index: crate::index::Index::with_table(crate::index::Table::default()),
+            index: crate::index::Index::with_table(crate::index::Table::default(), 7),
             index_writer: crate::index::IndexWriter::default(),
             table: SegmentTable::new(),
             live_bytes: 0,

@@ -4,8 +4,6 @@
 //! - Per key the record with the highest sequence number wins, whatever file it lies in.
 //! - A removed key, and a key of a content that no space has, is in no slot and in no count.
 
-use std::collections::BTreeSet;
-
 use super::Opening;
 use crate::error::{KvsError, Result};
 use crate::hint::{Place, Places};
@@ -44,7 +42,7 @@ pub(super) fn build(
     table: SegmentTable,
     loaded: &[(Arc<Segment>, Places)],
     manifest: Manifest,
-    spaces: Table,
+    (spaces, seed): (Table, u64),
     reserves: [u64; 2],
 ) -> Recovered {
     let mut all: Vec<(u64, u16, &[u8], &Place)> = Vec::new();
@@ -57,28 +55,31 @@ pub(super) fn build(
         }
         segment.tombstone_bytes.store(tombstone_bytes, Ordering::Relaxed);
     }
-    // Ascending keys make the list cheap to build: its search path stays in the cache.
     all.sort_unstable_by(|a, b| (a.0, a.2).cmp(&(b.0, b.2)).then(b.3.seq.cmp(&a.3.seq)));
     all.dedup_by(|later, first| (later.0, later.2) == (first.0, first.2));
     let (mut live_bytes, mut keys) = (0, 0);
-    let contents: BTreeSet<u64> = all.iter().map(|(content, ..)| *content).collect();
-    let dead: BTreeSet<u64> = contents.into_iter().filter(|&c| !spaces.is_alive(c)).collect();
-    let (index, mut index_writer) = (Index::with_table(spaces), IndexWriter::default());
-    for (content, segment, key, place) in all {
-        if place.kind == Kind::Tombstone || dead.contains(&content) {
+    let (index, mut index_writer) = (Index::with_table(spaces, seed), IndexWriter::default());
+    let spaces = index.table();
+    for run in all.chunk_by(|one, other| one.0 == other.0) {
+        let content = run[0].0;
+        if !spaces.is_alive(content) {
             continue;
         }
-        let slot = Slot::new(segment, place.offset, place.bytes, false);
-        index.put(&mut index_writer, None, place.extra, key, slot);
-        let bytes = slot.pointer().length;
-        if let Some(segment) = table.get(segment)
-            && let Some(segment) = segment.as_ref()
-        {
-            segment.note_live(bytes);
-        }
-        live_bytes += bytes as i64;
-        // The table's own record is no key.
-        keys += i64::from(content != TABLE_CONTENT);
+        let values = run.iter().filter(|(.., place)| place.kind != Kind::Tombstone);
+        let slots = values.map(|&(_, segment, key, place)| {
+            let slot = Slot::new(segment, place.offset, place.bytes, false);
+            let bytes = slot.pointer().length;
+            if let Some(segment) = table.get(segment)
+                && let Some(segment) = segment.as_ref()
+            {
+                segment.note_live(bytes);
+            }
+            live_bytes += bytes as i64;
+            // The table's own record is no key.
+            keys += i64::from(content != TABLE_CONTENT);
+            (key, place.extra, slot)
+        });
+        index.fill(&mut index_writer, content, slots);
     }
     Recovered { manifest, index, index_writer, table, live_bytes, keys, reserves }
 }
