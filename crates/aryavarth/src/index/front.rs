@@ -314,9 +314,11 @@ mod tests {
     use super::*;
     use crate::sync::{Arc, thread};
 
-    /// A tag for a key that is its own entry's number.
+    /// A tag for a key that is its own entry's number. Uneven, so that lines overflow: squares and
+    /// products alone would spread the keys too well.
     fn tag(key: u32) -> Tag {
-        Tag(key.wrapping_mul(0x9e37_79b9))
+        let mixed = (key ^ key >> 16).wrapping_mul(0x7feb_352d);
+        Tag((mixed ^ mixed >> 15).wrapping_mul(0x846c_a68b))
     }
 
     fn find(front: &Front, key: u32, pin: &Guard) -> Option<EntryId> {

@@ -359,6 +359,26 @@ mod tests {
         }
     }
 
+    /// The window is a few instructions wide, so threads would hardly ever hit it.
+    #[test]
+    fn a_leaf_is_not_freed_under_the_pin_of_a_reader_that_walks_it() {
+        let keys = keys(1_000);
+        let mut ids: Vec<EntryId> = (0..keys.len() as u32).collect();
+        ids.sort_by_key(|&id| &keys[id as usize]);
+        let (odd, even): (Vec<_>, Vec<_>) = ids.iter().partition(|id| *id % 2 == 1);
+        let order = Order::of_sorted(&keys, &even, &epoch::pin());
+        let pin = epoch::pin();
+        let (_, leaf) = order.seek(Bound::Included(&[]), &pin).expect("it has leaves");
+        let upper = Arc::clone(leaf.upper.as_ref().expect("it has several"));
+        let holders = Arc::strong_count(&upper);
+        for &id in odd.iter().take(100) {
+            order.insert(&keys, id, &epoch::pin());
+        }
+        let (_, now) = order.seek(Bound::Included(&[]), &pin).expect("it has leaves");
+        assert!(!std::ptr::eq(leaf, now), "the leaf was replaced");
+        assert!(Arc::strong_count(&upper) > holders, "the old leaf and a new one end at this key");
+    }
+
     #[test]
     fn a_dropped_order_is_taken_apart_leaf_by_leaf() {
         let keys = keys(1_000);
