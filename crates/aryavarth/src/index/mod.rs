@@ -34,7 +34,7 @@ mod slot;
 mod spaces;
 mod writer;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use arc_swap::ArcSwap;
