@@ -6,6 +6,7 @@
 
 pub mod parts;
 pub mod resp;
+pub mod scripts;
 pub mod server;
 
 use std::fs;

@@ -227,18 +227,11 @@ fn reply(kind: &str, text: String) -> Reply {
 }
 
 #[test]
-fn scripts() {
-    let mut paths: Vec<_> = std::fs::read_dir("tests/scripts")
-        .expect("the scripts are beside this file")
-        .map(|entry| entry.expect("the folder can be read").path())
-        .collect();
-    paths.sort();
-    assert!(!paths.is_empty());
-    for path in paths {
+fn every_script_of_the_session_gets_its_output() {
+    aryavarth_tests::scripts::run_all("tests/scripts", || {
         let session = Session::new(Limits::default());
-        let mut runner = Runner { session, owed: 0, last_words: None };
-        goldenscript::run(&mut runner, &path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
-    }
+        Runner { session, owed: 0, last_words: None }
+    });
 }
 
 #[test]

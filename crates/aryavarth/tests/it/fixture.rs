@@ -18,10 +18,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use aryavarth::fs::{Crash, Fs, OpenHow, SimFs, Site, read_full};
-use aryavarth::{Batch, Clock, Durability, KeyRange, KvStore, Options, verify};
+use aryavarth::{Batch, Durability, KeyRange, KvStore, Options, verify};
 use crc32c::crc32c;
 
-use crate::format::Stopped;
+use crate::runner::TestClock;
 
 const DIR: &str = "/db";
 const STORES: [&str; 2] = ["clean", "killed"];
@@ -71,7 +71,7 @@ impl Made {
 
     /// Spaces that are emptied and swapped, and keys that expire.
     fn fill_spaces(&mut self, round: u8) {
-        let soon = Stopped.now_ms() + 1;
+        let soon = TestClock::START_MS + 1;
         for n in 0..6 {
             let key = format!("in a space, {n}").into_bytes();
             for space in [0, 1, 2, 1 << 30] {
@@ -140,7 +140,7 @@ fn made(name: &str) -> (Files, Pairs) {
     let fs = SimFs::new();
     let options = Options {
         fs: Arc::new(fs.clone()),
-        clock: Arc::new(Stopped),
+        clock: TestClock::new(),
         seed: u64::from(crc32c(name.as_bytes())),
         background: false,
         segment_bytes_min: 4096,

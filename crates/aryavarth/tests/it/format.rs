@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use aryavarth::fs::{Crash, Fs, OpenHow, SimFs, Site, read_full};
-use aryavarth::{Batch, Clock, KvStore, KvsError, Options, record_bytes, verify};
+use aryavarth::{Batch, KvStore, KvsError, Options, record_bytes, verify};
 use crc32c::{crc32c, crc32c_append};
+
+use crate::runner::TestClock;
 
 const DIR: &str = "/db";
 /// The manifest of a store that was opened once.
@@ -21,16 +23,6 @@ const MANIFEST: u64 = 1;
 
 /// The deadline in the example: a minute away.
 const DEADLINE: u64 = 1_700_000_060_000;
-
-/// A clock that stands still, so that two runs write the same bytes.
-#[derive(Debug)]
-pub(crate) struct Stopped;
-
-impl Clock for Stopped {
-    fn now_ms(&self) -> u64 {
-        1_700_000_000_000
-    }
-}
 
 /// The store of the document's examples, still open: one put, then a batch of two.
 fn example(fs: &SimFs) -> KvStore {
@@ -41,7 +33,7 @@ fn example(fs: &SimFs) -> KvStore {
 }
 
 fn options(fs: &SimFs) -> Options {
-    let (fs, clock) = (Arc::new(fs.clone()), Arc::new(Stopped));
+    let (fs, clock) = (Arc::new(fs.clone()), TestClock::new());
     Options { fs, clock, seed: 0x5eed, background: false, ..Options::default() }
 }
 
@@ -418,7 +410,7 @@ fn the_tables_in_the_document_decode_a_segment() {
 
     let mark = &records[1];
     assert_eq!(mark["durable position"], 104, "all before it was synced");
-    assert_eq!((mark["time"], mark["store clock"]), (Stopped.now_ms(), Stopped.now_ms()));
+    assert_eq!((mark["time"], mark["store clock"]), (TestClock::START_MS, TestClock::START_MS));
     assert_eq!((mark["term"], mark["index"]), (0, 0));
 }
 
@@ -433,7 +425,7 @@ fn the_tables_in_the_document_decode_a_manifest() {
     let length = read(&fs, "0.log").len() as u64;
     let (add, seal, next) = (&operations[2].1, &operations[3].1, &operations[5].1);
     let told = &operations[4].1;
-    assert_eq!((told["position"], told["clock"]), (0, Stopped.now_ms()));
+    assert_eq!((told["position"], told["clock"]), (0, TestClock::START_MS));
     assert_eq!((add["id"], add["kind"], add["step"]), (0, 0, 128 << 10));
     assert_eq!((seal["id"], seal["base"], seal["end"]), (0, 0, length));
     assert_eq!((seal["lowest number"], seal["highest number"]), (1, 6));

@@ -10,9 +10,10 @@ use std::thread;
 use std::time::Duration;
 
 use aryavarth::fs::{Crash, SimFs, Site};
-use aryavarth::{Batch, Clock, Durability, KeyRange, KvStore, KvsEngine, Options};
+use aryavarth::{Batch, Durability, KeyRange, KvStore, KvsEngine, Options};
 
 use crate::regressions::{open, open_hooked, options};
+use crate::runner::TestClock;
 
 type Act = Box<dyn FnOnce() + Send>;
 type Call = fn(&KvStore);
@@ -268,22 +269,12 @@ fn the_counts_are_those_that_a_recovery_finds() {
     assert_eq!((told.keys, told.live_bytes), (found.keys, found.live_bytes));
 }
 
-/// A clock that somebody sets.
-#[derive(Debug, Default)]
-struct SetClock(AtomicU64);
-
-impl Clock for SetClock {
-    fn now_ms(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 #[test]
 fn a_clock_that_goes_back_makes_nothing_older() {
     let fs = SimFs::new();
-    let clock = Arc::new(SetClock::default());
+    let clock = TestClock::new();
     for (round, now_ms) in [1_000_000, 1000, 0].into_iter().enumerate() {
-        clock.0.store(now_ms, Ordering::Relaxed);
+        clock.set(now_ms);
         let options = Options { clock: clock.clone(), ..options(fs.clone()) };
         let store = KvStore::open_with("/store", options).unwrap();
         if let Some(last) = round.checked_sub(1) {

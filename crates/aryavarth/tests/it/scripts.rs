@@ -9,8 +9,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use aryavarth::fs::{Crash, Fault, Fs, RealFs, SimFs, Site};
-use aryavarth::{Batch, Clock, Durability, KeyRange, KvStore, KvsError, Options, verify};
+use aryavarth::fs::{Crash, Fault, Fs, SimFs, Site};
+use aryavarth::{Batch, Durability, KeyRange, KvStore, KvsError, Options, verify};
+
+use crate::runner::TestClock;
 
 const DIR: &str = "/db";
 
@@ -65,15 +67,6 @@ enum Command {
     Verify,
 }
 
-#[derive(Debug)]
-struct FixedClock;
-
-impl Clock for FixedClock {
-    fn now_ms(&self) -> u64 {
-        1_700_000_000_000
-    }
-}
-
 struct Runner {
     fs: SimFs,
     store: Option<KvStore>,
@@ -90,7 +83,7 @@ impl Runner {
     fn options(&self) -> Options {
         Options {
             fs: Arc::new(self.fs.clone()),
-            clock: Arc::new(FixedClock),
+            clock: TestClock::new(),
             background: false,
             segment_bytes_min: 4096,
             seed: 1,
@@ -226,14 +219,6 @@ impl Runner {
 }
 
 #[test]
-fn scripts() {
-    let dir = Path::new("tests/scripts");
-    let names = RealFs.list(Site::DirList, dir).expect("the scripts are beside this folder");
-    let mut paths: Vec<_> = names.into_iter().map(|name| dir.join(name)).collect();
-    paths.sort();
-    assert!(!paths.is_empty());
-    for path in paths {
-        let run = goldenscript::run(&mut Runner::new(), &path);
-        run.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    }
+fn every_script_of_the_store_gets_its_output() {
+    aryavarth_tests::scripts::run_all("tests/scripts", Runner::new);
 }

@@ -2,26 +2,14 @@
 //! and nothing that compaction takes away passes for damage.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use aryavarth::fs::{Crash, Fs, OpenHow, SimFs, Site, read_full, write_full};
-use aryavarth::{Clock, KvStore, KvsError, Options, Verdict, verify};
+use aryavarth::{KvStore, KvsError, Options, Verdict, verify};
 
-use crate::runner::{DIR, options};
+use crate::runner::{DIR, TestClock, options};
 
 const SITE: Site = Site::SegmentOpen;
-
-/// A clock that the test sets.
-#[derive(Debug, Default)]
-struct Hands(AtomicU64);
-
-impl Clock for Hands {
-    fn now_ms(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Flips a bit of the first place in the store's logs that holds `bytes`.
 fn rot(fs: &SimFs, bytes: &[u8]) {
@@ -194,7 +182,7 @@ fn compaction_leaves_a_file_alone_that_was_cut_short_behind_a_record() {
 
 #[test]
 fn a_store_without_threads_scrubs_in_its_steps_as_the_clock_allows() {
-    let (fs, clock) = (SimFs::new(), Arc::new(Hands::default()));
+    let (fs, clock) = (SimFs::new(), TestClock::new());
     let rate = 1 << 20;
     let options = Options { clock: clock.clone(), scrub_bytes_per_second: rate, ..options(&fs) };
     let store = KvStore::open_with(DIR, options).unwrap();
@@ -205,46 +193,46 @@ fn a_store_without_threads_scrubs_in_its_steps_as_the_clock_allows() {
     rot(&fs, &[107; 100]);
     while store.step().unwrap() {}
     assert_eq!(store.stats().scrubbed_bytes, 0, "not right after an open");
-    clock.0.store(60_000, Ordering::Relaxed);
+    clock.set(TestClock::START_MS + 60_000);
     while store.step().unwrap() {}
     let slice = store.stats().scrubbed_bytes;
     assert!(slice > 0 && slice < 2 << 20, "one slice, then a rest: {slice}");
     for second in 61..75 {
-        clock.0.store(second * 1000, Ordering::Relaxed);
+        clock.set(TestClock::START_MS + second * 1000);
         while store.step().unwrap() {}
     }
     let pass = store.stats().scrubbed_bytes;
     assert!(pass > 3_000_000, "{pass}");
     assert_eq!(store.damage().len(), 1);
-    clock.0.store(3_600_000, Ordering::Relaxed);
+    clock.set(TestClock::START_MS + 3_600_000);
     while store.step().unwrap() {}
     assert_eq!(store.stats().scrubbed_bytes, pass, "a pass is followed by a day of rest");
-    clock.0.store(2 * 86_400_000, Ordering::Relaxed);
+    clock.set(TestClock::START_MS + 2 * 86_400_000);
     while store.step().unwrap() {}
     assert!(store.stats().scrubbed_bytes > pass);
 }
 
 #[test]
 fn a_segment_that_compaction_takes_away_in_the_middle_is_left() {
-    let (fs, clock) = (SimFs::new(), Arc::new(Hands::default()));
+    let (fs, clock) = (SimFs::new(), TestClock::new());
     let store = KvStore::open_with(DIR, Options { clock: clock.clone(), ..options(&fs) }).unwrap();
     for n in 0..10 {
         store.put(&[n], &vec![n + 100; 300 << 10]).unwrap();
     }
     store.compact().unwrap();
-    clock.0.store(60_000, Ordering::Relaxed);
+    clock.set(TestClock::START_MS + 60_000);
     assert!(store.step().unwrap(), "the pass has begun");
     while store.step().unwrap() {}
     let before = store.stats().scrubbed_bytes;
     store.compact().unwrap();
     for second in 61..75 {
-        clock.0.store(second * 1000, Ordering::Relaxed);
+        clock.set(TestClock::START_MS + second * 1000);
         while store.step().unwrap() {}
     }
     // The copies did not exist when the pass began; the next one reads them.
     assert_eq!(store.stats().scrubbed_bytes, before);
     for second in 86_500..86_520 {
-        clock.0.store(second * 1000, Ordering::Relaxed);
+        clock.set(TestClock::START_MS + second * 1000);
         while store.step().unwrap() {}
     }
     assert!(store.stats().scrubbed_bytes >= before + 3_000_000);
@@ -253,12 +241,12 @@ fn a_segment_that_compaction_takes_away_in_the_middle_is_left() {
 
 #[test]
 fn a_rate_of_zero_is_off() {
-    let (fs, clock) = (SimFs::new(), Arc::new(Hands::default()));
+    let (fs, clock) = (SimFs::new(), TestClock::new());
     let options = Options { clock: clock.clone(), scrub_bytes_per_second: 0, ..options(&fs) };
     let store = KvStore::open_with(DIR, options).unwrap();
     store.put(b"k", b"v").unwrap();
     store.compact().unwrap();
-    clock.0.store(86_400_000, Ordering::Relaxed);
+    clock.set(TestClock::START_MS + 86_400_000);
     while store.step().unwrap() {}
     assert_eq!(store.stats().scrubbed_bytes, 0);
     assert_eq!(store.scrub().unwrap().records, 1);

@@ -106,17 +106,8 @@ impl goldenscript::Runner for Runner {
 }
 
 #[test]
-fn scripts() {
-    let mut paths: Vec<_> = std::fs::read_dir("tests/scripts/data")
-        .expect("the scripts are in this folder")
-        .map(|entry| entry.expect("the folder can be read").path())
-        .collect();
-    paths.sort();
-    assert!(!paths.is_empty());
-    for path in paths {
-        goldenscript::run(&mut Runner::new(), &path)
-            .unwrap_or_else(|error| panic!("{path:?}: {error}"));
-    }
+fn every_script_of_the_data_gets_its_output() {
+    aryavarth_tests::scripts::run_all("tests/scripts/data", Runner::new);
 }
 
 /// The texts of an array of bulks.

@@ -153,15 +153,6 @@ impl goldenscript::Runner for Runner {
 }
 
 #[test]
-fn scripts() {
-    let mut paths: Vec<_> = std::fs::read_dir("tests/scripts/host")
-        .expect("the scripts are in tests/scripts/host")
-        .map(|entry| entry.expect("the folder can be read").path())
-        .collect();
-    paths.sort();
-    assert!(!paths.is_empty());
-    for path in paths {
-        let run = goldenscript::run(&mut Runner::new(), &path);
-        run.unwrap_or_else(|error| panic!("{path:?}: {error}"));
-    }
+fn every_script_of_the_server_gets_its_output() {
+    aryavarth_tests::scripts::run_all("tests/scripts/host", Runner::new);
 }
