@@ -1,8 +1,8 @@
-//! What is true of the server as a whole, and what of it can be changed while it runs.
+//! The server's settings, and those of them that can change while it runs.
 //!
 //! Invariants:
 //! - Reading a setting takes no lock, but for the password, which only `AUTH` and `CONFIG` read.
-//! - The memory in use is sampled when somebody asks, at most every 100 ms; no thread does it.
+//! - The memory in use is sampled when it is asked for, at most every 100 ms; no thread does it.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ pub(crate) struct ServerSettings {
     pub(crate) listen: SocketAddr,
     /// Where the data is; empty if that is nowhere.
     pub(crate) directory: String,
-    /// What replies wait for unless a connection says otherwise.
+    /// The level that replies wait for unless a connection says otherwise.
     pub(crate) durability: Durability,
     /// 40 hexadecimal digits, others in every run.
     pub(crate) run_id: String,
@@ -97,8 +97,8 @@ impl ServerSettings {
         self.has_password.store(!password.is_empty(), Ordering::Release);
     }
 
-    /// Whether this is the password. How long it takes tells nothing but the length of what was
-    /// given.
+    /// Whether this is the password. How long it takes tells nothing but the length of the
+    /// guess.
     pub(crate) fn is_password(&self, given: &[u8]) -> bool {
         let kept = self.password.lock().unwrap_or_else(PoisonError::into_inner);
         let mut differs = u8::from(kept.len() != given.len());

@@ -1,8 +1,8 @@
-//! Who is connected: what everybody may know of a connection, and may do to it.
+//! The connections: the figures of each that all may know, and the ways to act on it.
 //!
 //! Invariants:
-//! - What is noted after every command ([`Clients::ran`]) is a few atomic stores and additions,
-//!   unless somebody watches or the command was slow.
+//! - The note after every command ([`Clients::ran`]) is a few atomic stores and additions, unless a
+//!   monitor is there or the command was slow.
 //! - A connection that was killed stays killed, whenever it looks.
 
 mod monitor;
@@ -40,7 +40,7 @@ struct Entry {
     killed: Notify,
 }
 
-/// What a client calls itself.
+/// A client's names for itself.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
     pub(crate) name: Vec<u8>,
@@ -48,7 +48,7 @@ pub(crate) struct Names {
     pub(crate) library_version: Vec<u8>,
 }
 
-/// What was last seen of a connection.
+/// The state of a connection as it was last seen.
 #[derive(Debug, Default)]
 struct Seen {
     space: AtomicU32,
@@ -71,7 +71,7 @@ struct Seen {
     commands: AtomicU64,
 }
 
-/// All connections, and what they did.
+/// All connections, and their figures.
 #[derive(Debug)]
 pub(crate) struct Clients {
     last_id: AtomicU64,
@@ -99,7 +99,7 @@ pub(crate) struct Ran<'a> {
     /// The database that the client has selected.
     pub(crate) space: u32,
     pub(crate) command: &'a Command,
-    /// What must be durable before anybody hears of it.
+    /// The position that must be durable before any client hears of it.
     pub(crate) position: Position,
     pub(crate) began: Instant,
     pub(crate) ended: Instant,
@@ -164,7 +164,7 @@ impl Clients {
         self.all().values().cloned().collect()
     }
 
-    /// A command was run: counts it, shows it to who watches, and keeps it if it was slow.
+    /// A command was run: counts it, shows it to monitors, and keeps it if it was slow.
     pub(crate) fn ran(&self, settings: &ServerSettings, ran: &Ran<'_>) {
         let took = ran.ended.saturating_duration_since(ran.began);
         self.statistics.count(ran.number, took, ran.failed);
@@ -202,7 +202,7 @@ impl Clients {
         self.monitors.dropped()
     }
 
-    /// What may not be run now, if anything. Costs one load if nobody has paused the clients.
+    /// The pause that holds now, if any. Costs one load if there is none.
     pub(crate) fn pause(&self) -> Option<Pause> {
         self.pause.now()
     }
@@ -298,7 +298,7 @@ impl ClientHandle {
         self.0.local
     }
 
-    /// What the client calls itself, to be read or changed.
+    /// The client's names, to be read or changed.
     pub(crate) fn names(&self) -> MutexGuard<'_, Names> {
         self.0.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -309,14 +309,14 @@ impl ClientHandle {
         self.0.killed.notify_one();
     }
 
-    /// Returns when somebody has killed the connection.
+    /// Returns when the connection has been killed.
     pub(crate) async fn killed(&self) {
         while !self.0.is_killed.load(Ordering::Acquire) {
             self.0.killed.notified().await;
         }
     }
 
-    /// Takes note of what the connection has set for itself.
+    /// Takes note of the connection's settings.
     pub(crate) fn show(&self, shown: Shown) {
         let seen = &self.0.seen;
         seen.space.store(shown.space, Ordering::Relaxed);

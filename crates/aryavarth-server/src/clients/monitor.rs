@@ -1,9 +1,9 @@
-//! `MONITOR`: every command, as it is run, to who wants to see it.
+//! `MONITOR`: streams each executed command to connections in that mode.
 //!
 //! Invariants:
-//! - A line carries the position of the command that caused it: what it shows may leave no earlier
+//! - A line carries the position of the command that caused it: it leaves no earlier
 //!   than the command's own reply.
-//! - Who does not read costs a bounded amount of memory and nobody's time: it is cut off.
+//! - A monitor that does not read costs bounded memory and no time of others: it is cut off.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -17,15 +17,15 @@ use tokio::sync::mpsc;
 use super::statistics::secrets;
 use crate::process;
 
-/// Bytes of lines that may wait for one who watches. One line may exceed it.
+/// Bytes of lines that may wait for one monitor. One line may exceed it.
 const WAITING_BYTES_MAX: usize = 1 << 20;
 
 /// A command as it is shown.
 #[derive(Debug)]
 pub(crate) struct Line {
-    /// What is to be said, as a simple string: no line break in it.
+    /// The line, as a simple string: no line break in it.
     pub(crate) text: String,
-    /// What must be durable first.
+    /// The position that must be durable first.
     pub(crate) position: Position,
 }
 
@@ -94,7 +94,7 @@ impl Monitors {
                 return false;
             }
             monitor.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-            // Who has gone watches no more.
+            // A connection that has gone is a monitor no more.
             monitor.lines.send(Arc::clone(&line)).is_ok()
         });
         self.count.store(all.len(), Ordering::Relaxed);

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
-/// What waits, and until when.
+/// The commands that wait, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pause {
     pub(crate) until: Instant,
@@ -110,7 +110,7 @@ impl Gate {
         let ended = tokio::time::sleep_until(pause.until.into());
         tokio::select! {
             () = ended => {}
-            // The gate lives as long as the one who waits.
+            // The gate lives as long as its waiters.
             _ = changes.changed() => {}
         }
     }

@@ -1,4 +1,4 @@
-//! What commands cost: counts and times of each, errors by their kind, and the slow ones.
+//! The cost of commands: counts and times of each, errors by their kind, and the slow ones.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,13 +17,13 @@ const BUCKETS: usize = 32;
 const ERROR_KINDS_MAX: usize = 128;
 /// Bytes of the word that tells kinds apart. `DEBUG ERROR` makes up longer ones.
 const ERROR_KIND_BYTES_MAX: usize = 64;
-/// What the slow log keeps of a command, as Redis does.
+/// The arguments that the slow log keeps of a command, as Redis does.
 const SLOW_ARGS_MAX: usize = 32;
 const SLOW_ARG_BYTES_MAX: usize = 128;
 /// How far apart the ends of a sample of the rate are, at least.
 const RATE_SPAN_MIN: Duration = Duration::from_millis(100);
 
-/// What a command has cost so far. On cache lines of its own, since each call writes it.
+/// The cost of a command so far. On cache lines of its own, since each call writes it.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct CommandCounts {
@@ -35,7 +35,7 @@ pub(crate) struct CommandCounts {
     pub(crate) buckets: [AtomicU64; BUCKETS],
 }
 
-/// How long replies waited until what they show was on disk: no time of their commands.
+/// How long replies waited for the disk: no time of their commands.
 #[derive(Debug, Default)]
 pub(crate) struct Waits {
     count: AtomicU64,
@@ -83,7 +83,7 @@ pub(crate) struct Slow {
     pub(crate) args: Vec<Vec<u8>>,
     pub(crate) peer: String,
     pub(crate) name: Vec<u8>,
-    /// What must be durable before anybody hears of it.
+    /// The position that must be durable before any client hears of it.
     pub(crate) position: Position,
 }
 
@@ -160,7 +160,7 @@ impl Statistics {
         lock(&self.errors).clone()
     }
 
-    /// What each command has cost, by its number.
+    /// The cost of each command, by its number.
     pub(crate) fn commands(&self) -> &[CommandCounts] {
         &self.commands
     }
@@ -274,7 +274,7 @@ fn shortened(command: &Command) -> Vec<Vec<u8>> {
     args
 }
 
-/// The arguments of a command that nobody else may see.
+/// The arguments of a command that no other client may see.
 pub(super) fn secrets(command: &Command) -> Vec<usize> {
     let len = command.len();
     let is =

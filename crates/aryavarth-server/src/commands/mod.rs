@@ -9,7 +9,7 @@
 //!      |
 //!   string, keyspace, connection, server, transaction
 //!      |         a row and a function for each command
-//!   kit          row, arguments, context, failure: what all of them are made of
+//!   kit          row, arguments, context, failure: the parts of every command
 //! ```
 //!
 //! Each floor knows those below it. `COMMAND`, key extraction and docs/commands.md are made from the

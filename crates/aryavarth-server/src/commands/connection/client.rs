@@ -1,4 +1,4 @@
-//! CLIENT: what a connection says of itself, and what it does to others.
+//! CLIENT: a connection's figures and settings, and its power over others.
 
 use std::time::Instant;
 
@@ -170,7 +170,7 @@ fn list(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
     Ok(Reply::Verbatim("txt", lines))
 }
 
-/// What `CLIENT KILL` asks for.
+/// The filter of `CLIENT KILL`.
 #[derive(Default)]
 struct Victims<'a> {
     id: Option<u64>,

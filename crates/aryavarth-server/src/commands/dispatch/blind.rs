@@ -1,4 +1,4 @@
-//! Blind writes: commands that write without a look at what is there, and always say the same.
+//! Blind writes: commands that write without reading, and always say the same.
 //!
 //! Those that follow each other in a pipeline go to the engine together, which appends them in one
 //! call to the system, each a frame of its own. That is most of what a durable SET in a pipeline
@@ -17,7 +17,7 @@ use crate::commands::kit::context::{ClientState, ServerContext};
 use crate::commands::kit::failure::error_reply;
 use crate::commands::registry::registry;
 
-/// What a command writes, if it is blind and may run now.
+/// The batch of a command, if it is blind and may run now.
 pub(crate) fn batch(
     server: &dyn ServerContext,
     connected: &ClientState,
@@ -33,7 +33,7 @@ pub(crate) fn batch(
     blind(&args, server)
 }
 
-/// The answer to a blind command, by what the engine made of its batch.
+/// The answer to a blind command, by the engine's result for its batch.
 pub(crate) fn answer(
     server: &dyn ServerContext,
     connected: &mut ClientState,

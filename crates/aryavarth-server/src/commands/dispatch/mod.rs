@@ -1,5 +1,5 @@
-//! From a call to its answer: finds the row, admits the call, runs it, and says what the connection
-//! does with the reply.
+//! From a call to its answer: finds the row, admits the call, runs it, and says how the connection
+//! goes on.
 //!
 //! Invariants:
 //! - A command is counted once, when it has run, under its row's number.
@@ -24,12 +24,12 @@ use crate::commands::kit::read::Reader;
 use crate::commands::kit::spec::{self, Flags, Run, Spec, Step};
 use crate::commands::registry::registry;
 
-/// What a connection is to do for one command.
+/// The answer to one command, and the connection's next step.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    /// What the client hears, if it wants to hear anything.
+    /// The reply, if the client wants one.
     pub(crate) reply: Option<Reply>,
-    /// What must be durable before that, and at which level.
+    /// The position that must be durable before that, and at which level.
     pub(crate) position: Position,
     pub(crate) level: Durability,
     /// The version of the protocol to say it in.
@@ -80,10 +80,10 @@ pub(crate) fn run<E: KvsEngine>(
     let (reply, position) = match outcome {
         Ok(done) => done,
         Err(Failure::WouldBlock | Failure::NoRoom) => return None,
-        // To know what was written may take the writer's lock.
+        // The written position may take the writer's lock.
         Err(Failure::Engine(_)) if !may_block => return None,
         Err(Failure::Refused(text)) => (Reply::Error(text), Position::ZERO),
-        // What a failed command saw may be anything that was written.
+        // A failed command may have seen any write.
         Err(Failure::Engine(error)) => (error_reply(&error), written(server)),
     };
     if let Some(spec) = spec {
@@ -103,7 +103,7 @@ pub(crate) fn run<E: KvsEngine>(
     Some(finish(connected, reply, position))
 }
 
-/// Whether a command has to wait until somebody lets the clients go on, or a time has passed.
+/// Whether a pause of the clients holds a command.
 pub(crate) fn is_paused(
     server: &dyn ServerContext,
     connected: &ClientState,
@@ -222,7 +222,7 @@ pub(crate) fn wants_reply(connected: &mut ClientState) -> bool {
     wants
 }
 
-/// What the connection does with a reply, by what it has set for itself.
+/// The answer for a reply, by the connection's settings.
 fn finish(connected: &mut ClientState, reply: Reply, position: Position) -> Answer {
     connected.entry.show(connected.shown());
     let wants = wants_reply(connected);
@@ -246,7 +246,7 @@ fn abort(connected: &mut ClientState, failure: Failure) -> Failure {
     Failure::Refused(text.into())
 }
 
-/// Refuses what may not run now.
+/// Refuses a command that may not run now.
 fn admit(
     spec: &'static Spec,
     server: &dyn ServerContext,
@@ -289,7 +289,7 @@ impl<E: KvsEngine> Spaces<'_, E> {
         self.selected(|engine| {
             let mut reader = Reader::new(engine, may_block);
             let reply = match run(&mut reader) {
-                // The client hears of what was seen, too.
+                // An error shows data, too.
                 Err(Failure::Refused(text)) => Reply::Error(text),
                 outcome => outcome?,
             };

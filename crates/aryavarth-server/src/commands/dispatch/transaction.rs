@@ -1,7 +1,7 @@
 //! MULTI, EXEC, DISCARD, WATCH, UNWATCH.
 //!
-//! A transaction is collected first and run by EXEC, as one closure of the engine: nobody else
-//! writes meanwhile, all of its effects are one frame of the log, and a crash keeps all or none.
+//! A transaction is collected first and run by EXEC, as one closure of the engine: no other
+//! client writes meanwhile, all of its effects are one frame of the log, and a crash keeps all or none.
 
 use std::cmp::Reverse;
 use std::time::Instant;

@@ -104,7 +104,7 @@ pub(crate) fn database(number: i32) -> Result<u32, Failure> {
 /// A time in milliseconds that a client gives.
 pub(crate) fn timeout(args: &Args<'_>, place: usize) -> Result<Duration, Failure> {
     match args.integer_or(place, "ERR timeout is not an integer or out of range")? {
-        // Clocks cannot add what is longer than all of them run.
+        // A clock cannot add a time beyond its end.
         ms @ 0.. => Ok(Duration::from_millis(ms.unsigned_abs().min(u64::from(u32::MAX) << 8))),
         _ => refused("ERR timeout is negative"),
     }

@@ -1,6 +1,6 @@
-//! Who calls a command: the connection's own state, and the server around it.
+//! The context of a command: the connection's own state, and the server around it.
 //!
-//! What a transaction may change of a connection is one plain value, [`Context::settings`], so that
+//! The part of a connection that a transaction may change is one plain value, [`Context::settings`], so that
 //! a transaction can run again from where it began.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub(crate) struct ClientState {
     /// The commands of the transaction that is being collected.
     pub(crate) queue: Option<Queue>,
     pub(crate) watched: Watched,
-    /// What others see of the connection.
+    /// The connection as others see it.
     pub(crate) entry: ClientHandle,
     /// Memory that the replies of the calls that run may take.
     pub(crate) room: Allowance,
@@ -75,12 +75,12 @@ impl ClientState {
         }
     }
 
-    /// What a transaction keeps of the input: commands, and watched keys.
+    /// The input that a transaction keeps: commands, and watched keys.
     pub(crate) fn bytes(&self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.bytes) + self.watched.bytes
     }
 
-    /// Makes the connection what it was at first.
+    /// Gives the connection its first state.
     pub(crate) fn reset(&mut self, server: &dyn ServerContext) {
         let entry = self.entry.clone();
         entry.names().name.clear();
@@ -93,7 +93,7 @@ impl ClientState {
     }
 }
 
-/// What a connection has set for itself.
+/// The settings of one connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// The database that was selected.
@@ -101,23 +101,23 @@ pub(crate) struct Settings {
     /// The version of the protocol, 2 or 3.
     pub(crate) version: u8,
     pub(crate) authenticated: bool,
-    /// What the connection's replies wait for.
+    /// The level that the connection's replies wait for.
     pub(crate) durability: Durability,
-    /// What the reply of the command that runs waits for instead.
+    /// The level for the reply of the command that runs, instead.
     pub(crate) durability_once: Option<Durability>,
     /// The same for the next command, a transaction being one.
     pub(crate) durability_next: Option<Durability>,
     pub(crate) replies: Replies,
     /// Whether the connection hears of all commands.
     pub(crate) monitors: bool,
-    /// What comes after the reply.
+    /// The step after the reply.
     pub(crate) then: Then,
-    /// What the command, or the transaction that it stands in, does to all clients once it has run.
+    /// A change of the clients' pause, made once the command, or its transaction, has run.
     pub(crate) pause: Option<PauseChange>,
 }
 
 impl Settings {
-    /// What the reply of the command that runs waits for.
+    /// The level that the reply of the command that runs waits for.
     pub(crate) fn level(&self) -> Durability {
         self.durability_once.unwrap_or(self.durability)
     }
@@ -141,7 +141,7 @@ pub(crate) enum Replies {
     SkipThis,
 }
 
-/// What the connection does once a command is answered.
+/// The connection's step once a command is answered.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Then {
     GoOn,
@@ -190,9 +190,9 @@ pub(crate) trait ServerContext: Send + Sync {
     fn now_ms(&self) -> u64;
     /// Begins a compaction in the background, unless one runs.
     fn compact(&self) -> bool;
-    /// Whether a compaction runs that somebody asked for.
+    /// Whether a compaction runs that a client asked for.
     fn is_compacting(&self) -> bool;
-    /// Begins to sync what was written in the background, and tells [`ServerSettings::saved`].
+    /// Begins to sync all writes in the background, and tells [`ServerSettings::saved`].
     fn sync_soon(&self);
     /// Keeps the records of expired keys until then, or no longer.
     fn hold_sweep(&self, until: Option<Instant>);
@@ -206,7 +206,7 @@ pub(crate) trait ServerContext: Send + Sync {
     fn clients(&self) -> &Clients;
 }
 
-/// What a command of the connection or the server works with.
+/// The surroundings of a command of the connection or the server.
 pub(crate) struct Context<'a> {
     pub(crate) settings: &'a mut Settings,
     pub(crate) entry: &'a ClientHandle,
@@ -215,7 +215,7 @@ pub(crate) struct Context<'a> {
     pub(crate) registry: &'static Registry,
     /// Whether the command stands in a transaction.
     pub(crate) in_transaction: bool,
-    /// What the reply shows of the data: it leaves when that is durable.
+    /// The newest data that the reply shows: it leaves when that is durable.
     pub(crate) position: Position,
 }
 

@@ -1,7 +1,7 @@
 //! Why a command has no reply of its own, and how clients hear it.
 //!
 //! Clients branch on the first word of an error and sometimes on its whole text, so those that
-//! Redis has are worded as Redis words them; ours say what happened, what is safe and what to do.
+//! Redis has are worded as Redis words them; ours name the event, the state of the data and the remedy.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::commands::kit::args::Args;
 /// Why a command has no reply.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The client asked for what cannot be: the text of the error.
+    /// The call cannot be done: the text of the error.
     Refused(Cow<'static, [u8]>),
     /// The engine failed, or wants the closure run again.
     Engine(KvsError),
@@ -36,10 +36,10 @@ pub(crate) const NO_SUCH_KEY: &str = "ERR no such key";
 pub(crate) const OUT_OF_RANGE: &str = "ERR index out of range";
 pub(crate) const TOO_LONG: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
 
-/// What an error quotes of a name, and of all arguments together.
+/// The bytes that an error quotes of a name, and of all arguments together.
 pub(crate) const QUOTED_BYTES_MAX: usize = 128;
 
-/// What is too large where an EXEC's replies are.
+/// The name of an EXEC's replies in an error of their size.
 pub(crate) const REPLY: &str = "reply";
 /// The same where a reply has to wait for room; no client hears it.
 pub(crate) const ROOM: &str = "reply for the room that is left";
@@ -65,20 +65,20 @@ pub(crate) fn refused<T>(text: impl Into<Cow<'static, str>>) -> Result<T, Failur
     }))
 }
 
-/// An error that quotes what the client sent, as [`quotable`] lets it.
+/// An error that quotes the client's words, as [`quotable`] lets it.
 pub(crate) fn refused_quoting<T>(before: &str, sent: &[u8], after: &str) -> Result<T, Failure> {
     let text = [before.as_bytes(), quotable(sent, usize::MAX), after.as_bytes()].concat();
     Err(Failure::Refused(text.into()))
 }
 
-/// The part of what a client sent that an error may quote: as in Redis, whose texts are strings of
-/// C, what comes before a zero.
+/// The part of a client's words that an error may quote: as in Redis, whose texts are strings of C,
+/// the bytes before a zero.
 pub(crate) fn quotable(sent: &[u8], bytes_max: usize) -> &[u8] {
     let sent = &sent[..sent.len().min(bytes_max)];
     sent.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// What a client hears of an engine's error.
+/// The reply for an engine's error.
 pub(crate) fn error_reply(error: &KvsError) -> Reply {
     match error {
         KvsError::TooLarge { what: "value" | "batch", .. } => Reply::error(TOO_LONG),
@@ -98,7 +98,7 @@ pub(crate) fn wrong_arity(name: &str) -> String {
     format!("ERR wrong number of arguments for '{name}' command")
 }
 
-/// What a subcommand says that counts its arguments itself.
+/// The error of a subcommand that counts its arguments itself.
 pub(crate) fn wrong_subcommand<T>(args: &Args<'_>) -> Result<T, Failure> {
     let command = String::from_utf8_lossy(args.get(0)).to_ascii_uppercase();
     let begin = "ERR unknown subcommand or wrong number of arguments for '";

@@ -4,7 +4,7 @@
 //! Names without a mark are redis's flags, names with `@` its categories; those in capitals are
 //! this server's own, and clients do not see them.
 
-/// What is true of a command, as a set.
+/// A set of flags and categories.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Flags(u32);
 

@@ -1,7 +1,7 @@
 //! Glob patterns, as KEYS and SCAN take them.
 //!
 //! `*` is any bytes, `?` one byte, `[a-c]` one of these and `[^a-c]` one that is not; a backslash
-//! takes what follows as it is. What Redis makes of broken patterns is made of them here, too.
+//! takes the next byte as it is. Broken patterns match as they do in Redis.
 //!
 //! Invariant: matching takes no more steps than the pattern times the text is long; there is no
 //! pattern that takes exponentially many.
@@ -86,7 +86,7 @@ impl Glob {
             return self.parts.is_empty();
         }
         let (mut part, mut at) = (0, 0);
-        // The last `*`, and where in the text what follows it was tried. Trying it further on is
+        // The last `*`, and the place in the text where its rest was tried. Trying it further on is
         // all that can help: an earlier `*` could only reach places that this one reaches, too.
         let mut star = None;
         loop {
@@ -129,7 +129,7 @@ fn add(set: &mut [u64; 4], byte: u8) {
     set[usize::from(byte / 64)] |= 1 << (byte % 64);
 }
 
-/// The set that begins after a bracket, and what follows it. A set that nothing closes ends with
+/// The set that begins after a bracket, and the rest. A set that nothing closes ends with
 /// the pattern.
 fn set(pattern: &[u8]) -> ([u64; 4], &[u8]) {
     let mut set = [0; 4];

@@ -1,4 +1,4 @@
-//! What every command is made of: its row, its arguments, its context, its failures.
+//! The parts of every command: its row, its arguments, its context, its failures.
 //!
 //! The bottom of the commands: imports no family, no registry and no dispatch.
 

@@ -1,7 +1,7 @@
-//! What a command sees that only looks at keys: the store as it is, or a transaction.
+//! The keys as a command that only looks sees them: the store as it is, or a transaction.
 //!
 //! Invariants:
-//! - Whoever looks at the store as it is gathers the position of all that was seen.
+//! - A look at the store as it is gathers the position of all that was seen.
 //! - A [`Reader`] that must not wait fails with [`Failure::WouldBlock`] rather than wait.
 
 use aryavarth::{Count, KeyRange, KvsEngine, Position, Stored, Transaction};

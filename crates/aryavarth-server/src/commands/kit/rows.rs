@@ -17,7 +17,7 @@ pub(crate) type Family = (Group, &'static [Spec]);
 /// The longest name of a command.
 const NAME_BYTES_MAX: usize = 32;
 
-/// A row with what its place in the registry says of it.
+/// A row with its group and its full name.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) spec: &'static Spec,

@@ -1,4 +1,4 @@
-//! What the table says of a command.
+//! A row of the registry: one command.
 
 use aryavarth::{Batch, Transaction};
 use aryavarth_protocol::Reply;
@@ -9,11 +9,11 @@ use crate::commands::kit::failure::Failure;
 pub(crate) use crate::commands::kit::flags::Flags;
 use crate::commands::kit::read::Read;
 
-/// What a command comes to: a reply, or why there is none.
+/// The outcome of a command: a reply, or the reason for none.
 pub(crate) type Outcome = Result<Reply, Failure>;
 
-/// One command, or one subcommand of a container: the single place that says what it is called,
-/// what it takes, what it does and what people read about it.
+/// One command, or one subcommand of a container: the single place for its name,
+/// its arguments, its function and its documentation.
 #[derive(Debug)]
 pub(crate) struct Spec {
     /// In lower case; a subcommand's without that of its container.
@@ -22,7 +22,7 @@ pub(crate) struct Spec {
     pub(crate) arity: i32,
     pub(crate) flags: Flags,
     pub(crate) keys: Keys,
-    /// What the command does to its keys, in redis's words: to all of them, or to the first and to
+    /// The access of the command to its keys, in redis's words: to all of them, or to the first and to
     /// the second.
     pub(crate) access: [&'static str; 2],
     pub(crate) key_notes: &'static str,
@@ -40,18 +40,18 @@ pub(crate) struct Spec {
     /// The arguments as people write them, like `key value [NX | XX]`.
     pub(crate) usage: &'static str,
     pub(crate) run: Run,
-    /// What it writes if it is called so that it is blind (see blind.rs).
+    /// The batch of a blind call (see blind.rs).
     pub(crate) blind: Option<Blind>,
 }
 
-/// What a call writes, if it needs nothing of what is there and is answered by `+OK`.
+/// The batch of a call that reads no key and is answered by `+OK`.
 pub(crate) type Blind = fn(&Args<'_>, &dyn ServerContext) -> Option<Batch>;
 
 /// How a command is run.
 pub(crate) enum Run {
-    /// Looks at keys: runs on what is there, or inside a transaction.
+    /// Looks at keys: runs on the store as it is, or inside a transaction.
     Read(fn(&mut dyn Read, &Args<'_>) -> Outcome),
-    /// Changes keys. It writes last: what it returns an error for, it has not changed.
+    /// Changes keys. It writes last: a call that ends in an error has changed nothing.
     Write(fn(&mut Transaction<'_>, &Args<'_>) -> Outcome),
     /// Concerns the connection or the server, and no key.
     Context(fn(&mut Context<'_>, &Args<'_>) -> Outcome),
@@ -81,7 +81,7 @@ pub(crate) enum Step {
     Discard,
     Watch,
     Unwatch,
-    /// Makes the connection what it was at first.
+    /// Gives the connection its first state.
     Reset,
 }
 
@@ -95,7 +95,7 @@ pub(crate) enum Keys {
     Counted(usize, usize),
 }
 
-/// What kind of thing a command is about.
+/// The family of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Group {
     Connection,
@@ -213,7 +213,7 @@ impl Spec {
         self
     }
 
-    /// What it costs; O(1) if nothing is said.
+    /// Its cost; O(1) if nothing is said.
     pub(crate) const fn cost(mut self, complexity: &'static str) -> Spec {
         self.complexity = complexity;
         self

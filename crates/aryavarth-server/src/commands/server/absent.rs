@@ -1,5 +1,5 @@
-//! What a server answers that is no cluster and runs no scripts, functions or modules, and knows
-//! one user: what clients ask before they decide what to do.
+//! Answers to questions about clusters, scripts, functions, modules and users: the server has none of
+//! the first four, and one user. Clients ask before they begin.
 
 use aryavarth_protocol::Reply;
 

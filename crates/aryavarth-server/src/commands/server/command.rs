@@ -1,5 +1,4 @@
-//! COMMAND: what the table says of the commands, in the shapes that clients and their prompts read.
-//! HELP of every command with subcommands is made from it, too.
+//! COMMAND: the rows of the registry, in the shapes that clients and their prompts read.
 
 use aryavarth_protocol::{Command, Reply};
 
@@ -19,7 +18,7 @@ pub(crate) const SPECS: &[Spec] = &[Spec::new("command", -1, "", Run::Container(
     .cost("O(N) where N is the total number of Redis commands")
     .says("Gets array of Redis command details")];
 
-/// The first is what `COMMAND` alone means.
+/// The first is the meaning of `COMMAND` alone.
 const SUBS: &[Spec] = &[
     Spec::new("info", -2, "[command-name [command-name ...]]", Run::Context(info))
         .flags("loading stale @connection")

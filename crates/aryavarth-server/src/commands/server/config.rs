@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - `CONFIG SET` changes all that it names, or nothing.
-//! - What cannot be changed here can be set to what it is, so that a program that insists on a
+//! - A setting that cannot be changed can be set to its value, so that a program that insists on a
 //!   setting that holds anyway goes on.
 
 use std::sync::atomic::Ordering;
@@ -73,9 +73,9 @@ const LIVE: &[(&str, Value)] = &[
     ("timeout", |context| context.server.settings().idle_seconds().to_string()),
 ];
 
-/// What a setting is to become.
+/// The new value of a setting.
 enum Change<'a> {
-    /// What it is already.
+    /// Its present value.
     Nothing,
     ConnectionsMax(u64),
     IdleSeconds(u64),
@@ -157,10 +157,10 @@ fn set(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
     Ok(Reply::OK)
 }
 
-/// What a value makes of a setting.
+/// The change that a value asks for.
 ///
 /// # Errors
-/// What is wrong with the value.
+/// The value's fault, in redis's words.
 fn change_of<'a>(name: &str, value: &'a [u8], current: &str) -> Result<Change<'a>, String> {
     let unsigned = |min, max| number(value, min, max).map(i64::unsigned_abs);
     Ok(match name {

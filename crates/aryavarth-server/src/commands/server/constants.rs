@@ -1,5 +1,5 @@
 //! Settings that hold and cannot be changed while the server runs, under redis's names: clients,
-//! frameworks and tools read them before they decide what to do.
+//! frameworks and tools read them before they begin.
 //!
 //! A setting of something that the server does not have (replicas, TLS, other types than strings)
 //! says that it is off, or has redis's default.

@@ -1,4 +1,4 @@
-//! DEBUG: what tools that test servers ask for.
+//! DEBUG: calls of tools that test servers.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::commands::kit::spec::{Outcome, Run, Spec};
 
 /// The longest sleep, in seconds.
 const SLEEP_SECONDS_MAX: f64 = 86_400.0;
-/// The longest value that Redis keeps in one piece with what it notes of it, in bytes.
+/// The longest value that Redis keeps in one piece with its notes on it, in bytes.
 const EMBEDDED_BYTES_MAX: usize = 44;
 
 pub(crate) const SPECS: &[Spec] = &[Spec::new("debug", -2, "subcommand", Run::Container(SUBS))
@@ -69,7 +69,7 @@ fn object(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
         None if len <= EMBEDDED_BYTES_MAX => "embstr",
         None => "raw",
     };
-    // Values have no address, and nobody notes when they were read.
+    // Values have no address, and their reads are not noted.
     Ok(Reply::Simple(
         format!(
             "Value at:0x0 refcount:1 encoding:{encoding} serializedlength:{len} lru:0 \

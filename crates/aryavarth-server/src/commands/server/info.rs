@@ -1,7 +1,7 @@
 //! INFO: figures for people, clients and exporters.
 //!
-//! Names are Redis's where something here is what Redis means by it, and nothing else has such a
-//! name; what is ours alone is in the section `Aryavarth`. A figure of something that there is not
+//! A figure has Redis's name where it means the same as in Redis; the server's own figures are in
+//! the section `Aryavarth`. A figure of something that there is not
 //! (scripts, replicas) is left out, or 0 if clients read it.
 //!
 //! `rdb_` and `aof_` fields: the log is both. It is always on, a save is a sync, and a rewrite is a
@@ -27,7 +27,7 @@ pub(crate) const SPECS: &[Spec] =
         .tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"])
         .says("Gets information and statistics about the server")];
 
-/// A section: its name, whether it is shown unasked, and what it says.
+/// A section: its name, whether it is shown unasked, and its lines.
 type Section = (&'static str, bool, fn(&mut Context<'_>, &mut String));
 
 const SECTIONS: [Section; 13] = [
@@ -317,7 +317,7 @@ fn keyspace(context: &mut Context<'_>, text: &mut String) {
             line(text, &format!("db{space}:"), figures);
         }
     }
-    // What is counted is seen, so it has to be durable before anybody hears of it. Asked for last:
+    // A count shows keys, so they have to be durable before the reply leaves. Asked for last:
     // others write meanwhile.
     context.position = context.written();
 }
@@ -356,7 +356,7 @@ fn aryavarth(context: &mut Context<'_>, text: &mut String) {
     );
 }
 
-/// What Redis calls a level of durability.
+/// Redis's name for a level of durability.
 pub(super) fn append_sync(durability: Durability) -> &'static str {
     match durability {
         Durability::Always => "always",

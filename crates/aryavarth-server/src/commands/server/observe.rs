@@ -1,4 +1,4 @@
-//! What the server sees of itself: SLOWLOG, LATENCY, MEMORY, MONITOR.
+//! The server's view of itself: SLOWLOG, LATENCY, MEMORY, MONITOR.
 
 use std::sync::atomic::Ordering;
 
@@ -13,9 +13,9 @@ use crate::commands::kit::read::Read;
 use crate::commands::kit::spec::{Outcome, Run, Spec};
 use crate::commands::server::info::ratio;
 
-/// What a key costs in memory beside itself and its value, in bytes: its place in the index. About.
+/// The memory of a key's place in the index, beside key and value, in bytes. About.
 const INDEX_BYTES: usize = 90;
-/// What a record has before key and value, in bytes.
+/// The header of a record, in bytes.
 const RECORD_HEADER_BYTES: usize = 24;
 
 pub(crate) const SPECS: &[Spec] = &[
@@ -142,7 +142,7 @@ fn slow_get(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
     // The one that is negative asks for all.
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     let slow = context.server.clients().statistics.slow(count);
-    // What one of them wrote may not be on disk yet.
+    // The write of one of them may not be on disk yet.
     let positions = slow.iter().map(|slow| slow.position);
     context.position = positions.fold(context.position, Position::max);
     let slow = slow.into_iter().map(|slow| {

@@ -145,7 +145,7 @@ fn wait_for_disk(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
     let both = |local: i64| Reply::Array(vec![Reply::Integer(local), Reply::Integer(0)]);
     let is_there = stats.durable_position >= stats.written_position;
     if context.in_transaction {
-        // What it wrote itself is on disk when its reply leaves, if that waits for it.
+        // Its own writes are on disk when its reply leaves, if the reply waits for them.
         let settings = &*context.settings;
         let level = settings.level();
         let waits = level == Durability::Always;

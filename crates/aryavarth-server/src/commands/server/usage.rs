@@ -1,8 +1,8 @@
 //! A command's usage as `COMMAND DOCS` tells it: from `key [EX seconds | PERSIST]` to a tree of
 //! arguments, which prompts make their hints from.
 //!
-//! Words in capitals are said as they stand; others name what is given. Brackets hold what may be
-//! left out, a bar parts what may be chosen from, and `[x ...]` after `x` says that it may come
+//! Words in capitals are said as they stand; others name a value. Brackets hold an optional part,
+//! a bar stands between alternatives, and `[x ...]` after `x` says that it may come
 //! several times.
 
 use aryavarth_protocol::Reply;
@@ -46,7 +46,7 @@ pub(super) fn arguments(spec: &Spec) -> Vec<Reply> {
     .collect()
 }
 
-/// What may be chosen from, with bars between.
+/// Alternatives, with bars between.
 fn alternatives(words: &[&str]) -> Argument {
     let mut depth = 0;
     let choices: Vec<&[&str]> = words
@@ -81,7 +81,7 @@ fn sequence(mut words: &[&str]) -> Argument {
             all.push(word_argument(word));
         }
     }
-    // A word in capitals and what follows it are one.
+    // A word in capitals and its value are one.
     if let [Argument { kind: Kind::Token, is_optional: false, .. }, _, ..] = &all[..] {
         let first = all.remove(0);
         let mut one = block(all);
@@ -105,7 +105,7 @@ fn block(mut all: Vec<Argument>) -> Argument {
     Argument { name, kind: Kind::Block(all), ..Argument::default() }
 }
 
-/// The place of the bracket that ends what the words begin.
+/// The place of the bracket that closes the first one.
 fn closing(words: &[&str]) -> usize {
     let mut depth = 1;
     words

@@ -88,7 +88,7 @@ const MSETEX_USAGE: &str = "numkeys key value [key value ...] [NX | XX] [EX seco
     milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds | KEEPTTL]";
 const DELEX_USAGE: &str = "key [IFEQ value | IFNE value | IFDEQ digest | IFDNE digest]";
 
-/// What a key must be for a write to happen.
+/// The condition on a key for a write to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Condition<'a> {
     Absent,
@@ -146,7 +146,7 @@ pub(super) fn digest(value: &[u8]) -> Vec<u8> {
     format!("{:016x}", xxh3_64(value)).into_bytes()
 }
 
-/// What a call says of the deadline.
+/// The deadline that a call asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expiry<'a> {
     /// Nothing: a new value has none.
@@ -230,7 +230,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// SET without a condition, and without a look at what was there.
+/// SET without a condition, and without a look at the old value.
 fn blind_set(args: &Args<'_>, server: &dyn ServerContext) -> Option<Batch> {
     let batch = Batch::new();
     if args.len() == 3 {
@@ -368,7 +368,7 @@ fn msetex(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     let end = 2 + 2 * count;
     let options = Options::parse(args, end, Takes::MSetEx)?;
     let given = options.deadline(transaction.now_ms(), "msetex")?;
-    // What holds is asked of the keys as they are before any of them is set.
+    // The condition is asked of the keys as they are before any of them is set.
     let mut deadlines = Vec::with_capacity(count);
     for place in (2..end).step_by(2) {
         let deadline = transaction.deadline(args.get(place))?;

@@ -39,7 +39,7 @@ impl Extended {
     pub(super) const ZERO: Extended =
         Extended { is_negative: false, value: Value::Finite { mantissa: 0, exponent: 0 } };
 
-    /// Reads what `strtold` reads, all of it, as long as it is a number and within range.
+    /// Reads a number as `strtold` does, all of it, as long as it is a number and within range.
     pub(super) fn parse(text: &[u8]) -> Option<Extended> {
         if text.is_empty() || text.len() > TEXT_BYTES_MAX {
             return None;
@@ -113,7 +113,7 @@ impl Extended {
     }
 }
 
-/// Whether a text has a minus sign, and what stands after its sign.
+/// Whether a text has a minus sign, and the rest after its sign.
 fn split_sign(text: &[u8]) -> (bool, &[u8]) {
     match text {
         [b'-', rest @ ..] => (true, rest),
@@ -161,7 +161,7 @@ fn parse_digits(text: &[u8], base: u32) -> Option<Value> {
             round_ratio(number, scale, 0)
         }
     };
-    // Out of range is an error in what was written, unlike infinity itself.
+    // Out of range is an error of a written number, unlike infinity itself.
     match value {
         Value::Finite { mantissa: 1.., .. } => Some(value),
         _ => None,
@@ -256,7 +256,7 @@ fn whole(mantissa: u64, exponent: i64) -> String {
 mod tests {
     use super::*;
 
-    /// What INCRBYFLOAT makes of two texts.
+    /// The sum that INCRBYFLOAT writes for two texts.
     fn sum(a: &str, b: &str) -> String {
         let Some((a, b)) = Extended::parse(a.as_bytes()).zip(Extended::parse(b.as_bytes())) else {
             return "-ERR value is not a valid float".to_owned();

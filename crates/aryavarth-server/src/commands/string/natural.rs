@@ -80,7 +80,7 @@ impl Natural {
         self.multiply_add(1 << (bits % 32), 0);
     }
 
-    /// Subtracts what is not greater.
+    /// Subtracts a number that is not greater.
     pub(super) fn subtract(&mut self, other: &Natural) {
         let mut is_borrowed = false;
         let others = other.0.iter().copied().chain(std::iter::repeat(0));

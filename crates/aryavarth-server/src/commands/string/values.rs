@@ -1,6 +1,6 @@
 //! Strings: reading values, whole and in parts, and changing them where they are.
 //!
-//! Invariant: what would be longer than the limit is refused before it is allocated.
+//! Invariant: a value longer than the limit is refused before it is allocated.
 
 use aryavarth::{Stored, Transaction};
 use aryavarth_protocol::Reply;
@@ -132,7 +132,7 @@ fn part(value: &[u8], start: i64, end: i64) -> &[u8] {
 
 fn append(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     let (key, more) = (args.get(1), args.get(2));
-    // Nothing more is a write, too: who watches the key hears of it.
+    // Nothing more is a write, too: a client that watches the key hears of it.
     let mut stored = transaction.find(key)?.unwrap_or_default();
     let bytes = stored.value.len() + more.len();
     args.check_value(bytes)?;
