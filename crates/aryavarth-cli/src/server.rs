@@ -12,7 +12,7 @@ use aryavarth::SledKvsEngine;
 use aryavarth::{KvStore, KvsEngine, KvsError, Options, Recovery};
 use aryavarth_server::{
     Config, KvServer, Limits, Listener, NaiveThreadPool, RayonThreadPool, SharedQueueThreadPool,
-    ThreadPool,
+    ThreadPool, ignore_stray_signals,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -27,6 +27,7 @@ const CLOSE_TIME: Duration = Duration::from_millis(2_200);
 const DESCRIPTORS_KEPT: u64 = 256;
 
 pub(crate) fn run(options: &ServerOptions) -> Result<(), Failure> {
+    ignore_stray_signals().map_err(|error| Failure::Other(format!("no signals: {error}")))?;
     match options.pool {
         Pool::SharedQueue => run_on::<SharedQueueThreadPool>(options),
         Pool::Rayon => run_on::<RayonThreadPool>(options),

@@ -125,3 +125,17 @@ fn a_warning_about_processor_time_stops_the_server_cleanly() {
     server.signal(Signal::XCPU);
     assert_eq!(server.wait(), closed());
 }
+
+/// The system sends XFSZ at such a limit, which once ended the program, also while it opened a store.
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_and_no_end() {
+    let (_dir, data) = data();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -f 8; exec \"$0\" \"$@\""]).arg(program().get_program());
+    limited.args(["server", "--listen", "127.0.0.1:0", "--data"]).arg(&data);
+    let output = limited.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("cannot open"), "{stderr}");
+    drop(Server::start(&data));
+}

@@ -39,4 +39,5 @@ pub use counters::Counters;
 pub use error::{Result, ServerError};
 pub use limits::Limits;
 pub use server::{Config, KvServer, Listener, ServerHandle};
+pub use signals::ignore_stray_signals;
 pub use thread_pool::{NaiveThreadPool, RayonThreadPool, SharedQueueThreadPool, ThreadPool};

@@ -27,17 +27,37 @@ const VTALRM: i32 = 26;
 const PROF: i32 = 27;
 const PWR: i32 = 30;
 
+/// Takes the default action of stray signals away, for the rest of the process: from now on USR1,
+/// XFSZ and the like do nothing, and HUP does nothing if there is no terminal. A server that
+/// [stops on signals](crate::Config::stop_on_signals) does the same when it runs; call this before a
+/// store is opened, so that its recovery is not cut short.
+///
+/// # Errors
+/// The system's, if it refuses a handler.
+pub fn ignore_stray_signals() -> io::Result<()> {
+    // The handlers stay when the runtime goes.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async { ignore_strays() })
+}
+
 /// Listens for signals from now on; the future that is returned ends with the first one that asks
 /// for a stop. Call it within a runtime.
 ///
 /// # Errors
 /// The system's, if it refuses a handler.
 pub(crate) fn stop_asked() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let has_hangup = !is_ignored(SignalKind::hangup()) && has_terminal();
+    ignore_strays()?;
     let mut stops = vec![SignalKind::terminate(), SignalKind::interrupt(), from_raw(XCPU)];
-    if !is_ignored(SignalKind::hangup()) {
-        let has_terminal = File::open("/dev/tty").is_ok();
-        if has_terminal { stops.push(SignalKind::hangup()) } else { ignore(SignalKind::hangup())? }
-    }
+    stops.extend(has_hangup.then(SignalKind::hangup));
+    let mut stops = stops.into_iter().map(signal).collect::<io::Result<Vec<Signal>>>()?;
+    Ok(poll_fn(move |context| {
+        let came = stops.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+        if came { Poll::Ready(()) } else { Poll::Pending }
+    }))
+}
+
+fn ignore_strays() -> io::Result<()> {
     for kind in [
         SignalKind::user_defined1(),
         SignalKind::user_defined2(),
@@ -51,11 +71,12 @@ pub(crate) fn stop_asked() -> io::Result<impl Future<Output = ()> + Send + 'stat
     ] {
         ignore(kind)?;
     }
-    let mut stops = stops.into_iter().map(signal).collect::<io::Result<Vec<Signal>>>()?;
-    Ok(poll_fn(move |context| {
-        let came = stops.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
-        if came { Poll::Ready(()) } else { Poll::Pending }
-    }))
+    let is_daemon = !is_ignored(SignalKind::hangup()) && !has_terminal();
+    if is_daemon { ignore(SignalKind::hangup()) } else { Ok(()) }
+}
+
+fn has_terminal() -> bool {
+    File::open("/dev/tty").is_ok()
 }
 
 fn from_raw(number: i32) -> SignalKind {
