@@ -102,7 +102,7 @@ pub(crate) enum Command {
         /// The key
         key: OsString,
         /// The value; `-` reads it from standard input, byte for byte
-        #[arg(allow_hyphen_values = true)]
+        #[arg(allow_negative_numbers = true)]
         value: OsString,
         #[command(flatten)]
         options: SetOptions,
