@@ -58,7 +58,7 @@ fn every_rust_file_says_what_it_is() {
 #[test]
 fn architecture_names_every_source() {
     let page = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
-    assert!(page.lines().count() <= 300, "ARCHITECTURE.md has at most 300 lines");
+    assert!(page.lines().count() <= 320, "ARCHITECTURE.md has at most 320 lines");
     let mut named: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut section = String::new();
     for line in page.lines() {
