@@ -1,4 +1,4 @@
-//! Where a fuzzer comes in: whatever the bytes of a file are, reading them ends in what was written
+//! The entry of a fuzzer: whatever the bytes of a file are, reading them ends in the data written
 //! or in an error.
 //!
 //! Each function takes any bytes and panics where a property fails. It looks at them twice: as they
@@ -8,7 +8,7 @@
 //!
 //! Properties of every decoder:
 //! - No panic, no endless loop, no allocation that the length of the input does not explain.
-//! - What is accepted is what an encoder writes: encoded again, it gives the same bytes.
+//! - Accepted bytes are those that an encoder writes: encoded again, it gives the same bytes.
 
 use std::io;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::manifest;
 use crate::record::{self, ALIGN, Extra, Frame, HEADER_BYTES, Header, Kind, MARK_BYTES, Mark};
 use crate::segment::{ScanStop, Scanned, Scanner, SegmentHeader};
 
-/// What the inputs belong to: a segment's salt, the number of a manifest or segment, a segment's
+/// The owner of the inputs: a segment's salt, the number of a manifest or segment, a segment's
 /// end.
 const SALT: u64 = 0xa18f_67d4_db95_243f;
 const NUMBER: u64 = 1;
@@ -47,7 +47,7 @@ pub fn record(data: &[u8]) {
 
 /// Scans a whole input.
 fn scan(input: &Input) {
-    // The end may lie beyond the file, when somebody cuts it meanwhile.
+    // The end may lie beyond the file, when it is cut meanwhile.
     let end = input.end() + u64::from(input.how & 1) * 4096;
     let mut scanner = Scanner::new(input, SALT, 0, end);
     let mut next = 0;
@@ -99,8 +99,8 @@ fn encoded(found: &Scanned<'_>) -> Vec<u8> {
     bytes
 }
 
-/// Marks: the search for them, which decides what a torn tail is, finds what a mark's encoder may
-/// have written at any place, and nothing else. The first byte says how the file behaves.
+/// Marks: the search for them, which decides about a torn tail, finds the marks that their encoder
+/// may have written at any place, and nothing else. The first byte says how the file behaves.
 pub fn mark(data: &[u8]) {
     let Some((&how, data)) = data.split_first() else { return };
     let mut mended = data.to_vec();
@@ -134,7 +134,7 @@ fn mark_at(bytes: &[u8; MARK_BYTES], at: usize) -> Option<Mark> {
     (same == *bytes).then_some(mark)
 }
 
-/// Manifests, and the line in `CURRENT`: what is accepted leads to the same state when it is
+/// Manifests, and the line in `CURRENT`: accepted bytes lead to the same state when they are
 /// written anew.
 pub fn manifest(data: &[u8]) {
     let path = Path::new("MANIFEST-1");
@@ -146,7 +146,7 @@ pub fn manifest(data: &[u8]) {
     for bytes in [data, &mended] {
         if let Ok(mut state) = manifest::replay(path, bytes, NUMBER) {
             let anew = manifest::replay(path, &state.encode(NUMBER), NUMBER);
-            // Written as an edit of its own, by whoever closes the store.
+            // Written as an edit of its own, by the close of the store.
             state.clean = false;
             assert_eq!(anew.expect("what a store writes can be read"), state);
         }
@@ -156,7 +156,7 @@ pub fn manifest(data: &[u8]) {
     }
 }
 
-/// Hint files: what is accepted is what the encoder writes, and every key lies in it.
+/// Hint files: accepted bytes are those that the encoder writes, and every key lies in it.
 pub fn hint(data: &[u8]) {
     let mut mended = data.to_vec();
     hint::mend(&mut mended);
@@ -164,7 +164,7 @@ pub fn hint(data: &[u8]) {
         if let Some(places) = hint::decode(bytes.to_vec(), NUMBER, SALT, END) {
             let ends = places.iter().map(|(_, place)| place.offset + place.bytes);
             assert!(ends.max() <= Some(END), "a record lies in the segment");
-            // What version 1 wrote is written as version 2 writes it.
+            // An entry of version 1 is written as version 2 writes it.
             let mut anew = hint::encode(&places, NUMBER, SALT, END);
             anew[4] = bytes[4];
             hint::mend(&mut anew);
@@ -232,7 +232,7 @@ impl FsFile for Input {
 
 #[cfg(test)]
 mod tests {
-    //! Every input in `fuzz/corpus`: what fuzzers found, and what they began with.
+    //! Every input in `fuzz/corpus`: the finds of fuzzers, and their first inputs.
     #![expect(clippy::disallowed_methods, reason = "inputs come from the sources")]
 
     use std::fs;

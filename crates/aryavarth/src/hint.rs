@@ -31,7 +31,7 @@ const FOOTER_BYTES: usize = 4;
 /// Flags in the byte of the kind.
 const FLAG_DEADLINE: u8 = 0x10;
 const FLAG_CONTENT: u8 = 0x20;
-/// What a check reads at a time.
+/// The bytes that a check reads at a time.
 const CHECK_BYTES: usize = 1 << 20;
 
 /// A record's key, number and place.
@@ -103,8 +103,8 @@ pub(crate) fn scan(segment: &Segment, end: u64) -> Result<Places, ScanStop> {
 }
 
 /// Writes a sealed segment's hint file; returns its size in bytes. Not synced. None is written (0)
-/// where it would be nearly as large as the log, since reading it would spare nothing and keeping it
-/// would break the bound on space.
+/// where it would be nearly as large as the log, since reading it would spare nothing and keeping
+/// it would break the bound on space.
 pub(crate) fn write(fs: &dyn Fs, dir: &Path, segment: &Segment, places: &Places) -> Result<u64> {
     let end = segment.end.load(Ordering::Acquire);
     let out = encode(places, segment.id, segment.salt, end);

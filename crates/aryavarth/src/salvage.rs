@@ -1,17 +1,17 @@
-//! Salvage: what can still be proven whole in a damaged directory, as a new store.
+//! Salvage: all records of a damaged directory that are proven whole, as a new store.
 //!
 //! The damaged directory is surveyed as `verify` does it, twice: first to learn which record of
 //! each key is the newest, then to copy those, with their sequence numbers. A record counts if its
 //! header and its payload match their checksums at the place where it lies; nothing else does, and
 //! nothing is guessed or corrected.
 //!
-//! What is lost may have been newer than what is left. So:
+//! A lost record may have been newer than the one that is left. So:
 //! - A removal of which only the hint file still tells is respected: its key is not brought back.
 //! - A key whose newest record is known to be lost keeps its older value, and is listed as stale.
 //! - Where it is not known whose records were lost, the keys older than these are counted.
-//! - Keys of a space that was emptied, whose new content no table that is left knows, are saved in a
-//!   space of their own, which the report names.
-//! - Of a batch of which a part is lost, the whole records are kept: who salvages wants the data,
+//! - Keys of a space that was emptied, whose new content no table that is left knows, are saved in
+//!   a space of their own, which the report names.
+//! - Of a batch of which a part is lost, the whole records are kept: a salvage is for the data,
 //!   and can undo half a batch but not bring it back. The damage says that it tears a batch.
 //!
 //! Invariants:
@@ -41,11 +41,11 @@ use crate::sync::{Arc, Mutex, lock};
 /// A file of the new store ends at this size.
 const COPY_BYTES_MAX: u64 = 256 << 20;
 
-/// What [`salvage`] read, saved and could not save.
+/// The outcome of [`salvage`]: read, saved, and lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SalvageReport {
-    /// What was read, and all damage.
+    /// The reading, and all damage.
     pub read: VerifyReport,
     /// Whether the manifest is whole and all files that it names are there. If not, nothing tells
     /// whether other files are missing, and a removed key may be back where only a file that had
@@ -57,7 +57,7 @@ pub struct SalvageReport {
     pub bytes: u64,
     /// Keys whose newest record is lost, so that an older value was saved.
     pub stale: Vec<Stale>,
-    /// Keys saved that are older than some lost record of which nobody knows the key: their value
+    /// Keys saved that are older than some lost record whose key is unknown: their value
     /// may be old, or they may have been removed.
     pub doubtful: u64,
     /// Keys with a higher sequence number than this are not doubtful.
@@ -68,7 +68,7 @@ pub struct SalvageReport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stale {
-    /// What the key belongs to; see [`Damage::content`].
+    /// The content that the key belongs to; see [`Damage::content`].
     pub content: u64,
     /// The key.
     pub key: Vec<u8>,
@@ -90,7 +90,7 @@ struct Newest {
     is_saved: bool,
 }
 
-/// What the first reading learns.
+/// The findings of the first reading.
 #[derive(Default)]
 struct Learnt {
     newest: Keys<Newest>,
@@ -158,8 +158,8 @@ impl<F: FnMut(u64, u64) + Send> Visitor for Learner<F> {
 /// [`KvsError::Locked`] if a process has `dir` open, [`KvsError::NotOurs`] if there is nothing of
 /// a store in it, [`KvsError::WrongEngine`], [`KvsError::UnknownFormat`];
 /// [`KvsError::InvalidOption`] if `out` cannot be used, and [`KvsError::Io`] if it cannot be
-/// written: then what was made in it is removed again, and a larger or better disk may help. What
-/// cannot be read in `dir` is no error but damage, in the report.
+/// written: then what was made in it is removed again, and a larger or better disk may help. Bytes
+/// of `dir` that cannot be read are no error but damage, in the report.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -193,7 +193,7 @@ pub fn salvage(
     done
 }
 
-/// Reads the damaged store twice and writes what is whole.
+/// Reads the damaged store twice and writes its whole records.
 fn save_all(
     survey: &mut Survey,
     mut writer: Writer<'_>,
@@ -241,7 +241,7 @@ fn save_all(
     Ok(report)
 }
 
-/// Removes what was made of the new store, `CURRENT` first, and says so in the error. The directory
+/// Removes the files of the new store, `CURRENT` first, and says so in the error. The directory
 /// held nothing else that is not the system's.
 fn undo(fs: &dyn Fs, dir: &Path, out: &Path, error: KvsError) -> KvsError {
     let names = fs.list(Site::SalvageUndoList, out);
@@ -267,7 +267,7 @@ fn undo(fs: &dyn Fs, dir: &Path, out: &Path, error: KvsError) -> KvsError {
     IoError { site, path, source }.into()
 }
 
-/// Why a salvage failed and what is left of it.
+/// The reason why a salvage failed, and the state of its output.
 #[derive(Debug)]
 struct Undone {
     told: String,
@@ -290,7 +290,7 @@ impl std::error::Error for Undone {
 fn refuse_inside(fs: &dyn Fs, dir: &Path, out: &Path) -> Result<()> {
     let [real_dir, real_out] = [dir, out].map(|path| fs.real_path(Site::SalvagePath, path));
     let (real_dir, real_out) = (real_dir?, real_out?);
-    // What does not exist yet cannot be gone up from.
+    // A directory that does not exist yet has no parent to go up to.
     let is_vague = real_out.components().any(|part| part == Component::ParentDir);
     if is_vague || real_out.starts_with(&real_dir) {
         let what = format!("{} lies in {}, which is not changed", out.display(), dir.display());
@@ -346,7 +346,8 @@ fn house(table: &mut Table, newest: &Keys<Newest>) -> Vec<(u32, u64)> {
     housed
 }
 
-/// Decides what is saved: leaves the keys to save in `newest`, and counts those that may be old.
+/// Decides which keys are saved: leaves the keys to save in `newest`, and counts those that may be
+/// old.
 fn judge(
     newest: &mut Keys<Newest>,
     lost: &Keys<(u64, bool)>,
@@ -373,7 +374,7 @@ fn judge(
     report.keys = newest.keys().filter(|(content, _)| *content != TABLE_CONTENT).count() as u64;
 }
 
-/// Reads everything again and copies what is the newest of its key.
+/// Reads everything again and copies the newest record of each key.
 fn save(
     survey: &Survey,
     newest: &mut Keys<Newest>,
@@ -446,7 +447,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Writes what the spaces hold, as a record with this number.
+    /// Writes the table of spaces, as a record with this number.
     fn push_table(&mut self, table: &Table, seq: u64) -> Result<()> {
         let extra = Extra { content: TABLE_CONTENT, expires_at: None };
         let mut frame = Frame::new(0, 0);

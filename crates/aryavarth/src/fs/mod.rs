@@ -3,7 +3,7 @@
 //! Everything the engine asks of a disk goes through [`Fs`] and [`FsFile`], in two forms:
 //! [`RealFs`] is the operating system, [`SimFs`] keeps a live and a durable image of every file
 //! and directory in memory, so that a test can pull the plug at any call. Every call names its
-//! [`Site`], which serves twice: an error says what the store was doing, and a crash sweep can
+//! [`Site`], which serves twice: an error tells the store's intent, and a crash sweep can
 //! list the sites that it never crossed.
 //!
 //! A store opens its directory once, with [`Fs::open_dir`], and names its files relative to that:
@@ -31,12 +31,19 @@ pub use real::RealFs;
 pub use sim::{Crash, Fault, SimFs};
 
 macro_rules! sites {
-    ($($(#[doc = $doc:literal])* $name:ident = $text:literal,)*) => {
-        /// What the engine was doing when it called the file system: one per call in the source.
+    ($($name:ident = $text:literal,)*) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[non_exhaustive]
-        #[expect(missing_docs, reason = "each site's text is its documentation")]
-        pub enum Site { $($name,)* }
+        enum Call { $($name,)* }
+
+        /// The engine's reason for a call of the file system: one per call in the source. A file
+        /// system passes it on to its errors and needs to know no more; the sites themselves change
+        /// with the engine, and only its tests name them.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct Site(Call);
+
+        #[doc(hidden)]
+        #[expect(non_upper_case_globals, reason = "they stand for the cases of an enumeration")]
+        impl Site { $(pub const $name: Site = Site(Call::$name);)* }
 
         impl Site {
             /// Every site, in the order of the source.
@@ -44,10 +51,16 @@ macro_rules! sites {
 
             /// The site in words, fit to follow "could not".
             pub fn text(self) -> &'static str {
-                match self { $(Site::$name => $text,)* }
+                match self.0 { $(Call::$name => $text,)* }
             }
         }
     };
+}
+
+impl fmt::Debug for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 sites! {
@@ -165,10 +178,10 @@ sites! {
     SledBlobDirSync = "sync the directory of sled's large values",
 }
 
-/// A file-system call that failed: what the store was doing, to which path, and why.
+/// A file-system call that failed: the intent of the store, the path, and the reason.
 #[derive(Debug)]
 pub struct IoError {
-    /// What the engine was doing.
+    /// The engine's intent.
     pub site: Site,
     /// The file or directory concerned.
     pub path: PathBuf,
@@ -237,7 +250,7 @@ pub trait Fs: fmt::Debug + Send + Sync + 'static {
     fn list(&self, site: Site, dir: &Path) -> Result<Vec<String>, IoError>;
     /// Opens a file.
     fn open(&self, site: Site, path: &Path, how: OpenHow) -> Result<Arc<dyn FsFile>, IoError>;
-    /// Where a path leads, without links and `..`. Of a path to what does not exist, the parents
+    /// Where a path leads, without links and `..`. Of a path that leads nowhere, the parents
     /// that do exist are followed. A file system without links may return it as it is.
     fn real_path(&self, site: Site, path: &Path) -> Result<PathBuf, IoError> {
         let _ = site;
@@ -250,7 +263,7 @@ pub trait Fs: fmt::Debug + Send + Sync + 'static {
     /// Makes the names in a directory durable.
     fn sync_dir(&self, site: Site, dir: &Path) -> Result<(), IoError>;
     /// Takes the advisory lock of a file, creating the file (mode 0600) if need be.
-    /// `None` if somebody else holds it; the lock lasts as long as the file handle.
+    /// `None` if another handle holds it; the lock lasts as long as the file handle.
     fn try_lock(&self, site: Site, path: &Path) -> Result<Option<Arc<dyn FsFile>>, IoError>;
 }
 
@@ -336,16 +349,16 @@ pub(crate) fn write_counted(
     Ok(())
 }
 
-/// Makes sure that what was written before the disk was full is never taken for what it was to
-/// become: zeros go over its beginning, and a sync over all. Two system calls; none if nothing was
-/// written.
+/// Takes back the part of a write that was done before the disk was full, so that it never passes
+/// for a record or edit: zeros go over its beginning, and a sync over all. Two system calls; none
+/// if nothing was written.
 pub(crate) fn take_back(
     file: &dyn FsFile,
     (erase, sync): (Site, Site),
     offset: u64,
     written: usize,
 ) -> Result<(), IoError> {
-    /// The longest beginning that something has which tells what it is, in bytes.
+    /// The longest beginning by which a record or edit is recognised, in bytes.
     const HEAD_BYTES: usize = 64;
     if written == 0 {
         return Ok(());

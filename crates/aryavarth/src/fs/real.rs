@@ -43,7 +43,7 @@ fn at(site: Site, path: &Path) -> impl FnOnce(io::Error) -> IoError + '_ {
     move |source| IoError { site, path: path.to_owned(), source }
 }
 
-/// Reads what the page cache has.
+/// Reads bytes that the page cache has.
 #[cfg(target_os = "linux")]
 fn read_cached(file: &File, buf: &mut [u8], offset: u64) -> Result<usize, Errno> {
     use rustix::io::{ReadWriteFlags, preadv2};
@@ -273,7 +273,7 @@ impl FsFile for RealFile {
     ) -> Result<Option<usize>, IoError> {
         match read_cached(&self.file, buf, offset) {
             Ok(bytes) => Ok(Some(bytes)),
-            // Not cached, or interrupted; then the ways to say that nobody knows.
+            // Not cached, or interrupted; then the ways to say that it is unknown.
             Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
                 Ok(None)
             }

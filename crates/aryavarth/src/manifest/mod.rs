@@ -1,10 +1,10 @@
 //! The manifest: which files the store consists of.
 //!
 //! An append-only file of checksummed edits (edit.rs). An edit is the only way in which the set of
-//! files changes: it is synced before anything depends on it, and a file that no edit names does not
-//! belong to the store. The edits add up to a state (state.rs). `CURRENT` names the manifest in use; a
-//! new one is written whole and put in place by renaming `CURRENT`, at every open and when the old
-//! one has grown. Of a damaged one remains.rs reads as much as its checksums prove.
+//! files changes: it is synced before anything depends on it, and a file that no edit names does
+//! not belong to the store. The edits add up to a state (state.rs). `CURRENT` names the manifest in
+//! use; a new one is written whole and put in place by renaming `CURRENT`, at every open and when
+//! the old one has grown. Of a damaged one remains.rs reads as much as its checksums prove.
 //!
 //! ```text
 //! MANIFEST-7: state | edit | edit        CURRENT: "MANIFEST-7"
@@ -71,7 +71,7 @@ impl Manifest {
     }
 
     /// Everything up to [`make_current`], which makes a new manifest the current one. After a
-    /// failure nothing names the new one, and what there is of it can be removed.
+    /// failure nothing names the new one, and its beginning can be removed.
     pub(crate) fn prepare(fs: &dyn Fs, dir: &Path, number: u64, state: State) -> Result<Manifest> {
         let path = manifest_path(dir, number);
         let file = fs.open(Site::ManifestCreate, &path, OpenHow::CreateNew)?;

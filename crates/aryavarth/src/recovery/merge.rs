@@ -29,7 +29,7 @@ pub(super) struct Small {
 }
 
 impl Opening<'_> {
-    /// Chooses the segments to merge by what the manifest says of their sizes.
+    /// Chooses the segments to merge by their sizes in the manifest.
     pub(super) fn choose_small(&mut self) {
         let seals = self.state.segments.iter().filter_map(|(&id, facts)| Some((id, facts.seal?)));
         let sizes: Vec<(u64, u64)> = seals.map(|(id, seal)| (id, seal.end)).collect();
@@ -113,7 +113,7 @@ impl Opening<'_> {
             Err(error) => {
                 writer.discard(fs, self.dir);
                 self.table.release(index);
-                // What was good a moment ago and is not any more is no reason to go on.
+                // A record that was good a moment ago and is not any more is no reason to go on.
                 if matches!(error, KvsError::Corrupt { .. }) { Err(error) } else { Ok(None) }
             }
         }

@@ -54,7 +54,7 @@ impl Opening<'_> {
         Ok((file, length, header))
     }
 
-    /// Opens a sealed segment's file; says whether it is longer than what was sealed.
+    /// Opens a sealed segment's file; says whether it is longer than its seal.
     pub(super) fn open_sealed(
         &self,
         id: u64,

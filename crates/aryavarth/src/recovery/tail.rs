@@ -6,10 +6,10 @@
 //! Without such a mark the bytes were never vouched for: a torn tail, cut off and counted.
 //!
 //! (That marks can tell the two apart is the idea of Alagappan et al., "Protocol-Aware Recovery
-//! for Consensus-Based Storage", FAST 2018: keep what identifies an entry apart from the entry.)
+//! for Consensus-Based Storage", FAST 2018: keep the identity of an entry apart from the entry.)
 //!
 //! Invariants:
-//! - What is kept is a prefix of the log that ends between two frames.
+//! - The part that is kept is a prefix of the log that ends between two frames.
 //! - Everything before the highest durable position that a mark tells is kept, or the open fails.
 
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::segment::{
 };
 use crate::sync::Arc;
 
-/// What to do with the unsealed segments.
+/// The fate of the unsealed segments.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
     /// Segments to seal at the last position that is provably on disk.
@@ -105,7 +105,7 @@ pub(crate) fn find_tail(dir: &Path, state: &State, unsealed: &[Unsealed]) -> Res
             return Err(KvsError::corrupt(&path, offset, reason));
         }
         let torn = written_behind(segment, good)?;
-        // What follows the last frame of a segment that the stream left is no loss.
+        // Bytes behind the last frame of a segment that the stream left are no loss.
         if i >= last && torn > 0 {
             tail.torn_bytes += torn;
             tail.torn_at.get_or_insert((log_path(dir, segment.id), good.end));
@@ -177,7 +177,7 @@ fn written_behind(segment: &Unsealed, good: &Good) -> Result<u64> {
     Ok(scanner.written_after(good.end)?)
 }
 
-/// Divides a segment's good part into what is provably durable, which stays, and the rest.
+/// Divides a segment's good part into the provably durable one, which stays, and the rest.
 fn divide(segment: &Unsealed, good: &Good, durable: u64, tail: &mut Tail) {
     let header_bytes = SEGMENT_HEADER_BYTES as u64;
     let proven = durable.saturating_sub(good.base).min(good.end);

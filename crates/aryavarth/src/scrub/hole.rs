@@ -1,8 +1,8 @@
-//! Holes: stretches of a segment in which no record can be proven whole, and what was in them.
+//! Holes: stretches of a segment in which no record can be proven whole, and their former records.
 //!
-//! Three things may still tell what was lost, from the best to the least: the segment's hint file
-//! (checksummed: keys, sequence numbers and whether they were removals), the damaged record's own
-//! header where that is right, and the sequence numbers of the neighbours.
+//! Three things may still name the lost records, from the best to the least: the segment's hint
+//! file (checksummed: keys, sequence numbers and whether they were removals), the damaged record's
+//! own header where that is right, and the sequence numbers of the neighbours.
 
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
@@ -36,7 +36,7 @@ pub(super) fn walk(
     let (mut holes, mut key) = (Vec::<Hole>::new(), Vec::new());
     let mut before: Option<Header> = None;
     let mut open_holes = 0;
-    // What is missing at the end is told before anybody takes the file for read.
+    // A missing end is told before the file is taken for read.
     while scanner.offset() < until || scanner.is_over() {
         match scanner.check(&mut key) {
             Ok(None) => {
@@ -79,7 +79,7 @@ pub(super) fn walk(
     holes
 }
 
-/// What is known of a segment beside its records.
+/// The facts of a segment beside its records.
 #[derive(Debug)]
 pub(super) struct Known {
     /// Whether sequence numbers rise in it.
@@ -91,7 +91,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// What the hint file says of the records in the file, by their offsets.
+    /// The hint file's entries for the records in the file, by their offsets.
     pub(super) fn by_offset(&self) -> Option<BTreeMap<u64, Lost<'_>>> {
         let places = self.places.as_ref()?.iter();
         let lost = |(key, place): (_, &Place)| (place.offset, (key, *place));

@@ -1,9 +1,9 @@
-//! Scrub: reading everything to see whether it is still what was written.
+//! Scrub: reading everything to see whether it is still as it was written.
 //!
-//! [`verify`] works on a directory that nobody has open. It changes nothing, goes on behind every
-//! damaged place, and names each: file, offset, sequence numbers and, where they can still be
-//! read, keys. A running store reads its own sealed segments in the background (online.rs). What
-//! is read and in which order is the survey's business (survey.rs), which salvage shares; how a
+//! [`verify`] works on a directory that no process has open. It changes nothing, goes on behind
+//! every damaged place, and names each: file, offset, sequence numbers and, where they can still be
+//! read, keys. A running store reads its own sealed segments in the background (online.rs). What is
+//! read and in which order is the survey's business (survey.rs), which salvage shares; how a
 //! damaged place is described, the hole's (hole.rs); which damaged records no key needs, that of
 //! dead.rs.
 //!
@@ -14,6 +14,7 @@
 mod dead;
 mod hole;
 mod online;
+mod reading;
 mod survey;
 
 use std::ops::RangeInclusive;
@@ -35,14 +36,14 @@ const DAMAGE_LISTED_MAX: usize = 100_000;
 pub enum Verdict {
     /// Data is lost by it, for all that is known.
     Loss,
-    /// The damaged record is known to be dead: its key has a newer record, which is whole. No data is
-    /// lost, and compaction takes the record away.
+    /// The damaged record is known to be dead: its key has a newer record, which is whole. No data
+    /// is lost, and compaction takes the record away.
     Dead,
     /// A hint file is damaged, which is made again from its segment.
     Harmless,
 }
 
-/// Something that is not what the store wrote.
+/// A place that differs from the bytes that the store wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Damage {
@@ -52,18 +53,18 @@ pub struct Damage {
     pub offset: u64,
     /// How many bytes are damaged; 0 if that is not known, or if the file is missing.
     pub bytes: u64,
-    /// What is wrong there.
+    /// The reason.
     pub reason: String,
     /// The key of the damaged record, where it can still be read.
     pub key: Option<Vec<u8>>,
-    /// What the key belongs to: the number of its space, unless that was ever emptied or swapped;
-    /// see docs/format.md.
+    /// The content that the key belongs to: the number of its space, unless that was ever emptied
+    /// or swapped; see docs/format.md.
     pub content: u64,
-    /// Whether a checksum vouches for the key. Else it is what is left of it in the damaged record.
+    /// Whether a checksum vouches for the key. Else it is the rest of it in the damaged record.
     pub key_is_certain: bool,
     /// Whether the damaged record was a removal, where that is known.
     pub removal: Option<bool>,
-    /// The sequence numbers of what was lost: those of the record where it can still be read, or
+    /// The sequence numbers of the lost records: those of the record where it can still be read, or
     /// else those between its neighbours. `None` if no record was lost.
     pub seqs: Option<RangeInclusive<u64>>,
     /// Whether other records of the same batch are whole, so that the batch is torn.
@@ -95,7 +96,7 @@ impl Damage {
     }
 }
 
-/// What was found by reading everything.
+/// The findings of reading everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
@@ -133,7 +134,7 @@ impl VerifyReport {
         }
     }
 
-    /// Adds what was found in another file.
+    /// Adds the findings in another file.
     fn add(&mut self, other: VerifyReport) {
         self.records += other.records;
         self.bytes += other.bytes;
@@ -146,7 +147,7 @@ impl VerifyReport {
 /// Reads every record of the store in `dir` and reports all damage. Nothing is changed.
 ///
 /// `progress` is called with the bytes read so far and the bytes in all. Where the manifest is
-/// damaged, what is left of it and the segments' own headers say what there is to read.
+/// damaged, its remains and the segments' own headers say which files there are to read.
 ///
 /// # Errors
 /// [`KvsError::Locked`](crate::KvsError::Locked) if a process has the store open,
@@ -187,7 +188,7 @@ pub fn verify(
 }
 
 /// How many files are read at a time. Two keep a disk busy while checksums are computed; more would
-/// only make it seek. One for those who want to repeat a run.
+/// only make it seek. One for runs that are to be repeated.
 pub(crate) fn threads(options: &Options) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if options.background { cores.min(2) } else { 1 }

@@ -1,13 +1,13 @@
 //! The scrubber: reads a running store's sealed segments in the background, at a bounded rate.
 //!
-//! Data that nobody reads rots unnoticed until it is needed, and by then the backup has rotted or
+//! Data that is never read rots unnoticed until it is needed, and by then the backup has rotted or
 //! gone. A pass reads once each segment that was sealed when it began, then rests for a day. What
 //! it reads may come from the page cache, which hides a disk's rot until the pages are dropped;
 //! that is why it comes back.
 //!
 //! Invariants:
 //! - No lock that a reader or writer takes is held while anything is read, and no segment is held
-//!   between two slices: compaction retires what it likes, and its file is closed soon after.
+//!   between two slices: compaction retires any segment, and its file is closed soon after.
 //! - Damage counts only if the segment is still in the table after it was found.
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use crate::record::Kind;
 use crate::segment::{SEGMENT_HEADER_BYTES, Scanner, Segment, SegmentKind};
 use crate::sync::{Arc, AtomicU64, Condvar, Mutex, Ordering, lock, wait_timeout};
 
-/// What is read at a time.
+/// The bytes that are read at a time.
 const SLICE_BYTES: u64 = 1 << 20;
 /// A store that was just opened has other things to do.
 const FIRST_REST: Duration = Duration::from_secs(60);
@@ -42,7 +42,7 @@ struct Pass {
     to_id: Option<u64>,
 }
 
-/// What the scrubber knows.
+/// The scrubber's state.
 #[derive(Debug)]
 pub(crate) struct Scrubber {
     /// The pass in the background.
@@ -192,7 +192,8 @@ impl Scrubber {
         let segments = log.table.all().into_iter().filter(|s| sealed.binary_search(&s.id).is_ok());
         let segment = segments.min_by_key(|segment| segment.id)?;
         report.segments += 1;
-        // What was found there earlier is found again, unless it was a passing fault of the disk.
+        // Damage that was found there earlier is found again, unless it was a passing fault of the
+        // disk.
         let (id, found) = (segment.id, &self.found);
         lock(found).retain(|(of, _), _| *of != id);
         Some((segment, SEGMENT_HEADER_BYTES as u64))

@@ -1,7 +1,7 @@
 //! A survey: which files of a directory hold records, where in them, and all of these read once.
 //!
-//! A manifest that is whole decides: what it does not name does not exist, and where the log ends
-//! is the verdict of recovery. Where the manifest is damaged, or names a file that is missing,
+//! A manifest that is whole decides: a file that it does not name does not exist, and where the log
+//! ends is the verdict of recovery. Where the manifest is damaged, or names a file that is missing,
 //! every log file counts that no edit is known to have dropped; and where the verdict is rot, or
 //! cannot be had, an unsealed log is read to its last whole frame, damaged places stepped over.
 //!
@@ -14,8 +14,8 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use super::hole::{Hole, Known, describe, walk};
-use super::{Damage, Verdict, VerifyReport, dead};
+use super::reading::Reading;
+use super::{Damage, VerifyReport, dead};
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, FsFile, OpenHow, Site};
 use crate::hint;
@@ -25,15 +25,13 @@ use crate::recovery::{
     DirLock, ENGINE, Tail, Unsealed, find_tail, hold_lock_as_found, read_header, refuse_cut,
 };
 use crate::segment::{
-    Checked, SEGMENT_HEADER_BYTES, ScanStop, Scanner, SegmentKind, hint_path, log_path, raw_salt,
+    Checked, SEGMENT_HEADER_BYTES, ScanStop, Scanner, SegmentKind, log_path, raw_salt,
 };
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
+use crate::sync::{Arc, Mutex, lock};
 
 const FROM: u64 = SEGMENT_HEADER_BYTES as u64;
-/// How often progress is told.
-const PROGRESS_BYTES: u64 = 1 << 20;
 
-/// What wants to know of everything that a survey reads. Several threads tell it.
+/// A visitor of everything that a survey reads. Several threads tell it.
 pub(crate) trait Visitor: Sync {
     /// A whole record, which lies in the source with this number.
     fn record(&self, source: usize, record: &Checked, key: &[u8]) {
@@ -53,13 +51,13 @@ pub(crate) struct Source {
     pub(crate) file: Arc<dyn FsFile>,
     pub(crate) salt: u64,
     pub(crate) pieces: Vec<Range<u64>>,
-    id: u64,
-    rises: bool,
-    seal: Option<Seal>,
+    pub(super) id: u64,
+    pub(super) rises: bool,
+    pub(super) seal: Option<Seal>,
 }
 
 impl Source {
-    fn seqs(&self) -> RangeInclusive<u64> {
+    pub(super) fn seqs(&self) -> RangeInclusive<u64> {
         self.seal.map_or(0..=SEQ_MAX, |seal| seal.seq_min..=seal.seq_max)
     }
 }
@@ -67,11 +65,11 @@ impl Source {
 /// A directory that can be read.
 #[derive(Debug)]
 pub(crate) struct Survey {
-    fs: Arc<dyn Fs>,
-    dir: PathBuf,
-    names: Vec<String>,
+    pub(super) fs: Arc<dyn Fs>,
+    pub(super) dir: PathBuf,
+    pub(super) names: Vec<String>,
     pub(crate) sources: Vec<Source>,
-    /// Damage that was found before any record was read, and what reading finds.
+    /// Damage that was found before any record was read, and damage that reading finds.
     pub(crate) report: VerifyReport,
     /// Whether the manifest is whole and all the files that it names are there.
     pub(crate) is_whole: bool,
@@ -81,7 +79,7 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
-    /// Finds out what there is to read.
+    /// Finds the files that there are to read.
     pub(crate) fn open(fs: &dyn Fs, dir: &Path) -> Result<Survey> {
         let fs = fs.open_dir(Site::VerifyDirOpen, dir)?;
         let names = fs.list(Site::VerifyList, dir)?;
@@ -127,7 +125,7 @@ impl Survey {
         &self.dir
     }
 
-    /// Opens what the manifest names. Returns the segments that are not sealed.
+    /// Opens the segments that the manifest names. Returns the segments that are not sealed.
     fn add_named(&mut self) -> Result<Vec<Unsealed>> {
         let mut unsealed = Vec::new();
         for (id, facts) in self.state.segments.clone() {
@@ -160,7 +158,7 @@ impl Survey {
                 self.report.push(damage);
             }
             let rises = facts.kind == SegmentKind::Log;
-            // What was cut off is a hole too, so the whole range is read.
+            // A part that was cut off is a hole too, so the whole range is read.
             let (salt, pieces, seal) = (facts.salt, one(FROM, seal.end), Some(seal));
             self.sources.push(Source { file, salt, pieces, id, rises, seal });
         }
@@ -289,7 +287,7 @@ impl Survey {
                     damage.seqs = Some(self.state.seq..=SEQ_MAX);
                     self.report.push(damage);
                 }
-                // A disk that cannot read all of it: what it can read counts.
+                // A disk that cannot read all of it: the readable part counts.
                 Err(KvsError::Io(error)) => {
                     let mut damage = Damage::new(&error.path, 0, error.to_string());
                     damage.seqs = Some(self.state.seq..=SEQ_MAX);
@@ -338,8 +336,7 @@ impl Survey {
         let pieces = self.sources.iter().flat_map(|source| &source.pieces);
         let all = pieces.map(|piece| piece.end - piece.start).sum();
         self.report.damage.iter().for_each(|damage| visitor.damage(damage));
-        let (done, naming) = (AtomicU64::new(0), Mutex::new(()));
-        let reading = Reading { survey: self, visitor, all, done, naming };
+        let reading = Reading::new(self, visitor, all);
         let queue = Mutex::new(0..self.sources.len());
         let reports = Mutex::new(BTreeMap::new());
         let work = || {
@@ -359,80 +356,6 @@ impl Survey {
             self.report.add(report);
         }
         dead::mark(self);
-    }
-}
-
-/// Everything being read.
-struct Reading<'a, V> {
-    survey: &'a Survey,
-    visitor: &'a V,
-    all: u64,
-    done: AtomicU64,
-    naming: Mutex<()>,
-}
-
-impl<V: Visitor> Reading<'_, V> {
-    /// Reads one source, holes included.
-    fn source(&self, number: usize) -> VerifyReport {
-        let source = &self.survey.sources[number];
-        let mut report = VerifyReport::default();
-        let mut holes = Vec::new();
-        for piece in &source.pieces {
-            let mut told = piece.start;
-            let mut scanner = Scanner::patient(&*source.file, source.salt, piece.start, piece.end);
-            holes.extend(walk(&mut scanner, piece.end, u64::MAX, |record, key| {
-                let offset = record.offset;
-                if record.header.kind != Kind::Mark {
-                    report.records += 1;
-                    self.visitor.record(number, record, key);
-                }
-                if offset - told > PROGRESS_BYTES {
-                    self.tell(offset - told);
-                    told = offset;
-                }
-            }));
-            self.tell(piece.end - told);
-            report.bytes += piece.end - piece.start;
-        }
-        self.name_damage(source, &holes, &mut report);
-        report
-    }
-
-    fn tell(&self, bytes: u64) {
-        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.visitor.progress(done, self.all);
-    }
-
-    /// Reports the holes of a source, and its hint file if that does not fit.
-    fn name_damage(&self, source: &Source, holes: &[Hole], report: &mut VerifyReport) {
-        let Survey { fs, dir, names, .. } = self.survey;
-        let path = source.file.path();
-        let has_hint = names.contains(&format!("{}.hint", source.id));
-        let seal = source.seal.filter(|_| has_hint);
-        let (id, salt) = (source.id, source.salt);
-        let fits = |seal: Seal| hint::fits(&**fs, dir, id, salt, seal.end);
-        let mut push = |damage: Damage| {
-            self.visitor.damage(&damage);
-            report.push(damage);
-        };
-        if seal.is_some_and(|seal| !fits(seal)) {
-            let reason = "the hint file does not fit its segment; the next open does without it";
-            push(Damage {
-                verdict: Verdict::Harmless,
-                ..Damage::new(&hint_path(dir, id), 0, reason)
-            });
-        }
-        if holes.is_empty() {
-            return;
-        }
-        // Only a damaged file's hint is worth the memory, and only one at a time.
-        let _one_at_a_time = lock(&self.naming);
-        let places = seal.and_then(|seal| hint::read_of(&**fs, dir, id, salt, seal.end));
-        let known = Known { rises: source.rises, seqs: source.seqs(), places };
-        let by_offset = known.by_offset();
-        for hole in holes {
-            describe(hole, path, &known, by_offset.as_ref(), &mut push);
-        }
     }
 }
 
@@ -460,9 +383,9 @@ fn holds_records(file: &dyn FsFile, salt: u64, length: u64) -> bool {
     }
 }
 
-/// Where the last whole frame of an unsealed segment ends, damaged places before it or not. What
-/// follows was never acknowledged: a frame without its end, or what a write left that found no
-/// space and was written over, whose sequence numbers do not rise.
+/// Where the last whole frame of an unsealed segment ends, damaged places before it or not. The
+/// bytes behind it were never acknowledged: a frame without its end, or the rest of a write that
+/// found no space and was written over, whose sequence numbers do not rise.
 fn end_of_frames(segment: &Unsealed, rises: bool) -> u64 {
     let file = &*segment.file;
     let mut scanner = Scanner::patient(file, segment.facts.salt, FROM, segment.length);

@@ -5,8 +5,9 @@
 //! (Measured: `docs/decisions/0012`.)
 //!
 //! Invariants:
-//! - A bit is set only after the slot that pointed at the record was changed, and nothing ever points
-//!   a slot back, so a set bit is an answer. (What would undo a write has to clear the bit first.)
+//! - A bit is set only after the slot that pointed at the record was changed, and nothing ever
+//!   points a slot back, so a set bit is an answer. (A way to undo a write would have to clear the
+//!   bit first.)
 //! - A bit that is not set says nothing: after an open none is.
 
 use crate::record::HEADER_BYTES;

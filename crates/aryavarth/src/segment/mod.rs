@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - A file begins with a 64-byte header, written together with the first frame.
-//! - Records lie back to back from there; what follows the last one reads as zeros.
+//! - Records lie back to back from there; bytes behind the last one read as zeros.
 //! - A table index names one segment until every reader that could have seen it in a slot is gone.
 //! - A segment's file is closed when the last reader that holds it lets go; it is never reused.
 //!
@@ -34,7 +34,7 @@ pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
 /// The version of everything that is written. Version 2 brought deadlines and contents, which a
 /// reader of version 1 would take for damage.
 pub(crate) const FORMAT_VERSION: u32 = 2;
-/// The oldest version that is read. Version 0 was what came before the first fixture.
+/// The oldest version that is read. Version 0 came before the first fixture.
 const FORMAT_VERSION_MIN: u32 = 1;
 /// Segments that a store can have at once.
 const TABLE_MAX: usize = 1 << 16;
@@ -42,7 +42,7 @@ const TABLE_CHUNK: usize = 256;
 /// Of these, the log leaves as many to compaction and to the next open.
 const TABLE_SPARE: usize = 1 << 10;
 
-/// Whether this version can read what says that it has that format.
+/// Whether this version can read files of that format.
 pub(crate) fn is_known_format(version: u32) -> bool {
     (FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version)
 }
@@ -57,7 +57,7 @@ pub(crate) fn hint_path(dir: &Path, id: u64) -> PathBuf {
     dir.join(format!("{id}.hint"))
 }
 
-/// What a segment's records are.
+/// The origin of a segment's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SegmentKind {
     /// A piece of the log, in the order in which it was written.
@@ -145,7 +145,7 @@ pub(crate) fn raw_salt(file: &dyn FsFile) -> Result<Option<u64>, IoError> {
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) id: u64,
-    /// Its place in the table, which is what slots name.
+    /// Its place in the table, which slots name.
     pub(crate) table_index: u16,
     pub(crate) salt: u64,
     /// The position of the file's first byte; meaningless once settled.

@@ -1,12 +1,12 @@
 //! Scans: a segment's records in order, a window at a time, each verified.
 //!
 //! Invariants:
-//! - What a scan hands out was verified in the copy that it hands out.
+//! - A record that a scan hands out was verified in that very copy.
 //! - A scan takes a window of memory; only a record that is handed out whole may take more.
-//! - A *patient* scan goes on behind what the disk cannot read: it reads as zeros, which are no
+//! - A *patient* scan goes on behind a place that the disk cannot read: it reads as zeros, no
 //!   record, and is noted.
-//! - A file that is shorter than was expected is damage, also where it ends with a whole record. Only
-//!   a patient scan ends there, and says by its offset that it is not at the end of its range.
+//! - A file that is shorter than was expected is damage, also where it ends with a whole record.
+//!   Only a patient scan ends there, and says by its offset that it is not at the end of its range.
 
 use std::fmt;
 use std::ops::Range;
@@ -14,9 +14,9 @@ use std::ops::Range;
 use crate::fs::{FsFile, IoError, Site, read_full};
 use crate::record::{ALIGN, Extra, HEADER_BYTES, Header, Kind, MARK_BYTES, Mark, Parts};
 
-/// What a scan reads at a time; little under a fuzzer, whose inputs are to cross windows.
+/// The bytes that a scan reads at a time; little under a fuzzer, whose inputs are to cross windows.
 const WINDOW_BYTES: usize = if cfg!(any(test, fuzzing)) { 256 } else { 1 << 20 };
-/// What the disk is asked for before it is needed, so that it works while a window is verified.
+/// The bytes that the disk is asked for in advance, so that it works while a window is verified.
 const AHEAD_BYTES: u64 = 4 << 20;
 /// Of a window that cannot be read as a whole, the pieces that are tried one by one.
 const PIECE_BYTES: usize = 4096;
@@ -39,7 +39,7 @@ pub(crate) struct Checked {
     pub(crate) content: u64,
 }
 
-/// What a damaged record still says.
+/// The fields of a damaged record.
 #[derive(Debug)]
 pub(crate) struct Remains {
     pub(crate) header: Header,
@@ -76,7 +76,7 @@ pub(crate) struct Scanner<'a> {
     window_at: u64,
     /// Up to where the disk was asked.
     asked: u64,
-    /// What a patient scan could not read; `None` if it is not patient.
+    /// The places that a patient scan could not read; `None` if it is not patient.
     unreadable: Option<Vec<Range<u64>>>,
 }
 
@@ -102,7 +102,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The same, but it goes on behind what the disk cannot read.
+    /// The same, but it goes on behind a place that the disk cannot read.
     pub(crate) fn patient(file: &'a dyn FsFile, salt: u64, from: u64, end: u64) -> Scanner<'a> {
         Scanner { unreadable: Some(Vec::new()), ..Scanner::new(file, salt, from, end) }
     }
@@ -183,7 +183,7 @@ impl<'a> Scanner<'a> {
         Ok(first.and_then(|bytes| Header::decode(bytes, salt, offset)))
     }
 
-    /// What a bad record at `offset` still says: its header, if that is right, and the bytes where
+    /// The fields of a bad record at `offset`: its header, if that is right, and the bytes where
     /// its content's number and its key were, which nothing vouches for.
     pub(crate) fn remains_at(&mut self, offset: u64) -> Result<Option<Remains>, IoError> {
         if self.end.saturating_sub(offset) < HEADER_BYTES as u64 {
@@ -302,7 +302,7 @@ impl<'a> Scanner<'a> {
         (self.end, self.is_cut) = (end, true);
     }
 
-    /// Has the disk begin with what follows the window that ends at `to`.
+    /// Has the disk begin with the bytes behind the window that ends at `to`.
     fn ask_ahead(&mut self, to: u64) {
         let wanted = (to + AHEAD_BYTES).min(self.end);
         // In large pieces, as each is a call.

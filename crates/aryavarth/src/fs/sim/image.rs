@@ -1,4 +1,4 @@
-//! One simulated file: what a reader sees, and what a crash would leave of it.
+//! One simulated file: the contents for its readers, and those that a crash would leave.
 //!
 //! An [`Inode`] keeps the live image, the durable image as of the last sync, and the operations
 //! since, in order. A sync folds them into the durable image; a crash folds some of them, torn at
@@ -46,7 +46,7 @@ impl Image {
         (taken * BLOCK_BYTES) as u64
     }
 
-    /// Copies what is there at `offset` into `buf`; returns how much that is.
+    /// Copies the bytes at `offset` into `buf`; returns how many there are.
     pub(super) fn read(&self, buf: &mut [u8], offset: u64) -> usize {
         let bytes = self.len.saturating_sub(offset).min(buf.len() as u64) as usize;
         for piece in pieces(offset, bytes) {
@@ -160,8 +160,8 @@ impl Change {
         }
     }
 
-    /// Applies what a crash leaves: a change of the length as a whole or not at all, a write by
-    /// its sectors, clipped to the length.
+    /// Applies the part that a crash leaves: a change of the length as a whole or not at all, a
+    /// write by its sectors, clipped to the length.
     fn apply_some(&self, image: &mut Image, random: &mut Random) {
         let Change::Write { offset, bytes, extends } = self else {
             if random.coin() {
@@ -267,7 +267,7 @@ impl Inode {
         self.unsynced.clear();
     }
 
-    /// What is left of the file after a power cut: what was synced, and with luck some more.
+    /// The rest of the file after a power cut: its synced bytes, and with luck some more.
     pub(super) fn after_power_cut(&self, luck: Option<&mut Random>) -> Image {
         let mut image = self.durable.clone();
         if let Some(luck) = luck {

@@ -1,13 +1,13 @@
-//! A simulated file system that forgets at a crash what was not synced.
+//! A simulated file system that forgets at a crash all unsynced changes.
 //!
 //! Everything is in memory, and every call is numbered, so a test can cut the power at any call,
-//! let one call fail, take a crash and look at what is left. The simulation is crueler than any
-//! disk, within what a journaling file system promises:
+//! let one call fail, take a crash and look at the rest. The simulation is crueler than any
+//! disk, within the promises of a journaling file system:
 //!
-//! - **Contents** survive only through [`FsFile::sync`](super::FsFile::sync). Of what came after
-//!   it, a crash leaves nothing, everything, or some: any subset of the operations, writes torn at
-//!   sectors of 512 bytes. Sectors that were lost read as before, or as zeros where the file is
-//!   new: never as somebody else's old data.
+//! - **Contents** survive only through [`FsFile::sync`](super::FsFile::sync). Of the changes
+//!   after it, a crash leaves nothing, everything, or some: any subset of the operations, writes
+//!   torn at sectors of 512 bytes. Sectors that were lost read as before, or as zeros where the
+//!   file is new: never as old data of another file.
 //! - **Lengths** are file-system metadata: a length change survives or not, whatever happens to
 //!   the data behind it. Data that survives beyond the surviving length is clipped, because no
 //!   reader could reach it.
@@ -43,12 +43,12 @@ use self::random::Random;
 use super::{Fs, FsFile, IoError, OpenHow, Site};
 use crate::sync::{Arc, Mutex, lock};
 
-/// What a crash leaves of everything that was not synced.
+/// The share of all unsynced changes that a crash leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crash {
     /// Nothing: the cruellest power cut.
     Nothing,
-    /// Everything: the process died, the machine lives. What was not synced is still there, and
+    /// Everything: the process died, the machine lives. Unsynced changes are still there, and
     /// still not synced: a later power cut may take it.
     Everything,
     /// Some operations of each file and directory, writes torn at sectors; the seed says which.
@@ -65,14 +65,14 @@ pub enum Fault {
     Io,
     /// The disk is full (`ENOSPC`).
     NoSpace,
-    /// A signal interrupts a read or write (`EINTR`); of what is at hand nothing is read. Other
+    /// A signal interrupts a read or write (`EINTR`); no cached byte is read either. Other
     /// calls are untouched: the operating system's [`Fs`] repeats them by itself.
     Interrupted,
     /// A read or write moves half of its bytes, one at least. Other calls are untouched.
     Short,
-    /// A sync of a file fails with `EIO` and forgets what it should have written: readers still
-    /// see it, later syncs succeed, but no sync saves it any more. Other calls, syncs of
-    /// directories among them (names stand in a journal), just fail with `EIO`.
+    /// A sync of a file fails with `EIO` and forgets the changes that it should have written:
+    /// readers still see it, later syncs succeed, but no sync saves it any more. Other calls, syncs
+    /// of directories among them (names stand in a journal), just fail with `EIO`.
     LostSync,
 }
 
@@ -180,7 +180,7 @@ impl SimFs {
         lock(&self.state).trace.len() as u64
     }
 
-    /// What each call was for, in order.
+    /// The site of each call, in order.
     pub fn trace(&self) -> Vec<Site> {
         lock(&self.state).trace.clone()
     }
@@ -202,7 +202,7 @@ impl SimFs {
         lock(&self.state).faults_next.entry(site).or_default().push_back(fault);
     }
 
-    /// Limits the space to `bytes`, counted in blocks of 4 KiB. What is there already stays;
+    /// Limits the space to `bytes`, counted in blocks of 4 KiB. Files that are there already stay;
     /// writes stop short at the limit, allocations and writes without any room fail.
     /// `u64::MAX` is no limit.
     pub fn limit_space(&self, bytes: u64) {
@@ -373,7 +373,7 @@ impl State {
         }
     }
 
-    /// What a power cut leaves: what was synced, and of the rest what `luck` decides.
+    /// The rest after a power cut: all that was synced, and a share of the unsynced by `luck`.
     fn after_power_cut(&self, mut luck: Option<Random>) -> SimFs {
         let mut dirs = BTreeMap::new();
         let mut inodes = BTreeMap::new();
@@ -395,7 +395,7 @@ impl State {
         SimFs::with(dirs, inodes)
     }
 
-    /// Drops the contents that nobody can reach, not even after a crash.
+    /// Drops the contents that no path and no handle reaches, not even after a crash.
     fn forget_unreachable(&mut self) {
         let dirs = &self.dirs;
         self.inodes.retain(|number, inode| {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::random::Random;
 
-/// What a name stands for.
+/// The meaning of a name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Node {
     /// A file, by its number.
@@ -19,7 +19,7 @@ pub(super) enum Node {
     Dir(u64),
 }
 
-/// Names and what they stand for, in order.
+/// Names with their meanings, in order.
 pub(super) type Names = BTreeMap<String, Node>;
 
 #[derive(Clone)]

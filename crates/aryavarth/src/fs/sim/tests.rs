@@ -1,4 +1,4 @@
-//! What the simulated disk keeps, what it loses, and that it otherwise behaves like a real one.
+//! The simulated disk keeps and loses the right things, and otherwise behaves like a real one.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
