@@ -19,27 +19,23 @@
 //! - The new store is synced, and becomes one by its last step: an unfinished one does not open.
 //! - A salvage that fails removes its files again: half a copy is not to be taken for a store.
 
+mod output;
+
 use std::collections::{BTreeSet, HashMap};
-use std::fmt;
-use std::io;
 use std::path::{Component, Path};
 use std::sync::PoisonError;
 
-use crate::error::{KvsError, Result};
-use crate::fs::{Fs, IoError, Site, is_of_the_system};
-use crate::hint;
-use crate::index::{Change, TABLE_CONTENT, TABLE_KEY, Table};
-use crate::log::CopyWriter;
-use crate::manifest::{Edit, Manifest, State};
-use crate::options::Options;
-use crate::record::{Extra, Frame, HEADER_BYTES, Header, Kind, Parts, SEQ_MAX};
-use crate::recovery::{Claimed, ENGINE, claim};
-use crate::scrub::{Damage, Survey, VerifyReport, Visitor, threads};
-use crate::segment::{Checked, ScanStop, Scanned, Scanner, SegmentHeader, SegmentKind};
-use crate::sync::{Arc, Mutex, lock};
+use output::{Writer, claim_empty, undo};
 
-/// A file of the new store ends at this size.
-const COPY_BYTES_MAX: u64 = 256 << 20;
+use crate::error::{KvsError, Result};
+use crate::fs::{Fs, Site};
+use crate::index::{Change, TABLE_CONTENT, TABLE_KEY, Table};
+use crate::options::Options;
+use crate::record::{Header, Kind, SEQ_MAX};
+use crate::recovery::Claimed;
+use crate::scrub::{Damage, Survey, VerifyReport, Visitor, threads};
+use crate::segment::{Checked, ScanStop, Scanner};
+use crate::sync::{Mutex, lock};
 
 /// The outcome of [`salvage`]: read, saved, and lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -186,7 +182,7 @@ pub fn salvage(
     let mut survey = Survey::open(&*options.fs, dir)?;
     let Claimed { fs, lock, state, .. } = claim_empty(out, options)?;
     let options = &Options { fs, ..options.clone() };
-    let writer = Writer { out, options, state, copy: None, bytes: 0 };
+    let writer = Writer::new(out, options, state);
     let done = save_all(&mut survey, writer, &mut progress);
     let done = done.map_err(|error| undo(&*options.fs, dir, out, error));
     drop(lock);
@@ -241,51 +237,6 @@ fn save_all(
     Ok(report)
 }
 
-/// Removes the files of the new store, `CURRENT` first, and says so in the error. The directory
-/// held nothing else that is not the system's.
-fn undo(fs: &dyn Fs, dir: &Path, out: &Path, error: KvsError) -> KvsError {
-    let names = fs.list(Site::SalvageUndoList, out);
-    let is_clear = names.is_ok_and(|mut names| {
-        names.retain(|name| !is_of_the_system(name));
-        names.sort_by_key(|name| name != "CURRENT");
-        names.iter().all(|name| fs.remove(Site::SalvageUndo, &out.join(name)).is_ok())
-    });
-    let KvsError::Io(error) = error else { return error };
-    let (site, path, kind) = (error.site, error.path.clone(), error.source.kind());
-    let (out, dir) = (out.display(), dir.display());
-    let left = if is_clear {
-        format!("The unfinished copy in {out} was removed")
-    } else {
-        format!("{out} holds the beginning of a copy, which is no store: remove it")
-    };
-    let told = format!(
-        "{}. {left}. Nothing in {dir} was changed; salvage it into a directory on a disk with \
-         more space, or a better one",
-        error.source
-    );
-    let source = io::Error::new(kind, Undone { told, cause: error });
-    IoError { site, path, source }.into()
-}
-
-/// The reason why a salvage failed, and the state of its output.
-#[derive(Debug)]
-struct Undone {
-    told: String,
-    cause: Arc<IoError>,
-}
-
-impl fmt::Display for Undone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.told)
-    }
-}
-
-impl std::error::Error for Undone {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.cause.source)
-    }
-}
-
 /// A directory inside the damaged one would change that, by whatever way its path leads there.
 fn refuse_inside(fs: &dyn Fs, dir: &Path, out: &Path) -> Result<()> {
     let [real_dir, real_out] = [dir, out].map(|path| fs.real_path(Site::SalvagePath, path));
@@ -297,17 +248,6 @@ fn refuse_inside(fs: &dyn Fs, dir: &Path, out: &Path) -> Result<()> {
         return Err(KvsError::InvalidOption(what));
     }
     Ok(())
-}
-
-/// Makes and locks the directory of the new store.
-fn claim_empty(out: &Path, options: &Options) -> Result<Claimed> {
-    let is_new = options.fs.create_dir(Site::SalvageDirCreate, out)?;
-    let names = if is_new { Vec::new() } else { options.fs.list(Site::SalvageDirList, out)? };
-    if !names.iter().all(|name| is_of_the_system(name)) {
-        let what = format!("{} is not empty; choose a new directory", out.display());
-        return Err(KvsError::InvalidOption(what));
-    }
-    claim(out, options, ENGINE)
 }
 
 /// Which contents the spaces have, as the newest whole record of that says.
@@ -409,85 +349,4 @@ fn save(
         }
     }
     Ok(())
-}
-
-/// The new store in the making.
-struct Writer<'a> {
-    out: &'a Path,
-    options: &'a Options,
-    state: State,
-    copy: Option<CopyWriter>,
-    bytes: u64,
-}
-
-impl Writer<'_> {
-    fn push(&mut self, record: &Scanned<'_>) -> Result<()> {
-        if self.copy.as_ref().is_some_and(|copy| copy.bytes() >= COPY_BYTES_MAX) {
-            self.finish_copy()?;
-        }
-        let copy = match &mut self.copy {
-            Some(copy) => copy,
-            none => {
-                let id = self.state.file_id;
-                let header = SegmentHeader {
-                    kind: SegmentKind::Copy,
-                    id,
-                    salt: self.options.seed.rotate_left(17)
-                        ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15),
-                    base: 0,
-                    created_ms: self.options.clock.now_ms(),
-                    store_id: self.state.store_id,
-                };
-                self.state.file_id += 1;
-                none.insert(CopyWriter::create(&*self.options.fs, self.out, header, 0)?)
-            }
-        };
-        copy.push(record)?;
-        self.bytes += record.header.record_bytes() as u64;
-        Ok(())
-    }
-
-    /// Writes the table of spaces, as a record with this number.
-    fn push_table(&mut self, table: &Table, seq: u64) -> Result<()> {
-        let extra = Extra { content: TABLE_CONTENT, expires_at: None };
-        let mut frame = Frame::new(0, 0);
-        frame.push(extra, TABLE_KEY, Some(&table.encode()));
-        frame.place(seq, 0, 0);
-        let bytes: &[u8] = frame.with_front(0);
-        let header = bytes.first_chunk().and_then(|bytes| Header::decode(bytes, 0, 0));
-        let payload =
-            header.and_then(|h| bytes.get(HEADER_BYTES..HEADER_BYTES + h.payload_bytes()));
-        let parts = header.zip(payload).and_then(|(header, payload)| header.parts(payload));
-        if let (Some(header), Some(payload), Some(Parts { extra, key, value })) =
-            (header, payload, parts)
-        {
-            self.push(&Scanned { offset: 0, header, payload, extra, key, value })?;
-        }
-        Ok(())
-    }
-
-    fn finish_copy(&mut self) -> Result<()> {
-        let Some(mut copy) = self.copy.take() else {
-            return Ok(());
-        };
-        let fs = &*self.options.fs;
-        // Each key has one record here, but a copy without promises holds in any case.
-        let copied = copy.finish(fs, self.out, 0)?;
-        for edit in copied.edits() {
-            self.state.apply(&edit).map_err(|reason| KvsError::corrupt(self.out, 0, reason))?;
-        }
-        // Without it the first open takes longer, that is all.
-        drop(hint::write(fs, self.out, &copied.segment, &copied.places));
-        Ok(())
-    }
-
-    /// Makes a store of it, as if it had just been closed.
-    fn finish(mut self, old: &State, seq: u64) -> Result<()> {
-        self.finish_copy()?;
-        let fs = &*self.options.fs;
-        self.state.seq = seq.max(self.state.seq).min(SEQ_MAX);
-        self.state.clock_ms = old.clock_ms;
-        let mut manifest = Manifest::create(fs, self.out, 1, self.state)?;
-        Ok(manifest.append(fs, &[Edit::Clean])?)
-    }
 }
