@@ -8,7 +8,7 @@ use aryavarth::{Count, Durability, KvsEngine, Position, Result, Stats};
 
 use crate::budget::OutputFigures;
 use crate::clients::Clients;
-use crate::commands::ServerContext;
+use crate::commands::{Now, ServerContext};
 use crate::counters::Counters;
 use crate::limits::Limits;
 use crate::server::Shared;
@@ -28,8 +28,8 @@ impl<E: KvsEngine, P: ThreadPool> ServerContext for Shared<E, P> {
         self.engine.with_space(space).count().map(|(count, _)| count)
     }
 
-    fn now_ms(&self) -> u64 {
-        self.engine.now_ms()
+    fn now(&self) -> Now {
+        Now { ms: self.engine.now_ms(), offset_ms: self.engine.clock_offset_ms() }
     }
 
     fn compact(&self) -> bool {

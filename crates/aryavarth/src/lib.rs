@@ -8,6 +8,7 @@
     reason = "lengths are bounded where they enter, and sums of them stay far below 2^63"
 )]
 
+mod clock;
 mod commit;
 mod compaction;
 mod engine;

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::{Poll, Waker};
 
+use crate::clock::StoreClock;
 use crate::engine::{
     Content, Count, Effects, Guide, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest, Page, Position,
     Stored, Transaction, Watch, Watches,
@@ -37,9 +38,7 @@ struct Shared {
     spaces: Mutex<BTreeMap<u32, Space>>,
     watches: Watches,
     guide: Guide,
-    clock: Arc<dyn Clock>,
-    /// The latest time that the clock ever told.
-    latest_ms: AtomicU64,
+    clock: StoreClock,
     expired_keys: AtomicU64,
 }
 
@@ -110,8 +109,7 @@ impl MemoryEngine {
             spaces: Mutex::default(),
             watches: Watches::default(),
             guide: Guide::new(0),
-            clock,
-            latest_ms: AtomicU64::new(0),
+            clock: StoreClock::new(clock, 0),
             expired_keys: AtomicU64::new(0),
         };
         MemoryEngine { shared: Arc::new(shared), space: 0 }
@@ -162,6 +160,7 @@ impl MemoryEngine {
 struct NewestInMaps<'a> {
     spaces: &'a BTreeMap<u32, Space>,
     now_ms: u64,
+    clock_offset_ms: i64,
 }
 
 impl NewestInMaps<'_> {
@@ -173,6 +172,10 @@ impl NewestInMaps<'_> {
 impl Newest for NewestInMaps<'_> {
     fn now_ms(&self) -> u64 {
         self.now_ms
+    }
+
+    fn clock_offset_ms(&self) -> i64 {
+        self.clock_offset_ms
     }
 
     fn find(&mut self, space: u32, key: &[u8]) -> Result<Option<Stored>> {
@@ -228,8 +231,11 @@ impl KvsEngine for MemoryEngine {
     }
 
     fn now_ms(&self) -> u64 {
-        let now_ms = self.shared.clock.now_ms();
-        self.shared.latest_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms)
+        self.shared.clock.now_ms()
+    }
+
+    fn clock_offset_ms(&self) -> i64 {
+        self.shared.clock.offset_ms()
     }
 
     fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {
@@ -303,7 +309,8 @@ impl KvsEngine for MemoryEngine {
     ) -> Result<(R, Position)> {
         let now_ms = self.now_ms();
         let mut spaces = self.swept(now_ms);
-        let mut newest = NewestInMaps { spaces: &spaces, now_ms };
+        let mut newest =
+            NewestInMaps { spaces: &spaces, now_ms, clock_offset_ms: self.clock_offset_ms() };
         let mut transaction = Transaction::new(&mut newest, self.space);
         let result = body(&mut transaction)?;
         let effects = transaction.into_effects();
@@ -351,6 +358,12 @@ impl KvsEngine for MemoryEngine {
     fn stats(&self) -> Stats {
         let keys = self.spaces().values().map(|space| space.keys.len() as u64).sum();
         let expired_keys = self.shared.expired_keys.load(Ordering::Relaxed);
-        Stats { keys, expired_keys, ..Stats::default() }
+        Stats {
+            keys,
+            expired_keys,
+            clock_jumps: self.shared.clock.jumps(),
+            clock_offset_ms: self.shared.clock.offset_ms(),
+            ..Stats::default()
+        }
     }
 }

@@ -78,8 +78,16 @@ impl FromStr for Durability {
 
 /// Where the store takes the time from.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// Milliseconds since 1970.
+    /// Milliseconds since 1970, by a clock that people and programs may set.
     fn now_ms(&self) -> u64;
+
+    /// Milliseconds since any moment, by a clock that is never set and counts on while the machine
+    /// sleeps. By it a store sees that the other clock was set, and its deadlines stay right. `None`
+    /// if there is none: then the other clock is believed wherever it goes on, and stands where it
+    /// goes back.
+    fn elapsed_ms(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// The system's wall clock.
@@ -90,6 +98,16 @@ impl Clock for SystemClock {
     fn now_ms(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn elapsed_ms(&self) -> Option<u64> {
+        #[cfg(target_os = "linux")]
+        let clock = rustix::time::ClockId::Boottime;
+        #[cfg(not(target_os = "linux"))]
+        let clock = rustix::time::ClockId::Monotonic;
+        let time = rustix::time::clock_gettime(clock);
+        let (seconds, nanoseconds) = (time.tv_sec, time.tv_nsec);
+        Some(seconds.cast_unsigned() * 1000 + nanoseconds.cast_unsigned() / 1_000_000)
     }
 }
 

@@ -33,6 +33,11 @@ pub struct Stats {
     pub damaged_records: u64,
     /// Keys that were removed because their deadline had passed.
     pub expired_keys: u64,
+    /// How often the machine's clock was set by more than a second, backwards or forwards. Deadlines
+    /// go on as if it had not been.
+    pub clock_jumps: u64,
+    /// By how many milliseconds the machine's clock is ahead of the store's since then.
+    pub clock_offset_ms: i64,
     /// Whether writes are refused because the disk is full.
     pub full: bool,
 }

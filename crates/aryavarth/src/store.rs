@@ -122,8 +122,7 @@ impl KvStore {
         Ok(KvStore { inner: Arc::new(inner), durability, space: 0 })
     }
 
-    /// A handle of the same store that waits for another level. Costs nothing, so it serves for
-    /// single calls too: `store.with_durability(Durability::Os).put(key, value)`.
+    /// A handle of the same store that waits for another level. Costs nothing.
     #[must_use]
     pub fn with_durability(&self, durability: Durability) -> KvStore {
         KvStore { durability, ..self.clone() }
@@ -150,18 +149,17 @@ impl KvStore {
         KvStore { space, ..self.clone() }
     }
 
-    /// The store's clock, in milliseconds since 1970, by which deadlines are: that of the options,
-    /// except that it does not go back behind what the store remembers, not even over a restart.
+    /// The store's clock, as [`KvsEngine::now_ms`] says.
     pub fn now_ms(&self) -> u64 {
         self.inner.log.now_ms()
     }
 
-    /// What the open found: whether the store had been closed, what a crash tore off.
+    /// Findings of the open: whether the store had been closed, and the tail that a crash tore.
     pub fn recovery(&self) -> &Recovery {
         &self.inner.recovery
     }
 
-    /// Sets a key; returns when that is durable. One write, and a share of one sync.
+    /// Sets a key; returns when that is durable.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
         self.write(Batch::new().set(key, value)).map(drop)
     }
@@ -219,9 +217,8 @@ impl KvStore {
         Ok(removed)
     }
 
-    /// Runs a closure on the newest state and writes its effects, all of them or nothing; returns
-    /// its result, or its error, when everything that it can depend on is durable. The rules for
-    /// the closure are those of [`KvsEngine::commit`].
+    /// Runs a closure as [`KvsEngine::commit`] does; returns its result, or its error, when all that
+    /// it can depend on is durable.
     pub fn commit<R>(
         &self,
         keys: &[&[u8]],
@@ -274,6 +271,8 @@ impl KvStore {
             written_position: log.commit.written(),
             scrubbed_bytes: self.inner.scrubber.bytes(),
             damaged_records: self.inner.scrubber.losses(log),
+            clock_jumps: log.clock.jumps(),
+            clock_offset_ms: log.clock.offset_ms(),
             full: log.is_full(),
         }
     }
@@ -311,8 +310,7 @@ impl KvStore {
         self.inner.close()
     }
 
-    /// Runs one piece of background work, for stores opened with `background: false`; returns
-    /// whether there was any.
+    /// Runs one piece of background work, if there is any, for stores without `background`.
     pub fn step(&self) -> Result<bool> {
         let log = self.log()?;
         if log.commit.step()? || log.tend()? || log.sweep()? {
@@ -441,6 +439,10 @@ impl KvsEngine for KvStore {
 
     fn now_ms(&self) -> u64 {
         KvStore::now_ms(self)
+    }
+
+    fn clock_offset_ms(&self) -> i64 {
+        self.inner.log.clock.offset_ms()
     }
 
     fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {

@@ -30,6 +30,7 @@ const ENGINE: Order = Order {
         "fs",
         "error",
         "options",
+        "clock",
         "stats",
         "record",
         "engine",

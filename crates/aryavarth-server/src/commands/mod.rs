@@ -36,3 +36,4 @@ mod transaction;
 
 pub(crate) use dispatch::{Answer, LONG_BYTES, blind, is_long, is_paused, run, wants_reply};
 pub(crate) use kit::context::{ClientState, ServerContext, Then};
+pub(crate) use kit::deadline::Now;

@@ -141,9 +141,16 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     #[must_use]
     fn with_space(&self, space: u32) -> Self;
 
-    /// The store's clock, in milliseconds since 1970: the machine's, except that it does not go
-    /// back, not even over a restart, behind what the store remembers. Deadlines are by it.
+    /// The store's clock, in milliseconds since 1970, by which deadlines are. It is the machine's, but
+    /// where that is set it goes on with elapsed time, and it never goes back, over a restart neither.
     fn now_ms(&self) -> u64;
+
+    /// By how many milliseconds the machine's clock is ahead of the [store's](KvsEngine::now_ms): 0
+    /// unless it was set while the store was open. A deadline by the store's clock, plus this, is the
+    /// deadline by the machine's.
+    fn clock_offset_ms(&self) -> i64 {
+        0
+    }
 
     /// The newest value of a key with its deadline, and the position of what was seen, be it a
     /// value or its removal. A key whose deadline has passed is not there.

@@ -23,6 +23,11 @@ pub trait Newest {
     /// The store's clock.
     fn now_ms(&self) -> u64;
 
+    /// As [`KvsEngine::clock_offset_ms`](super::KvsEngine::clock_offset_ms).
+    fn clock_offset_ms(&self) -> i64 {
+        0
+    }
+
     /// The newest value of `key`, or [`KvsError::Again`](crate::KvsError::Again) if it must be
     /// fetched first.
     fn find(&mut self, space: u32, key: &[u8]) -> Result<Option<Stored>>;
@@ -94,6 +99,11 @@ impl<'a> Transaction<'a> {
     /// The store's clock, which stands still meanwhile, in milliseconds since 1970.
     pub fn now_ms(&self) -> u64 {
         self.now_ms
+    }
+
+    /// By how many milliseconds the machine's clock is ahead of the store's.
+    pub fn clock_offset_ms(&self) -> i64 {
+        self.newest.clock_offset_ms()
     }
 
     /// The space that calls concern.

@@ -6,7 +6,7 @@
 //! *purge* gives the entries of the old one back, a few at a time.
 //!
 //! Invariants:
-//! - The store's clock never goes back, and no deadline is judged by another one.
+//! - No deadline is judged by another clock than the store's, which never goes back.
 //! - The sweep removes only what still has the record whose deadline has passed: it compares the
 //!   slots under the writer's lock.
 //! - A content is purged only once the record that took it from its space is released, and every
@@ -43,17 +43,7 @@ struct Due {
 impl Log {
     /// The store's clock, in milliseconds since 1970.
     pub(crate) fn now_ms(&self) -> u64 {
-        self.times().1
-    }
-
-    /// The wall clock and the store's, which is never behind it, nor behind itself.
-    pub(super) fn times(&self) -> (u64, u64) {
-        let time_ms = self.options.clock.now_ms();
-        let latest_ms = self.clock_ms.load(Ordering::Relaxed);
-        if time_ms <= latest_ms {
-            return (time_ms, latest_ms);
-        }
-        (time_ms, self.clock_ms.fetch_max(time_ms, Ordering::Relaxed).max(time_ms))
+        self.clock.now_ms()
     }
 
     /// Whether a deadline, if there is one, has passed.

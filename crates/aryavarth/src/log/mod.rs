@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use arc_swap::ArcSwapOption;
 use crossbeam_epoch as epoch;
 
+use crate::clock::StoreClock;
 use crate::commit::Commit;
 use crate::engine::Watches;
 use crate::error::{KvsError, Result};
@@ -72,8 +73,7 @@ pub(crate) struct Log {
     multi: AtomicU64,
     watches: Watches,
     cursors: Cursors,
-    /// The latest time that the store knows of, in milliseconds since 1970.
-    clock_ms: AtomicU64,
+    pub(crate) clock: StoreClock,
     /// The next deadline of all keys.
     next_deadline_ms: AtomicU64,
     pub(crate) expired_keys: AtomicU64,
@@ -222,7 +222,7 @@ impl Log {
             multi: AtomicU64::new(0),
             watches: Watches::default(),
             cursors: Cursors::new(state.store_id, found.manifest.number()),
-            clock_ms: AtomicU64::new(state.clock_ms),
+            clock: StoreClock::new(Arc::clone(&options.clock), state.clock_ms),
             next_deadline_ms: AtomicU64::new(next_deadline_ms),
             expired_keys: AtomicU64::new(0),
             next_file_id: AtomicU64::new(state.file_id),
@@ -268,7 +268,7 @@ impl Log {
         if header_bytes > 0 {
             bytes[..SEGMENT_HEADER_BYTES].copy_from_slice(&self.header_of(&segment).encode());
         }
-        let (time_ms, clock_ms) = self.times();
+        let (time_ms, clock_ms) = self.clock.times();
         if mark_bytes > 0 {
             let mark = Mark { durable, time_ms, clock_ms, term: 0, index: 0 };
             let out = &mut bytes[header_bytes..header_bytes + MARK_BYTES];

@@ -61,6 +61,10 @@ impl Newest for UnderLock<'_> {
         self.now_ms
     }
 
+    fn clock_offset_ms(&self) -> i64 {
+        self.log.clock.offset_ms()
+    }
+
     fn find(&mut self, space: u32, key: &[u8]) -> Result<Option<Stored>> {
         let Some((slot, expires_at)) = self.slot(space, key) else {
             return Ok(None);

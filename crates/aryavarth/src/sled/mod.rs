@@ -213,6 +213,10 @@ impl KvsEngine for SledKvsEngine {
         self.inner.store.now_ms()
     }
 
+    fn clock_offset_ms(&self) -> i64 {
+        self.inner.store.clock.offset_ms()
+    }
+
     fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {
         self.open()?.find(self.space, key)
     }
@@ -337,6 +341,8 @@ impl KvsEngine for SledKvsEngine {
             durable_position: store.synced.durable(),
             written_position: store.synced.written(),
             expired_keys: store.expired_keys(),
+            clock_jumps: store.clock.jumps(),
+            clock_offset_ms: store.clock.offset_ms(),
             ..Stats::default()
         }
     }

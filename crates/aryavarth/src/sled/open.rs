@@ -18,6 +18,7 @@ use super::layout::{self, Entry, LAYOUT, RESERVED};
 use super::store::Store;
 use super::sweep::Bell;
 use super::write::{CLOCK, REMOVED_UP_TO};
+use crate::clock::StoreClock;
 use crate::commit::Commit;
 use crate::engine::{Guide, Watches};
 use crate::error::{KvsError, Result};
@@ -74,8 +75,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Store, DirLock)> {
         value_bytes_max: options.value_bytes_max,
         batch_bytes_max: options.batch_bytes_max,
         meta,
-        clock: Arc::clone(&options.clock),
-        latest_ms: AtomicU64::new(clock_ms),
+        clock: StoreClock::new(Arc::clone(&options.clock), clock_ms),
         remembered_ms: AtomicU64::new(clock_ms),
         writer: Mutex::default(),
         keys: AtomicU64::new(tally.keys()),

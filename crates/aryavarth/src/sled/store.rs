@@ -19,10 +19,10 @@ use super::contents::{Table, Tally};
 use super::files::{Buffers, Files, failed};
 use super::layout::{self, Found};
 use super::sweep::Bell;
+use crate::clock::StoreClock;
 use crate::commit::Commit;
 use crate::engine::{Guide, KeyRange, Position, Stored, Watches};
 use crate::error::{KvsError, Result};
-use crate::options::Clock;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
 
 /// What all handles and threads of an open store share.
@@ -32,9 +32,7 @@ pub(super) struct Store {
     pub(super) batch_bytes_max: usize,
     pub(super) db: Db,
     pub(super) meta: Tree,
-    pub(super) clock: Arc<dyn Clock>,
-    /// The latest time that the clock told, here and in earlier runs.
-    pub(super) latest_ms: AtomicU64,
+    pub(super) clock: StoreClock,
     /// The time that an open will find. For who holds `applying`.
     pub(super) remembered_ms: AtomicU64,
     /// Whoever writes, closures included.
@@ -62,8 +60,7 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn now_ms(&self) -> u64 {
-        let now_ms = self.clock.now_ms();
-        self.latest_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms)
+        self.clock.now_ms()
     }
 
     /// Refuses further writes after one whose outcome is unknown.

@@ -331,6 +331,10 @@ impl Newest for NewestInSled<'_> {
         self.now_ms
     }
 
+    fn clock_offset_ms(&self) -> i64 {
+        self.store.clock.offset_ms()
+    }
+
     fn find(&mut self, space: u32, key: &[u8]) -> Result<Option<Stored>> {
         let bytes = self.store.get(self.content(space), key)?;
         bytes.map(|bytes| Ok(self.store.decode(&bytes)?.to_stored())).transpose()

@@ -10,6 +10,8 @@ mod engines;
 #[allow(dead_code, unused_imports, reason = "without `sled`, no engine that `stories!` lists")]
 mod after_reopen;
 #[cfg(test)]
+mod clocks;
+#[cfg(test)]
 mod concurrent;
 #[cfg(test)]
 mod contract;

@@ -111,6 +111,10 @@ impl KvsEngine for Reopened {
         self.once(KvsEngine::now_ms)
     }
 
+    fn clock_offset_ms(&self) -> i64 {
+        self.once(KvsEngine::clock_offset_ms)
+    }
+
     fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {
         self.once(|store| store.find(key))
     }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aryavarth::fs::{Fault, SimFs, Site};
 use aryavarth::{
@@ -20,29 +20,50 @@ pub(crate) const DIR: &str = "/data/store";
 
 /// A clock that moves only when told to.
 #[derive(Debug)]
-pub(crate) struct TestClock(AtomicU64);
+pub(crate) struct TestClock {
+    wall_ms: AtomicU64,
+    /// Elapsed time, once the clock counts it.
+    elapsed_ms: AtomicU64,
+    counts: AtomicBool,
+}
 
 impl TestClock {
     /// When the clocks of tests begin, in milliseconds since 1970.
     pub(crate) const START_MS: u64 = 1_700_000_000_000;
 
     pub(crate) fn new() -> Arc<TestClock> {
-        Arc::new(TestClock(AtomicU64::new(Self::START_MS)))
+        Arc::new(TestClock {
+            wall_ms: AtomicU64::new(Self::START_MS),
+            elapsed_ms: AtomicU64::new(0),
+            counts: AtomicBool::new(false),
+        })
     }
 
     pub(crate) fn set(&self, ms: u64) {
-        self.0.store(ms, Ordering::Relaxed);
+        self.wall_ms.store(ms, Ordering::Relaxed);
     }
 
     /// Moves the clock on and returns its new time.
     pub(crate) fn advance(&self, ms: u64) -> u64 {
-        self.0.fetch_add(ms, Ordering::Relaxed) + ms
+        self.wall_ms.fetch_add(ms, Ordering::Relaxed) + ms
+    }
+
+    /// Lets time pass by both clocks; elapsed time is counted from the first call on.
+    pub(crate) fn pass(&self, ms: u64) -> u64 {
+        self.elapsed_ms.fetch_add(ms, Ordering::Relaxed);
+        self.counts.store(true, Ordering::Relaxed);
+        self.advance(ms)
     }
 }
 
 impl Clock for TestClock {
     fn now_ms(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.wall_ms.load(Ordering::Relaxed)
+    }
+
+    fn elapsed_ms(&self) -> Option<u64> {
+        let counts = self.counts.load(Ordering::Relaxed);
+        counts.then(|| self.elapsed_ms.load(Ordering::Relaxed))
     }
 }
 
@@ -159,7 +180,7 @@ impl Runner {
 
     /// Time passes, in milliseconds.
     pub(crate) fn pass(&self, ms: u64) {
-        self.clock.0.fetch_add(ms, Ordering::Relaxed);
+        self.clock.advance(ms);
     }
 
     /// Closes the store cleanly.

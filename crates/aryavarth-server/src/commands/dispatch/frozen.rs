@@ -12,6 +12,7 @@ use crate::budget::OutputFigures;
 use crate::clients::Clients;
 use crate::commands::kit::args::DATABASES;
 use crate::commands::kit::context::ServerContext;
+use crate::commands::kit::deadline::Now;
 use crate::counters::Counters;
 use crate::limits::Limits;
 use crate::settings::ServerSettings;
@@ -20,7 +21,7 @@ use crate::settings::ServerSettings;
 pub(super) struct Frozen<'a> {
     server: &'a dyn ServerContext,
     stats: Stats,
-    now_ms: u64,
+    now: Now,
     counts: Vec<Count>,
 }
 
@@ -28,7 +29,7 @@ impl<'a> Frozen<'a> {
     /// Asks the store for everything that a command may want to know.
     pub(super) fn new(server: &'a dyn ServerContext) -> aryavarth::Result<Self> {
         let counts = (0..DATABASES).map(|space| server.count(space)).collect::<Result<_, _>>()?;
-        Ok(Frozen { server, stats: server.stats(), now_ms: server.now_ms(), counts })
+        Ok(Frozen { server, stats: server.stats(), now: server.now(), counts })
     }
 }
 
@@ -45,8 +46,8 @@ impl ServerContext for Frozen<'_> {
         Ok(self.counts.get(space as usize).copied().unwrap_or_default())
     }
 
-    fn now_ms(&self) -> u64 {
-        self.now_ms
+    fn now(&self) -> Now {
+        self.now
     }
 
     fn compact(&self) -> bool {

@@ -7,7 +7,7 @@ use aryavarth::{Stored, Transaction};
 use aryavarth_protocol::Reply;
 
 use crate::commands::kit::args::Args;
-use crate::commands::kit::deadline::Unit;
+use crate::commands::kit::deadline::{Now, Unit};
 use crate::commands::kit::failure::{Failure, refused, refused_quoting};
 use crate::commands::kit::read::Read;
 use crate::commands::kit::spec::{Outcome, Run, Spec};
@@ -133,7 +133,7 @@ fn set_deadline(
     let key = args.get(1);
     let conditions = Conditions::parse(args)?;
     let amount = args.integer(2)?;
-    let Some(new) = unit.milliseconds(amount, transaction.now_ms()) else {
+    let Some(new) = unit.milliseconds(amount, Now::of(transaction)) else {
         return refused(format!("ERR invalid expire time in '{command}' command"));
     };
     let Some(current) = transaction.deadline(key)? else { return Ok(Reply::Integer(0)) };
@@ -171,11 +171,13 @@ fn pttl(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
 }
 
 fn expiretime(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
-    show(keys, args, seconds)
+    let offset_ms = keys.clock_offset_ms();
+    show(keys, args, |deadline| seconds(deadline.saturating_add_signed(offset_ms)))
 }
 
 fn pexpiretime(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
-    show(keys, args, |deadline| deadline)
+    let offset_ms = keys.clock_offset_ms();
+    show(keys, args, |deadline| deadline.saturating_add_signed(offset_ms))
 }
 
 /// Milliseconds to the nearest second.

@@ -12,6 +12,7 @@ use aryavarth_protocol::Command;
 
 use crate::budget::{Allowance, OutputFigures};
 use crate::clients::{ClientHandle, Clients, Pause, Shown};
+use crate::commands::kit::deadline::Now;
 use crate::commands::kit::rows::Registry;
 use crate::counters::Counters;
 use crate::limits::Limits;
@@ -187,7 +188,7 @@ pub(crate) trait ServerContext: Send + Sync {
     /// How many keys a database has.
     fn count(&self, space: u32) -> aryavarth::Result<Count>;
     /// The store's clock.
-    fn now_ms(&self) -> u64;
+    fn now(&self) -> Now;
     /// Begins a compaction in the background, unless one runs.
     fn compact(&self) -> bool;
     /// Whether a compaction runs that a client asked for.

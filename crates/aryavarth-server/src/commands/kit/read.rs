@@ -13,6 +13,9 @@ pub(crate) trait Read {
     /// The clock that deadlines are by.
     fn now_ms(&self) -> u64;
 
+    /// By how many milliseconds the machine's clock is ahead of that.
+    fn clock_offset_ms(&self) -> i64;
+
     /// Before work that takes long.
     ///
     /// # Errors
@@ -40,6 +43,10 @@ pub(crate) trait Read {
 impl Read for Transaction<'_> {
     fn now_ms(&self) -> u64 {
         Transaction::now_ms(self)
+    }
+
+    fn clock_offset_ms(&self) -> i64 {
+        Transaction::clock_offset_ms(self)
     }
 
     fn begin_long(&self) -> Result<(), Failure> {
@@ -101,6 +108,10 @@ impl<'a, E: KvsEngine> Reader<'a, E> {
 impl<E: KvsEngine> Read for Reader<'_, E> {
     fn now_ms(&self) -> u64 {
         self.engine.now_ms()
+    }
+
+    fn clock_offset_ms(&self) -> i64 {
+        self.engine.clock_offset_ms()
     }
 
     fn begin_long(&self) -> Result<(), Failure> {

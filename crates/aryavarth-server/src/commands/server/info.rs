@@ -236,6 +236,8 @@ fn stats(context: &mut Context<'_>, text: &mut String) {
         "sync_partial_ok": 0,
         "sync_partial_err": 0,
         "expired_keys": stats.expired_keys,
+        "clock_jumps": stats.clock_jumps,
+        "clock_offset_ms": stats.clock_offset_ms,
         "evicted_keys": 0,
         "evicted_clients": 0,
         "pubsub_channels": 0,

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::commands::kit::args::Args;
 use crate::commands::kit::context::ServerContext;
-use crate::commands::kit::deadline::Unit;
+use crate::commands::kit::deadline::{Now, Unit};
 use crate::commands::kit::failure::{Failure, SYNTAX, refused, wrong_arity};
 use crate::commands::kit::spec::{Outcome, Run, Spec};
 
@@ -222,9 +222,9 @@ impl<'a> Options<'a> {
     }
 
     /// The deadline, if one is given.
-    fn deadline(&self, now_ms: u64, command: &str) -> Result<Option<u64>, Failure> {
+    fn deadline(&self, now: Now, command: &str) -> Result<Option<u64>, Failure> {
         match self.expiry {
-            Expiry::Given { unit, amount } => unit.deadline(amount, now_ms, command).map(Some),
+            Expiry::Given { unit, amount } => unit.deadline(amount, now, command).map(Some),
             _ => Ok(None),
         }
     }
@@ -240,7 +240,7 @@ fn blind_set(args: &Args<'_>, server: &dyn ServerContext) -> Option<Batch> {
     if options.condition.is_some() || options.get || options.expiry == Expiry::Keep {
         return None;
     }
-    let deadline = options.deadline(server.now_ms(), "set").ok()??;
+    let deadline = options.deadline(server.now(), "set").ok()??;
     Some(batch.set_until(args.get(1), args.get(2), deadline))
 }
 
@@ -262,7 +262,7 @@ fn set(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
         return Ok(Reply::OK);
     }
     let options = Options::parse(args, 3, Takes::Set)?;
-    let mut expires_at = options.deadline(transaction.now_ms(), "set")?;
+    let mut expires_at = options.deadline(Now::of(transaction), "set")?;
     let wants_value = options.get || options.condition.is_some_and(Condition::wants_value);
     // Whether there is a key, and its deadline, is known without a disk.
     let old = match transaction.deadline(key)? {
@@ -306,7 +306,7 @@ fn set_for(
     unit: Unit,
     command: &str,
 ) -> Outcome {
-    let deadline = unit.deadline(args.get(2), transaction.now_ms(), command)?;
+    let deadline = unit.deadline(args.get(2), Now::of(transaction), command)?;
     let stored = Stored { value: args.get(3).to_vec(), expires_at: Some(deadline) };
     transaction.store(args.get(1), stored);
     Ok(Reply::OK)
@@ -323,7 +323,7 @@ fn getex(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     let options = Options::parse(args, 2, Takes::GetEx)?;
     let Some(stored) = transaction.find(key)? else { return Ok(Reply::Null) };
     let changed = match options.expiry {
-        Expiry::Given { .. } => options.deadline(transaction.now_ms(), "getex")?,
+        Expiry::Given { .. } => options.deadline(Now::of(transaction), "getex")?,
         Expiry::Persist => None,
         Expiry::Unsaid | Expiry::Keep => stored.expires_at,
     };
@@ -367,7 +367,7 @@ fn msetex(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     }
     let end = 2 + 2 * count;
     let options = Options::parse(args, end, Takes::MSetEx)?;
-    let given = options.deadline(transaction.now_ms(), "msetex")?;
+    let given = options.deadline(Now::of(transaction), "msetex")?;
     // The condition is asked of the keys as they are before any of them is set.
     let mut deadlines = Vec::with_capacity(count);
     for place in (2..end).step_by(2) {

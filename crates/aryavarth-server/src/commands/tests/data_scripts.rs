@@ -153,6 +153,31 @@ fn a_scan_returns_each_key_that_stays_whatever_others_do() {
     assert_eq!(texts(&runner.call("", &words("KEYS stays:*"))), seen);
 }
 
+/// The machine's clock was ahead by an hour when the store opened, and is set right.
+#[test]
+fn deadlines_are_right_although_the_clock_was_set_back() {
+    let mut runner = Runner::new();
+    runner.clock.0.store(1_700_000_000_000, Ordering::Relaxed);
+    runner.call("", &words("SET before v EX 10"));
+    let now = 1_700_000_000 - 3600;
+    runner.clock.0.store(now * 1000, Ordering::Relaxed);
+    runner.call("", &words("SET relative v EX 10"));
+    runner.call("", &words(&format!("SET at v EXAT {}", now + 10)));
+    runner.call("", &words("SET moved v"));
+    runner.call("", &words(&format!("EXPIREAT moved {}", now + 10)));
+    let number = |reply| match reply {
+        Reply::Integer(number) => number,
+        other => panic!("{other:?} is no number"),
+    };
+    for key in ["before", "relative", "at", "moved"] {
+        assert_eq!(number(runner.call("", &words(&format!("TTL {key}")))), 10, "{key}");
+        let time = number(runner.call("", &words(&format!("EXPIRETIME {key}"))));
+        assert_eq!(time.unsigned_abs(), now + 10, "{key}");
+    }
+    runner.clock.0.store((now + 10) * 1000, Ordering::Relaxed);
+    assert_eq!(number(runner.call("", &words("EXISTS before relative at moved"))), 0);
+}
+
 #[test]
 fn by_chance_every_key_comes_up() {
     let mut runner = Runner::new();

@@ -10,6 +10,7 @@ use aryavarth::{Count, Durability, KvsEngine, MemoryEngine, Stats};
 use crate::budget::OutputFigures;
 use crate::clients::Clients;
 use crate::commands::ServerContext;
+use crate::commands::kit::deadline::Now;
 use crate::commands::registry::registry;
 use crate::counters::Counters;
 use crate::limits::Limits;
@@ -58,8 +59,8 @@ impl ServerContext for FakeServer {
         Ok(self.engine.with_space(space).count()?.0)
     }
 
-    fn now_ms(&self) -> u64 {
-        self.engine.now_ms()
+    fn now(&self) -> Now {
+        Now { ms: self.engine.now_ms(), offset_ms: self.engine.clock_offset_ms() }
     }
 
     fn compact(&self) -> bool {

@@ -129,6 +129,8 @@ fn clients_and_exporters_find_the_fields_that_they_read() {
         "total_commands_processed:",
         "instantaneous_ops_per_sec:",
         "expired_keys:",
+        "clock_jumps:0",
+        "clock_offset_ms:0",
         "aof_enabled:1",
         "rdb_last_save_time:",
         "used_cpu_sys:",

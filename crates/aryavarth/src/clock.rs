@@ -1,0 +1,215 @@
+//! The store's clock: deadlines count elapsed time, and a wall clock that jumps moves none of them.
+//!
+//! ```text
+//! wall clock     |----------+1h.....-1h---------->   jumps ahead for a moment, and back
+//! elapsed time   |------------------------------->   never jumps
+//! store clock    |------------------------------->   wall clock - offset, and never back
+//! offset          0        | 1h     | 0
+//! ```
+//!
+//! While the wall clock goes on as elapsed time does, the store clock is the wall clock less an
+//! offset of 0, so deadlines read as the machine's time. A wall clock that goes on otherwise by more
+//! than a second has *jumped*: the offset takes the difference, and the store clock goes on. A time
+//! that a caller gives by the wall clock is moved by the offset of that moment.
+//!
+//! Invariants:
+//! - The store clock never goes back: no key that has expired comes back.
+//! - A jump changes the offset alone; each is counted.
+
+use crate::options::Clock;
+use crate::sync::{Arc, AtomicI64, AtomicU64, Mutex, Ordering, lock};
+
+/// The wall clock may differ by so much from elapsed time without having jumped, in milliseconds.
+const TOLERANCE_MS: i64 = 1000;
+/// A reading of the wall clock that is later than the last one by less is not looked at closely.
+const STEP_MS: u64 = 1000;
+/// Threads read the wall clock in one order and get here in another, by a few milliseconds.
+const RACE_MS: u64 = 10;
+
+/// The clock of one open store.
+#[derive(Debug)]
+pub(crate) struct StoreClock {
+    clock: Arc<dyn Clock>,
+    /// The wall clock when it was last read.
+    wall_ms: AtomicU64,
+    /// By how much the wall clock is ahead of the store clock.
+    offset_ms: AtomicI64,
+    /// The latest time of the store clock.
+    latest_ms: AtomicU64,
+    jumps: AtomicU64,
+    last: Mutex<Look>,
+}
+
+/// A close look at both clocks.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    wall_ms: u64,
+    elapsed_ms: Option<u64>,
+}
+
+impl StoreClock {
+    /// A clock that goes on from `latest_ms`, or from the wall clock if that is later: time goes on
+    /// while no process has the store open.
+    pub(crate) fn new(clock: Arc<dyn Clock>, latest_ms: u64) -> StoreClock {
+        let look = Look { wall_ms: clock.now_ms(), elapsed_ms: clock.elapsed_ms() };
+        let behind_ms = difference(look.wall_ms, latest_ms).min(0);
+        let has_jumped = behind_ms < -TOLERANCE_MS;
+        StoreClock {
+            clock,
+            wall_ms: AtomicU64::new(look.wall_ms),
+            offset_ms: AtomicI64::new(if has_jumped { behind_ms } else { 0 }),
+            latest_ms: AtomicU64::new(latest_ms),
+            jumps: AtomicU64::new(u64::from(has_jumped)),
+            last: Mutex::new(look),
+        }
+    }
+
+    /// The store clock, in milliseconds since 1970.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.times().1
+    }
+
+    /// The wall clock and the store clock.
+    pub(crate) fn times(&self) -> (u64, u64) {
+        let wall_ms = self.clock.now_ms();
+        let last_ms = self.wall_ms.load(Ordering::Relaxed);
+        if wall_ms.saturating_add(RACE_MS) < last_ms || wall_ms - last_ms.min(wall_ms) >= STEP_MS {
+            self.look_closely();
+        } else if wall_ms > last_ms {
+            self.wall_ms.fetch_max(wall_ms, Ordering::Relaxed);
+        }
+        let now_ms = wall_ms.saturating_sub_signed(self.offset_ms());
+        let latest_ms = self.latest_ms.load(Ordering::Relaxed);
+        if now_ms <= latest_ms {
+            return (wall_ms, latest_ms);
+        }
+        (wall_ms, self.latest_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms))
+    }
+
+    /// By how much the wall clock is ahead of the store clock.
+    pub(crate) fn offset_ms(&self) -> i64 {
+        self.offset_ms.load(Ordering::Acquire)
+    }
+
+    /// Jumps of the wall clock since the open.
+    pub(crate) fn jumps(&self) -> u64 {
+        self.jumps.load(Ordering::Relaxed)
+    }
+
+    /// Compares the way of the wall clock with elapsed time since the last look.
+    fn look_closely(&self) {
+        let mut last = lock(&self.last);
+        let look = Look { wall_ms: self.clock.now_ms(), elapsed_ms: self.clock.elapsed_ms() };
+        let expected_ms = match (last.elapsed_ms, look.elapsed_ms) {
+            (Some(before), Some(after)) => {
+                last.wall_ms.saturating_add(after.saturating_sub(before))
+            }
+            // A clock that knows no elapsed time is believed unless it goes back.
+            _ => look.wall_ms.max(last.wall_ms).max(self.wall_ms.load(Ordering::Relaxed)),
+        };
+        let jump_ms = difference(look.wall_ms, expected_ms);
+        if jump_ms.abs() > TOLERANCE_MS {
+            let offset_ms = self.offset_ms().saturating_add(jump_ms);
+            // Back where it was, but for the time that the looks took.
+            let offset_ms = if offset_ms.abs() <= TOLERANCE_MS { 0 } else { offset_ms };
+            self.offset_ms.store(offset_ms, Ordering::Release);
+            self.jumps.fetch_add(1, Ordering::Relaxed);
+        }
+        self.wall_ms.store(look.wall_ms, Ordering::Relaxed);
+        *last = look;
+    }
+}
+
+/// How much later `a` is than `b`.
+fn difference(a: u64, b: u64) -> i64 {
+    a.wrapping_sub(b).cast_signed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START_MS: u64 = 1_700_000_000_000;
+    const HOUR_MS: u64 = 3_600_000;
+
+    /// A wall clock that can be set, and elapsed time that cannot.
+    #[derive(Debug, Default)]
+    struct TwoHands {
+        ahead_ms: AtomicI64,
+        elapsed_ms: AtomicU64,
+    }
+
+    impl TwoHands {
+        fn pass(&self, ms: u64) {
+            self.elapsed_ms.fetch_add(ms, Ordering::Relaxed);
+        }
+
+        fn set_ahead(&self, ms: i64) {
+            self.ahead_ms.store(ms, Ordering::Relaxed);
+        }
+    }
+
+    impl Clock for TwoHands {
+        fn now_ms(&self) -> u64 {
+            let elapsed_ms = self.elapsed_ms.load(Ordering::Relaxed);
+            (START_MS + elapsed_ms).saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed))
+        }
+
+        fn elapsed_ms(&self) -> Option<u64> {
+            Some(self.elapsed_ms.load(Ordering::Relaxed))
+        }
+    }
+
+    #[test]
+    fn time_goes_on_as_elapsed_time_does_whatever_the_wall_clock_does() {
+        let hands = Arc::new(TwoHands::default());
+        let clock = StoreClock::new(Arc::<TwoHands>::clone(&hands), 0);
+        let mut passed = 0;
+        for (ahead_ms, jumps) in [
+            (0, 0),
+            (HOUR_MS.cast_signed(), 1),
+            (HOUR_MS.cast_signed(), 1),
+            (0, 2),
+            (-2 * HOUR_MS.cast_signed(), 3),
+            (0, 4),
+        ] {
+            hands.set_ahead(ahead_ms);
+            for ms in [1, 500, 3000, 20 * HOUR_MS] {
+                hands.pass(ms);
+                passed += ms;
+                assert_eq!(clock.now_ms(), START_MS + passed, "{ahead_ms} ms ahead");
+                assert_eq!((clock.offset_ms(), clock.jumps()), (ahead_ms, jumps));
+            }
+        }
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_behind_at_the_open_stops_no_time() {
+        let hands = Arc::new(TwoHands::default());
+        let clock = StoreClock::new(Arc::<TwoHands>::clone(&hands), START_MS + HOUR_MS);
+        assert_eq!(clock.now_ms(), START_MS + HOUR_MS);
+        hands.pass(5000);
+        assert_eq!(clock.now_ms(), START_MS + HOUR_MS + 5000);
+        assert_eq!((clock.offset_ms(), clock.jumps()), (-HOUR_MS.cast_signed(), 1));
+        // The wall clock is mended; the store clock stays where elapsed time has it.
+        hands.set_ahead(HOUR_MS.cast_signed());
+        hands.pass(5000);
+        assert_eq!(clock.now_ms(), START_MS + HOUR_MS + 10_000);
+        assert_eq!((clock.offset_ms(), clock.jumps()), (0, 2));
+    }
+
+    #[test]
+    fn small_differences_are_no_jumps_and_never_turn_time_back() {
+        let hands = Arc::new(TwoHands::default());
+        let clock = StoreClock::new(Arc::<TwoHands>::clone(&hands), 0);
+        let mut latest_ms = 0;
+        for step in 0..1000_i64 {
+            hands.set_ahead(step * 7 % 200 - 100);
+            hands.pass(50);
+            let now_ms = clock.now_ms();
+            assert!(now_ms >= latest_ms);
+            latest_ms = now_ms;
+        }
+        assert_eq!((clock.offset_ms(), clock.jumps()), (0, 0));
+    }
+}
