@@ -84,10 +84,20 @@ pub(crate) struct Log {
     pub(crate) keys: AtomicI64,
     pub(crate) appended_bytes: AtomicU64,
     pub(crate) compactions: AtomicU64,
+    sizes: Sizes,
     /// The call that found no space, while the disk is full.
     full: ArcSwapOption<IoError>,
     chores: Mutex<Chores>,
     call: Condvar,
+}
+
+/// Bytes of the files beside the segments, where figures of the store find them without the locks
+/// that are held while a disk is waited for.
+#[derive(Debug, Default)]
+struct Sizes {
+    reserves: AtomicU64,
+    spare: AtomicU64,
+    manifest: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -207,6 +217,9 @@ impl Log {
             sealing: Vec::new(),
             closed: false,
         };
+        let sizes = Sizes::default();
+        sizes.reserves.store(found.reserves.iter().sum(), Ordering::Relaxed);
+        sizes.manifest.store(found.manifest.disk_bytes(), Ordering::Relaxed);
         let next_deadline_ms = writer.index.next_deadline().unwrap_or(u64::MAX);
         Log {
             dir,
@@ -231,6 +244,7 @@ impl Log {
             keys: AtomicI64::new(found.keys),
             appended_bytes: AtomicU64::new(0),
             compactions: AtomicU64::new(0),
+            sizes,
             full: ArcSwapOption::empty(),
             chores: Mutex::default(),
             call: Condvar::new(),

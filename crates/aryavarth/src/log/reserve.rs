@@ -53,6 +53,7 @@ impl Log {
             // Twice as much, so that it is made anew only for a manifest that has grown much.
             let bytes = blocks(2 * manifest_bytes + OPEN_BYTES);
             growth.open_bytes = self.make_reserve(of_open, growth.open_bytes, bytes)?;
+            self.note_reserves(growth);
             done = growth.open_bytes > 0;
         }
         let live = self.live_bytes.load(Ordering::Relaxed).max(0) as u64;
@@ -61,7 +62,13 @@ impl Log {
             return Ok(done);
         }
         growth.reserve_bytes = self.make_reserve(reserve, growth.reserve_bytes, bytes)?;
+        self.note_reserves(growth);
         Ok(done || growth.reserve_bytes > 0)
+    }
+
+    /// Leaves the sizes of the reserves where figures find them without a lock.
+    fn note_reserves(&self, growth: &Growth) {
+        self.sizes.reserves.store(growth.reserve_bytes + growth.open_bytes, Ordering::Relaxed);
     }
 
     /// Makes a reserve in place of one of another size; returns its size, 0 if the disk is full.
@@ -92,6 +99,7 @@ impl Log {
             return false;
         }
         growth.reserve_bytes = 0;
+        self.note_reserves(growth);
         self.remove_reserve(RESERVES[0])
     }
 

@@ -74,6 +74,7 @@ impl Log {
             writer.spare = Some(spare);
             return None;
         };
+        self.sizes.spare.store(0, Ordering::Relaxed);
         let header = SegmentHeader {
             kind: SegmentKind::Log,
             id: spare.id,
@@ -221,6 +222,7 @@ impl Log {
             self.remove_spare(small.id);
         }
         self.lock_writer().spare = Some(Spare { id, salt, file, capacity });
+        self.sizes.spare.store(capacity, Ordering::Relaxed);
         Ok(())
     }
 
@@ -245,10 +247,12 @@ impl Log {
         if manifest.state().clean {
             return Err(KvsError::Closed);
         }
-        manifest.append(&*self.options.fs, edits).map_err(|error| match error {
+        let appended = manifest.append(&*self.options.fs, edits).map_err(|error| match error {
             AppendError::Refused(error) => error,
             AppendError::Unknown(error) => self.commit.poison(&error),
-        })
+        });
+        self.sizes.manifest.store(manifest.disk_bytes(), Ordering::Relaxed);
+        appended
     }
 
     /// One round of the keeper: seals what was rotated, makes room ahead, takes removed keys and
@@ -442,26 +446,24 @@ impl Log {
         edits.push(Edit::Clean);
         self.edit_manifest(&edits)?;
         self.lock_writer().spare = None;
+        self.sizes.spare.store(0, Ordering::Relaxed);
         if let Some(id) = spare {
             self.remove_spare(id);
         }
         Ok(())
     }
 
-    /// Bytes that the store's files take.
+    /// Bytes that the store's files take. No lock and no system call.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        let growth = lock(&self.growth);
-        let reserves = growth.reserve_bytes + growth.open_bytes;
-        drop(growth);
-        self.data_bytes() + reserves
+        self.data_bytes() + self.sizes.reserves.load(Ordering::Relaxed)
     }
 
     /// The same without the reserve.
     pub(crate) fn data_bytes(&self) -> u64 {
         let segments: u64 =
             self.table.all().iter().map(|s| s.disk_bytes.load(Ordering::Relaxed)).sum();
-        let spare = self.lock_writer().spare.as_ref().map_or(0, |spare| spare.capacity);
-        segments + spare + lock(&self.manifest).disk_bytes() + 8192
+        let spare = self.sizes.spare.load(Ordering::Relaxed);
+        segments + spare + self.sizes.manifest.load(Ordering::Relaxed) + 8192
     }
 
     /// Wakes the background threads.
