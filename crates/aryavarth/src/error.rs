@@ -93,6 +93,9 @@ pub enum KvsError {
     /// A closure read a key that was not at hand. Pass the error on with `?`: the engine fetches
     /// the key and runs the closure again.
     Again,
+    /// A closure called into its own store, whose lock the closure holds. Nothing was done; use the
+    /// closure's transaction, or make the call after the closure.
+    InsideTransaction,
     /// Another engine's own error.
     Engine(Arc<dyn std::error::Error + Send + Sync>),
 }
@@ -192,6 +195,10 @@ impl fmt::Display for KvsError {
             KvsError::InvalidOption(what) => write!(f, "invalid option: {what}"),
             KvsError::Closed => f.write_str("the store is closed"),
             KvsError::Again => f.write_str("the closure read a key that must be fetched first"),
+            KvsError::InsideTransaction => f.write_str(
+                "the store was called from inside a transaction's closure, which holds its lock; \
+                 nothing was done. Use the transaction's own methods, or call after the closure",
+            ),
             KvsError::Engine(error) => write!(f, "{error}"),
         }
     }

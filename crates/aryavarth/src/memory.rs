@@ -8,8 +8,8 @@ use std::task::{Poll, Waker};
 
 use crate::clock::StoreClock;
 use crate::engine::{
-    Content, Count, Effects, Guide, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest, Page, Position,
-    Stored, Transaction, Watch, Watches,
+    Content, Count, Effects, Guide, Inside, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest, Page,
+    Position, Stored, Transaction, Watch, Watches, check_outside,
 };
 use crate::error::Result;
 use crate::options::{Clock, Durability, Options, SystemClock};
@@ -40,6 +40,8 @@ struct Shared {
     guide: Guide,
     clock: StoreClock,
     expired_keys: AtomicU64,
+    /// Keys of all spaces.
+    keys: AtomicU64,
 }
 
 /// The keys of a space, and those that have a deadline by it.
@@ -111,20 +113,24 @@ impl MemoryEngine {
             guide: Guide::new(0),
             clock: StoreClock::new(clock, 0),
             expired_keys: AtomicU64::new(0),
+            keys: AtomicU64::new(0),
         };
         MemoryEngine { shared: Arc::new(shared), space: 0 }
     }
 
-    fn spaces(&self) -> MutexGuard<'_, BTreeMap<u32, Space>> {
-        lock(&self.shared.spaces)
+    /// The spaces, locked; refused from inside a closure, which has them locked.
+    fn spaces(&self) -> Result<MutexGuard<'_, BTreeMap<u32, Space>>> {
+        check_outside(&*self.shared)?;
+        Ok(lock(&self.shared.spaces))
     }
 
     /// The same without what has expired; for writers.
-    fn swept(&self, now_ms: u64) -> MutexGuard<'_, BTreeMap<u32, Space>> {
-        let mut spaces = self.spaces();
+    fn swept(&self, now_ms: u64) -> Result<MutexGuard<'_, BTreeMap<u32, Space>>> {
+        let mut spaces = self.spaces()?;
         let swept = spaces.values_mut().map(|space| space.sweep(now_ms)).sum();
         self.shared.expired_keys.fetch_add(swept, Ordering::Relaxed);
-        spaces
+        self.shared.keys.fetch_sub(swept, Ordering::Relaxed);
+        Ok(spaces)
     }
 
     fn apply(&self, spaces: &mut BTreeMap<u32, Space>, effects: Effects) {
@@ -240,7 +246,7 @@ impl KvsEngine for MemoryEngine {
 
     fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {
         let now_ms = self.now_ms();
-        let spaces = self.spaces();
+        let spaces = self.spaces()?;
         let stored = spaces.get(&self.space).and_then(|space| space.keys.get(key));
         let stored = stored.filter(|stored| !stored.is_expired(now_ms));
         Ok((stored.cloned(), Position::ZERO))
@@ -253,7 +259,7 @@ impl KvsEngine for MemoryEngine {
     fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {
         let now_ms = self.now_ms();
         let mut page = KeyPage { done: true, ..KeyPage::default() };
-        let spaces = self.spaces();
+        let spaces = self.spaces()?;
         let Some(space) = spaces.get(&self.space) else { return Ok(page) };
         for (key, stored) in walk(space, range) {
             if page.keys.len() == limit {
@@ -270,12 +276,12 @@ impl KvsEngine for MemoryEngine {
     }
 
     fn count(&self) -> Result<(Count, Position)> {
-        let count = self.spaces().get(&self.space).map(Space::count);
+        let count = self.spaces()?.get(&self.space).map(Space::count);
         Ok((count.unwrap_or_default(), Position::ZERO))
     }
 
     fn watch(&self, key: &[u8]) -> Result<Watch> {
-        let spaces = self.swept(self.now_ms());
+        let spaces = self.swept(self.now_ms())?;
         let stored = spaces.get(&self.space).and_then(|space| space.keys.get(key));
         let expires_at = stored.and_then(|stored| stored.expires_at);
         Ok(self.shared.watches.watch(self.space, key, expires_at))
@@ -286,8 +292,9 @@ impl KvsEngine for MemoryEngine {
             check(write.key(), write.value())?;
         }
         let now_ms = self.now_ms();
-        let mut spaces = self.swept(now_ms);
+        let mut spaces = self.swept(now_ms)?;
         let space = spaces.entry(self.space).or_default();
+        let before = space.keys.len() as u64;
         let mut removed = 0;
         for write in batch.into_writes() {
             self.shared.watches.touch(self.space, write.key());
@@ -299,6 +306,9 @@ impl KvsEngine for MemoryEngine {
                 Write::Remove { key } => removed += u64::from(space.put(key, None).is_some()),
             }
         }
+        // One after the other: the count never is below the number of keys.
+        self.shared.keys.fetch_add(space.keys.len() as u64, Ordering::Relaxed);
+        self.shared.keys.fetch_sub(before, Ordering::Relaxed);
         Ok((removed, Position::ZERO))
     }
 
@@ -308,23 +318,27 @@ impl KvsEngine for MemoryEngine {
         mut body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<(R, Position)> {
         let now_ms = self.now_ms();
-        let mut spaces = self.swept(now_ms);
+        let mut spaces = self.swept(now_ms)?;
         let mut newest =
             NewestInMaps { spaces: &spaces, now_ms, clock_offset_ms: self.clock_offset_ms() };
         let mut transaction = Transaction::new(&mut newest, self.space);
+        let inside = Inside::enter(&*self.shared);
         let result = body(&mut transaction)?;
+        drop(inside);
         let effects = transaction.into_effects();
         for ((_, key), stored) in &effects.writes {
             check(key, stored.as_ref().map(|stored| stored.value.as_slice()))?;
         }
         self.apply(&mut spaces, effects);
+        let keys = spaces.values().map(|space| space.keys.len() as u64).sum();
+        self.shared.keys.store(keys, Ordering::Relaxed);
         Ok((result, Position::ZERO))
     }
 
     fn scan(&self, range: &KeyRange, limit: usize) -> Result<Page> {
         let now_ms = self.now_ms();
         let mut page = Page { done: true, ..Page::default() };
-        let spaces = self.spaces();
+        let spaces = self.spaces()?;
         let Some(space) = spaces.get(&self.space) else { return Ok(page) };
         for (key, stored) in walk(space, range) {
             if page.entries.len() == limit {
@@ -356,7 +370,7 @@ impl KvsEngine for MemoryEngine {
     }
 
     fn stats(&self) -> Stats {
-        let keys = self.spaces().values().map(|space| space.keys.len() as u64).sum();
+        let keys = self.shared.keys.load(Ordering::Relaxed);
         let expired_keys = self.shared.expired_keys.load(Ordering::Relaxed);
         Stats {
             keys,

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use crate::compaction;
 use crate::engine::{
-    Count, Entry, KeyPage, KeyRange, KeyWalk, KvsEngine, Page, Position, Stored, Transaction, Watch,
+    Count, Entry, KeyPage, KeyRange, KeyWalk, KvsEngine, Page, Position, Stored, Transaction,
+    Watch, check_outside,
 };
 use crate::error::{KvsError, Result};
 use crate::log::Log;
@@ -241,13 +242,13 @@ impl KvStore {
 
     /// Returns when everything written before is on disk, whatever the handle's level.
     pub fn flush(&self) -> Result<()> {
-        self.log()?.commit.sync()
+        self.outside()?.commit.sync()
     }
 
     /// Gives all dead bytes back now: seals the active segment, rewrites all without dead records.
     /// Needs space for up to 256 MiB of live data beside the existing files.
     pub fn compact(&self) -> Result<()> {
-        let log = self.log()?;
+        let log = self.outside()?;
         log.commit.check()?;
         log.seal_active()?;
         compaction::run_all(log).map_err(KvsError::told_full)
@@ -292,7 +293,7 @@ impl KvStore {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn scrub(&self) -> Result<VerifyReport> {
-        let log = self.log()?;
+        let log = self.outside()?;
         let report = self.inner.scrubber.pass(log);
         // A pass that was cut short has not seen everything.
         self.log().map(|_| report)
@@ -307,12 +308,13 @@ impl KvStore {
     /// Closes the store: waits for its threads, syncs and seals everything. Other handles then get
     /// [`KvsError::Closed`]. Dropping the last handle does the same and swallows the error.
     pub fn close(self) -> Result<()> {
+        check_outside(&*self.inner.log)?;
         self.inner.close()
     }
 
     /// Runs one piece of background work, if there is any, for stores without `background`.
     pub fn step(&self) -> Result<bool> {
-        let log = self.log()?;
+        let log = self.outside()?;
         if log.commit.step()? || log.tend()? || log.sweep()? {
             return Ok(true);
         }
@@ -328,6 +330,13 @@ impl KvStore {
             return Err(KvsError::Closed);
         }
         Ok(&self.inner.log)
+    }
+
+    /// The log, for a call that needs the writer's lock or waits for the disk.
+    fn outside(&self) -> Result<&Log> {
+        let log = self.log()?;
+        check_outside(log)?;
+        Ok(log)
     }
 }
 
@@ -478,16 +487,16 @@ impl KvsEngine for KvStore {
     }
 
     fn watch(&self, key: &[u8]) -> Result<Watch> {
-        Ok(self.log()?.watch(self.space, key))
+        Ok(self.outside()?.watch(self.space, key))
     }
 
     fn write(&self, batch: Batch) -> Result<(u64, Position)> {
-        let appended = self.log()?.write(self.space, &batch)?;
+        let appended = self.outside()?.write(self.space, &batch)?;
         Ok((appended.removed, Position(appended.position)))
     }
 
     fn write_each(&self, batches: Vec<Batch>) -> Vec<Result<(u64, Position)>> {
-        match self.log() {
+        match self.outside() {
             Ok(log) => log.write_each(self.space, &batches),
             Err(_) => batches.into_iter().map(|batch| KvsEngine::write(self, batch)).collect(),
         }
@@ -498,7 +507,7 @@ impl KvsEngine for KvStore {
         keys: &[&[u8]],
         body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<(R, Position)> {
-        self.log()?.commit(self.space, keys, body)
+        self.outside()?.commit(self.space, keys, body)
     }
 
     fn scan(&self, range: &KeyRange, limit: usize) -> Result<Page> {
@@ -506,7 +515,11 @@ impl KvsEngine for KvStore {
     }
 
     fn wait(&self, position: Position, level: Durability) -> Result<()> {
-        self.inner.log.commit.wait(position, level)
+        let commit = &self.inner.log.commit;
+        if position > Position(commit.released()) {
+            check_outside(&*self.inner.log)?;
+        }
+        commit.wait(position, level)
     }
 
     fn on_reached(&self, position: Position, level: Durability, waker: &Waker) -> Poll<Result<()>> {

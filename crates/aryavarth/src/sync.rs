@@ -19,7 +19,7 @@ pub(crate) use under::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering, fence,
 };
 pub(crate) use under::sync::{Condvar, Mutex, MutexGuard};
-pub(crate) use under::thread;
+pub(crate) use under::{thread, thread_local};
 
 /// Locks, whether or not another holder panicked.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -14,6 +14,7 @@
 //! sees it, and the engine removes it when it gets to it.
 
 mod guide;
+mod inside;
 mod range;
 mod transaction;
 mod watch;
@@ -22,6 +23,7 @@ use std::task::{Poll, Waker};
 use std::time::Instant;
 
 pub(crate) use guide::Guide;
+pub(crate) use inside::{Inside, check_outside};
 pub use range::KeyRange;
 pub use transaction::{Content, Effects, Newest, Transaction};
 pub use watch::Watch;
@@ -267,6 +269,11 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     }
 
     /// Runs a closure that sees the newest state, and writes its effects, all of them or nothing.
+    ///
+    /// The closure works with its [`Transaction`] alone: a call from inside it into the same store
+    /// that needs the writer's lock, or that would wait for the disk, fails at once with
+    /// [`KvsError::InsideTransaction`]. (A closure that waits for another thread's call into the
+    /// store waits for ever.)
     ///
     /// Nobody else writes while it runs. The values of `keys` are fetched beforehand; if the
     /// closure asks for others, it may run several times, so it must have no effects of its own.

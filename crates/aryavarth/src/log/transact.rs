@@ -17,7 +17,7 @@ use crossbeam_epoch as epoch;
 use super::read::Seen;
 use super::{Log, ROOM_BYTES, Recent};
 use crate::engine::{
-    Content, Count, Effects, KeyRange, KeyWalk, Newest, Position, Stored, Transaction,
+    Content, Count, Effects, Inside, KeyRange, KeyWalk, Newest, Position, Stored, Transaction,
 };
 use crate::error::{KvsError, Result};
 use crate::index::{Change, Found, Slot, TABLE_CONTENT, TABLE_KEY, Table};
@@ -150,6 +150,7 @@ impl Log {
                 missing: Vec::new(),
             };
             let outcome = catch_unwind(AssertUnwindSafe(|| {
+                let _inside = Inside::enter(self);
                 let mut transaction = Transaction::new(&mut newest, space);
                 body(&mut transaction).map(|result| (result, transaction.into_effects()))
             }));

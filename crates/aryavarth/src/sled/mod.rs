@@ -32,7 +32,8 @@ use std::time::Instant;
 
 use crate::commit::Commit;
 use crate::engine::{
-    Count, KeyPage, KeyRange, KeyWalk, KvsEngine, Page, Position, Stored, Transaction, Watch,
+    Count, Inside, KeyPage, KeyRange, KeyWalk, KvsEngine, Page, Position, Stored, Transaction,
+    Watch, check_outside,
 };
 use crate::error::{KvsError, Result};
 use crate::options::{Durability, Options};
@@ -124,13 +125,16 @@ impl SledKvsEngine {
 
     /// Returns when everything written before is on disk, whatever the handle's level.
     pub fn flush(&self) -> Result<()> {
-        self.open()?.synced.sync()
+        let store = self.open()?;
+        check_outside(store)?;
+        store.synced.sync()
     }
 
     /// Closes the store: waits for its threads and syncs everything. Other handles get
     /// [`KvsError::Closed`] from then on. Dropping the last handle does the same and swallows the
     /// error.
     pub fn close(self) -> Result<()> {
+        check_outside(&*self.inner.store)?;
         self.inner.close()
     }
 
@@ -251,7 +255,7 @@ impl KvsEngine for SledKvsEngine {
 
     fn watch(&self, key: &[u8]) -> Result<Watch> {
         let store = self.open()?;
-        let _writer = lock(&store.writer);
+        let _writer = store.lock_writer()?;
         let (stored, _) = store.find(self.space, key)?;
         let expires_at = stored.and_then(|stored| stored.expires_at);
         Ok(store.watches.watch(self.space, key, expires_at))
@@ -264,7 +268,7 @@ impl KvsEngine for SledKvsEngine {
             check_value(write.value().unwrap_or_default(), store.value_bytes_max)?;
         }
         check_size("batch", batch.record_bytes(), store.batch_bytes_max)?;
-        let _writer = lock(&store.writer);
+        let _writer = store.lock_writer()?;
         self.open()?.check()?;
         store.write_batch(self.space, batch)
     }
@@ -275,12 +279,14 @@ impl KvsEngine for SledKvsEngine {
         mut body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<(R, Position)> {
         let store = self.open()?;
-        let _writer = lock(&store.writer);
+        let _writer = store.lock_writer()?;
         self.open()?.check()?;
         let now_ms = store.now_ms();
         let mut newest = NewestInSled { store, now_ms };
         let mut transaction = Transaction::new(&mut newest, self.space);
+        let inside = Inside::enter(store);
         let result = body(&mut transaction)?;
+        drop(inside);
         let position = store.write_effects(transaction.into_effects(), now_ms)?;
         Ok((result, position))
     }
@@ -304,6 +310,9 @@ impl KvsEngine for SledKvsEngine {
 
     fn wait(&self, position: Position, level: Durability) -> Result<()> {
         let store = &self.inner.store;
+        if position > Position(store.synced.released()) {
+            check_outside(&**store)?;
+        }
         if level != Durability::Always {
             store.flushed.wait(position, Durability::Always)?;
         }

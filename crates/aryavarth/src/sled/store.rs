@@ -21,9 +21,9 @@ use super::layout::{self, Found};
 use super::sweep::Bell;
 use crate::clock::StoreClock;
 use crate::commit::Commit;
-use crate::engine::{Guide, KeyRange, Position, Stored, Watches};
+use crate::engine::{Guide, KeyRange, Position, Stored, Watches, check_outside};
 use crate::error::{KvsError, Result};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
+use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock};
 
 /// What all handles and threads of an open store share.
 pub(super) struct Store {
@@ -59,6 +59,12 @@ pub(super) struct Store {
 }
 
 impl Store {
+    /// Takes the writer's turn; refused from inside a closure, which has it.
+    pub(super) fn lock_writer(&self) -> Result<MutexGuard<'_, ()>> {
+        check_outside(self)?;
+        Ok(lock(&self.writer))
+    }
+
     pub(super) fn now_ms(&self) -> u64 {
         self.clock.now_ms()
     }

@@ -37,6 +37,11 @@ stories! { [memory kv_store reopened sled] plain [
     compaction_changes_nothing_that_can_be_read,
 ] }
 
+// A store that is reopened before every call cannot be called from inside one.
+stories! { [every_unbroken] plain [
+    a_call_into_the_store_from_inside_a_closure_is_refused_at_once,
+] }
+
 fn put<E: KvsEngine>(engine: &E, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
     let (_, position) = engine.write(Batch::new().set(key, value)).unwrap();
     engine.wait(position, Durability::Always).unwrap();
@@ -236,6 +241,35 @@ fn a_closure_that_panics_writes_nothing_and_the_store_goes_on<E: KvsEngine>(engi
     assert_eq!(read(engine, b"a").unwrap(), b"1");
     put(engine, "a", "3");
     assert_eq!(read(engine, b"a").unwrap(), b"3");
+}
+
+/// Every call that needs the lock which the closure holds used to hang for ever.
+fn a_call_into_the_store_from_inside_a_closure_is_refused_at_once<E: KvsEngine>(engine: &E) {
+    fn refused<T>(done: Result<T, KvsError>) {
+        assert!(matches!(done.err(), Some(KvsError::InsideTransaction)));
+    }
+    put(engine, "a", "1");
+    let batch = || Batch::new().set("a", "2");
+    let counted = engine.commit(&[b"a"], |transaction| {
+        let other = engine.with_space(1);
+        refused(engine.write(batch()));
+        refused(other.write(batch()));
+        engine.write_each(vec![batch(), batch()]).into_iter().for_each(refused);
+        refused(engine.set("a".into(), "2".into()));
+        refused(engine.remove("a".into()));
+        refused(engine.watch(b"a"));
+        refused(other.commit(&[], |inner| Ok(inner.clear())));
+        // A figure needs no lock.
+        assert_eq!(engine.stats().keys, 1);
+        transaction.set("b", "2");
+        Ok(transaction.get(b"a")?)
+    });
+    assert_eq!(counted.unwrap().0.unwrap(), b"1");
+    put(engine, "a", "3");
+    assert_eq!(
+        (read(engine, b"a").unwrap(), read(engine, b"b").unwrap()),
+        (b"3".into(), b"2".into())
+    );
 }
 
 fn closures_of_many_threads_lose_no_increment<E: KvsEngine>(engine: &E) {

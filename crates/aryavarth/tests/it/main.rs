@@ -38,6 +38,8 @@ mod histories;
 #[cfg(test)]
 mod linear;
 #[cfg(test)]
+mod locks;
+#[cfg(test)]
 mod moved;
 #[cfg(test)]
 mod oracle;
