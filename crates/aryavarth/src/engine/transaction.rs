@@ -14,7 +14,7 @@ use std::ops::Bound;
 
 use super::range::KeyRange;
 use super::{Count, Guide, KeyPage, KeyWalk, Stored};
-use crate::error::Result;
+use crate::error::{KvsError, Result};
 
 /// The newest state, as a closure in [`KvsEngine::commit`](super::KvsEngine::commit) sees it.
 /// Engines implement it; spaces are called what they were called before the transaction, and what
@@ -31,6 +31,13 @@ pub trait Newest {
     /// The newest value of `key`, or [`KvsError::Again`](crate::KvsError::Again) if it must be
     /// fetched first.
     fn find(&mut self, space: u32, key: &[u8]) -> Result<Option<Stored>>;
+
+    /// Whether [`find`](Newest::find) has the value of `key` at hand. If not, the key is fetched
+    /// before the closure runs again.
+    fn is_at_hand(&mut self, space: u32, key: &[u8]) -> bool {
+        let _ = (space, key);
+        true
+    }
 
     /// The deadline of `key`: `None` if there is no such key, `Some(None)` if it has no deadline.
     fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Option<u64>>>;
@@ -116,11 +123,43 @@ impl<'a> Transaction<'a> {
         self.space = space;
     }
 
+    /// Announces keys that the closure is about to read: those that are not at hand are fetched
+    /// together. A closure that reads many keys which could not be announced before it began (of
+    /// another space, or known only from values) calls this first, and runs twice in all instead of
+    /// once for each key.
+    ///
+    /// ```
+    /// use aryavarth::{KvsEngine, MemoryEngine};
+    ///
+    /// let engine = MemoryEngine::new();
+    /// engine.with_space(1).set("k".into(), "v".into())?;
+    /// let (value, _) = engine.commit(&[], |tx| {
+    ///     tx.select(1);
+    ///     tx.fetch([&b"k"[..], b"other"])?;
+    ///     tx.get(b"k")
+    /// })?;
+    /// assert_eq!(value, Some(b"v".to_vec()));
+    /// # Ok::<(), aryavarth::KvsError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`KvsError::Again`] if a key has to be fetched: pass it on, if not at once then at the end.
+    pub fn fetch<'k>(&mut self, keys: impl IntoIterator<Item = &'k [u8]>) -> Result<()> {
+        let mut are_at_hand = true;
+        for key in keys {
+            if let Err(Content::Old(space)) = self.written(key) {
+                are_at_hand &= self.newest.is_at_hand(space, key);
+            }
+        }
+        if are_at_hand { Ok(()) } else { Err(KvsError::Again) }
+    }
+
     /// The newest value of `key`.
     ///
     /// # Errors
-    /// [`KvsError::Again`](crate::KvsError::Again) if the key was neither announced nor at hand:
-    /// pass it on with `?`, the engine fetches the key and runs the closure again.
+    /// [`KvsError::Again`] if the key was neither announced nor at hand: pass it on with `?`, the
+    /// engine fetches the key and runs the closure again. A closure may first ask for other keys,
+    /// to have them fetched together, and pass the error on at its end.
     pub fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         Ok(self.find(key)?.map(|stored| stored.value))
     }

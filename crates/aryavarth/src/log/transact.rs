@@ -3,13 +3,13 @@
 //! It sees the newest state and its own writes, and its effects are logged as one frame. Under the
 //! writer's lock no file may be read, so the values of the keys that it announced are fetched
 //! beforehand; what has changed since is found among the newest frames, which the writer keeps in
-//! memory; if it needs anything else, it says so, the key is fetched and it runs again.
+//! memory; if it needs anything else, it says so, all that it asked for is fetched and it runs again.
 //!
 //! Invariants:
 //! - A closure that fails or panics appends nothing, and its panic goes on to the caller.
 //! - What a closure saw is what its frame is appended upon: nobody writes in between.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crossbeam_epoch as epoch;
@@ -36,6 +36,8 @@ struct Fetched {
     values: HashMap<Place, (Seen, Option<Stored>)>,
     /// Bytes of their records.
     bytes: usize,
+    /// Keys that were announced and could not be fetched. A closure that reads one fails.
+    failed: HashSet<Place>,
 }
 
 /// The newest state as a closure sees it under the writer's lock.
@@ -44,7 +46,10 @@ struct UnderLock<'a> {
     recent: &'a Recent,
     fetched: &'a Fetched,
     now_ms: u64,
+    /// Keys that the closure read in vain.
     missing: Vec<Place>,
+    /// Keys that it announced and that are not at hand.
+    announced: Vec<Place>,
 }
 
 impl UnderLock<'_> {
@@ -83,6 +88,20 @@ impl Newest for UnderLock<'_> {
         }
         self.missing.push(place);
         Err(KvsError::Again)
+    }
+
+    fn is_at_hand(&mut self, space: u32, key: &[u8]) -> bool {
+        let Some((slot, expires_at)) = self.slot(space, key) else { return true };
+        let place = (space, key.to_vec());
+        let fetched = self.fetched.values.get(&place);
+        let is_at_hand = expires_at.is_some_and(|deadline| deadline <= self.now_ms)
+            || fetched.is_some_and(|(seen, _)| self.log.is_still(seen, slot))
+            || self.recent.value(slot).is_some()
+            || self.fetched.failed.contains(&place);
+        if !is_at_hand {
+            self.announced.push(place);
+        }
+        is_at_hand
     }
 
     fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Option<u64>>> {
@@ -130,16 +149,19 @@ impl Log {
     ) -> Result<(R, Position)> {
         let mut fetched = Fetched::default();
         let mut wanted = Vec::new();
-        for key in keys {
-            // What cannot be read fails a closure that asks for it. One that does not may be about
-            // to remove it, or to put something in its place.
-            drop(self.fetch(&mut fetched, space, key.to_vec()));
-        }
+        let mut announced = Vec::from_iter(keys.iter().map(|key| (space, key.to_vec())));
         loop {
             self.commit.check()?;
             self.wait_for_disk()?;
-            for (space, key) in wanted.drain(..) {
-                self.fetch(&mut fetched, space, key)?;
+            for place in announced.drain(..) {
+                // A key that cannot be read fails a closure that reads it. A closure that does not
+                // may be about to remove it, or to set it to something else.
+                if self.fetch(&mut fetched, &place).is_err() {
+                    fetched.failed.insert(place);
+                }
+            }
+            for place in wanted.drain(..) {
+                self.fetch(&mut fetched, &place)?;
             }
             let mut writer = lock(&self.writer);
             let mut newest = UnderLock {
@@ -148,20 +170,21 @@ impl Log {
                 fetched: &fetched,
                 now_ms: self.now_ms(),
                 missing: Vec::new(),
+                announced: Vec::new(),
             };
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 let _inside = Inside::enter(self);
                 let mut transaction = Transaction::new(&mut newest, space);
                 body(&mut transaction).map(|result| (result, transaction.into_effects()))
             }));
-            wanted = newest.missing;
+            (wanted, announced) = (newest.missing, newest.announced);
             let (result, effects) = match outcome {
                 Err(panic) => {
                     drop(writer);
                     resume_unwind(panic);
                 }
                 // A closure that swallowed the error has seen less than it asked for.
-                Ok(_) if !wanted.is_empty() => continue,
+                Ok(_) if !(wanted.is_empty() && announced.is_empty()) => continue,
                 Ok(outcome) => outcome?,
             };
             let Planned { frame, change, frees } = self.plan(&effects)?;
@@ -185,14 +208,13 @@ impl Log {
     }
 
     /// Fetches a value, unless all would be too large then.
-    fn fetch(&self, fetched: &mut Fetched, space: u32, key: Vec<u8>) -> Result<()> {
-        let (Some(seen), _) = self.see(space, &key) else { return Ok(()) };
-        let place = (space, key);
-        match fetched.values.get(&place) {
+    fn fetch(&self, fetched: &mut Fetched, place: &Place) -> Result<()> {
+        let (Some(seen), _) = self.see(place.0, &place.1) else { return Ok(()) };
+        match fetched.values.get(place) {
             Some((before, _)) if before.is(&seen) => return Ok(()),
             Some((before, _)) => {
                 fetched.bytes -= before.bytes();
-                fetched.values.remove(&place);
+                fetched.values.remove(place);
             }
             None => {}
         }
@@ -202,7 +224,7 @@ impl Log {
         }
         let stored = seen.value(&place.1)?;
         fetched.bytes = bytes;
-        fetched.values.insert(place, (seen, stored));
+        fetched.values.insert(place.clone(), (seen, stored));
         Ok(())
     }
 

@@ -23,6 +23,7 @@ stories! { [memory kv_store reopened sled] plain [
     batches_written_together_are_answered_each_for_itself,
     a_closure_sees_the_newest_state_and_its_own_writes,
     a_closure_may_read_keys_that_it_did_not_announce,
+    a_closure_that_announces_its_keys_while_it_runs_runs_twice_at_most,
     a_closure_that_fails_writes_nothing,
     a_closure_that_panics_writes_nothing_and_the_store_goes_on,
     closures_of_many_threads_lose_no_increment,
@@ -216,6 +217,29 @@ fn a_closure_may_read_keys_that_it_did_not_announce<E: KvsEngine>(engine: &E) {
         .unwrap();
     assert_eq!(sum, 50_000);
     assert_eq!(read(engine, b"sum").unwrap(), b"50000");
+}
+
+/// Such a closure used to run once for each of its keys.
+fn a_closure_that_announces_its_keys_while_it_runs_runs_twice_at_most<E: KvsEngine>(engine: &E) {
+    let keys: Vec<Vec<u8>> = (0..500).map(|n| format!("key:{n}").into_bytes()).collect();
+    let batch = keys.iter().fold(Batch::new(), |batch, key| batch.set(key.clone(), vec![7; 3000]));
+    engine.with_space(1).write(batch).unwrap();
+    let (mut announced, mut collected) = (0, 0);
+    let values = engine.commit(&[], |transaction| {
+        announced += 1;
+        transaction.select(1);
+        transaction.fetch(keys.iter().map(Vec::as_slice))?;
+        keys.iter().map(|key| transaction.get(key)).collect::<Result<Vec<_>, _>>()
+    });
+    assert!(values.unwrap().0.iter().all(|value| value.as_ref().is_some_and(|v| v.len() == 3000)));
+    let found = engine.commit(&[], |transaction| {
+        collected += 1;
+        transaction.select(1);
+        // Goes on to its end, however much is missing.
+        let values: Vec<_> = keys.iter().map(|key| transaction.get(key)).collect();
+        values.into_iter().collect::<Result<Vec<_>, _>>().map(|values| values.len())
+    });
+    assert_eq!((found.unwrap().0, announced <= 2, collected <= 2), (500, true, true));
 }
 
 fn a_closure_that_fails_writes_nothing<E: KvsEngine>(engine: &E) {

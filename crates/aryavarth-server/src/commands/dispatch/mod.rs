@@ -6,7 +6,6 @@
 //! - A refused command of a transaction breaks the transaction.
 
 pub(crate) mod blind;
-mod frozen;
 mod transaction;
 
 use std::time::Instant;
@@ -359,15 +358,11 @@ fn reply_of(outcome: spec::Outcome) -> Result<Reply, KvsError> {
     }
 }
 
-/// Runs a command inside a transaction of several.
+/// Runs a command about keys inside a transaction of several.
 fn run_inside(
     transaction: &mut aryavarth::Transaction<'_>,
-    settings: &mut Settings,
-    entry: &crate::clients::ClientHandle,
-    server: &dyn ServerContext,
     args: &Args<'_>,
 ) -> Result<Reply, KvsError> {
-    transaction.select(settings.space);
     let spec = match registry().find(args) {
         Ok(spec) => spec,
         Err(failure) => return reply_of(Err(failure)),
@@ -375,14 +370,11 @@ fn run_inside(
     let reply = match &spec.run {
         Run::Read(run) => reply_of(run(transaction, args)),
         Run::Write(run) => reply_of(run(transaction, args)),
-        Run::Context(run) => {
-            let mut context = Context::new(settings, entry, server, registry());
-            context.in_transaction = true;
-            reply_of(run(&mut context, args))
-        }
         // EXEC has forgotten the watched keys already.
         Run::Transaction(Step::Unwatch) => Ok(Reply::OK),
-        Run::Transaction(_) | Run::Container(_) => Ok(Reply::error(failure::SYNTAX)),
+        Run::Context(_) | Run::Transaction(_) | Run::Container(_) => {
+            Ok(Reply::error(failure::SYNTAX))
+        }
     };
     match reply {
         Err(KvsError::Again) => Err(KvsError::Again),

@@ -2,19 +2,23 @@
 //!
 //! A transaction is collected first and run by EXEC, as one closure of the engine: no other
 //! client writes meanwhile, all of its effects are one frame of the log, and a crash keeps all or none.
+//!
+//! Invariant: the closure may run several times, so only commands about keys run in it. Commands
+//! about the connection or the server run afterwards, in their order, each once.
 
 use std::cmp::Reverse;
 use std::time::Instant;
 
-use aryavarth::{Durability, KvsEngine, KvsError, Position};
+use aryavarth::{Durability, KvsEngine, KvsError, Position, Transaction};
 use aryavarth_protocol::{Command, Reply};
 
-use super::{Counted, count, run_inside};
-use crate::commands::dispatch::frozen::Frozen;
+use super::{Counted, count, reply_of, run_inside};
 use crate::commands::kit::args::Args;
-use crate::commands::kit::context::{ClientState, Queue, ServerContext, Watched};
-use crate::commands::kit::failure::{Failure, REPLY, no_room, of_closure, refused};
-use crate::commands::kit::spec::{Run, Step};
+use crate::commands::kit::context::{ClientState, Context, Queue, ServerContext, Watched};
+use crate::commands::kit::failure::{
+    Failure, REPLY, SYNTAX, error_reply, no_room, of_closure, refused,
+};
+use crate::commands::kit::spec::{Run, Spec, Step};
 use crate::commands::registry::registry;
 
 /// Bytes of commands that one connection may collect; larger effects than this are refused by the
@@ -122,34 +126,20 @@ fn exec<E: KvsEngine>(
     if queue.is_broken {
         return refused("EXECABORT Transaction discarded because of previous errors.");
     }
-    let keys = keys_of(&queue.commands);
-    let server: &dyn ServerContext =
-        if queue.commands.iter().any(asks_server) { &Frozen::new(server)? } else { server };
-    let ClientState { settings, entry, room, .. } = connected;
-    let level = settings.level();
+    let calls = resolve(&queue.commands, server, connected.settings.space);
+    let own = calls.iter().filter(|call| call.space == engine.space());
+    let keys: Vec<&[u8]> = own.flat_map(Resolved::keys).collect();
+    let level = connected.settings.level();
+    let room = &mut connected.room;
     let done = engine.commit(&keys, |transaction| {
         let now_ms = transaction.now_ms();
         if watched.watches.values().any(|watch| watch.is_touched(now_ms)) {
             return Ok(None);
         }
-        // The closure may run again, from where it began.
-        let mut settings = settings.clone();
-        let mut replies = Vec::with_capacity(queue.commands.len());
-        let (mut bytes, limit) = (0, server.limits().reply_bytes_max);
-        for command in &queue.commands {
-            let args = Args::new(command).limited(server.limits());
-            let began = Instant::now();
-            let reply = run_inside(transaction, &mut settings, entry, server, &args)?;
-            bytes += reply.text_bytes();
-            if bytes > limit && !replies.is_empty() {
-                let (size, limit) = (bytes as u64, limit as u64);
-                return Err(KvsError::TooLarge { what: REPLY, size, limit });
-            }
-            replies.push((reply, began, Instant::now()));
-        }
-        if room.fits(bytes) { Ok(Some((replies, settings))) } else { Err(no_room(bytes)) }
+        let (replies, bytes) = run_on_keys(transaction, server, &calls)?;
+        if room.fits(bytes) { Ok(Some(replies)) } else { Err(no_room(bytes)) }
     });
-    let (done, position) = match done.map_err(of_closure) {
+    let (done, mut position) = match done.map_err(of_closure) {
         Ok(done) => done,
         // The transaction runs when there is room for its replies.
         Err(Failure::NoRoom) => {
@@ -158,24 +148,143 @@ fn exec<E: KvsEngine>(
         }
         Err(failed) => return Err(failed),
     };
-    let Some((replies, changed)) = done else {
+    let Some(on_keys) = done else {
         return Ok((Reply::NullArray, position));
     };
-    *settings = changed;
+    let limit = server.limits().reply_bytes_max;
+    let (mut replies, mut bytes) = (Vec::with_capacity(calls.len()), 0);
+    for (call, done) in calls.iter().zip(on_keys) {
+        let is_beside = done.is_none();
+        let (reply, began, ended) = match done {
+            Some(done) => done,
+            None => run_beside(call, server, connected, &mut position),
+        };
+        bytes += reply.text_bytes();
+        // All has happened by now; only a reply can still be too large.
+        let is_large = is_beside && bytes > limit && !replies.is_empty();
+        let reply = if is_large { error_reply(&too_large(bytes, limit)) } else { reply };
+        replies.push((reply, began, ended));
+    }
     // The reply is that of the commands before a change of the level, too.
-    if strength(level) > strength(settings.level()) {
-        settings.durability_once = Some(level);
+    if strength(level) > strength(connected.settings.level()) {
+        connected.settings.durability_once = Some(level);
     }
     let mut all = Vec::with_capacity(replies.len());
-    for (command, (reply, began, ended)) in queue.commands.iter().zip(replies) {
-        if let Ok(spec) = registry().find(&Args::new(command)) {
-            let failed = reply.is_error();
+    for (call, (reply, began, ended)) in calls.iter().zip(replies) {
+        if let Some(spec) = call.spec {
+            let (command, failed) = (call.command, reply.is_error());
             let times = (began, ended);
             count(server, connected, &Counted { spec, command, position, times, failed });
         }
         all.push(reply);
     }
     Ok((Reply::Array(all), position))
+}
+
+/// A queued command, resolved: its row in the table, and the database that it is about.
+struct Resolved<'a> {
+    command: &'a Command,
+    args: Args<'a>,
+    spec: Option<&'static Spec>,
+    space: u32,
+}
+
+impl<'a> Resolved<'a> {
+    /// The keys whose values the command needs.
+    fn keys(&self) -> Vec<&'a [u8]> {
+        self.spec.map_or_else(Vec::new, |spec| spec.keys_read(&self.args))
+    }
+
+    /// Whether the command is about the connection or the server, and no key.
+    fn is_beside(&self) -> bool {
+        self.spec.is_some_and(|spec| matches!(spec.run, Run::Context(_)))
+    }
+}
+
+/// Resolves the commands of a transaction that begins in the database `space`.
+fn resolve<'a>(
+    commands: &'a [Command],
+    server: &dyn ServerContext,
+    mut space: u32,
+) -> Vec<Resolved<'a>> {
+    let resolved = commands.iter().map(|command| {
+        let args = Args::new(command).limited(server.limits());
+        let spec = registry().find(&args).ok();
+        if spec.is_some_and(|spec| spec.name == "select") {
+            space = args.database(1).unwrap_or(space);
+        }
+        Resolved { command, args, spec, space }
+    });
+    resolved.collect()
+}
+
+/// A command's reply, when it began and when it ended.
+type Timed = (Reply, Instant, Instant);
+
+/// Runs the commands that are about keys, inside the closure; `None` for the others, and the bytes
+/// of the replies. The closure may run again, so nothing here has an effect beside the
+/// transaction's.
+fn run_on_keys(
+    transaction: &mut Transaction<'_>,
+    server: &dyn ServerContext,
+    calls: &[Resolved<'_>],
+) -> Result<(Vec<Option<Timed>>, usize), KvsError> {
+    let mut is_short = false;
+    for call in calls {
+        transaction.select(call.space);
+        is_short |= transaction.fetch(call.keys()).is_err();
+    }
+    if is_short {
+        return Err(KvsError::Again);
+    }
+    let mut replies = Vec::with_capacity(calls.len());
+    let (mut bytes, limit) = (0, server.limits().reply_bytes_max);
+    for call in calls {
+        if call.is_beside() {
+            replies.push(None);
+            continue;
+        }
+        transaction.select(call.space);
+        let began = Instant::now();
+        let reply = match run_inside(transaction, &call.args) {
+            // The others say what they lack in the same run.
+            Err(KvsError::Again) => {
+                is_short = true;
+                continue;
+            }
+            reply => reply?,
+        };
+        bytes += reply.text_bytes();
+        if bytes > limit && !replies.is_empty() {
+            return Err(too_large(bytes, limit));
+        }
+        replies.push(Some((reply, began, Instant::now())));
+    }
+    if is_short { Err(KvsError::Again) } else { Ok((replies, bytes)) }
+}
+
+/// Runs a command about the connection or the server, once the transaction is written: so its
+/// effects happen once, and only if the others' do.
+fn run_beside(
+    call: &Resolved<'_>,
+    server: &dyn ServerContext,
+    connected: &mut ClientState,
+    position: &mut Position,
+) -> Timed {
+    let began = Instant::now();
+    let ClientState { settings, entry, .. } = connected;
+    let mut context = Context::new(settings, entry, server, registry());
+    context.in_transaction = true;
+    let reply = match call.spec.map(|spec| &spec.run) {
+        Some(Run::Context(run)) => reply_of(run(&mut context, &call.args)),
+        _ => Ok(Reply::error(SYNTAX)),
+    };
+    *position = (*position).max(context.position);
+    (reply.unwrap_or_else(|error| error_reply(&error)), began, Instant::now())
+}
+
+fn too_large(bytes: usize, limit: usize) -> KvsError {
+    KvsError::TooLarge { what: REPLY, size: bytes as u64, limit: limit as u64 }
 }
 
 /// How much a reply waits for, to be compared.
@@ -186,23 +295,4 @@ fn strength(level: Durability) -> (u8, Reverse<u32>) {
         Durability::Os => (0, 0),
     };
     (rank, Reverse(ms))
-}
-
-/// Whether a command is about the connection or the server.
-fn asks_server(command: &Command) -> bool {
-    registry().find(&Args::new(command)).is_ok_and(|spec| matches!(spec.run, Run::Context(_)))
-}
-
-/// The keys whose values a transaction's commands need, as far as they are of the database that is selected.
-fn keys_of(commands: &[Command]) -> Vec<&[u8]> {
-    let mut keys = Vec::new();
-    for command in commands {
-        let args = Args::new(command);
-        let Ok(spec) = registry().find(&args) else { continue };
-        if spec.name == "select" {
-            break;
-        }
-        keys.extend(spec.keys_read(&args));
-    }
-    keys
 }

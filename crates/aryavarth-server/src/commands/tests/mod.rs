@@ -4,3 +4,4 @@ mod data_scripts;
 mod fake_server;
 mod host_scripts;
 mod rows;
+mod transactions;
