@@ -4,6 +4,7 @@
 //! thing was done, 1 when a key was not found or a condition did not hold, 2 for any other error. An
 //! error is one line that names the failure, the state of the data and the remedy.
 
+mod allocator;
 mod args;
 mod base64;
 mod client;
@@ -29,11 +30,6 @@ use clap::{CommandFactory, Parser};
 
 use crate::args::{Args, Command};
 use crate::output::{Failure, Output};
-
-/// A server makes and frees many small things on several threads, and its index is large. (Measured:
-/// `docs/decisions/dependencies.md`.)
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args = Args::parse();

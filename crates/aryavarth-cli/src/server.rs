@@ -11,11 +11,12 @@ use std::time::Duration;
 use aryavarth::SledKvsEngine;
 use aryavarth::{KvStore, KvsEngine, KvsError, Options, Recovery};
 use aryavarth_server::{
-    Config, KvServer, Limits, Listener, NaiveThreadPool, RayonThreadPool, SharedQueueThreadPool,
-    ThreadPool, ignore_stray_signals,
+    Config, KvServer, Limits, Listener, MemoryHooks, NaiveThreadPool, RayonThreadPool,
+    SharedQueueThreadPool, ThreadPool, ignore_stray_signals,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::allocator;
 use crate::args::{Engine, Pool, ServerOptions};
 use crate::notify;
 use crate::output::{Failure, say};
@@ -28,6 +29,7 @@ const DESCRIPTORS_KEPT: u64 = 256;
 
 pub(crate) fn run(options: &ServerOptions) -> Result<(), Failure> {
     ignore_stray_signals().map_err(|error| Failure::Other(format!("no signals: {error}")))?;
+    allocator::use_huge_pages(false);
     match options.pool {
         Pool::SharedQueue => run_on::<SharedQueueThreadPool>(options),
         Pool::Rayon => run_on::<RayonThreadPool>(options),
@@ -49,6 +51,10 @@ fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
         memory_bytes_max: options.memory_max,
         directory,
         stop_on_signals: true,
+        memory: MemoryHooks {
+            give_back: Some(allocator::give_back),
+            use_huge_pages: Some(allocator::use_huge_pages),
+        },
     };
     let store_options = Options { durability: options.durability, ..Options::default() };
     match options.engine {

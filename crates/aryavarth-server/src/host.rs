@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use aryavarth::{Count, Durability, KvsEngine, Position, Result, Stats};
+use tokio::runtime::Handle;
 
 use crate::budget::OutputFigures;
 use crate::clients::Clients;
@@ -14,6 +15,9 @@ use crate::limits::Limits;
 use crate::server::Shared;
 use crate::settings::ServerSettings;
 use crate::thread_pool::ThreadPool;
+
+/// Tasks that ask the threads of the sockets for memory; some may run on the same thread.
+const SOCKET_TASKS: usize = 4;
 
 impl<E: KvsEngine, P: ThreadPool> ServerContext for Shared<E, P> {
     fn engine_name(&self) -> &'static str {
@@ -81,6 +85,19 @@ impl<E: KvsEngine, P: ThreadPool> ServerContext for Shared<E, P> {
 
     fn counters(&self) -> Counters {
         self.counters.read()
+    }
+
+    fn give_back_memory(&self) {
+        let Some(give_back) = self.upkeep.hooks.give_back else { return };
+        give_back(true);
+        for _ in 0..self.pool.threads() {
+            self.pool.spawn(move || give_back(true));
+        }
+        if let Ok(sockets) = Handle::try_current() {
+            for _ in 0..SOCKET_TASKS {
+                sockets.spawn(async move { give_back(true) });
+            }
+        }
     }
 
     fn output(&self) -> OutputFigures {

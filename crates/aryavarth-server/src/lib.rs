@@ -33,6 +33,7 @@ mod server;
 mod settings;
 mod signals;
 pub mod thread_pool;
+mod upkeep;
 mod writes;
 
 pub use counters::Counters;
@@ -41,3 +42,4 @@ pub use limits::Limits;
 pub use server::{Config, KvServer, Listener, ServerHandle};
 pub use signals::ignore_stray_signals;
 pub use thread_pool::{NaiveThreadPool, RayonThreadPool, SharedQueueThreadPool, ThreadPool};
+pub use upkeep::MemoryHooks;

@@ -16,12 +16,12 @@ use aryavarth_protocol::Session;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, sleep, timeout};
 
 use crate::budget::{Budget, OutputBudget};
 use crate::clients::Clients;
-use crate::commands::ClientState;
 use crate::commands::registry::registry;
+use crate::commands::{ClientState, ServerContext};
 use crate::connection::{Connection, close};
 use crate::counters::{Counters, LiveCounters, count};
 use crate::error::{Result, ServerError};
@@ -29,6 +29,7 @@ use crate::limits::Limits;
 use crate::settings::ServerSettings;
 use crate::signals;
 use crate::thread_pool::ThreadPool;
+use crate::upkeep::{MemoryHooks, Upkeep};
 use crate::writes::Writes;
 
 /// Threads that drive the sockets. Two serve more than one engine's log takes.
@@ -41,6 +42,9 @@ const REFUSAL_WAIT: Duration = Duration::from_secs(1);
 const REFUSAL_PEEK_BYTES: usize = 64;
 /// The pause after the system could not hand over a connection, for want of descriptors mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often memory that is not needed is looked for.
+const UPKEEP_PERIOD: Duration = Duration::from_secs(1);
 
 /// How a server runs.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +63,8 @@ pub struct Config {
     /// [shut the server down](ServerHandle::shutdown), and other signals that would end the process,
     /// such as SIGUSR1, are ignored. Default: no.
     pub stop_on_signals: bool,
+    /// Calls into the allocator of the program. Default: none.
+    pub memory: MemoryHooks,
 }
 
 /// What the connections of a server share.
@@ -71,6 +77,7 @@ pub(crate) struct Shared<E, P> {
     pub(crate) writes: Arc<Writes>,
     pub(crate) input: Budget,
     pub(crate) output: OutputBudget,
+    pub(crate) upkeep: Upkeep,
     /// Work of the pool that may keep a thread for long, which leaves a thread to the rest.
     pub(crate) long_work: Arc<Semaphore>,
     /// Held by the compaction that runs.
@@ -140,6 +147,7 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
             writes: Arc::default(),
             input: Budget::new(limits.input_bytes_max),
             output: OutputBudget::new(limits.output_bytes_max_total),
+            upkeep: Upkeep::new(config.memory),
             long_work: Arc::new(Semaphore::new(long_work_max)),
             compaction: Arc::default(),
             clients: Clients::new(registry().rows().len()),
@@ -202,8 +210,11 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
         let mut stop = self.shared.stop.subscribe();
         let mut tasks = JoinSet::new();
         let mut refusals = JoinSet::new();
+        let mut upkeep = tokio::time::interval(UPKEEP_PERIOD);
+        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !*stop.borrow() {
             tokio::select! {
+                _ = upkeep.tick() => self.look_after_memory(),
                 _ = stop.changed() => {}
                 Some(_) = tasks.join_next() => {}
                 Some(_) = refusals.join_next() => {}
@@ -222,6 +233,14 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
         // What is not finished by then is cut off: unanswered, so nothing was promised.
         drop(timeout(self.config.limits.drain, drained).await);
         Ok(())
+    }
+
+    fn look_after_memory(&self) {
+        let Shared { settings, counters, upkeep, .. } = &*self.shared;
+        let (used, has_limit) = (settings.memory().used_bytes, settings.memory_bytes_max() > 0);
+        if upkeep.look(used, has_limit, counters.requests.load(Ordering::Relaxed)) {
+            self.shared.give_back_memory();
+        }
     }
 
     fn admit(

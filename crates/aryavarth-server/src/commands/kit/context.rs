@@ -200,6 +200,8 @@ pub(crate) trait ServerContext: Send + Sync {
     /// Returns when everything that was written is on disk.
     fn sync(&self) -> aryavarth::Result<()>;
     fn counters(&self) -> Counters;
+    /// Lets the allocator give memory back to the system, soon.
+    fn give_back_memory(&self);
     /// Figures of the memory for replies.
     fn output(&self) -> OutputFigures;
     fn limits(&self) -> &Limits;

@@ -102,10 +102,10 @@ const MEMORY: &[Spec] = &[
         .tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"])
         .since("4.0.0")
         .says("Says that the allocator tells nothing"),
-    Spec::new("purge", 2, "", Run::Context(|_, _| Ok(Reply::OK)))
+    Spec::new("purge", 2, "", Run::Context(memory_purge))
         .tips(&["request_policy:all_shards", "response_policy:all_succeeded"])
         .since("4.0.0")
-        .says("Does nothing, since the allocator gives memory back by itself"),
+        .says("Gives memory that the allocator keeps back to the system"),
     Spec::new("stats", 2, "", Run::Context(memory_stats))
         .flags("WAITS")
         .tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"])
@@ -226,6 +226,11 @@ fn malloc_stats(_: &mut Context<'_>, _: &Args<'_>) -> Outcome {
     Ok(Reply::bulk("Stats not supported for the current allocator"))
 }
 
+fn memory_purge(context: &mut Context<'_>, _: &Args<'_>) -> Outcome {
+    context.server.give_back_memory();
+    Ok(Reply::OK)
+}
+
 fn memory_stats(context: &mut Context<'_>, _: &Args<'_>) -> Outcome {
     let memory = context.server.settings().memory();
     let stats = context.server.stats();
@@ -234,6 +239,9 @@ fn memory_stats(context: &mut Context<'_>, _: &Args<'_>) -> Outcome {
     let clients = context.server.clients().list();
     let buffered: usize =
         clients.iter().map(|client| client.input_bytes() + client.output_bytes()).sum();
+    // About: keys beside what the index holds in place are not counted.
+    let index_bytes = stats.keys * INDEX_BYTES as u64;
+    let other = memory.used_bytes.saturating_sub(index_bytes + buffered as u64);
     let ratio = ratio(memory.resident_bytes, memory.used_bytes);
     let known = [
         ("peak.allocated", integer(memory.peak_bytes)),
@@ -242,6 +250,9 @@ fn memory_stats(context: &mut Context<'_>, _: &Args<'_>) -> Outcome {
         ("clients.slaves", integer(0)),
         ("clients.normal", integer(buffered)),
         ("aof.buffer", integer(0)),
+        ("aryavarth.index", integer(index_bytes)),
+        ("aryavarth.replies", integer(context.server.output().taken_bytes)),
+        ("aryavarth.other", integer(other)),
         ("keys.count", integer(stats.keys)),
         ("keys.bytes-per-key", integer(memory.used_bytes / stats.keys.max(1))),
         ("dataset.bytes", integer(stats.live_bytes)),

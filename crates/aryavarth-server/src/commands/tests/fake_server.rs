@@ -87,6 +87,8 @@ impl ServerContext for FakeServer {
         Counters::default()
     }
 
+    fn give_back_memory(&self) {}
+
     fn output(&self) -> OutputFigures {
         OutputFigures::default()
     }
