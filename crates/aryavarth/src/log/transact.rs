@@ -149,7 +149,7 @@ impl Log {
     ) -> Result<(R, Position)> {
         let mut fetched = Fetched::default();
         let mut wanted = Vec::new();
-        let mut announced = Vec::from_iter(keys.iter().map(|key| (space, key.to_vec())));
+        let mut announced: Vec<_> = keys.iter().map(|key| (space, key.to_vec())).collect();
         loop {
             self.commit.check()?;
             self.wait_for_disk()?;

@@ -86,7 +86,7 @@ fn figures_wait_for_no_call_to_the_disk() {
     });
     held.set(store.clone()).unwrap();
     for n in 0..40_u32 {
-        store.put(&n.to_le_bytes(), &[7; 60_000]).unwrap();
+        store.put(&n.to_le_bytes(), &vec![7; 60_000]).unwrap();
         while store.step().unwrap() {}
     }
     store.compact().unwrap();
@@ -100,7 +100,7 @@ fn the_figures_are_those_of_the_files() {
     let options = Options { background: false, ..Options::default() };
     let store = KvStore::open_with(dir.path(), options).unwrap();
     for n in 0..100_u32 {
-        store.put(&n.to_le_bytes(), &[7; 60_000]).unwrap();
+        store.put(&n.to_le_bytes(), &vec![7; 60_000]).unwrap();
         while store.step().unwrap() {}
     }
     let files = dir.path().read_dir().unwrap();
