@@ -163,7 +163,9 @@ impl RedisClient {
         match (&options.user, &options.password) {
             (Some(user), Some(password)) => commands.push(&[b"AUTH", user.as_bytes(), password]),
             (None, Some(password)) => commands.push(&[b"AUTH", &**password]),
-            (_, None) => {}
+            // The server's answer tells whether this user needs a password.
+            (Some(user), None) => commands.push(&[b"AUTH", user.as_bytes(), b""]),
+            (None, None) => {}
         }
         if options.database > 0 {
             commands.push(&["SELECT", &options.database.to_string()]);

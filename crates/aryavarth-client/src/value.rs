@@ -76,7 +76,8 @@ pub(crate) fn read(input: &mut impl BufRead) -> io::Result<Value> {
 
 fn read_nested(input: &mut impl BufRead, left: &mut u64, depth: u32) -> io::Result<Value> {
     let line = read_line(input)?;
-    spend(left, line.len() as u64)?;
+    // An item takes memory of its own, however short its line.
+    spend(left, (line.len() + size_of::<Value>()) as u64)?;
     let Some((kind, text)) = line.split_first() else { return Err(invalid(&line)) };
     let shown = || String::from_utf8_lossy(text).into_owned();
     match kind {

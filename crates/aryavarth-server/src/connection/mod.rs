@@ -323,6 +323,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
 
     fn start_job(&mut self) {
         if self.is_paused() {
+            // A pause may be long, and a holder of room has to send: the calls ask for it again.
+            self.granted = None;
             let Some(connected) = self.connected.take() else { return };
             let calls = std::mem::take(&mut self.calls);
             self.job = Some(job::pause(Arc::clone(&self.shared), calls, connected));

@@ -226,6 +226,8 @@ impl Order {
             while leaf.visit_below(keys, end, &mut visit)
                 && !lower.is_empty()
                 && let Some((next, below)) = self.seek(Bound::Excluded(lower), pin)
+                // Below a leaf whose neighbours were taken out it is found itself.
+                && next < lower
             {
                 end = Bound::Excluded(lower);
                 (lower, leaf) = (next, below);
@@ -387,9 +389,11 @@ mod tests {
             order.insert(&keys, id, &pin);
         }
         let mut ids = BTreeSet::new();
+        let down = KeyRange::all().reversed();
         while let Some(some) = order.pop(&pin) {
             ids.extend(some);
             assert!(walked(&order, &keys, &KeyRange::all()).len() + ids.len() <= keys.len());
+            assert!(walked(&order, &keys, &down).len() + ids.len() <= keys.len());
         }
         assert!(ids.into_iter().eq(0..keys.len() as EntryId));
     }

@@ -18,6 +18,10 @@ use crate::sync::lock;
 /// Bytes of records that are appended in one call, beyond the first batch: other writers wait.
 const CHAIN_BYTES_MAX: usize = 1 << 20;
 
+/// Writes of a batch from which on it collects what the index replaced: one pin covers the whole
+/// batch, and the epochs would else fall behind a load of large batches.
+const FLUSHED_WRITES: usize = 256;
+
 impl Log {
     /// Refuses a batch that breaks a limit, before anything is copied.
     fn check_batch(&self, batch: &Batch) -> Result<()> {
@@ -73,6 +77,11 @@ impl Log {
             match done {
                 Ok(appended) => {
                     batch.writes().iter().for_each(|w| self.watches.touch(space, w.key()));
+                    drop(writer);
+                    drop(pin);
+                    if batch.writes().len() >= FLUSHED_WRITES {
+                        epoch::pin().flush();
+                    }
                     return Ok(appended);
                 }
                 Err(frame) => {

@@ -320,7 +320,8 @@ fn randomkey(keys: &mut dyn Read, _args: &Args<'_>) -> Outcome {
         let low = first.get(shared).copied().unwrap_or(0);
         let high = last.get(shared).copied().unwrap_or(u8::MAX);
         prefix = last[..shared].to_vec();
-        prefix.push(low + byte_below(&die, &prefix, high - low));
+        // The two reads are of different moments, so that the last may even be below the first.
+        prefix.push(low.saturating_add(byte_below(&die, &prefix, high.saturating_sub(low))));
         // From that byte on, there is always a key: the last one.
         let from = KeyRange { start: KeyRange::prefix(&prefix).start, ..KeyRange::all() };
         let next = keys.keys(&from, 1)?.pop().unwrap_or(last);
