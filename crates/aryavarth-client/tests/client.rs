@@ -78,7 +78,7 @@ fn answer(mut stream: TcpStream) {
 }
 
 #[test]
-fn the_calls_do_what_they_say() {
+fn each_call_sends_its_request_and_returns_its_reply() {
     let server = Server::start(MemoryEngine::new());
     let mut client = KvsClient::connect(server.addr).unwrap();
     assert_eq!(client.get("k".into()).unwrap(), None);
