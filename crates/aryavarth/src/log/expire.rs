@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_epoch as epoch;
 
-use super::{Log, ROOM_BYTES, Writer};
+use super::writer::Writer;
+use super::{Log, ROOM_BYTES};
 use crate::engine::{Position, Watch};
 use crate::error::Result;
 use crate::index::{Change, Dropped, EntryId, Found, Slot};

@@ -11,14 +11,18 @@
 //! - A frame that was not written publishes nothing, and its sequence numbers are never reused.
 //! - Before the first frame after a completed sync stands a mark that says how far it went.
 
+mod append;
+mod background;
 mod copy;
 mod expire;
 mod read;
 mod reserve;
-mod rotate;
+mod room;
+mod seal;
 mod transact;
 mod walk;
 mod write;
+mod writer;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -29,25 +33,21 @@ use crossbeam_epoch as epoch;
 use crate::clock::StoreClock;
 use crate::commit::Commit;
 use crate::engine::Watches;
-use crate::error::{KvsError, Result};
-use crate::fs::{IoError, Site, take_back, write_counted};
-use crate::index::{
-    Change, Cursors, Dropped, EntryId, Found, Index, IndexWriter, Slot, TABLE_CONTENT,
-};
+use crate::error::Result;
+use crate::fs::IoError;
+use crate::index::{Cursors, Found, Index, IndexWriter, Slot, TABLE_CONTENT};
 use crate::manifest::Manifest;
 use crate::options::Options;
-use crate::record::{Frame, FrameRecord, Kind, MARK_BYTES, Mark};
-use crate::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentKind, SegmentTable};
+use crate::record::MARK_BYTES;
+use crate::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentTable};
 use crate::sync::{Arc, AtomicI64, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock};
 
 pub(crate) use copy::{Copied, CopyWriter, small_segments};
 pub(crate) use reserve::RESERVES;
-use rotate::Spare;
+use writer::{Recent, Writer};
 
 /// Room in front of a frame for a segment's header and a mark: one write for all three.
 const ROOM_BYTES: usize = SEGMENT_HEADER_BYTES + MARK_BYTES;
-/// Newest frames that the writer keeps in memory for closures.
-const RECENT_BYTES_MAX: usize = 1 << 20;
 /// Removed keys that one write takes out of the index on its way.
 const UNLINKS_PER_WRITE: usize = 16;
 
@@ -120,83 +120,6 @@ pub(crate) struct Recovered {
     pub(crate) reserves: [u64; 2],
 }
 
-/// What only the writer touches.
-#[derive(Debug)]
-struct Writer {
-    active: Option<Arc<Segment>>,
-    /// Where the next frame goes in the active segment; 0 while even its header is unwritten.
-    offset: u64,
-    /// Allocated bytes of the active segment.
-    capacity: u64,
-    /// At which size the active segment is sealed.
-    limit: u64,
-    /// The position of `offset`.
-    position: u64,
-    next_seq: u64,
-    /// The durable position that the last mark told.
-    marked: u64,
-    index: IndexWriter,
-    /// Removed keys that are still in the index, oldest first.
-    unlinks: VecDeque<Unlink>,
-    /// Contents that no space has any more and whose entries are still there, oldest first.
-    dropped: VecDeque<Dropped>,
-    recent: Recent,
-    spare: Option<Spare>,
-    /// Segments that take no more appends and wait for their seal.
-    sealing: Vec<Arc<Segment>>,
-    /// Whether the log takes no more appends.
-    closed: bool,
-}
-
-/// A removed key: from when on it may go, its content and entry, and what its slot then holds.
-#[derive(Debug)]
-struct Unlink {
-    position: u64,
-    content: u64,
-    id: EntryId,
-    slot: Slot,
-}
-
-/// The active segment's newest frames in memory, so that a closure need not read them from a file.
-#[derive(Debug, Default)]
-struct Recent {
-    segment: u16,
-    /// Each with its offset, ascending.
-    frames: VecDeque<(u64, Frame)>,
-    bytes: usize,
-}
-
-impl Recent {
-    fn push(&mut self, offset: u64, frame: Frame) {
-        self.bytes += frame.bytes();
-        self.frames.push_back((offset, frame));
-        while self.bytes > RECENT_BYTES_MAX
-            && let Some((_, oldest)) = self.frames.pop_front()
-        {
-            self.bytes -= oldest.bytes();
-        }
-    }
-
-    /// Value and deadline of the record that `slot` points at, if it is among these.
-    fn value(&self, slot: Slot) -> Option<(&[u8], Option<u64>)> {
-        let pointer = slot.pointer();
-        let after = self.frames.partition_point(|&(offset, _)| offset <= pointer.offset);
-        let (offset, frame) = self.frames.get(after.checked_sub(1)?)?;
-        if pointer.segment != self.segment {
-            return None;
-        }
-        frame.value_at(pointer.offset - offset)
-    }
-}
-
-/// A frame that was written: what it found and where it ends.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Appended {
-    /// Removals that found their key.
-    pub(crate) removed: u64,
-    pub(crate) position: u64,
-}
-
 impl Log {
     /// A log that goes on where recovery left off.
     pub(crate) fn new(dir: PathBuf, options: Options, found: Recovered) -> Log {
@@ -253,139 +176,6 @@ impl Log {
         }
     }
 
-    /// Appends a frame and publishes it, with a change of what spaces hold that is one of its
-    /// records; gives it back if there is no room.
-    fn append(
-        &self,
-        writer: &mut Writer,
-        mut frame: Frame,
-        known: &[Option<Found<'_>>],
-        change: Option<&Change>,
-    ) -> Result<Result<Appended, Frame>> {
-        self.commit.check()?;
-        if writer.closed {
-            return Err(KvsError::Closed);
-        }
-        self.unlink_released(writer, UNLINKS_PER_WRITE);
-        let durable = self.commit.durable();
-        let mark_bytes = if durable > writer.marked { MARK_BYTES } else { 0 };
-        let Some(segment) = self.room_for(writer, need_of(frame.bytes())) else {
-            return Ok(Err(frame));
-        };
-        let header_bytes = if writer.offset == 0 { SEGMENT_HEADER_BYTES } else { 0 };
-        let mark_at = writer.offset + header_bytes as u64;
-        let frame_at = mark_at + mark_bytes as u64;
-        let first_seq = writer.next_seq + u64::from(mark_bytes > 0);
-        frame.place(first_seq, segment.salt, frame_at);
-        let count = frame.records().len() as u64;
-        let bytes = frame.with_front(header_bytes + mark_bytes);
-        if header_bytes > 0 {
-            bytes[..SEGMENT_HEADER_BYTES].copy_from_slice(&self.header_of(&segment).encode());
-        }
-        let (time_ms, clock_ms) = self.clock.times();
-        if mark_bytes > 0 {
-            let mark = Mark { durable, time_ms, clock_ms, term: 0, index: 0 };
-            let out = &mut bytes[header_bytes..header_bytes + MARK_BYTES];
-            mark.encode(out, writer.next_seq, segment.salt, mark_at);
-        }
-        let written = bytes.len() as u64;
-        // Used up whatever happens: see the invariant above.
-        writer.next_seq = first_seq + count;
-        write_counted(&*segment.file, Site::FrameWrite, bytes, writer.offset)
-            .map_err(|(done, error)| self.failed_write(&segment, writer.offset, done, error))?;
-        writer.marked = durable;
-        writer.offset += written;
-        writer.position += written;
-        segment.note_seq(first_seq);
-        segment.note_seq(writer.next_seq - 1);
-        segment.end.store(writer.offset, Ordering::Release);
-        self.appended_bytes.fetch_add(written, Ordering::Relaxed);
-        self.commit.set_written(writer.position);
-        let published = Published { segment: &segment, frame: &frame, frame_at, known, clock_ms };
-        let removed = self.publish(writer, &published, change);
-        self.next_deadline_ms
-            .store(writer.index.next_deadline().unwrap_or(u64::MAX), Ordering::Relaxed);
-        writer.recent.push(frame_at, frame);
-        self.look_ahead(writer);
-        Ok(Ok(Appended { removed, position: writer.position }))
-    }
-
-    fn header_of(&self, segment: &Segment) -> SegmentHeader {
-        SegmentHeader {
-            kind: SegmentKind::Log,
-            id: segment.id,
-            salt: segment.salt,
-            base: segment.base(),
-            created_ms: self.options.clock.now_ms(),
-            store_id: self.store_id,
-        }
-    }
-
-    /// Points the slots of the frames' keys at their records; returns how many removals found a key.
-    fn publish(&self, writer: &mut Writer, new: &Published<'_>, change: Option<&Change>) -> u64 {
-        let pin = epoch::pin();
-        let mut known = new.known.iter().copied();
-        let mut removed = 0;
-        // What was appended in one call may be several frames, each seen by itself.
-        for records in new.frame.records().chunk_by(|record, _| !record.is_last()) {
-            let many = records.len() > 1 || change.is_some();
-            if many {
-                self.multi.fetch_add(1, Ordering::AcqRel);
-            }
-            if let Some(change) = change {
-                self.change_spaces(writer, change);
-            }
-            for record in records {
-                let known = known.next().flatten();
-                removed += u64::from(self.publish_record(writer, new, record, known, &pin));
-            }
-            if many {
-                self.multi.fetch_add(1, Ordering::AcqRel);
-            }
-        }
-        removed
-    }
-
-    /// Points one slot at its record; returns whether this removed a key.
-    fn publish_record(
-        &self,
-        writer: &mut Writer,
-        new: &Published<'_>,
-        record: &FrameRecord,
-        known: Option<Found<'_>>,
-        pin: &epoch::Guard,
-    ) -> bool {
-        let (segment, key, bytes) = (new.segment, new.frame.key(record), record.bytes() as u64);
-        let offset = new.frame_at + new.frame.offset_of(record);
-        let tombstone = record.kind() == Kind::Tombstone;
-        let slot = Slot::new(segment.table_index, offset, bytes, tombstone);
-        let found = known.filter(|found| is_linked(*found));
-        let found = found.or_else(|| self.index.find_in(record.extra.content, key, pin));
-        if tombstone {
-            segment.tombstone_bytes.fetch_add(bytes, Ordering::Relaxed);
-            if found.is_none() {
-                return false;
-            }
-        } else {
-            self.account(record.extra.content, slot, 1);
-        }
-        let old = self.index.put(&mut writer.index, found, record.extra, key, slot);
-        let (Some(old), Some(found)) = (old, found) else {
-            return false;
-        };
-        let existed = !old.slot.is_tombstone();
-        if existed {
-            self.account(record.extra.content, old.slot, -1);
-        }
-        if tombstone {
-            let (position, content, id) = (writer.position, record.extra.content, found.id());
-            writer.unlinks.push_back(Unlink { position, content, id, slot });
-        }
-        let expired = old.expires_at.is_some_and(|deadline| deadline <= new.clock_ms);
-        self.expired_keys.fetch_add(u64::from(expired), Ordering::Relaxed);
-        tombstone && record.is_asked && existed && !expired
-    }
-
     /// Counts a value's record as live (1) or dead (-1).
     fn account(&self, content: u64, slot: Slot, sign: i64) {
         let bytes = sign * slot.pointer().length as i64;
@@ -408,19 +198,6 @@ impl Log {
             } else {
                 segment.note_dead(pointer.offset, pointer.length);
             }
-        }
-    }
-
-    /// What an append that failed after so many bytes means for the store. On a full disk it is
-    /// taken back: the next one may go to another segment, and not over what is there.
-    fn failed_write(&self, segment: &Segment, at: u64, done: usize, error: IoError) -> KvsError {
-        if !error.is_no_space() {
-            return self.commit.poison(&error.into());
-        }
-        let sites = (Site::FrameErase, Site::FrameEraseSync);
-        match take_back(&*segment.file, sites, at, done) {
-            Ok(()) => self.note_full(Arc::new(error)),
-            Err(error) => self.commit.poison(&error.into()),
         }
     }
 
@@ -469,16 +246,6 @@ impl Log {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
-}
-
-/// A frame that was written and is about to be seen.
-struct Published<'a> {
-    segment: &'a Segment,
-    frame: &'a Frame,
-    frame_at: u64,
-    /// The entries of its keys, as far as they were found beforehand.
-    known: &'a [Option<Found<'a>>],
-    clock_ms: u64,
 }
 
 /// Bytes that must be free for a frame of `bytes`, whatever stands in front of it. Whoever looks

@@ -15,7 +15,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use crossbeam_epoch as epoch;
 
 use super::read::Seen;
-use super::{Log, ROOM_BYTES, Recent};
+use super::writer::Recent;
+use super::{Log, ROOM_BYTES};
 use crate::engine::{
     Content, Count, Effects, Inside, KeyRange, KeyWalk, Newest, Position, Stored, Transaction,
 };

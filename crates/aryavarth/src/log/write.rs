@@ -8,7 +8,9 @@
 
 use crossbeam_epoch as epoch;
 
-use super::{Appended, Log, ROOM_BYTES, Writer, is_linked};
+use super::append::Appended;
+use super::writer::Writer;
+use super::{Log, ROOM_BYTES, is_linked};
 use crate::engine::Position;
 use crate::error::Result;
 use crate::index::{Found, Held};

@@ -12,31 +12,28 @@
 //! Invariants:
 //! - A segment is in the manifest, and its name on disk, before its first record is written.
 //! - An unsealed file's length is always a multiple of the allocation step, so a cut shows.
-//! - The seal is in the manifest before the file is cut to its end.
 
 use std::time::{Duration, Instant};
 
-use super::{Log, Recent, Writer, need_of};
+use super::writer::{Recent, Writer};
+use super::{Log, need_of};
 use crate::error::{KvsError, Result};
 use crate::fs::{FsFile, IoError, OpenHow, Site};
-use crate::hint;
-use crate::manifest::{AppendError, Edit, Seal};
-use crate::segment::{ScanStop, Segment, SegmentHeader, SegmentKind, blocks, log_path};
-use crate::sync::{Arc, Ordering, lock, wait_timeout};
+use crate::manifest::{AppendError, Edit};
+use crate::segment::{Segment, SegmentHeader, SegmentKind, log_path};
+use crate::sync::{Arc, Ordering, lock};
 
 /// The first allocation of a segment, and the unit of all later ones.
 const STEP_BYTES_MAX: u64 = 128 << 10;
 /// Files are no longer than a slot's offset can name.
 const SEGMENT_FILE_BYTES_MAX: u64 = 4 << 30;
-/// An active segment smaller than this is left alone at rest.
-const ACTIVE_DEAD_BYTES_MIN: u64 = 1 << 20;
 /// How often a full disk is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A segment that is ready to take appends.
 #[derive(Debug)]
 pub(crate) struct Spare {
-    id: u64,
+    pub(super) id: u64,
     salt: u64,
     file: Arc<dyn FsFile>,
     capacity: u64,
@@ -97,7 +94,7 @@ impl Log {
     }
 
     /// Ends the active segment; its seal follows in the background.
-    fn retire_active(&self, writer: &mut Writer) {
+    pub(super) fn retire_active(&self, writer: &mut Writer) {
         if let Some(active) = writer.active.take() {
             writer.sealing.push(active);
             // Its table index may come to mean another segment.
@@ -236,7 +233,7 @@ impl Log {
 
     /// Removes a segment that nothing was written to. What stays behind is a stray, which the
     /// next open removes.
-    fn remove_spare(&self, id: u64) {
+    pub(super) fn remove_spare(&self, id: u64) {
         drop(self.options.fs.remove(Site::SpareRemove, &log_path(&self.dir, id)));
     }
 
@@ -338,121 +335,6 @@ impl Log {
         }
     }
 
-    /// Ends the active segment, whatever its size, and seals it.
-    pub(crate) fn seal_active(&self) -> Result<()> {
-        self.retire_active(&mut self.lock_writer());
-        self.seal_rotated()?;
-        Ok(())
-    }
-
-    /// Ends and seals the active segment if it is large and mostly dead: without writes it would
-    /// stay as it is, whatever it was allocated for.
-    pub(crate) fn seal_mostly_dead(&self) -> Result<()> {
-        let mut writer = self.lock_writer();
-        if let Some(active) = &writer.active {
-            let disk_bytes = active.disk_bytes.load(Ordering::Relaxed);
-            let live_bytes = active.live_bytes.load(Ordering::Relaxed).max(0) as u64;
-            if disk_bytes >= ACTIVE_DEAD_BYTES_MIN && live_bytes < disk_bytes / 2 {
-                self.retire_active(&mut writer);
-            }
-        }
-        drop(writer);
-        self.seal_rotated()?;
-        Ok(())
-    }
-
-    /// Seals the segments that take no more appends: sync, hint, manifest, cut.
-    fn seal_rotated(&self) -> Result<bool> {
-        // One at a time, in order, and only one thread of them.
-        let _one = lock(&self.sealing);
-        let rotated = std::mem::take(&mut self.lock_writer().sealing);
-        let any = !rotated.is_empty();
-        for (i, segment) in rotated.iter().enumerate() {
-            if let Err(error) = self.seal(segment) {
-                let mut writer = self.lock_writer();
-                writer.sealing.splice(0..0, rotated[i..].iter().cloned());
-                return Err(error);
-            }
-        }
-        Ok(any)
-    }
-
-    fn seal(&self, segment: &Arc<Segment>) -> Result<()> {
-        if segment.seq_max.load(Ordering::Relaxed) == 0 {
-            return self.drop_unwritten(segment);
-        }
-        let end = segment.end.load(Ordering::Acquire);
-        let position = crate::engine::Position(segment.base() + end);
-        self.commit.wait(position, crate::options::Durability::Always)?;
-        self.commit.end_segment(segment);
-        let places = hint::scan(segment, end).map_err(|stop| match stop {
-            ScanStop::Bad { offset, reason } => {
-                KvsError::corrupt(segment.file.path(), offset, reason)
-            }
-            ScanStop::Io(error) => error.into(),
-        })?;
-        // A hint that cannot be written costs time at the next open, nothing else.
-        let hint = hint::write(&*self.options.fs, &self.dir, segment, &places).unwrap_or(0);
-        let seal = Seal {
-            base: segment.base(),
-            end,
-            seq_min: segment.seq_min.load(Ordering::Relaxed),
-            seq_max: segment.seq_max.load(Ordering::Relaxed),
-            records: places.len() as u64,
-            purged_seq: 0,
-        };
-        // The clock of its marks is remembered too, for nobody reads them any more.
-        let clock_ms = self.now_ms();
-        let clock = Edit::Next { position: 0, seq: 0, file_id: 0, clock_ms };
-        self.edit_manifest(&[Edit::Seal { id: segment.id, seal }, clock])?;
-        // It is sealed; where the cut fails the next open makes it.
-        let cut = segment.file.truncate(Site::SegmentTruncate, end);
-        if let Ok(bytes) = cut.and_then(|()| segment.file.allocated(Site::SpaceMeasure)) {
-            segment.disk_bytes.store(bytes + blocks(hint), Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    /// Gives up a segment of which not even the first frame was written, for want of space: there
-    /// is no header that a seal could vouch for, and no slot ever named it.
-    fn drop_unwritten(&self, segment: &Arc<Segment>) -> Result<()> {
-        self.edit_manifest(&[Edit::Drop { id: segment.id }])?;
-        self.commit.end_segment(segment);
-        self.table.remove(segment.table_index);
-        self.table.release(segment.table_index);
-        self.remove_spare(segment.id);
-        Ok(())
-    }
-
-    /// Closes the log: everything synced and sealed, and the manifest says so.
-    ///
-    /// Operations of other handles may still run. Those that come too late are refused: appends
-    /// here, edits of the manifest once it says that the store was closed.
-    pub(crate) fn close(&self) -> Result<()> {
-        self.lock_writer().closed = true;
-        self.commit.sync()?;
-        // The committer, which would do this, has ended.
-        self.commit.wake_tasks();
-        self.seal_active()?;
-        // Nobody makes a spare any more that would not be found here.
-        let _growth = lock(&self.growth);
-        let writer = self.lock_writer();
-        let (position, seq, clock_ms) = (writer.position, writer.next_seq, self.now_ms());
-        let spare = writer.spare.as_ref().map(|spare| spare.id);
-        drop(writer);
-        let file_id = self.new_file_id();
-        let mut edits = Vec::from_iter(spare.map(|id| Edit::Drop { id }));
-        edits.push(Edit::Next { position, seq, file_id, clock_ms });
-        edits.push(Edit::Clean);
-        self.edit_manifest(&edits)?;
-        self.lock_writer().spare = None;
-        self.sizes.spare.store(0, Ordering::Relaxed);
-        if let Some(id) = spare {
-            self.remove_spare(id);
-        }
-        Ok(())
-    }
-
     /// Bytes that the store's files take. No lock and no system call.
     pub(crate) fn disk_bytes(&self) -> u64 {
         self.data_bytes() + self.sizes.reserves.load(Ordering::Relaxed)
@@ -464,47 +346,6 @@ impl Log {
             self.table.all().iter().map(|s| s.disk_bytes.load(Ordering::Relaxed)).sum();
         let spare = self.sizes.spare.load(Ordering::Relaxed);
         segments + spare + self.sizes.manifest.load(Ordering::Relaxed) + 8192
-    }
-
-    /// Wakes the background threads.
-    pub(crate) fn call_background(&self) {
-        if !self.options.background {
-            return;
-        }
-        lock(&self.chores).called = true;
-        self.call.notify_all();
-    }
-
-    /// Waits until there may be work for a background thread, at most `timeout`; returns false
-    /// when the store is closing.
-    pub(crate) fn rest(&self, timeout: Duration) -> bool {
-        let mut chores = lock(&self.chores);
-        if !chores.stopped && !chores.called {
-            chores = wait_timeout(&self.call, chores, timeout);
-        }
-        chores.called = false;
-        !chores.stopped
-    }
-
-    /// Waits for `timeout`, or until the store is closing: then returns false.
-    pub(crate) fn pause(&self, timeout: Duration) -> bool {
-        let chores = lock(&self.chores);
-        if chores.stopped {
-            return false;
-        }
-        !wait_timeout(&self.call, chores, timeout).stopped
-    }
-
-    /// Whether the store is closing.
-    pub(crate) fn is_stopping(&self) -> bool {
-        lock(&self.chores).stopped
-    }
-
-    /// Ends the background threads.
-    pub(crate) fn stop(&self) {
-        lock(&self.chores).stopped = true;
-        self.call.notify_all();
-        self.commit.stop();
     }
 }
 

@@ -5,18 +5,16 @@
 //! block until what they return is as durable as the handle's level asks; the methods of
 //! [`KvsEngine`] of the same names return at once, with a position to wait for.
 
-use std::collections::VecDeque;
+mod background;
+mod engine;
+mod scan;
+
 use std::fmt;
 use std::path::Path;
-use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use crate::compaction;
-use crate::engine::{
-    Count, Entry, KeyPage, KeyRange, KeyWalk, KvsEngine, Page, Position, Stored, Transaction,
-    Watch, check_outside,
-};
+use crate::engine::{KeyRange, KvsEngine, Position, Transaction, check_outside};
 use crate::error::{KvsError, Result};
 use crate::log::Log;
 use crate::options::{Durability, Options};
@@ -24,18 +22,9 @@ use crate::record::Batch;
 use crate::recovery::{self, DirLock, Recovery};
 use crate::scrub::{Damage, Scrubber, VerifyReport};
 use crate::stats::Stats;
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
-/// How often the keeper looks around without being called.
-const KEEPER_REST: Duration = Duration::from_millis(250);
-/// How often the compactor looks whether there is work.
-const COMPACTOR_REST: Duration = Duration::from_millis(250);
-/// Without writes for this long, a store is at rest.
-const REST_AFTER: Duration = Duration::from_secs(5);
-/// After this long a compaction that gave nothing back is tried again, without new writes.
-const FUTILE_REST: Duration = Duration::from_secs(60);
-/// Entries that a scan asks for at a time.
-const SCAN_ENTRIES: usize = 256;
+pub use scan::Scan;
 
 /// A durable, ordered key-value store in a directory.
 ///
@@ -237,7 +226,7 @@ impl KvStore {
     /// Among 16 to 256 keys read together (16 while such commits follow each other closely) each
     /// commit of several keys is seen wholly or not at all; the range is not seen at one moment.
     pub fn scan(&self, range: KeyRange) -> Scan {
-        Scan { store: self.clone(), rest: Some(range), page: VecDeque::new() }
+        Scan::new(self.clone(), range)
     }
 
     /// Returns when everything written before is on disk, whatever the handle's level.
@@ -337,242 +326,5 @@ impl KvStore {
         let log = self.log()?;
         check_outside(log)?;
         Ok(log)
-    }
-}
-
-impl Inner {
-    /// Starts the committer, the keeper, the compactor and the scrubber.
-    fn start(&self) -> Result<()> {
-        let mut threads = lock(&self.threads);
-        let mut spawn = |name: &str, work: fn(&Log, &Scrubber)| {
-            let (log, scrubber) = (Arc::clone(&self.log), Arc::clone(&self.scrubber));
-            let builder = std::thread::Builder::new().name(format!("aryavarth-{name}"));
-            let thread = builder.spawn(move || work(&log, &scrubber));
-            thread.map(|thread| threads.push(thread)).map_err(|error| {
-                KvsError::InvalidOption(format!("no thread can be started: {error}"))
-            })
-        };
-        spawn("committer", |log, _| log.commit.run())?;
-        spawn("keeper", |log, _| keep(log))?;
-        if self.log.options.scrub_bytes_per_second > 0 {
-            spawn("scrubber", |log, scrubber| scrubber.run(log))?;
-        }
-        spawn("compactor", |log, _| compact(log))
-    }
-
-    fn close(&self) -> Result<()> {
-        if self.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        self.log.stop();
-        self.scrubber.stop();
-        for thread in lock(&self.threads).drain(..) {
-            // The last handle may go away with a task that the committer woke: it ends by itself.
-            if thread.thread().id() != std::thread::current().id() {
-                // A panic in a background thread was reported by the panic hook.
-                drop(thread.join());
-            }
-        }
-        self.log.close()
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        drop(self.close());
-    }
-}
-
-/// The keeper's life: room ahead, seals behind, and what has expired.
-fn keep(log: &Log) {
-    loop {
-        // What fails here fails again, with an answer, where a caller needs it.
-        drop(log.tend());
-        let rest = log.sweep_and_rest(KEEPER_REST);
-        if !log.rest(rest) {
-            return;
-        }
-    }
-}
-
-/// The compactor's life: a round whenever the directory has grown too large.
-fn compact(log: &Log) {
-    let mut written = log.last_position();
-    let mut written_at = Instant::now();
-    // Where a round gave nothing back, or failed, another one waits for new writes, or a while.
-    let mut futile_at = None;
-    let mut tried_at = Instant::now();
-    while log.pause(COMPACTOR_REST) {
-        log.reap();
-        let now = log.last_position();
-        if now != written {
-            (written, written_at) = (now, Instant::now());
-        }
-        if tried_at.elapsed() >= FUTILE_REST {
-            futile_at = None;
-        }
-        loop {
-            // A round takes a while, and writes may have begun again.
-            let at_rest = written_at.elapsed() >= REST_AFTER && log.last_position() == now;
-            if futile_at == Some((now, at_rest)) || !compaction::is_due(log, at_rest) {
-                break;
-            }
-            tried_at = Instant::now();
-            let useful = compaction::run(log, at_rest).unwrap_or(false);
-            if !useful {
-                futile_at = Some((now, at_rest));
-            }
-            if log.is_stopping() {
-                return;
-            }
-        }
-    }
-}
-
-impl KvsEngine for KvStore {
-    fn name(&self) -> &'static str {
-        recovery::ENGINE
-    }
-
-    fn durability(&self) -> Durability {
-        self.durability
-    }
-
-    fn space(&self) -> u32 {
-        self.space
-    }
-
-    fn with_space(&self, space: u32) -> Self {
-        KvStore::with_space(self, space)
-    }
-
-    fn now_ms(&self) -> u64 {
-        KvStore::now_ms(self)
-    }
-
-    fn clock_offset_ms(&self) -> i64 {
-        self.inner.log.clock.offset_ms()
-    }
-
-    fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {
-        self.log()?.find(self.space, key)
-    }
-
-    fn find_now(&self, key: &[u8]) -> Result<Option<(Option<Stored>, Position)>> {
-        self.log()?.find_now(self.space, key)
-    }
-
-    fn size_hint(&self, key: &[u8]) -> usize {
-        self.log().map_or(0, |log| log.size_hint(self.space, key))
-    }
-
-    fn deadline(&self, key: &[u8]) -> Result<(Option<Option<u64>>, Position)> {
-        Ok(self.log()?.deadline(self.space, key))
-    }
-
-    fn deadline_now(&self, key: &[u8]) -> Result<Option<(Option<Option<u64>>, Position)>> {
-        KvsEngine::deadline(self, key).map(Some)
-    }
-
-    fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {
-        self.log()?.keys(self.space, range, limit)
-    }
-
-    fn walk(&self, cursor: u64, limit: usize) -> Result<KeyWalk> {
-        Ok(self.log()?.walk_keys(self.space, cursor, limit))
-    }
-
-    fn count(&self) -> Result<(Count, Position)> {
-        Ok(self.log()?.count(self.space))
-    }
-
-    fn watch(&self, key: &[u8]) -> Result<Watch> {
-        Ok(self.outside()?.watch(self.space, key))
-    }
-
-    fn write(&self, batch: Batch) -> Result<(u64, Position)> {
-        let appended = self.outside()?.write(self.space, &batch)?;
-        Ok((appended.removed, Position(appended.position)))
-    }
-
-    fn write_each(&self, batches: Vec<Batch>) -> Vec<Result<(u64, Position)>> {
-        match self.outside() {
-            Ok(log) => log.write_each(self.space, &batches),
-            Err(_) => batches.into_iter().map(|batch| KvsEngine::write(self, batch)).collect(),
-        }
-    }
-
-    fn commit<R>(
-        &self,
-        keys: &[&[u8]],
-        body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
-    ) -> Result<(R, Position)> {
-        self.outside()?.commit(self.space, keys, body)
-    }
-
-    fn scan(&self, range: &KeyRange, limit: usize) -> Result<Page> {
-        self.log()?.scan(self.space, range, limit)
-    }
-
-    fn wait(&self, position: Position, level: Durability) -> Result<()> {
-        let commit = &self.inner.log.commit;
-        if position > Position(commit.released()) {
-            check_outside(&*self.inner.log)?;
-        }
-        commit.wait(position, level)
-    }
-
-    fn on_reached(&self, position: Position, level: Durability, waker: &Waker) -> Poll<Result<()>> {
-        self.inner.log.commit.on_reached(position, level, waker)
-    }
-
-    fn compact(&self) -> Result<()> {
-        KvStore::compact(self)
-    }
-
-    fn stats(&self) -> Stats {
-        KvStore::stats(self)
-    }
-
-    fn hold_sweep(&self, until: Option<Instant>) {
-        self.inner.log.hold_sweep(until);
-    }
-}
-
-/// The entries of a range: what [`KvStore::scan`] returns.
-#[derive(Debug)]
-pub struct Scan {
-    store: KvStore,
-    rest: Option<KeyRange>,
-    page: VecDeque<Entry>,
-}
-
-impl Scan {
-    fn next_page(&mut self) -> Result<()> {
-        let Some(range) = self.rest.take() else {
-            return Ok(());
-        };
-        let page = KvsEngine::scan(&self.store, &range, SCAN_ENTRIES)?;
-        self.store.wait(page.position, self.store.durability)?;
-        if let Some((last, _)) = page.entries.last()
-            && !page.done
-        {
-            self.rest = Some(range.after(last));
-        }
-        self.page = page.entries.into();
-        Ok(())
-    }
-}
-
-impl Iterator for Scan {
-    type Item = Result<Entry>;
-
-    fn next(&mut self) -> Option<Result<Entry>> {
-        while self.page.is_empty() && self.rest.is_some() {
-            if let Err(error) = self.next_page() {
-                return Some(Err(error));
-            }
-        }
-        self.page.pop_front().map(Ok)
     }
 }

@@ -1,0 +1,81 @@
+//! The writer's state: where the next frame goes, and the work that waits for it.
+
+use std::collections::VecDeque;
+
+use super::room::Spare;
+use crate::index::{Dropped, EntryId, IndexWriter, Slot};
+use crate::record::Frame;
+use crate::segment::Segment;
+use crate::sync::Arc;
+
+/// Newest frames that the writer keeps in memory for closures.
+const RECENT_BYTES_MAX: usize = 1 << 20;
+
+/// State behind the writer's lock.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) active: Option<Arc<Segment>>,
+    /// Where the next frame goes in the active segment; 0 while even its header is unwritten.
+    pub(super) offset: u64,
+    /// Allocated bytes of the active segment.
+    pub(super) capacity: u64,
+    /// At which size the active segment is sealed.
+    pub(super) limit: u64,
+    /// The position of `offset`.
+    pub(super) position: u64,
+    pub(super) next_seq: u64,
+    /// The durable position that the last mark told.
+    pub(super) marked: u64,
+    pub(super) index: IndexWriter,
+    /// Removed keys that are still in the index, oldest first.
+    pub(super) unlinks: VecDeque<Unlink>,
+    /// Contents that no space has any more and whose entries are still there, oldest first.
+    pub(super) dropped: VecDeque<Dropped>,
+    pub(super) recent: Recent,
+    pub(super) spare: Option<Spare>,
+    /// Segments that take no more appends and wait for their seal.
+    pub(super) sealing: Vec<Arc<Segment>>,
+    /// Whether the log takes no more appends.
+    pub(super) closed: bool,
+}
+
+/// A removed key: from when on it may go, its content and entry, and what its slot then holds.
+#[derive(Debug)]
+pub(super) struct Unlink {
+    pub(super) position: u64,
+    pub(super) content: u64,
+    pub(super) id: EntryId,
+    pub(super) slot: Slot,
+}
+
+/// The active segment's newest frames in memory, so that a closure need not read them from a file.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    pub(super) segment: u16,
+    /// Each with its offset, ascending.
+    frames: VecDeque<(u64, Frame)>,
+    bytes: usize,
+}
+
+impl Recent {
+    pub(super) fn push(&mut self, offset: u64, frame: Frame) {
+        self.bytes += frame.bytes();
+        self.frames.push_back((offset, frame));
+        while self.bytes > RECENT_BYTES_MAX
+            && let Some((_, oldest)) = self.frames.pop_front()
+        {
+            self.bytes -= oldest.bytes();
+        }
+    }
+
+    /// Value and deadline of the record that `slot` points at, if it is among these.
+    pub(super) fn value(&self, slot: Slot) -> Option<(&[u8], Option<u64>)> {
+        let pointer = slot.pointer();
+        let after = self.frames.partition_point(|&(offset, _)| offset <= pointer.offset);
+        let (offset, frame) = self.frames.get(after.checked_sub(1)?)?;
+        if pointer.segment != self.segment {
+            return None;
+        }
+        frame.value_at(pointer.offset - offset)
+    }
+}
