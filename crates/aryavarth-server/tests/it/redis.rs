@@ -154,3 +154,20 @@ fn the_slow_log_shows_nothing_that_is_not_on_disk() {
     assert!(reader.reply().starts_with("-MISCONF"));
     assert!(writer.reply().starts_with("-MISCONF"));
 }
+
+/// A line carries the position of its command and waits for it, as the reply does.
+#[test]
+fn monitor_shows_no_write_that_is_not_on_disk() {
+    let engine = Obedient::default();
+    let server = Server::with(engine.clone(), Limits::default());
+    let mut monitor = server.client();
+    assert_eq!(monitor.ask("MONITOR\r\n"), "+OK\r");
+    let (mut by_closure, mut blind) = (server.client(), server.client());
+    by_closure.send("INCR k\r\n");
+    blind.send("SET k v\r\n");
+    eventually("both are run", || server.handle.counters().requests == 3);
+    engine.poison();
+    assert!(by_closure.reply().starts_with("-MISCONF"));
+    assert!(blind.reply().starts_with("-MISCONF"));
+    assert!(monitor.reply().starts_with("-MISCONF"));
+}
