@@ -51,7 +51,7 @@ pub(crate) struct At {
     pub(crate) to: To,
 
     /// The database, from 0
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = size::parse_database)]
     #[arg(env = "ARYAVARTH_DB", hide_env_values = true)]
     pub(crate) db: u32,
 }
@@ -60,11 +60,10 @@ pub(crate) struct At {
 #[derive(Debug, clap::Args)]
 pub(crate) struct SetOptions {
     /// Remove the key again after this many seconds
-    #[arg(long, value_name = "SECONDS", conflicts_with = "px")]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", conflicts_with = "px", value_parser = size::parse_positive)]
     pub(crate) ex: Option<u64>,
     /// Remove the key again after this many milliseconds
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "MS", value_parser = size::parse_positive)]
     pub(crate) px: Option<u64>,
     /// Set the key only if it does not exist; exit code 1 if it does
     #[arg(long, conflicts_with = "xx")]
@@ -138,7 +137,7 @@ pub(crate) enum Command {
         #[arg(default_value = "")]
         prefix: OsString,
         /// The most keys to print; all if left out
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = size::parse_positive)]
         limit: Option<u64>,
         #[command(flatten)]
         at: At,
@@ -178,7 +177,7 @@ pub(crate) enum Command {
         #[arg(default_value = "")]
         prefix: OsString,
         /// The only database to print; all if left out
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = size::parse_database)]
         db: Option<u32>,
         #[command(flatten)]
         to: To,

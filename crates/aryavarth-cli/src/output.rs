@@ -14,6 +14,9 @@ use crate::line;
 /// Bytes of lines that are kept before they are printed together.
 const LINES_BYTES_MAX: usize = 64 << 10;
 
+/// The remedy for a text that is not an address.
+const AN_ADDRESS: &str = "nothing was changed. Write HOST:PORT, such as 127.0.0.1:4000";
+
 /// Standard output and standard error.
 pub(crate) struct Output {
     json: bool,
@@ -178,6 +181,11 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::KeyNotFound => Failure::KeyNotFound,
+            ClientError::Connect { addr, source }
+                if source.kind() == io::ErrorKind::InvalidInput =>
+            {
+                Failure::Other(format!("cannot reach a server at {addr}: {source}; {AN_ADDRESS}"))
+            }
             error => Failure::Other(error.to_string()),
         }
     }
@@ -185,7 +193,14 @@ impl From<ClientError> for Failure {
 
 impl From<ServerError> for Failure {
     fn from(error: ServerError) -> Self {
-        Failure::Other(error.to_string())
+        match error {
+            ServerError::Listen { addr, source }
+                if source.kind() == io::ErrorKind::InvalidInput =>
+            {
+                Failure::Other(format!("cannot listen on {addr}: {source}; {AN_ADDRESS}"))
+            }
+            error => Failure::Other(error.to_string()),
+        }
     }
 }
 

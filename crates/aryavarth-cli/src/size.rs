@@ -1,4 +1,4 @@
-//! Sizes as operators write them: `1048576`, `100mb`, `2g`.
+//! Sizes and numbers as operators write them: `1048576`, `100mb`, `2g`.
 
 /// Units, the longer ones first; as in the settings of Redis, those with a `b` are powers of 1024.
 const UNITS: [(&str, u64); 8] = [
@@ -23,6 +23,17 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
          (powers of 1000), such as 100mb"
             .to_owned()
     })
+}
+
+/// A whole number above 0, such as that of a time or a limit.
+pub(crate) fn parse_positive(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| "write a whole number above 0, such as 60".to_owned())
+}
+
+/// The number of a database.
+pub(crate) fn parse_database(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_not_one| "write the number of a database, such as 0 or 3".to_owned())
 }
 
 #[cfg(test)]
@@ -50,6 +61,17 @@ mod tests {
     fn other_texts_say_what_would_be_a_size() {
         for text in ["", "mb", "-1", "1.5gb", "1tb", "ten", "18446744073709551615kb", "0x10"] {
             assert!(parse(text).unwrap_err().contains("such as 100mb"), "{text}");
+        }
+    }
+    #[test]
+    fn numbers_that_make_no_sense_say_which_would() {
+        assert_eq!(parse_positive("60"), Ok(60));
+        assert_eq!(parse_database("0"), Ok(0));
+        for text in ["0", "-1", "soon", "", "1.5", "99999999999999999999"] {
+            assert!(parse_positive(text).unwrap_err().contains("such as 60"), "{text}");
+        }
+        for text in ["-1", "x", "4294967296"] {
+            assert!(parse_database(text).unwrap_err().contains("such as 0"), "{text}");
         }
     }
 }

@@ -70,6 +70,22 @@ fn a_key_has_a_deadline_and_a_condition() {
 }
 
 #[test]
+fn addresses_and_numbers_that_make_no_sense_say_which_would() {
+    for (args, would) in [
+        (&["get", "k", "--addr", "nonsense"][..], "such as 127.0.0.1:4000"),
+        (&["get", "k", "--addr", "127.0.0.1"], "such as 127.0.0.1:4000"),
+        (&["server", "--listen", "127.0.0.1:99999"], "such as 127.0.0.1:4000"),
+        (&["server", "--memory-max", "ten"], "such as 100mb"),
+        (&["server", "--durability", "interval:x"], "interval:MS (1 to 1000)"),
+        (&["set", "k", "v", "--ex", "soon"], "such as 60"),
+        (&["get", "k", "--db", "x"], "such as 0 or 3"),
+    ] {
+        let Did { code, stderr, .. } = support::run_briefly(args);
+        assert!(code == 2 && stderr.contains(would), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
 fn databases_do_not_mix() {
     let (_dir, data) = data();
     let server = Server::start(&data);
