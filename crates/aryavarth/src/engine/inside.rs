@@ -21,16 +21,16 @@ pub(crate) struct Inside(());
 
 impl Inside {
     pub(crate) fn enter<S>(store: &S) -> Inside {
-        STORES.with_borrow_mut(|stores| stores.push(address(store)));
-        DEPTH.set(DEPTH.get() + 1);
+        STORES.with(|stores| stores.borrow_mut().push(address(store)));
+        DEPTH.with(|depth| depth.set(depth.get() + 1));
         Inside(())
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        DEPTH.set(DEPTH.get() - 1);
-        STORES.with_borrow_mut(Vec::pop);
+        DEPTH.with(|depth| depth.set(depth.get() - 1));
+        STORES.with(|stores| stores.borrow_mut().pop());
     }
 }
 
@@ -40,7 +40,7 @@ fn address<S>(store: &S) -> usize {
 
 /// Whether this thread is running a closure of `store`.
 fn is_inside<S>(store: &S) -> bool {
-    DEPTH.get() > 0 && STORES.with_borrow(|stores| stores.contains(&address(store)))
+    DEPTH.with(Cell::get) > 0 && STORES.with(|stores| stores.borrow().contains(&address(store)))
 }
 
 /// Refuses a call that cannot be made from inside a closure of `store`.

@@ -271,6 +271,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    #[cfg(not(shuttle))]
     use crate::sync::thread;
 
     /// Keys by number, in pairs and with long beginnings, so that heads alone do not decide.
@@ -399,6 +400,7 @@ mod tests {
     }
 
     /// Keys that stay are walked, once each and in order, while leaves split and merge around them.
+    #[cfg(not(shuttle))]
     fn keys_that_stay_are_walked(count: usize, rounds: usize, readers: usize) {
         let keys = Arc::new(keys(count as u32));
         let order = Arc::new(Order::new(&epoch::pin()));
