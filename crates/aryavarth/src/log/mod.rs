@@ -5,6 +5,16 @@
 //! Syncing comes afterwards (commit), so many writes share one sync, and the index always shows
 //! the newest write.
 //!
+//! Locks are taken from left to right, and none is taken twice:
+//!
+//! ```text
+//! compacting -> sealing -> growth -> writer   -> chores, retired, watches, the committer's waiters
+//!  one round     one seal    room  \-> manifest
+//! ```
+//!
+//! A thread holds the writer's lock or the manifest's, never both; the locks on the right are held for
+//! a few instructions and nothing is taken under them.
+//!
 //! Invariants:
 //! - A pointer is published only after the write call returned.
 //! - Under the writer's lock nobody reads a file, waits for a sync, or creates or allocates a file.
