@@ -96,9 +96,9 @@ pub(crate) struct Connection<E: KvsEngine, P: ThreadPool> {
     /// What input and the running job take from the common budget.
     input_share: Share,
     job_bytes: usize,
-    /// What unsent replies take from the budget of all replies, beyond what is free.
+    /// The share of unsent replies in the budget of all replies, beyond their free part.
     output_share: OutputShare,
-    /// What was granted to the replies of the next calls.
+    /// The room that was granted to the replies of the next calls.
     granted: Option<OutputShare>,
     /// Bytes of a reply that found no room: it is made when there is.
     room_wanted: Option<usize>,

@@ -47,7 +47,7 @@ pub(super) struct KeyList {
     hash: HashKey,
     // Front and order name its entries.
     arena: Arc<Arena>,
-    /// What the entries of the list say in [`Entry::list`].
+    /// The number of the list, as its entries have it in [`Entry::list`].
     number: u32,
     pub(super) keys: AtomicI64,
     expiring: AtomicI64,

@@ -54,7 +54,7 @@ pub(crate) use slot::Slot;
 pub(crate) use spaces::{Change, Held, TABLE_CONTENT, TABLE_KEY, Table};
 pub(crate) use writer::IndexWriter;
 
-/// What a write replaced.
+/// The slot and the deadline that a write replaced.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Old {
     pub(crate) slot: Slot,
@@ -87,7 +87,7 @@ impl Index {
         self.table.load_full()
     }
 
-    /// What a space holds now.
+    /// The content of a space now.
     pub(crate) fn held(&self, space: u32) -> Held {
         self.table.load().held(space)
     }
@@ -97,7 +97,7 @@ impl Index {
         self.table.load().is_in_use(content)
     }
 
-    /// What a space holds, and the entry of `key` in it. No lock.
+    /// The content of a space, and the entry of `key` in it. No lock.
     pub(crate) fn find<'g>(
         &'g self,
         space: u32,
