@@ -278,7 +278,7 @@ impl Index {
         list.is_some_and(|list| list.unlink(entry))
     }
 
-    /// What an entry points at.
+    /// The slot of an entry.
     pub(crate) fn slot(&self, id: EntryId) -> Slot {
         Slot(self.arena.entry(id).slot.load(Ordering::Acquire))
     }

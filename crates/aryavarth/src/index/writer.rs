@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::entry::EntryId;
 
-/// What only the writer changes.
+/// The part of the index that only the writer changes.
 #[derive(Debug, Default)]
 pub(crate) struct IndexWriter {
     pub(super) free: Vec<EntryId>,

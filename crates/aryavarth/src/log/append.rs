@@ -99,7 +99,7 @@ impl Log {
         let pin = epoch::pin();
         let mut known = new.known.iter().copied();
         let mut removed = 0;
-        // What was appended in one call may be several frames, each seen by itself.
+        // One call may append several frames; readers see each by itself.
         for records in new.frame.records().chunk_by(|record, _| !record.is_last()) {
             let many = records.len() > 1 || change.is_some();
             if many {
@@ -159,7 +159,7 @@ impl Log {
         tombstone && record.is_asked && existed && !expired
     }
 
-    /// What an append that failed after so many bytes means for the store. On a full disk it is
+    /// The store's error for an append that failed after `done` bytes. On a full disk the part is
     /// taken back: the next one may go to another segment, and not over what is there.
     fn failed_write(&self, segment: &Segment, at: u64, done: usize, error: IoError) -> KvsError {
         if !error.is_no_space() {

@@ -86,7 +86,7 @@ impl Log {
         match make() {
             Ok(()) => Ok(bytes),
             Err(error) => {
-                // What was made of it is given up as well.
+                // The part that was made is removed as well.
                 self.remove_reserve(name);
                 self.or_full(Err(self.refused_file(error))).map(|_| 0)
             }

@@ -112,7 +112,7 @@ impl Log {
         // The committer, which would do this, has ended.
         self.commit.wake_tasks();
         self.seal_active()?;
-        // Nobody makes a spare any more that would not be found here.
+        // The lock keeps any later spare from being made unseen.
         let _growth = lock(&self.growth);
         let writer = self.lock_writer();
         let (position, seq, clock_ms) = (writer.position, writer.next_seq, self.now_ms());
