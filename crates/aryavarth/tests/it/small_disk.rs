@@ -18,6 +18,8 @@ use tempfile::TempDir;
 const DISK_BYTES: u64 = 64 << 20;
 /// The part that another program takes, and later frees.
 const BALLAST_BYTES: usize = 12 << 20;
+/// Frees more than the store's reserve needs, which comes first when writes resume.
+const CUSHION_BYTES: usize = 4 << 20;
 const WRITERS: u64 = 8;
 /// A write is small enough to be sure that the disk is full when it is refused.
 const VALUE_BYTES: [usize; 4] = [16_000, 2_000, 100, 0];
@@ -158,6 +160,7 @@ fn story(root: &Path) {
     check(&store, &there, &gone);
 
     // A store that is opened on a disk without a free block serves reads and removals.
+    fs::write(root.join("cushion"), vec![1; CUSHION_BYTES]).unwrap();
     let mut again = fill(&store, WRITERS);
     drop(store);
     let mut rest = File::create(root.join("rest")).unwrap();
@@ -170,6 +173,7 @@ fn story(root: &Path) {
     there.extend(again);
     check(&store, &there, &gone);
     fs::remove_file(root.join("rest")).unwrap();
+    fs::remove_file(root.join("cushion")).unwrap();
     until_written(&store, b"opened on a full disk");
 
     // Full again, until another program frees space.
