@@ -189,7 +189,7 @@ fn run_round(log: &Log, inputs: &[Candidate]) -> Result<()> {
     if inputs.is_empty() {
         return Ok(());
     }
-    log.commit.check()?;
+    log.watermarks.check()?;
     // After this no slot holds a tombstone that lies in an input.
     log.purge_all_released();
     let inputs: Vec<Arc<Segment>> = inputs.iter().map(|input| Arc::clone(&input.segment)).collect();
@@ -197,7 +197,7 @@ fn run_round(log: &Log, inputs: &[Candidate]) -> Result<()> {
     let copied = round.copy().and_then(|()| round.finish_copy());
     if let Err(error) = copied.and_then(|()| round.commit()) {
         // A manifest whose outcome is unknown may name the copies: then they stay.
-        if log.commit.check().is_ok() {
+        if log.watermarks.check().is_ok() {
             round.discard();
         }
         return Err(error);
@@ -222,7 +222,7 @@ fn candidates(log: &Log) -> Vec<Candidate> {
         let facts = manifest.state().segments.iter();
         facts.filter(|(_, facts)| facts.seal.is_some()).map(|(&id, _)| id).collect()
     };
-    let released = log.commit.released();
+    let released = log.watermarks.released();
     let segments = log.table.all();
     let of = |segment: &Arc<Segment>| {
         let disk_bytes = segment.disk_bytes.load(Ordering::Relaxed);
@@ -382,12 +382,12 @@ impl<'a> Round<'a> {
         seq: u64,
         here: Slot,
     ) -> Option<Option<EntryId>> {
-        if !self.log.index.is_in_use(extra.content) {
+        if !self.log.index.is_in_use(extra.generation) {
             // No space has it any more, nor will: what took it away is durable by step 3.
             return None;
         }
         let pin = epoch::pin();
-        let find = || self.log.index.find_in(extra.content, key, &pin);
+        let find = || self.log.index.find_in(extra.generation, key, &pin);
         if input.is_dead(here.pointer().offset) {
             debug_assert!(find().is_none_or(|found| found.slot() != here), "it is not dead");
             return None;
@@ -439,7 +439,7 @@ impl<'a> Round<'a> {
     /// Steps 3 and 4.
     fn commit(&mut self) -> Result<()> {
         let log = self.log;
-        log.commit.wait(Position(log.last_position()), Durability::Always)?;
+        log.watermarks.wait(Position(log.last_position()), Durability::Always)?;
         let mut edits = Vec::new();
         for copy in &self.copies {
             edits.extend(copy.edits());
@@ -468,7 +468,7 @@ impl<'a> Round<'a> {
                 log.account_segment(moved.to, 1);
             }
         }
-        log.commit.wait(Position(log.last_position()), Durability::Always)?;
+        log.watermarks.wait(Position(log.last_position()), Durability::Always)?;
         // What was not copied because its space had been emptied: its slots name the inputs still.
         log.purge_all_released();
         Ok(())

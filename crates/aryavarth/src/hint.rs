@@ -7,7 +7,7 @@
 //! ```text
 //! header: magic "ARYH", version u16, reserved u16, segment id, salt, end, count   (40 bytes)
 //! entry:  kind, flags and sequence number u64, offset / 8 u32, record length u32, key length u16;
-//!         deadline u64 and content u64, each only where its flag says so; key
+//!         deadline u64 and generation u64, each only where its flag says so; key
 //! footer: CRC32C of everything before it
 //! ```
 //!
@@ -30,7 +30,7 @@ const ENTRY_BYTES: usize = 18;
 const FOOTER_BYTES: usize = 4;
 /// Flags in the byte of the kind.
 const FLAG_DEADLINE: u8 = 0x10;
-const FLAG_CONTENT: u8 = 0x20;
+const FLAG_GENERATION: u8 = 0x20;
 /// The bytes that a check reads at a time.
 const CHECK_BYTES: usize = 1 << 20;
 
@@ -129,7 +129,7 @@ pub(crate) fn encode(places: &Places, id: u64, salt: u64, end: u64) -> Vec<u8> {
         let flag = |is: bool, flag: u8| if is { flag } else { 0 };
         let kind = place.kind as u8
             | flag(place.extra.expires_at.is_some(), FLAG_DEADLINE)
-            | flag(place.extra.content != 0, FLAG_CONTENT);
+            | flag(place.extra.generation != 0, FLAG_GENERATION);
         out.extend_from_slice(&(place.seq << 8 | u64::from(kind)).to_le_bytes());
         out.extend_from_slice(&((place.offset / 8) as u32).to_le_bytes());
         out.extend_from_slice(&(place.bytes as u32).to_le_bytes());
@@ -224,7 +224,7 @@ pub(crate) fn decode(bytes: Vec<u8>, id: u64, salt: u64, end: u64) -> Option<Pla
         let entry = bytes.get(at..at + ENTRY_BYTES)?;
         let word = u64_at(entry, 0);
         let byte = word as u8;
-        let kind = match byte & !(FLAG_DEADLINE | FLAG_CONTENT) {
+        let kind = match byte & !(FLAG_DEADLINE | FLAG_GENERATION) {
             1 => Kind::Put,
             2 if byte & FLAG_DEADLINE == 0 => Kind::Tombstone,
             _ => return None,
@@ -236,7 +236,7 @@ pub(crate) fn decode(bytes: Vec<u8>, id: u64, salt: u64, end: u64) -> Option<Pla
         let record = u64::from(u32_at(entry, 12));
         let key_bytes = u16_at(entry, 16);
         let rest = bytes.get(at + ENTRY_BYTES..footer)?;
-        let extra = Extra::decode(rest, byte & FLAG_DEADLINE != 0, byte & FLAG_CONTENT != 0)?;
+        let extra = Extra::decode(rest, byte & FLAG_DEADLINE != 0, byte & FLAG_GENERATION != 0)?;
         let key_at = at + ENTRY_BYTES + extra.bytes();
         at = key_at + usize::from(key_bytes);
         if at > footer || offset + record > end {

@@ -9,7 +9,6 @@
 )]
 
 mod clock;
-mod commit;
 mod compaction;
 mod engine;
 mod error;
@@ -33,10 +32,11 @@ mod sled;
 mod stats;
 mod store;
 mod sync;
+mod watermarks;
 
 pub use engine::{
-    Content, Count, Effects, Entry, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest, Page, Position,
-    Stored, Transaction, Watch,
+    Count, Effects, Entry, Generation, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest, Page,
+    Position, Stored, Transaction, Watch,
 };
 pub use error::{KvsError, Result};
 pub use memory::MemoryEngine;

@@ -8,7 +8,7 @@ use std::task::{Poll, Waker};
 
 use crate::clock::StoreClock;
 use crate::engine::{
-    Content, Count, Effects, Guide, Inside, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest, Page,
+    Count, Effects, Generation, Guide, Inside, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest, Page,
     Position, Stored, Transaction, Watch, Watches, check_outside,
 };
 use crate::error::Result;
@@ -134,26 +134,26 @@ impl MemoryEngine {
     }
 
     fn apply(&self, spaces: &mut BTreeMap<u32, Space>, effects: Effects) {
-        let Effects { contents, writes } = effects;
+        let Effects { generations, writes } = effects;
         let watches = &self.shared.watches;
-        let mut held: BTreeMap<Content, Space> = BTreeMap::new();
-        for space in contents.keys() {
-            held.insert(Content::Old(*space), spaces.remove(space).unwrap_or_default());
+        let mut held: BTreeMap<Generation, Space> = BTreeMap::new();
+        for space in generations.keys() {
+            held.insert(Generation::Old(*space), spaces.remove(space).unwrap_or_default());
         }
         let before = if watches.any() { held.clone() } else { BTreeMap::new() };
-        for ((content, key), stored) in writes {
-            let space = match content {
-                Content::Old(space) if !held.contains_key(&content) => {
+        for ((generation, key), stored) in writes {
+            let space = match generation {
+                Generation::Old(space) if !held.contains_key(&generation) => {
                     watches.touch(space, &key);
                     spaces.entry(space).or_default()
                 }
-                _ => held.entry(content).or_default(),
+                _ => held.entry(generation).or_default(),
             };
             space.put(key, stored);
         }
-        for (space, content) in contents {
-            let now = held.remove(&content).unwrap_or_default();
-            let before = before.get(&Content::Old(space));
+        for (space, generation) in generations {
+            let now = held.remove(&generation).unwrap_or_default();
+            let before = before.get(&Generation::Old(space));
             watches.touch_space(space, |key| {
                 before.is_some_and(|before| before.keys.contains_key(key))
                     || now.keys.contains_key(key)
@@ -312,7 +312,7 @@ impl KvsEngine for MemoryEngine {
         Ok((removed, Position::ZERO))
     }
 
-    fn commit<R>(
+    fn transact<R>(
         &self,
         _keys: &[&[u8]],
         mut body: impl FnMut(&mut Transaction<'_>) -> Result<R>,

@@ -233,7 +233,7 @@ mod model {
                                 tx.set("k", [value]);
                                 Ok(value)
                             };
-                            Some(store.commit(&[b"k"], add).unwrap())
+                            Some(store.transact(&[b"k"], add).unwrap())
                         };
                         acknowledged(value, &fs);
                     })
@@ -346,7 +346,7 @@ mod model {
                 (Op::Write(vec![(0, None), (1, None)]), Answer::Removed(removed))
             }
             _ => {
-                let (held, _) = KvsEngine::commit(store, &[], |tx| {
+                let (held, _) = KvsEngine::transact(store, &[], |tx| {
                     let held = value(tx.get(KEYS[key].as_bytes())?);
                     tx.set(KEYS[key], [held.unwrap_or(0) as u8 + 1]);
                     Ok(held)

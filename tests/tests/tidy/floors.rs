@@ -38,7 +38,7 @@ const ENGINE: Order = Order {
         "manifest",
         "hint",
         "index",
-        "commit",
+        "watermarks",
         "log",
         "recovery",
         "compaction",

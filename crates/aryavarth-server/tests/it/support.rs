@@ -330,13 +330,13 @@ impl KvsEngine for Obedient {
         batches.into_iter().map(|batch| self.write(batch)).collect()
     }
 
-    fn commit<R>(
+    fn transact<R>(
         &self,
         keys: &[&[u8]],
         body: impl FnMut(&mut Transaction<'_>) -> aryavarth::Result<R>,
     ) -> aryavarth::Result<(R, Position)> {
         self.note("commit");
-        let (result, _) = self.memory.commit(keys, body)?;
+        let (result, _) = self.memory.transact(keys, body)?;
         let mut control = self.control.0.lock().unwrap();
         control.written += 10;
         Ok((result, Position(control.written)))

@@ -1,7 +1,7 @@
 //! The contract that every engine keeps.
 //!
 //! A server talks to an engine through [`KvsEngine`] alone. The contract separates *doing* from
-//! *being durable*: [`read`](KvsEngine::read), [`commit`](KvsEngine::commit) and
+//! *being durable*: [`read`](KvsEngine::read), [`commit`](KvsEngine::transact) and
 //! [`scan`](KvsEngine::scan) return at once with the [`Position`] of the newest thing that they
 //! saw or wrote, and [`wait`](KvsEngine::wait) returns when a crash can no longer undo it. So
 //! requests of one pipeline run at full speed and wait together. Whoever lets a result out (to a
@@ -25,7 +25,7 @@ use std::time::Instant;
 pub(crate) use guide::Guide;
 pub(crate) use inside::{Inside, check_outside};
 pub use range::KeyRange;
-pub use transaction::{Content, Effects, Newest, Transaction};
+pub use transaction::{Effects, Generation, Newest, Transaction};
 pub use watch::Watch;
 pub(crate) use watch::Watches;
 
@@ -281,7 +281,7 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     /// is one of them; beyond, a call that asks for more fails with [`KvsError::TooLarge`].
     /// A closure that returns an error or panics writes nothing. Its error comes without a position:
     /// whoever lets one out first waits for [`Stats::written_position`].
-    fn commit<R>(
+    fn transact<R>(
         &self,
         keys: &[&[u8]],
         body: impl FnMut(&mut Transaction<'_>) -> Result<R>,

@@ -1,9 +1,9 @@
-//! What a closure in [`KvsEngine::commit`](super::KvsEngine::commit) works with: the newest state
+//! What a closure in [`KvsEngine::transact`](super::KvsEngine::transact) works with: the newest state
 //! with its own writes on top.
 //!
 //! Spaces can be emptied and swapped in the middle of a transaction, so its writes belong to a
-//! *content*: what a space held when the transaction began, or a new, empty one. The spaces of the
-//! transaction name contents, and which one is what an engine learns in the end.
+//! *generation*: what a space held when the transaction began, or a new, empty one. The spaces of the
+//! transaction name generations, and which one is what an engine learns in the end.
 //!
 //! Invariants:
 //! - Time stands still in a transaction: what has expired is decided once, by [`Newest::now_ms`].
@@ -16,7 +16,7 @@ use super::range::KeyRange;
 use super::{Count, Guide, KeyPage, KeyWalk, Stored};
 use crate::error::{KvsError, Result};
 
-/// The newest state, as a closure in [`KvsEngine::commit`](super::KvsEngine::commit) sees it.
+/// The newest state, as a closure in [`KvsEngine::transact`](super::KvsEngine::transact) sees it.
 /// Engines implement it; spaces are called what they were called before the transaction, and what
 /// has expired may be given, for the transaction looks at the deadline.
 pub trait Newest {
@@ -59,23 +59,23 @@ pub trait Newest {
 
 /// What a space holds: what another (or the same) one held before, or nothing at first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Content {
+pub enum Generation {
     /// What the space of this number held when the transaction began.
     Old(u32),
-    /// A content that is new, and empty but for the writes of the transaction.
+    /// A generation that is new, and empty but for the writes of the transaction.
     New(u32),
 }
 
 /// What a transaction comes to. For engines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Effects {
-    /// The content of each space whose content is another one now.
-    pub contents: BTreeMap<u32, Content>,
-    /// What to set in a content, or `None` to remove; only of contents that a space has.
-    pub writes: BTreeMap<(Content, Vec<u8>), Option<Stored>>,
+    /// The generation of each space whose generation is another one now.
+    pub generations: BTreeMap<u32, Generation>,
+    /// What to set in a generation, or `None` to remove; only of generations that a space has.
+    pub writes: BTreeMap<(Generation, Vec<u8>), Option<Stored>>,
 }
 
-/// What a closure in [`KvsEngine::commit`](super::KvsEngine::commit) works with: it sees the newest
+/// What a closure in [`KvsEngine::transact`](super::KvsEngine::transact) works with: it sees the newest
 /// state and its own writes, and nobody else writes meanwhile.
 ///
 /// Calls concern one space: at first that of the handle on which `commit` was called, then the one
@@ -84,9 +84,9 @@ pub struct Transaction<'a> {
     newest: &'a mut dyn Newest,
     now_ms: u64,
     space: u32,
-    contents: BTreeMap<u32, Content>,
-    contents_made: u32,
-    writes: BTreeMap<(Content, Vec<u8>), Option<Stored>>,
+    generations: BTreeMap<u32, Generation>,
+    generations_made: u32,
+    writes: BTreeMap<(Generation, Vec<u8>), Option<Stored>>,
 }
 
 impl<'a> Transaction<'a> {
@@ -97,8 +97,8 @@ impl<'a> Transaction<'a> {
             newest,
             now_ms,
             space,
-            contents: BTreeMap::new(),
-            contents_made: 0,
+            generations: BTreeMap::new(),
+            generations_made: 0,
             writes: BTreeMap::new(),
         }
     }
@@ -133,7 +133,7 @@ impl<'a> Transaction<'a> {
     ///
     /// let engine = MemoryEngine::new();
     /// engine.with_space(1).set("k".into(), "v".into())?;
-    /// let (value, _) = engine.commit(&[], |tx| {
+    /// let (value, _) = engine.transact(&[], |tx| {
     ///     tx.select(1);
     ///     tx.fetch([&b"k"[..], b"other"])?;
     ///     tx.get(b"k")
@@ -147,7 +147,7 @@ impl<'a> Transaction<'a> {
     pub fn fetch<'k>(&mut self, keys: impl IntoIterator<Item = &'k [u8]>) -> Result<()> {
         let mut are_at_hand = true;
         for key in keys {
-            if let Err(Content::Old(space)) = self.written(key) {
+            if let Err(Generation::Old(space)) = self.written(key) {
                 are_at_hand &= self.newest.is_at_hand(space, key);
             }
         }
@@ -168,8 +168,8 @@ impl<'a> Transaction<'a> {
     pub fn find(&mut self, key: &[u8]) -> Result<Option<Stored>> {
         let stored = match self.written(key) {
             Ok(written) => written.cloned(),
-            Err(Content::Old(space)) => self.newest.find(space, key)?,
-            Err(Content::New(_)) => None,
+            Err(Generation::Old(space)) => self.newest.find(space, key)?,
+            Err(Generation::New(_)) => None,
         };
         Ok(stored.filter(|stored| !stored.is_expired(self.now_ms)))
     }
@@ -184,8 +184,8 @@ impl<'a> Transaction<'a> {
     pub fn deadline(&mut self, key: &[u8]) -> Result<Option<Option<u64>>> {
         let deadline = match self.written(key) {
             Ok(written) => written.map(|stored| stored.expires_at),
-            Err(Content::Old(space)) => self.newest.deadline(space, key)?,
-            Err(Content::New(_)) => None,
+            Err(Generation::Old(space)) => self.newest.deadline(space, key)?,
+            Err(Generation::New(_)) => None,
         };
         Ok(deadline.filter(|deadline| deadline.is_none_or(|deadline| deadline > self.now_ms)))
     }
@@ -199,28 +199,28 @@ impl<'a> Transaction<'a> {
     /// has passed removes the key.
     pub fn store(&mut self, key: impl Into<Vec<u8>>, stored: Stored) {
         let stored = (!stored.is_expired(self.now_ms)).then_some(stored);
-        self.writes.insert((self.content(self.space), key.into()), stored);
+        self.writes.insert((self.generation(self.space), key.into()), stored);
     }
 
     /// Removes `key` when the closure returns `Ok`. A key that does not exist is no error.
     pub fn remove(&mut self, key: impl Into<Vec<u8>>) {
-        self.writes.insert((self.content(self.space), key.into()), None);
+        self.writes.insert((self.generation(self.space), key.into()), None);
     }
 
     /// Removes every key of the space when the closure returns `Ok`. Costs the same however many
     /// there are.
     pub fn clear(&mut self) {
-        let content = Content::New(self.contents_made);
-        self.contents_made += 1;
-        self.contents.insert(self.space, content);
+        let generation = Generation::New(self.generations_made);
+        self.generations_made += 1;
+        self.generations.insert(self.space, generation);
     }
 
     /// Swaps the keys of two spaces when the closure returns `Ok`. Costs the same however many
     /// there are.
     pub fn swap(&mut self, a: u32, b: u32) {
-        let (of_a, of_b) = (self.content(a), self.content(b));
-        self.contents.insert(a, of_b);
-        self.contents.insert(b, of_a);
+        let (of_a, of_b) = (self.generation(a), self.generation(b));
+        self.generations.insert(a, of_b);
+        self.generations.insert(b, of_a);
     }
 
     /// The first keys of a range in the space, at most `limit`; fewer only if there are no more.
@@ -246,12 +246,12 @@ impl<'a> Transaction<'a> {
     /// [`KvsEngine::walk`](super::KvsEngine::walk). The first step also has the keys that the
     /// transaction set, so it may be longer than `limit`.
     pub fn walk(&mut self, cursor: u64, limit: usize) -> Result<KeyWalk> {
-        let content = self.content(self.space);
-        let below = match content {
-            Content::Old(space) => self.newest.walk(space, cursor, limit)?,
-            Content::New(_) => KeyWalk::default(),
+        let generation = self.generation(self.space);
+        let below = match generation {
+            Generation::Old(space) => self.newest.walk(space, cursor, limit)?,
+            Generation::New(_) => KeyWalk::default(),
         };
-        let own = self.writes_of(content).filter(|(_, stored)| cursor == 0 && stored.is_some());
+        let own = self.writes_of(generation).filter(|(_, stored)| cursor == 0 && stored.is_some());
         let mut keys: Vec<Vec<u8>> = own.map(|(key, _)| key.to_vec()).collect();
         for key in below.keys {
             let is_listed = cursor == 0 && matches!(self.written(&key), Ok(Some(_)));
@@ -267,10 +267,10 @@ impl<'a> Transaction<'a> {
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        let content = self.content(self.space);
-        let mut keys = match content {
-            Content::Old(space) => self.newest.keys(space, range, limit)?,
-            Content::New(_) => Vec::new(),
+        let generation = self.generation(self.space);
+        let mut keys = match generation {
+            Generation::Old(space) => self.newest.keys(space, range, limit)?,
+            Generation::New(_) => Vec::new(),
         };
         // What the page below does not reach is left for the next one.
         let is_reached = |key: &[u8], last: Option<&Vec<u8>>| match last {
@@ -279,7 +279,7 @@ impl<'a> Transaction<'a> {
             None => true,
         };
         let last = keys.last().cloned();
-        let written = self.writes_of(content).map(|(key, _)| key);
+        let written = self.writes_of(generation).map(|(key, _)| key);
         let written = written
             .filter(|key| range.contains(key) && is_reached(key, last.as_ref()))
             .map(<[u8]>::to_vec);
@@ -294,19 +294,19 @@ impl<'a> Transaction<'a> {
 
     /// How many keys the space has, those that have expired and were not removed yet included.
     pub fn count(&mut self) -> Result<Count> {
-        let content = self.content(self.space);
-        let mut count = match content {
-            Content::Old(space) => self.newest.count(space)?,
-            Content::New(_) => Count::default(),
+        let generation = self.generation(self.space);
+        let mut count = match generation {
+            Generation::Old(space) => self.newest.count(space)?,
+            Generation::New(_) => Count::default(),
         };
         let written: Vec<(Vec<u8>, Option<Option<u64>>)> = self
-            .writes_of(content)
+            .writes_of(generation)
             .map(|(key, stored)| (key.to_vec(), stored.map(|stored| stored.expires_at)))
             .collect();
         for (key, after) in written {
-            let before = match content {
-                Content::Old(space) => self.newest.deadline(space, &key)?,
-                Content::New(_) => None,
+            let before = match generation {
+                Generation::Old(space) => self.newest.deadline(space, &key)?,
+                Generation::New(_) => None,
             };
             count.change(before, after);
         }
@@ -315,39 +315,40 @@ impl<'a> Transaction<'a> {
 
     /// The effects. For engines.
     pub fn into_effects(self) -> Effects {
-        let Transaction { mut contents, mut writes, .. } = self;
-        // A content that a space kept, and one that none has any more.
-        contents.retain(|space, content| *content != Content::Old(*space));
-        writes.retain(|(content, _), _| match content {
-            Content::Old(space) => {
-                !contents.contains_key(space) || contents.values().any(|has| has == content)
+        let Transaction { mut generations, mut writes, .. } = self;
+        // A generation that a space kept, and one that none has any more.
+        generations.retain(|space, generation| *generation != Generation::Old(*space));
+        writes.retain(|(generation, _), _| match generation {
+            Generation::Old(space) => {
+                !generations.contains_key(space)
+                    || generations.values().any(|has| has == generation)
             }
-            Content::New(_) => contents.values().any(|has| has == content),
+            Generation::New(_) => generations.values().any(|has| has == generation),
         });
-        Effects { contents, writes }
+        Effects { generations, writes }
     }
 
-    fn content(&self, space: u32) -> Content {
-        self.contents.get(&space).copied().unwrap_or(Content::Old(space))
+    fn generation(&self, space: u32) -> Generation {
+        self.generations.get(&space).copied().unwrap_or(Generation::Old(space))
     }
 
     /// What was written to a key of the space, or else where to look.
-    fn written(&self, key: &[u8]) -> Result<Option<&Stored>, Content> {
-        let content = self.content(self.space);
+    fn written(&self, key: &[u8]) -> Result<Option<&Stored>, Generation> {
+        let generation = self.generation(self.space);
         if self.writes.is_empty() {
-            return Err(content);
+            return Err(generation);
         }
-        match self.writes.get(&(content, key.to_vec())) {
+        match self.writes.get(&(generation, key.to_vec())) {
             Some(written) => Ok(written.as_ref()),
-            None => Err(content),
+            None => Err(generation),
         }
     }
 
-    fn writes_of(&self, content: Content) -> impl Iterator<Item = (&[u8], Option<&Stored>)> {
-        let from = Bound::Included((content, Vec::new()));
+    fn writes_of(&self, generation: Generation) -> impl Iterator<Item = (&[u8], Option<&Stored>)> {
+        let from = Bound::Included((generation, Vec::new()));
         let writes = self.writes.range((from, Bound::Unbounded));
         writes
-            .take_while(move |((of, _), _)| *of == content)
+            .take_while(move |((of, _), _)| *of == generation)
             .map(|((_, key), stored)| (key.as_slice(), stored.as_ref()))
     }
 }

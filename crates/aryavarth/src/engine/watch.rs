@@ -94,7 +94,7 @@ impl Watches {
         }
     }
 
-    /// A space gets another content. `is_affected` says whether a key is there before or after.
+    /// A space gets another generation. `is_affected` says whether a key is there before or after.
     pub(crate) fn touch_space(&self, space: u32, mut is_affected: impl FnMut(&[u8]) -> bool) {
         if !self.any() {
             return;

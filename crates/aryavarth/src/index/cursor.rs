@@ -12,10 +12,10 @@
 
 use super::entry::EntryId;
 
-/// The largest prime below 2^21: tags of one life differ for any two contents whose numbers differ
-/// by less, and so do tags of one content for any two lives.
+/// The largest prime below 2^21: tags of one life differ for any two generations whose numbers differ
+/// by less, and so do tags of one generation for any two lives.
 const PRIME: u64 = (1 << 21) - 9;
-/// Keeps the next life of a content from looking like this life of the next content.
+/// Keeps the next life of a generation from looking like this life of the next generation.
 const FACTOR: u64 = 40_503;
 const ENTRY_BITS: u32 = 32;
 
@@ -31,19 +31,19 @@ impl Cursors {
         Cursors { life: store_id.wrapping_add(open) % PRIME }
     }
 
-    fn tag(self, content: u64) -> u64 {
-        1 + (self.life * FACTOR + content % PRIME) % PRIME
+    fn tag(self, generation: u64) -> u64 {
+        1 + (self.life * FACTOR + generation % PRIME) % PRIME
     }
 
-    /// The cursor of a walk through a content that goes on with this entry.
-    pub(crate) fn at(self, content: u64, next: EntryId) -> u64 {
-        self.tag(content) << ENTRY_BITS | u64::from(next)
+    /// The cursor of a walk through a generation that goes on with this entry.
+    pub(crate) fn at(self, generation: u64, next: EntryId) -> u64 {
+        self.tag(generation) << ENTRY_BITS | u64::from(next)
     }
 
-    /// The entry that a walk through a content goes on with: the first one if the cursor is none of
-    /// this life and content.
-    pub(crate) fn entry(self, content: u64, cursor: u64) -> EntryId {
-        if cursor >> ENTRY_BITS == self.tag(content) { cursor as EntryId } else { 0 }
+    /// The entry that a walk through a generation goes on with: the first one if the cursor is none of
+    /// this life and generation.
+    pub(crate) fn entry(self, generation: u64, cursor: u64) -> EntryId {
+        if cursor >> ENTRY_BITS == self.tag(generation) { cursor as EntryId } else { 0 }
     }
 }
 
@@ -54,14 +54,18 @@ mod tests {
     #[test]
     fn a_cursor_leads_to_its_entry_in_its_life_and_content_alone() {
         let cursors = Cursors::new(0x5eed, 7);
-        for content in [0, 1, 15, u64::from(u32::MAX), 1 << 32, (1 << 32) + 1] {
+        for generation in [0, 1, 15, u64::from(u32::MAX), 1 << 32, (1 << 32) + 1] {
             for next in [0, 1, 77, u32::MAX] {
-                let cursor = cursors.at(content, next);
+                let cursor = cursors.at(generation, next);
                 assert!(cursor > 0 && cursor < 1 << 53);
-                assert_eq!(cursors.entry(content, cursor), next);
-                assert_eq!(cursors.entry(content + 1, cursor), 0, "another content");
+                assert_eq!(cursors.entry(generation, cursor), next);
+                assert_eq!(cursors.entry(generation + 1, cursor), 0, "another generation");
                 for open in [0, 6, 8, 1000] {
-                    assert_eq!(Cursors::new(0x5eed, open).entry(content, cursor), 0, "a restart");
+                    assert_eq!(
+                        Cursors::new(0x5eed, open).entry(generation, cursor),
+                        0,
+                        "a restart"
+                    );
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! A dropped content: the keys of a space that was emptied, until their entries are given back.
+//! A dropped generation: the keys of a space that was emptied, until their entries are given back.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::list::KeyList;
 use super::slot::Slot;
 use crate::sync::{Arc, Ordering};
 
-/// A content that no space has any more. Its keys do not count from then on; the entries are given
+/// A generation that no space has any more. Its keys do not count from then on; the entries are given
 /// back later, see [`purge`](Dropped::purge).
 #[derive(Clone, Debug)]
 pub(crate) struct Dropped {
@@ -29,7 +29,7 @@ impl Dropped {
         Dropped { list, _deadlines: deadlines, position }
     }
 
-    /// Whether this is the same content.
+    /// Whether this is the same generation.
     pub(crate) fn is(&self, other: &Dropped) -> bool {
         Arc::ptr_eq(&self.list, &other.list)
     }

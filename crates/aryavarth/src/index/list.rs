@@ -1,4 +1,4 @@
-//! The keys of one content of a space: how they are found, how they are ordered, how many they
+//! The keys of one generation of a space: how they are found, how they are ordered, how many they
 //! are.
 //!
 //! Two structures name the same entries, each for what it is good at: the front (a hash table) for
@@ -40,7 +40,7 @@ impl HashKey {
     }
 }
 
-/// The keys of one content, and how many there are.
+/// The keys of one generation, and how many there are.
 pub(super) struct KeyList {
     front: Front,
     order: Order,

@@ -14,7 +14,7 @@
 //!                 segment, offset, length of the newest record
 //! ```
 //!
-//! There is one list per content, and a table says which content a space has (spaces.rs). Entries
+//! There is one list per generation, and a table says which generation a space has (spaces.rs). Entries
 //! come from one arena, so that whoever moves or removes a record needs no list. A deadline stands
 //! beside its entry, and again in an ordered set that only the writer sees
 //! (`docs/decisions/0010`).
@@ -51,7 +51,7 @@ use entry::Entry;
 pub(crate) use entry::{EntryId, Found};
 use list::{HashKey, KeyList};
 pub(crate) use slot::Slot;
-pub(crate) use spaces::{Change, Held, TABLE_CONTENT, TABLE_KEY, Table};
+pub(crate) use spaces::{Change, SpaceState, SpaceTable, TABLE_GENERATION, TABLE_KEY};
 pub(crate) use writer::IndexWriter;
 
 /// The slot and the deadline that a write replaced.
@@ -63,7 +63,7 @@ pub(crate) struct Old {
 
 /// The index of all spaces.
 pub(crate) struct Index {
-    table: ArcSwap<Table>,
+    table: ArcSwap<SpaceTable>,
     arena: Arc<Arena>,
     hash: HashKey,
 }
@@ -75,50 +75,50 @@ impl fmt::Debug for Index {
 }
 
 impl Index {
-    /// An index without keys whose spaces have the contents that a table says; the seed makes its
+    /// An index without keys whose spaces have the generations that a table says; the seed makes its
     /// hashes secret.
-    pub(crate) fn with_table(table: Table, seed: u64) -> Index {
+    pub(crate) fn with_table(table: SpaceTable, seed: u64) -> Index {
         let hash = HashKey::new(seed);
         Index { table: ArcSwap::from_pointee(table), arena: Arc::new(Arena::new()), hash }
     }
 
     /// The table as it is now.
-    pub(crate) fn table(&self) -> Arc<Table> {
+    pub(crate) fn table(&self) -> Arc<SpaceTable> {
         self.table.load_full()
     }
 
-    /// The content of a space now.
-    pub(crate) fn held(&self, space: u32) -> Held {
-        self.table.load().held(space)
+    /// The generation of a space now.
+    pub(crate) fn state_of(&self, space: u32) -> SpaceState {
+        self.table.load().state_of(space)
     }
 
-    /// Whether records of a content count.
-    pub(crate) fn is_in_use(&self, content: u64) -> bool {
-        self.table.load().is_in_use(content)
+    /// Whether records of a generation count.
+    pub(crate) fn is_in_use(&self, generation: u64) -> bool {
+        self.table.load().is_in_use(generation)
     }
 
-    /// The content of a space, and the entry of `key` in it. No lock.
+    /// The generation of a space, and the entry of `key` in it. No lock.
     pub(crate) fn find<'g>(
         &'g self,
         space: u32,
         key: &[u8],
         pin: &'g epoch::Guard,
-    ) -> (Held, Option<Found<'g>>) {
+    ) -> (SpaceState, Option<Found<'g>>) {
         let table = self.table.load();
-        let held = table.held(space);
-        let list = table.lists.get(&held.content);
-        (held, list.and_then(|list| list.find(&self.arena, key, pin)))
+        let state = table.state_of(space);
+        let list = table.lists.get(&state.generation);
+        (state, list.and_then(|list| list.find(&self.arena, key, pin)))
     }
 
-    /// The entry of `key` in a content. No lock.
+    /// The entry of `key` in a generation. No lock.
     pub(crate) fn find_in<'g>(
         &'g self,
-        content: u64,
+        generation: u64,
         key: &[u8],
         pin: &'g epoch::Guard,
     ) -> Option<Found<'g>> {
         let table = self.table.load();
-        table.lists.get(&content).and_then(|list| list.find(&self.arena, key, pin))
+        table.lists.get(&generation).and_then(|list| list.find(&self.arena, key, pin))
     }
 
     /// Calls `visit` with the entries of a range of a space in order until it returns false;
@@ -129,13 +129,13 @@ impl Index {
         range: &KeyRange,
         pin: &'g epoch::Guard,
         visit: impl FnMut(&'g [u8], Found<'g>) -> bool,
-    ) -> Held {
+    ) -> SpaceState {
         let table = self.table.load();
-        let held = table.held(space);
-        if let Some(list) = table.lists.get(&held.content) {
+        let state = table.state_of(space);
+        if let Some(list) = table.lists.get(&state.generation) {
             list.walk(&self.arena, range, pin, visit);
         }
-        held
+        state
     }
 
     /// Calls `visit` with the entries of a space by their numbers, from `from` on, until it returns
@@ -148,17 +148,17 @@ impl Index {
         max: u32,
         pin: &'g epoch::Guard,
         visit: impl FnMut(&'g [u8], Found<'g>) -> bool,
-    ) -> (Held, Option<EntryId>) {
+    ) -> (SpaceState, Option<EntryId>) {
         let table = self.table.load();
-        let held = table.held(space);
-        let list = table.lists.get(&held.content);
-        (held, list.and_then(|list| list.visit(&self.arena, from, max, pin, visit)))
+        let state = table.state_of(space);
+        let list = table.lists.get(&state.generation);
+        (state, list.and_then(|list| list.visit(&self.arena, from, max, pin, visit)))
     }
 
     /// How many keys a space has.
     pub(crate) fn count(&self, space: u32) -> Count {
         let table = self.table.load();
-        table.count_in(table.held(space).content)
+        table.count_in(table.state_of(space).generation)
     }
 
     /// Points a key's entry, which `found` is if there is one, at a newer record; returns what it
@@ -171,38 +171,38 @@ impl Index {
         key: &[u8],
         slot: Slot,
     ) -> Option<Old> {
-        let Extra { content, expires_at } = extra;
+        let Extra { generation, expires_at } = extra;
         let slot = slot.with_deadline(expires_at.is_some());
-        let list = self.list_of(content);
+        let list = self.list_of(generation);
         list.account(slot, 1);
         let Some(found) = found else {
             let id = self.insert(writer, &list, extra, key, slot);
-            writer.note(content, id, expires_at);
+            writer.note(generation, id, expires_at);
             return None;
         };
         let (_, old_deadline) = found.slot_and_deadline();
         let old = found.publish(slot, expires_at);
         list.account(old, -1);
         let id = found.id();
-        writer.forget(content, id, old_deadline);
-        writer.note(content, id, expires_at);
+        writer.forget(generation, id, old_deadline);
+        writer.note(generation, id, expires_at);
         Some(Old { slot: old, expires_at: old_deadline })
     }
 
-    /// The list of a content, made if it has none yet. For the writer only.
-    fn list_of(&self, content: u64) -> Arc<KeyList> {
+    /// The list of a generation, made if it has none yet. For the writer only.
+    fn list_of(&self, generation: u64) -> Arc<KeyList> {
         let table = self.table.load();
-        if let Some(list) = table.lists.get(&content) {
+        if let Some(list) = table.lists.get(&generation) {
             return Arc::clone(list);
         }
         let list = Arc::new(KeyList::new(&self.arena, self.hash));
-        self.add_list(content, Arc::clone(&list));
+        self.add_list(generation, Arc::clone(&list));
         list
     }
 
-    fn add_list(&self, content: u64, list: Arc<KeyList>) {
-        let mut table = Table::clone(&self.table.load());
-        table.lists.insert(content, list);
+    fn add_list(&self, generation: u64, list: Arc<KeyList>) {
+        let mut table = SpaceTable::clone(&self.table.load());
+        table.lists.insert(generation, list);
         self.table.store(Arc::new(table));
     }
 
@@ -235,12 +235,12 @@ impl Index {
         entry
     }
 
-    /// Adds all keys of a content, in ascending order, to an index that has none of them and that
+    /// Adds all keys of a generation, in ascending order, to an index that has none of them and that
     /// nobody reads yet: full leaves, and a front of the right size.
     pub(crate) fn fill<'k>(
         &self,
         writer: &mut IndexWriter,
-        content: u64,
+        generation: u64,
         keys: impl Iterator<Item = (&'k [u8], Extra, Slot)>,
     ) {
         let mut ids = Vec::new();
@@ -248,7 +248,7 @@ impl Index {
         for (key, extra, slot) in keys {
             let slot = slot.with_deadline(extra.expires_at.is_some());
             let id = self.entry_for(writer, extra, key, slot).id;
-            writer.note(content, id, extra.expires_at);
+            writer.note(generation, id, extra.expires_at);
             ids.push(id);
             slots.push(slot);
         }
@@ -256,7 +256,7 @@ impl Index {
         for slot in slots {
             list.account(slot, 1);
         }
-        self.add_list(content, Arc::new(list));
+        self.add_list(generation, Arc::new(list));
     }
 
     /// Points an entry at a copy of the record that it points at, unless it has moved on. An entry
@@ -267,14 +267,14 @@ impl Index {
     }
 
     /// Takes a key whose slot is still `tombstone` out of its list; its entry is reused after an
-    /// epoch. That of a dropped content is left to its purge. For the writer only.
-    pub(crate) fn unlink(&self, content: u64, id: EntryId, tombstone: Slot) -> bool {
+    /// epoch. That of a dropped generation is left to its purge. For the writer only.
+    pub(crate) fn unlink(&self, generation: u64, id: EntryId, tombstone: Slot) -> bool {
         let entry = self.arena.entry(id);
         if entry.slot.load(Ordering::Acquire) != tombstone.0 {
             return false;
         }
         let table = self.table.load();
-        let list = table.lists.get(&content);
+        let list = table.lists.get(&generation);
         list.is_some_and(|list| list.unlink(entry))
     }
 
@@ -288,7 +288,7 @@ impl Index {
         self.arena.entry(id).key().to_vec()
     }
 
-    /// Changes the table; returns the contents that no space has any more. For the writer only, who
+    /// Changes the table; returns the generations that no space has any more. For the writer only, who
     /// sees to it that no reader sees half of what it publishes.
     pub(crate) fn change(
         &self,
@@ -298,11 +298,12 @@ impl Index {
     ) -> Vec<Dropped> {
         let mut table = self.table.load().after(change, position);
         let lists = std::mem::take(&mut table.lists);
-        let (alive, dead) = lists.into_iter().partition(|&(content, _)| table.is_alive(content));
+        let (alive, dead) =
+            lists.into_iter().partition(|&(generation, _)| table.is_alive(generation));
         table.lists = alive;
         self.table.store(Arc::new(table));
-        let dropped = |(content, list): (u64, _)| {
-            let deadlines = Arc::new(writer.deadlines.remove(&content).unwrap_or_default());
+        let dropped = |(generation, list): (u64, _)| {
+            let deadlines = Arc::new(writer.deadlines.remove(&generation).unwrap_or_default());
             Dropped::new(list, deadlines, position)
         };
         let dead: BTreeMap<u64, Arc<KeyList>> = dead;
@@ -342,7 +343,7 @@ mod tests {
     #[test]
     fn keys_are_found_and_walked_in_the_order_of_their_bytes() {
         let (index, mut writer, keys) =
-            (Index::with_table(Table::default(), 7), IndexWriter::default(), keys());
+            (Index::with_table(SpaceTable::default(), 7), IndexWriter::default(), keys());
         for (at, key) in keys.iter().enumerate().rev() {
             put(&index, &mut writer, key, Slot::new(1, 8 * (at as u64 + 1), 64, false));
         }
@@ -368,7 +369,8 @@ mod tests {
     /// The window is a few instructions wide, so threads would hardly ever hit it.
     #[test]
     fn an_entry_is_not_reused_under_the_pin_of_somebody_who_found_it() {
-        let (index, mut writer) = (Index::with_table(Table::default(), 7), IndexWriter::default());
+        let (index, mut writer) =
+            (Index::with_table(SpaceTable::default(), 7), IndexWriter::default());
         put(&index, &mut writer, b"a", Slot::new(1, 64, 64, false));
         let pin = epoch::pin();
         let found = index.find(0, b"a", &pin).1.expect("it was inserted");
@@ -385,7 +387,8 @@ mod tests {
 
     #[test]
     fn a_deadline_is_never_that_of_another_write() {
-        let (index, mut writer) = (Index::with_table(Table::default(), 7), IndexWriter::default());
+        let (index, mut writer) =
+            (Index::with_table(SpaceTable::default(), 7), IndexWriter::default());
         put(&index, &mut writer, b"k", Slot::new(1, 8, 64, false));
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -403,7 +406,7 @@ mod tests {
                 let found = index.find(0, b"k", &pin).1;
                 // One in three has no deadline; the others have that of their place.
                 let expires_at = (n % 3 > 0).then_some(8 * n);
-                let extra = Extra { content: 0, expires_at };
+                let extra = Extra { generation: 0, expires_at };
                 index.put(&mut writer, found, extra, b"k", Slot::new(1, 8 * n, 64, false));
             }
             done.store(true, Ordering::Relaxed);

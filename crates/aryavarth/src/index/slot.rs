@@ -65,5 +65,5 @@ impl Slot {
     }
 }
 
-/// The slot of an entry whose content is gone.
+/// The slot of an entry whose generation is gone.
 pub(super) const GONE: Slot = Slot(1);

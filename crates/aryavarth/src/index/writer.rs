@@ -9,7 +9,7 @@ use super::entry::EntryId;
 #[derive(Debug, Default)]
 pub(crate) struct IndexWriter {
     pub(super) free: Vec<EntryId>,
-    /// By content the deadlines of its keys, in order.
+    /// By generation the deadlines of its keys, in order.
     pub(super) deadlines: BTreeMap<u64, BTreeSet<(u64, EntryId)>>,
 }
 
@@ -19,28 +19,28 @@ impl IndexWriter {
         self.deadlines.values().filter_map(|set| Some(set.first()?.0)).min()
     }
 
-    /// Contents and entries of keys whose deadline is not after `now_ms`, at most `max`.
+    /// Generations and entries of keys whose deadline is not after `now_ms`, at most `max`.
     pub(crate) fn due(&self, now_ms: u64, max: usize) -> Vec<(u64, EntryId)> {
-        let due = self.deadlines.iter().flat_map(|(&content, set)| {
+        let due = self.deadlines.iter().flat_map(|(&generation, set)| {
             let due = set.iter().take_while(move |(deadline, _)| *deadline <= now_ms);
-            due.map(move |&(_, id)| (content, id))
+            due.map(move |&(_, id)| (generation, id))
         });
         due.take(max).collect()
     }
 
-    pub(super) fn note(&mut self, content: u64, id: EntryId, expires_at: Option<u64>) {
+    pub(super) fn note(&mut self, generation: u64, id: EntryId, expires_at: Option<u64>) {
         if let Some(deadline) = expires_at {
-            self.deadlines.entry(content).or_default().insert((deadline, id));
+            self.deadlines.entry(generation).or_default().insert((deadline, id));
         }
     }
 
-    pub(super) fn forget(&mut self, content: u64, id: EntryId, expires_at: Option<u64>) {
+    pub(super) fn forget(&mut self, generation: u64, id: EntryId, expires_at: Option<u64>) {
         if let Some(deadline) = expires_at
-            && let Some(set) = self.deadlines.get_mut(&content)
+            && let Some(set) = self.deadlines.get_mut(&generation)
         {
             set.remove(&(deadline, id));
             if set.is_empty() {
-                self.deadlines.remove(&content);
+                self.deadlines.remove(&generation);
             }
         }
     }

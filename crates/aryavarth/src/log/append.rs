@@ -35,12 +35,12 @@ impl Log {
         known: &[Option<Found<'_>>],
         change: Option<&Change>,
     ) -> Result<Result<Appended, Frame>> {
-        self.commit.check()?;
+        self.watermarks.check()?;
         if writer.closed {
             return Err(KvsError::Closed);
         }
         self.unlink_released(writer, UNLINKS_PER_WRITE);
-        let durable = self.commit.durable();
+        let durable = self.watermarks.durable();
         let mark_bytes = if durable > writer.marked { MARK_BYTES } else { 0 };
         let Some(segment) = self.room_for(writer, need_of(frame.bytes())) else {
             return Ok(Err(frame));
@@ -73,7 +73,7 @@ impl Log {
         segment.note_seq(writer.next_seq - 1);
         segment.end.store(writer.offset, Ordering::Release);
         self.appended_bytes.fetch_add(written, Ordering::Relaxed);
-        self.commit.set_written(writer.position);
+        self.watermarks.set_written(writer.position);
         let published = Published { segment: &segment, frame: &frame, frame_at, known, clock_ms };
         let removed = self.publish(writer, &published, change);
         self.next_deadline_ms
@@ -133,14 +133,14 @@ impl Log {
         let tombstone = record.kind() == Kind::Tombstone;
         let slot = Slot::new(segment.table_index, offset, bytes, tombstone);
         let found = known.filter(|found| is_linked(*found));
-        let found = found.or_else(|| self.index.find_in(record.extra.content, key, pin));
+        let found = found.or_else(|| self.index.find_in(record.extra.generation, key, pin));
         if tombstone {
             segment.tombstone_bytes.fetch_add(bytes, Ordering::Relaxed);
             if found.is_none() {
                 return false;
             }
         } else {
-            self.account(record.extra.content, slot, 1);
+            self.account(record.extra.generation, slot, 1);
         }
         let old = self.index.put(&mut writer.index, found, record.extra, key, slot);
         let (Some(old), Some(found)) = (old, found) else {
@@ -148,11 +148,11 @@ impl Log {
         };
         let existed = !old.slot.is_tombstone();
         if existed {
-            self.account(record.extra.content, old.slot, -1);
+            self.account(record.extra.generation, old.slot, -1);
         }
         if tombstone {
-            let (position, content, id) = (writer.position, record.extra.content, found.id());
-            writer.unlinks.push_back(Unlink { position, content, id, slot });
+            let (position, generation, id) = (writer.position, record.extra.generation, found.id());
+            writer.unlinks.push_back(Unlink { position, generation, id, slot });
         }
         let expired = old.expires_at.is_some_and(|deadline| deadline <= new.clock_ms);
         self.expired_keys.fetch_add(u64::from(expired), Ordering::Relaxed);
@@ -163,12 +163,12 @@ impl Log {
     /// taken back: the next one may go to another segment, and not over what is there.
     fn failed_write(&self, segment: &Segment, at: u64, done: usize, error: IoError) -> KvsError {
         if !error.is_no_space() {
-            return self.commit.poison(&error.into());
+            return self.watermarks.poison(&error.into());
         }
         let sites = (Site::FrameErase, Site::FrameEraseSync);
         match take_back(&*segment.file, sites, at, done) {
             Ok(()) => self.note_full(Arc::new(error)),
-            Err(error) => self.commit.poison(&error.into()),
+            Err(error) => self.watermarks.poison(&error.into()),
         }
     }
 }

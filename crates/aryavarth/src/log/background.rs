@@ -44,6 +44,6 @@ impl Log {
     pub(crate) fn stop(&self) {
         lock(&self.chores).stopped = true;
         self.call.notify_all();
-        self.commit.stop();
+        self.watermarks.stop();
     }
 }

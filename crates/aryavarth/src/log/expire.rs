@@ -2,14 +2,14 @@
 //!
 //! A key whose deadline has passed is gone for everybody at once; nothing was written for that.
 //! The *sweep* puts a tombstone behind it later, a few keys at a time, so that its record counts
-//! as dead and its entry is given back. A space that was emptied has another content at once; the
+//! as dead and its entry is given back. A space that was emptied has another generation at once; the
 //! *purge* gives the entries of the old one back, a few at a time.
 //!
 //! Invariants:
 //! - No deadline is judged by another clock than the store's, which never goes back.
 //! - The sweep removes only what still has the record whose deadline has passed: it compares the
 //!   slots under the writer's lock.
-//! - A content is purged only once the record that took it from its space is released, and every
+//! - A generation is purged only once the record that took it from its space is released, and every
 //!   tombstone of it has left the queue of unlinks.
 //! - Neither touches a watch.
 
@@ -37,7 +37,7 @@ const PURGE_ENTRIES: usize = 1024;
 struct Due {
     id: EntryId,
     slot: Slot,
-    content: u64,
+    generation: u64,
     key: Vec<u8>,
 }
 
@@ -95,7 +95,10 @@ impl Log {
     /// Removes some keys whose deadline has passed; returns whether there were any. While the disk
     /// is full they stay: nobody sees them, and the space that there is is for others.
     pub(crate) fn sweep(&self) -> Result<bool> {
-        if self.next_deadline_in_ms() != Some(0) || self.is_full() || self.commit.check().is_err() {
+        if self.next_deadline_in_ms() != Some(0)
+            || self.is_full()
+            || self.watermarks.check().is_err()
+        {
             return Ok(false);
         }
         if lock(&self.chores).sweep_held.is_some_and(|until| Instant::now() < until) {
@@ -127,7 +130,7 @@ impl Log {
     fn remove_due(&self, due: &[Due]) -> Result<Option<usize>> {
         let mut frame = Frame::new(ROOM_BYTES, 0);
         for due in due {
-            let extra = Extra { content: due.content, expires_at: None };
+            let extra = Extra { generation: due.generation, expires_at: None };
             frame.push(extra, &due.key, None);
         }
         let mut writer = self.lock_writer();
@@ -138,7 +141,7 @@ impl Log {
             Ok(appended) => {
                 drop(writer);
                 // Nobody waits for it, but the entries can go only when it is durable.
-                self.commit.wait(Position(appended.position), Durability::Os)?;
+                self.watermarks.wait(Position(appended.position), Durability::Os)?;
                 Ok(None)
             }
             Err(frame) => Ok(Some(frame.bytes())),
@@ -149,12 +152,16 @@ impl Log {
     fn due(&self) -> Vec<Due> {
         let writer = self.lock_writer();
         let due = writer.index.due(self.now_ms(), SWEEP_KEYS);
-        let of =
-            |(content, id)| Due { id, slot: self.index.slot(id), content, key: self.index.key(id) };
+        let of = |(generation, id)| Due {
+            id,
+            slot: self.index.slot(id),
+            generation,
+            key: self.index.key(id),
+        };
         due.into_iter().map(of).collect()
     }
 
-    /// Gives spaces other contents. For whoever publishes a frame that says so.
+    /// Gives spaces other generations. For whoever publishes a frame that says so.
     pub(super) fn change_spaces(&self, writer: &mut Writer, change: &Change) {
         for dropped in self.index.change(&mut writer.index, change, writer.position) {
             let (keys, live_bytes) = dropped.keys_and_bytes();
@@ -164,7 +171,7 @@ impl Log {
         }
     }
 
-    /// Gives some entries of contents back that no space has any more; returns whether there were
+    /// Gives some entries of generations back that no space has any more; returns whether there were
     /// any.
     pub(super) fn purge_some(&self) -> bool {
         let Some(dropped) = self.purgeable() else {
@@ -178,13 +185,13 @@ impl Log {
 
     /// Takes removed keys out of the index, once their absence is durable.
     pub(super) fn unlink_released(&self, writer: &mut Writer, max: usize) -> usize {
-        let released = self.commit.released();
+        let released = self.watermarks.released();
         let mut done = 0;
         while done < max
             && let Some(first) = writer.unlinks.front()
             && first.position <= released
         {
-            self.index.unlink(first.content, first.id, first.slot);
+            self.index.unlink(first.generation, first.id, first.slot);
             writer.unlinks.pop_front();
             done += 1;
         }
@@ -203,7 +210,7 @@ impl Log {
         }
     }
 
-    /// Takes all removed keys, and all keys of emptied contents, out of the index whose absence is
+    /// Takes all removed keys, and all keys of emptied generations, out of the index whose absence is
     /// durable. Afterwards no slot names a record of theirs.
     pub(crate) fn purge_all_released(&self) {
         self.unlink_all_released();
@@ -211,7 +218,7 @@ impl Log {
     }
 
     fn purgeable(&self) -> Option<Dropped> {
-        let released = self.commit.released();
+        let released = self.watermarks.released();
         let writer = self.lock_writer();
         let first = writer.dropped.front().filter(|dropped| dropped.position <= released)?;
         let unlinked = writer.unlinks.front().is_none_or(|next| next.position > first.position);
@@ -248,7 +255,7 @@ mod tests {
         let state = State { seq: 1, ..State::default() };
         let found = crate::log::Recovered {
             manifest: Manifest::create(&*fs, dir, 1, state).unwrap(),
-            index: crate::index::Index::with_table(crate::index::Table::default(), 7),
+            index: crate::index::Index::with_table(crate::index::SpaceTable::default(), 7),
             index_writer: crate::index::IndexWriter::default(),
             table: SegmentTable::new(),
             live_bytes: 0,

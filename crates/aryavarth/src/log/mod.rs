@@ -41,16 +41,16 @@ use arc_swap::ArcSwapOption;
 use crossbeam_epoch as epoch;
 
 use crate::clock::StoreClock;
-use crate::commit::Commit;
 use crate::engine::Watches;
 use crate::error::Result;
 use crate::fs::IoError;
-use crate::index::{Cursors, Found, Index, IndexWriter, Slot, TABLE_CONTENT};
+use crate::index::{Cursors, Found, Index, IndexWriter, Slot, TABLE_GENERATION};
 use crate::manifest::Manifest;
 use crate::options::Options;
 use crate::record::MARK_BYTES;
 use crate::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentTable};
 use crate::sync::{Arc, AtomicI64, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock};
+use crate::watermarks::Watermarks;
 
 pub(crate) use copy::{Copied, CopyWriter, small_segments};
 pub(crate) use reserve::RESERVES;
@@ -69,7 +69,7 @@ pub(crate) struct Log {
     pub(crate) store_id: u64,
     pub(crate) index: Index,
     pub(crate) table: Arc<SegmentTable>,
-    pub(crate) commit: Commit,
+    pub(crate) watermarks: Watermarks,
     pub(crate) manifest: Mutex<Manifest>,
     /// Segments out of the table whose files are still open.
     retired: Mutex<Vec<Arc<Segment>>>,
@@ -79,7 +79,7 @@ pub(crate) struct Log {
     growth: Mutex<reserve::Growth>,
     /// Held by the one thread that seals segments.
     sealing: Mutex<()>,
-    /// Odd while a frame with several records, or another content of a space, is being published.
+    /// Odd while a frame with several records, or another generation of a space, is being published.
     multi: AtomicU64,
     watches: Watches,
     cursors: Cursors,
@@ -113,7 +113,7 @@ struct Sizes {
 #[derive(Debug, Default)]
 struct Chores {
     stopped: bool,
-    /// Whether the keeper was called since it last looked, and until when its sweep is held.
+    /// Whether the maintenance thread was called since it last looked, and until when its sweep is held.
     called: bool,
     sweep_held: Option<std::time::Instant>,
 }
@@ -159,7 +159,7 @@ impl Log {
             store_id: state.store_id,
             index: found.index,
             table: Arc::new(found.table),
-            commit: Commit::new(state.position),
+            watermarks: Watermarks::new(state.position),
             retired: Mutex::default(),
             compacting: Mutex::new(()),
             writer: Mutex::new(writer),
@@ -187,11 +187,11 @@ impl Log {
     }
 
     /// Counts a value's record as live (1) or dead (-1).
-    fn account(&self, content: u64, slot: Slot, sign: i64) {
+    fn account(&self, generation: u64, slot: Slot, sign: i64) {
         let bytes = sign * slot.pointer().length as i64;
         self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
         // The table's own record is no key.
-        if content != TABLE_CONTENT {
+        if generation != TABLE_GENERATION {
             self.keys.fetch_add(sign, Ordering::Relaxed);
         }
         self.account_segment(slot, sign);
@@ -217,12 +217,12 @@ impl Log {
 
     /// The last published position: what a result computed from anything depends on at most.
     pub(crate) fn last_position(&self) -> u64 {
-        self.commit.written()
+        self.watermarks.written()
     }
 
     /// Makes writers wait when the disk is far behind, so that memory and recovery stay bounded.
     fn wait_for_disk(&self) -> Result<()> {
-        if self.commit.is_behind() { self.commit.sync() } else { Ok(()) }
+        if self.watermarks.is_behind() { self.watermarks.sync() } else { Ok(()) }
     }
 
     /// Everything numbered below this is published.

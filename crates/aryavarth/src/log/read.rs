@@ -11,14 +11,14 @@
 //!   index in the slot cannot have come to mean another segment.
 //! - Key and checksum are compared on the copy that is handed out.
 //! - Every result carries the highest position of what it observed: of values, of removals, of what
-//!   has expired, and of the record that gave the space its content.
+//!   has expired, and of the record that gave the space its generation.
 
 use crossbeam_epoch as epoch;
 
 use super::Log;
 use crate::engine::{Count, KeyPage, KeyRange, Page, Position, Stored};
 use crate::error::Result;
-use crate::index::{Found, Held, Slot};
+use crate::index::{Found, Slot, SpaceState};
 use crate::segment::Segment;
 use crate::sync::{Arc, Ordering, fence, spin_loop};
 
@@ -37,7 +37,7 @@ const PAGE_BYTES_MAX: u64 = 1 << 20;
 pub(super) struct Seen {
     pub(super) slot: Slot,
     segment: Arc<Segment>,
-    held: Held,
+    state: SpaceState,
 }
 
 impl Seen {
@@ -52,7 +52,7 @@ impl Seen {
     }
 
     pub(super) fn position(&self) -> Position {
-        Position(self.segment.position_of(self.slot.pointer().offset).max(self.held.since))
+        Position(self.segment.position_of(self.slot.pointer().offset).max(self.state.since))
     }
 
     /// Reads the record's value, whether or not it has expired; for a tombstone there is none.
@@ -62,7 +62,7 @@ impl Seen {
             return Ok(None);
         }
         let (offset, length) = (pointer.offset, pointer.length as usize);
-        self.segment.read_value(offset, length, self.held.content, key).map(Some)
+        self.segment.read_value(offset, length, self.state.generation, key).map(Some)
     }
 
     /// The same without waiting for a disk: `None` if it would take one.
@@ -76,13 +76,13 @@ impl Seen {
         if length > READ_NOW_BYTES_MAX {
             return Ok(None);
         }
-        let value = self.segment.read_value_now(offset, length, self.held.content, key)?;
+        let value = self.segment.read_value_now(offset, length, self.state.generation, key)?;
         Ok(value.map(Some))
     }
 }
 
 /// A key that a walk met.
-struct Met {
+struct ScanHit {
     key: Vec<u8>,
     seen: Seen,
     /// Whether it is there: neither removed nor expired.
@@ -116,7 +116,7 @@ impl Log {
     }
 
     /// What the key's slot says now, and the position of what was seen. Where the index does not
-    /// hold the key, it is absent as durably as the space has its content.
+    /// hold the key, it is absent as durably as the space has its generation.
     pub(super) fn see(&self, space: u32, key: &[u8]) -> (Option<Seen>, Position) {
         let (seen, position) = self.look(space, key);
         (seen.map(|(seen, _)| seen), position)
@@ -141,14 +141,14 @@ impl Log {
     fn look(&self, space: u32, key: &[u8]) -> (Option<(Seen, Option<u64>)>, Position) {
         loop {
             let pin = epoch::pin();
-            let (held, loaded) = self.stable(|| {
-                let (held, found) = self.index.find(space, key, &pin);
-                (held, found.map(Found::slot_and_deadline))
+            let (state, loaded) = self.stable(|| {
+                let (state, found) = self.index.find(space, key, &pin);
+                (state, found.map(Found::slot_and_deadline))
             });
             let Some((slot, expires_at)) = loaded else {
-                return (None, Position(held.since));
+                return (None, Position(state.since));
             };
-            if let Some(seen) = self.hold(held, slot) {
+            if let Some(seen) = self.hold(state, slot) {
                 let position = seen.position();
                 return (Some((seen, expires_at)), position);
             }
@@ -158,9 +158,9 @@ impl Log {
 
     /// Takes hold of the segment that a slot names. The caller holds the epoch in which it loaded
     /// the slot.
-    fn hold(&self, held: Held, slot: Slot) -> Option<Seen> {
+    fn hold(&self, state: SpaceState, slot: Slot) -> Option<Seen> {
         let segment = self.table.get(slot.pointer().segment)?;
-        Some(Seen { slot, segment: Arc::clone(segment.as_ref()?), held })
+        Some(Seen { slot, segment: Arc::clone(segment.as_ref()?), state })
     }
 
     /// Whether `slot`, loaded now, names the record that was seen earlier. The word alone would not
@@ -243,7 +243,7 @@ impl Log {
         space: u32,
         range: &KeyRange,
         limit: usize,
-        mut visit: impl FnMut(Met) -> Result<bool>,
+        mut visit: impl FnMut(ScanHit) -> Result<bool>,
     ) -> Result<(Position, bool)> {
         let (mut rest, mut position) = (range.clone(), Position::ZERO);
         let mut visited = 0;
@@ -273,14 +273,14 @@ impl Log {
 
     /// The next keys of a range with what their slots said, tombstones included. Each commit of
     /// several keys is seen wholly or not at all.
-    fn walk(&self, space: u32, range: &KeyRange, wanted: usize) -> Walked {
+    fn walk(&self, space: u32, range: &KeyRange, wanted: usize) -> ScanPage {
         let mut max = WALK_KEYS_MAX.min(wanted);
         loop {
             let pin = epoch::pin();
             let before = self.multi.load(Ordering::Acquire);
             let mut met: Vec<(Vec<u8>, Slot, Arc<Segment>, bool)> = Vec::with_capacity(max);
             let mut whole = before.is_multiple_of(2);
-            let held = self.index.walk(space, range, &pin, |key, found| {
+            let state = self.index.walk(space, range, &pin, |key, found| {
                 let (slot, expires_at) = found.slot_and_deadline();
                 let segment = self.table.get(slot.pointer().segment);
                 match segment.as_ref().and_then(|segment| segment.as_ref()) {
@@ -294,12 +294,12 @@ impl Log {
             });
             if whole && self.multi.load(Ordering::Acquire) == before {
                 let is_end = met.len() < max;
-                let keys = met.into_iter().map(|(key, slot, segment, exists)| Met {
+                let keys = met.into_iter().map(|(key, slot, segment, exists)| ScanHit {
                     key,
-                    seen: Seen { slot, segment, held },
+                    seen: Seen { slot, segment, state },
                     exists,
                 });
-                return Walked { keys: keys.collect(), is_end, since: held.since };
+                return ScanPage { keys: keys.collect(), is_end, since: state.since };
             }
             // A shorter walk fits between two commits.
             max = (max / 2).max(WALK_KEYS_MIN.min(wanted));
@@ -309,9 +309,9 @@ impl Log {
 }
 
 /// What a walk met, whether these are the last keys of its range, and the position of the record
-/// that gave the space its content.
-struct Walked {
-    keys: Vec<Met>,
+/// that gave the space its generation.
+struct ScanPage {
+    keys: Vec<ScanHit>,
     is_end: bool,
     since: u64,
 }

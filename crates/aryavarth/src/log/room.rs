@@ -83,7 +83,7 @@ impl Log {
         let segment = Arc::new(Segment::new(table_index, &header, false, spare.file));
         segment.disk_bytes.store(spare.capacity, Ordering::Relaxed);
         self.table.insert(Arc::clone(&segment));
-        self.commit.begin_segment(Arc::clone(&segment));
+        self.watermarks.begin_segment(Arc::clone(&segment));
         self.retire_active(writer);
         writer.recent.segment = table_index;
         writer.active = Some(Arc::clone(&segment));
@@ -199,7 +199,7 @@ impl Log {
         }
         if let Err(error) = fs.sync_dir(Site::SegmentDirSync, &self.dir) {
             if !error.is_out_of_files() {
-                return Err(self.commit.poison(&error.into()));
+                return Err(self.watermarks.poison(&error.into()));
             }
             self.remove_spare(id);
             return Err(error.into());
@@ -210,7 +210,7 @@ impl Log {
         if let Err(error) = self.edit_manifest(&edits) {
             self.lock_writer().spare = small;
             // If the store is poisoned, the manifest may name the file by now.
-            if self.commit.check().is_ok() {
+            if self.watermarks.check().is_ok() {
                 self.remove_spare(id);
             }
             return Err(error);
@@ -228,7 +228,7 @@ impl Log {
     pub(crate) fn refused_file(&self, error: IoError) -> KvsError {
         let is_dir_gone = error.is_dir_gone();
         let error = KvsError::from(error);
-        if is_dir_gone { self.commit.poison(&error) } else { error }
+        if is_dir_gone { self.watermarks.poison(&error) } else { error }
     }
 
     /// Removes a segment that nothing was written to. What stays behind is a stray, which the
@@ -239,23 +239,23 @@ impl Log {
 
     /// Makes manifest edits durable; poisons the store if their outcome is unknown.
     pub(crate) fn edit_manifest(&self, edits: &[Edit]) -> Result<()> {
-        self.commit.check()?;
+        self.watermarks.check()?;
         let mut manifest = lock(&self.manifest);
         if manifest.state().clean {
             return Err(KvsError::Closed);
         }
         let appended = manifest.append(&*self.options.fs, edits).map_err(|error| match error {
             AppendError::Refused(error) => error,
-            AppendError::Unknown(error) => self.commit.poison(&error),
+            AppendError::Unknown(error) => self.watermarks.poison(&error),
         });
         self.sizes.manifest.store(manifest.disk_bytes(), Ordering::Relaxed);
         appended
     }
 
-    /// One round of the keeper: seals what was rotated, makes room ahead, takes removed keys and
-    /// emptied contents out of the index, tries a full disk again. Returns whether there was anything to do.
+    /// One round of maintenance: seals what was rotated, makes room ahead, takes removed keys and
+    /// emptied generations out of the index, tries a full disk again. Returns whether there was anything to do.
     pub(crate) fn tend(&self) -> Result<bool> {
-        self.commit.check()?;
+        self.watermarks.check()?;
         // A segment that cannot be sealed keeps nobody from what else there is to do.
         let sealed = self.seal_rotated();
         let unlinked = self.unlink_all_released();
@@ -317,7 +317,7 @@ impl Log {
         self.full.load().is_some()
     }
 
-    /// Notes that the disk is full, until the keeper finds space again; returns the error for it.
+    /// Notes that the disk is full, until maintenance finds space again; returns the error for it.
     pub(super) fn note_full(&self, source: Arc<IoError>) -> KvsError {
         if self.full.swap(Some(Arc::clone(&source))).is_none() {
             self.call_background();
@@ -328,7 +328,7 @@ impl Log {
     /// Refuses a write while the disk is full, unless it frees space in the end. A store that is
     /// poisoned too says that, since space would not help it.
     pub(super) fn check_full(&self, only_removes: bool) -> Result<()> {
-        self.commit.check()?;
+        self.watermarks.check()?;
         match self.full.load_full() {
             Some(source) if !only_removes => Err(KvsError::Full { source }),
             _ => Ok(()),

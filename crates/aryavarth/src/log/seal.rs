@@ -61,8 +61,8 @@ impl Log {
         }
         let end = segment.end.load(Ordering::Acquire);
         let position = crate::engine::Position(segment.base() + end);
-        self.commit.wait(position, crate::options::Durability::Always)?;
-        self.commit.end_segment(segment);
+        self.watermarks.wait(position, crate::options::Durability::Always)?;
+        self.watermarks.end_segment(segment);
         let places = hint::scan(segment, end).map_err(|stop| match stop {
             ScanStop::Bad { offset, reason } => {
                 KvsError::corrupt(segment.file.path(), offset, reason)
@@ -95,7 +95,7 @@ impl Log {
     /// is no header that a seal could vouch for, and no slot ever named it.
     fn drop_unwritten(&self, segment: &Arc<Segment>) -> Result<()> {
         self.edit_manifest(&[Edit::Drop { id: segment.id }])?;
-        self.commit.end_segment(segment);
+        self.watermarks.end_segment(segment);
         self.table.remove(segment.table_index);
         self.table.release(segment.table_index);
         self.remove_spare(segment.id);
@@ -108,9 +108,9 @@ impl Log {
     /// here, edits of the manifest once it says that the store was closed.
     pub(crate) fn close(&self) -> Result<()> {
         self.lock_writer().closed = true;
-        self.commit.sync()?;
+        self.watermarks.sync()?;
         // The committer, which would do this, has ended.
-        self.commit.wake_tasks();
+        self.watermarks.wake_tasks();
         self.seal_active()?;
         // The lock keeps any later spare from being made unseen.
         let _growth = lock(&self.growth);

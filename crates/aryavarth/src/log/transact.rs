@@ -18,10 +18,10 @@ use super::read::Seen;
 use super::writer::Recent;
 use super::{Log, ROOM_BYTES};
 use crate::engine::{
-    Content, Count, Effects, Inside, KeyRange, KeyWalk, Newest, Position, Stored, Transaction,
+    Count, Effects, Generation, Inside, KeyRange, KeyWalk, Newest, Position, Stored, Transaction,
 };
 use crate::error::{KvsError, Result};
-use crate::index::{Change, Found, Slot, TABLE_CONTENT, TABLE_KEY, Table};
+use crate::index::{Change, Found, Slot, SpaceTable, TABLE_GENERATION, TABLE_KEY};
 use crate::record::{Extra, Frame, check_key, check_size, check_value, record_bytes};
 use crate::sync::lock;
 
@@ -142,7 +142,7 @@ struct Planned {
 
 impl Log {
     /// Runs a closure in the writer and appends its effects as one frame.
-    pub(crate) fn commit<R>(
+    pub(crate) fn transact<R>(
         &self,
         space: u32,
         keys: &[&[u8]],
@@ -152,7 +152,7 @@ impl Log {
         let mut wanted = Vec::new();
         let mut announced: Vec<_> = keys.iter().map(|key| (space, key.to_vec())).collect();
         loop {
-            self.commit.check()?;
+            self.watermarks.check()?;
             self.wait_for_disk()?;
             for place in announced.drain(..) {
                 // A key that cannot be read fails a closure that reads it. A closure that does not
@@ -239,7 +239,7 @@ impl Log {
             let value = stored.as_ref().map_or(&[][..], |stored| &stored.value);
             check_key(key)?;
             check_value(value, self.options.value_bytes_max)?;
-            let extra = Extra { content: 1, expires_at: Some(1) };
+            let extra = Extra { generation: 1, expires_at: Some(1) };
             bytes += record_bytes(extra.bytes() + key.len(), value.len());
         }
         check_size("batch", bytes, self.options.batch_bytes_max)?;
@@ -248,22 +248,22 @@ impl Log {
         let mut frees = effects.writes.values().all(Option::is_none);
         if let Some(change) = &change {
             let after = table.after(change, 0);
-            let extra = Extra { content: TABLE_CONTENT, expires_at: None };
+            let extra = Extra { generation: TABLE_GENERATION, expires_at: None };
             frame.push(extra, TABLE_KEY, Some(&after.encode()));
-            let kept = |space: &u32| after.is_alive(table.held(*space).content);
+            let kept = |space: &u32| after.is_alive(table.state_of(*space).generation);
             frees &= !change.spaces.keys().all(kept);
         }
-        for ((content, key), stored) in &effects.writes {
-            let content = number(&table, &numbers, *content)?;
+        for ((generation, key), stored) in &effects.writes {
+            let generation = number(&table, &numbers, *generation)?;
             let exists = || {
-                let found = self.index.find_in(content, key, &pin);
+                let found = self.index.find_in(generation, key, &pin);
                 found.is_some_and(|found| !found.slot().is_tombstone())
             };
             match stored {
                 Some(Stored { value, expires_at }) => {
-                    frame.push(Extra { content, expires_at: *expires_at }, key, Some(value));
+                    frame.push(Extra { generation, expires_at: *expires_at }, key, Some(value));
                 }
-                None if exists() => frame.push(Extra { content, expires_at: None }, key, None),
+                None if exists() => frame.push(Extra { generation, expires_at: None }, key, None),
                 None => {}
             }
         }
@@ -290,9 +290,9 @@ impl Log {
         if !self.watches.any() {
             return;
         }
-        for (content, key) in effects.writes.keys() {
-            if let Content::Old(space) = content
-                && !effects.contents.contains_key(space)
+        for (generation, key) in effects.writes.keys() {
+            if let Generation::Old(space) = generation
+                && !effects.generations.contains_key(space)
             {
                 self.watches.touch(*space, key);
             }
@@ -300,9 +300,9 @@ impl Log {
         for (space, key) in watched {
             self.watches.touch(space, &key);
         }
-        // An emptied space that was empty before has no other content, but may have new keys.
+        // An emptied space that was empty before has no other generation, but may have new keys.
         let spaces = change.into_iter().flat_map(|change| change.spaces.keys());
-        for &space in spaces.chain(effects.contents.keys()) {
+        for &space in spaces.chain(effects.generations.keys()) {
             self.watches.touch_space(space, |key| self.is_there(space, key));
         }
     }
@@ -313,37 +313,44 @@ impl Log {
     }
 }
 
-/// The numbers of a transaction's new contents, and the change of the table, if there is any.
-fn resolve(table: &Table, effects: &Effects) -> Result<(BTreeMap<Content, u64>, Option<Change>)> {
+/// The numbers of a transaction's new generations, and the change of the table, if there is any.
+fn resolve(
+    table: &SpaceTable,
+    effects: &Effects,
+) -> Result<(BTreeMap<Generation, u64>, Option<Change>)> {
     let mut numbers = BTreeMap::new();
     let mut change = Change { next: table.next(), ..Change::default() };
-    for (&space, content) in &effects.contents {
-        let held = table.held(space).content;
-        let is_kept = effects.contents.values().any(|other| *other == Content::Old(space));
-        if let Content::New(_) = content {
+    for (&space, generation) in &effects.generations {
+        let held = table.state_of(space).generation;
+        let is_kept = effects.generations.values().any(|other| *other == Generation::Old(space));
+        if let Generation::New(_) = generation {
             if table.count_in(held).keys == 0 && !is_kept {
                 // It is empty as it is.
-                numbers.insert(*content, held);
+                numbers.insert(*generation, held);
                 continue;
             }
-            numbers.insert(*content, change.next);
+            numbers.insert(*generation, change.next);
             change.next += 1;
         }
-        let content = number(table, &numbers, *content)?;
-        if content != held {
-            change.spaces.insert(space, content);
+        let generation = number(table, &numbers, *generation)?;
+        if generation != held {
+            change.spaces.insert(space, generation);
         }
     }
     let is_none = change.spaces.is_empty();
     Ok((numbers, (!is_none).then_some(change)))
 }
 
-/// The number of a transaction's content.
-fn number(table: &Table, numbers: &BTreeMap<Content, u64>, content: Content) -> Result<u64> {
-    match content {
-        Content::Old(space) => Ok(table.held(space).content),
-        Content::New(_) => numbers.get(&content).copied().ok_or_else(|| {
-            KvsError::InvalidOption("a write to a content that no space has".to_owned())
+/// The number of a transaction's generation.
+fn number(
+    table: &SpaceTable,
+    numbers: &BTreeMap<Generation, u64>,
+    generation: Generation,
+) -> Result<u64> {
+    match generation {
+        Generation::Old(space) => Ok(table.state_of(space).generation),
+        Generation::New(_) => numbers.get(&generation).copied().ok_or_else(|| {
+            KvsError::InvalidOption("a write to a generation that no space has".to_owned())
         }),
     }
 }

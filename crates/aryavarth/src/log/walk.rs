@@ -39,16 +39,16 @@ impl Log {
     pub(crate) fn walk_keys(&self, space: u32, cursor: u64, limit: usize) -> KeyWalk {
         let limit = limit.max(1);
         let entries_max = STEP_ENTRIES_MIN.max(u32::try_from(limit).unwrap_or(u32::MAX));
-        let content = self.stable(|| self.index.held(space)).content;
+        let generation = self.stable(|| self.index.state_of(space)).generation;
         let mut walk = KeyWalk::default();
-        let mut next = self.cursors.entry(content, cursor);
+        let mut next = self.cursors.entry(generation, cursor);
         let mut looked = 0;
         loop {
             let max = (entries_max - looked).min(LOOK_ENTRIES_MAX);
-            let Some(look) = self.look_at(space, content, next, max, limit - walk.keys.len())
+            let Some(look) = self.look_at(space, generation, next, max, limit - walk.keys.len())
             else {
-                // The space has another content now: the cursor says so to the next step.
-                walk.cursor = self.cursors.at(content, next);
+                // The space has another generation now: the cursor says so to the next step.
+                walk.cursor = self.cursors.at(generation, next);
                 return walk;
             };
             walk.keys.extend(look.keys);
@@ -57,18 +57,18 @@ impl Log {
             let Some(then) = look.next else { return walk };
             next = then;
             if walk.keys.len() >= limit || looked >= entries_max {
-                walk.cursor = self.cursors.at(content, next);
+                walk.cursor = self.cursors.at(generation, next);
                 return walk;
             }
         }
     }
 
     /// Looks at up to `max` entries from `from` on, and stops behind `limit` keys; `None` if the
-    /// space has another content.
+    /// space has another generation.
     fn look_at(
         &self,
         space: u32,
-        content: u64,
+        generation: u64,
         from: EntryId,
         mut max: u32,
         limit: usize,
@@ -84,12 +84,12 @@ impl Log {
                 look.keys.extend(exists.then(|| key.to_vec()));
                 look.keys.len() < limit
             };
-            let (held, next) = self.index.visit(space, from, max, &pin, visit);
+            let (state, next) = self.index.visit(space, from, max, &pin, visit);
             if before.is_multiple_of(2) && self.multi.load(Ordering::Acquire) == before {
-                if held.content != content {
+                if state.generation != generation {
                     return None;
                 }
-                look.position = look.position.max(held.since);
+                look.position = look.position.max(state.since);
                 look.entries = next.map_or(max, |next| next - from);
                 look.next = next;
                 return Some(look);

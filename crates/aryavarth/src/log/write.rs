@@ -3,7 +3,7 @@
 //! A batch is one frame. Batches that follow each other can be appended in one call to the system,
 //! each a frame of its own: a crash may keep some of them, and a reader sees each by itself.
 //!
-//! Invariant: what is looked up outside the lock (the entry of a key, the content of a space) is
+//! Invariant: what is looked up outside the lock (the entry of a key, the generation of a space) is
 //! used under it only if it still holds.
 
 use crossbeam_epoch as epoch;
@@ -13,7 +13,7 @@ use super::writer::Writer;
 use super::{Log, ROOM_BYTES, is_linked};
 use crate::engine::Position;
 use crate::error::Result;
-use crate::index::{Found, Held};
+use crate::index::{Found, SpaceState};
 use crate::record::{Batch, Frame, check_key, check_size, check_value};
 use crate::sync::lock;
 
@@ -52,26 +52,26 @@ impl Log {
             self.wait_for_disk()?;
             // Found outside the lock, so that the walk through the list does not hold others up.
             let pin = epoch::pin();
-            let (held, known) = match batch.writes() {
+            let (state, known) = match batch.writes() {
                 [write] => self.index.find(space, write.key(), &pin),
-                _ => (self.index.held(space), None),
+                _ => (self.index.state_of(space), None),
             };
             let known = [known];
             let frame = match encoded.take() {
-                Some((content, frame)) if content == held.content => frame,
-                _ => Frame::of_batch(ROOM_BYTES, batch, held.content, now_ms),
+                Some((generation, frame)) if generation == state.generation => frame,
+                _ => Frame::of_batch(ROOM_BYTES, batch, state.generation, now_ms),
             };
             let mut writer = lock(&self.writer);
-            // The space may even have been swapped away and back, so that it has its content by a
+            // The space may even have been swapped away and back, so that it has its generation by a
             // later record.
-            let Held { content, since } = self.index.held(space);
-            if content != held.content {
-                // The space was emptied or swapped meanwhile, so the frame is another content's.
+            let SpaceState { generation, since } = self.index.state_of(space);
+            if generation != state.generation {
+                // The space was emptied or swapped meanwhile, so the frame is another generation's.
                 continue;
             }
-            let held = Held { content, since };
+            let state = SpaceState { generation, since };
             let absent =
-                if only_removes { self.absent(&writer, batch, held, known[0]) } else { None };
+                if only_removes { self.absent(&writer, batch, state, known[0]) } else { None };
             let done = match absent {
                 Some(absent) => Ok(absent),
                 None => self.append(&mut writer, frame, &known, None)?,
@@ -90,7 +90,7 @@ impl Log {
                     drop(writer);
                     drop(pin);
                     self.make_room(frame.bytes(), only_removes)?;
-                    encoded = Some((held.content, frame));
+                    encoded = Some((state.generation, frame));
                 }
             }
         }
@@ -102,14 +102,14 @@ impl Log {
         &self,
         writer: &Writer,
         batch: &Batch,
-        held: Held,
+        state: SpaceState,
         known: Option<Found<'_>>,
     ) -> Option<Appended> {
         let pin = epoch::pin();
-        let mut position = held.since;
+        let mut position = state.since;
         for write in batch.writes() {
             let found = known.filter(|found| is_linked(*found));
-            let found = found.or_else(|| self.index.find_in(held.content, write.key(), &pin));
+            let found = found.or_else(|| self.index.find_in(state.generation, write.key(), &pin));
             if let Some(found) = found {
                 if self.exists(found) {
                     return None;
@@ -163,13 +163,13 @@ impl Log {
         self.wait_for_disk().ok()?;
         let now_ms = self.now_ms();
         let pin = epoch::pin();
-        let held = self.index.held(space);
+        let state = self.index.state_of(space);
         let writes = || batches.iter().flat_map(Batch::writes);
         let known: Vec<Option<Found<'_>>> =
-            writes().map(|write| self.index.find_in(held.content, write.key(), &pin)).collect();
-        let frame = Frame::of_batches(ROOM_BYTES, batches, held.content, now_ms);
+            writes().map(|write| self.index.find_in(state.generation, write.key(), &pin)).collect();
+        let frame = Frame::of_batches(ROOM_BYTES, batches, state.generation, now_ms);
         let mut writer = lock(&self.writer);
-        if self.index.held(space).content != held.content {
+        if self.index.state_of(space).generation != state.generation {
             return None;
         }
         // Whoever finds no room makes it, and says what keeps him from it.

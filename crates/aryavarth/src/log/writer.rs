@@ -29,7 +29,7 @@ pub(super) struct Writer {
     pub(super) index: IndexWriter,
     /// Removed keys that are still in the index, oldest first.
     pub(super) unlinks: VecDeque<Unlink>,
-    /// Contents that no space has any more and whose entries are still there, oldest first.
+    /// Generations that no space has any more and whose entries are still there, oldest first.
     pub(super) dropped: VecDeque<Dropped>,
     pub(super) recent: Recent,
     pub(super) spare: Option<Spare>,
@@ -39,11 +39,11 @@ pub(super) struct Writer {
     pub(super) closed: bool,
 }
 
-/// A removed key: from when on it may go, its content and entry, and what its slot then holds.
+/// A removed key: from when on it may go, its generation and entry, and what its slot then holds.
 #[derive(Debug)]
 pub(super) struct Unlink {
     pub(super) position: u64,
-    pub(super) content: u64,
+    pub(super) generation: u64,
     pub(super) id: EntryId,
     pub(super) slot: Slot,
 }

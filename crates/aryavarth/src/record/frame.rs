@@ -74,25 +74,30 @@ impl Frame {
             value_bytes: value.map_or(0, <[u8]>::len),
             last: false,
             has_deadline: extra.expires_at.is_some(),
-            has_content: extra.content != 0,
+            has_generation: extra.generation != 0,
         };
         self.buf.resize(padded(self.buf.len() - self.room) + self.room, 0);
         self.records.push(FrameRecord { at, extra, is_asked: true, header });
     }
 
-    /// The frame of a batch in a content. A deadline that has passed at `now_ms` makes a removal.
-    pub(crate) fn of_batch(room: usize, batch: &Batch, content: u64, now_ms: u64) -> Frame {
-        Frame::of_batches(room, std::slice::from_ref(batch), content, now_ms)
+    /// The frame of a batch in a generation. A deadline that has passed at `now_ms` makes a removal.
+    pub(crate) fn of_batch(room: usize, batch: &Batch, generation: u64, now_ms: u64) -> Frame {
+        Frame::of_batches(room, std::slice::from_ref(batch), generation, now_ms)
     }
 
     /// The frames of batches, to be appended together.
-    pub(crate) fn of_batches(room: usize, batches: &[Batch], content: u64, now_ms: u64) -> Frame {
+    pub(crate) fn of_batches(
+        room: usize,
+        batches: &[Batch],
+        generation: u64,
+        now_ms: u64,
+    ) -> Frame {
         let mut frame = Frame::new(room, batches.iter().map(Batch::record_bytes).sum());
         for batch in batches {
             for write in batch.writes() {
                 let value = write.value().filter(|_| !write.is_removal(now_ms));
                 let expires_at = write.expires_at().filter(|_| value.is_some());
-                frame.push(Extra { content, expires_at }, write.key(), value);
+                frame.push(Extra { generation, expires_at }, write.key(), value);
                 if let Some(record) = frame.records.last_mut() {
                     record.is_asked = value.is_some() || write.value().is_none();
                 }

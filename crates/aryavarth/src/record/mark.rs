@@ -50,7 +50,7 @@ impl Mark {
             value_bytes: MARK_BYTES - HEADER_BYTES,
             last: true,
             has_deadline: false,
-            has_content: false,
+            has_generation: false,
         };
         out[..HEADER_BYTES].copy_from_slice(&header.encode(salt, offset));
     }

@@ -10,12 +10,12 @@
 //! 4   payload CRC32C
 //! 8   kind in the low byte, sequence number in the upper seven
 //! 16  value length     20  key length     22  flags
-//! 24  payload: deadline (8 bytes) and content (8), each only where its flag says so; key, value;
+//! 24  payload: deadline (8 bytes) and generation (8), each only where its flag says so; key, value;
 //!     zeros up to a multiple of eight
 //! ```
 //!
-//! A *content* is a set of keys, and a space of keys has one content at a time. A record has the
-//! number of its content, so a space is emptied, or swapped with another, without touching any of its
+//! A *generation* is a set of keys, and a space of keys has one generation at a time. A record has the
+//! number of its generation, so a space is emptied, or swapped with another, without touching any of its
 //! records.
 //!
 //! Invariants:
@@ -45,8 +45,8 @@ pub(crate) const MARK_BYTES: usize = HEADER_BYTES + 40;
 const FLAG_LAST: u16 = 1;
 /// Flag of a record with a deadline.
 const FLAG_DEADLINE: u16 = 2;
-/// Flag of a record whose content is not 0.
-const FLAG_CONTENT: u16 = 4;
+/// Flag of a record whose generation is not 0.
+const FLAG_GENERATION: u16 = 4;
 /// Sequence numbers take 56 bits.
 pub(crate) const SEQ_MAX: u64 = (1 << 56) - 1;
 
@@ -61,11 +61,11 @@ pub(crate) enum Kind {
     Mark = 3,
 }
 
-/// The fields of a record beside key and value. A content of 0 and no deadline take no space.
+/// The fields of a record beside key and value. A generation of 0 and no deadline take no space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Extra {
-    /// The content that the key belongs to.
-    pub(crate) content: u64,
+    /// The generation that the key belongs to.
+    pub(crate) generation: u64,
     /// From when on the key is gone, in milliseconds since 1970; never 0.
     pub(crate) expires_at: Option<u64>,
 }
@@ -73,37 +73,37 @@ pub(crate) struct Extra {
 impl Extra {
     /// Bytes that it takes in a record.
     pub(crate) fn bytes(self) -> usize {
-        extra_bytes(self.expires_at.is_some(), self.content != 0)
+        extra_bytes(self.expires_at.is_some(), self.generation != 0)
     }
 
     pub(crate) fn encode(self, out: &mut Vec<u8>) {
         if let Some(expires_at) = self.expires_at {
             out.extend_from_slice(&expires_at.to_le_bytes());
         }
-        if self.content != 0 {
-            out.extend_from_slice(&self.content.to_le_bytes());
+        if self.generation != 0 {
+            out.extend_from_slice(&self.generation.to_le_bytes());
         }
     }
 
     /// Decodes the fields that [`encode`](Self::encode) wrote at the beginning of `bytes`; `None` for
     /// bytes that it would not have written.
-    pub(crate) fn decode(bytes: &[u8], has_deadline: bool, has_content: bool) -> Option<Extra> {
+    pub(crate) fn decode(bytes: &[u8], has_deadline: bool, has_generation: bool) -> Option<Extra> {
         let mut extra = Extra::default();
-        let bytes = bytes.get(..extra_bytes(has_deadline, has_content))?;
+        let bytes = bytes.get(..extra_bytes(has_deadline, has_generation))?;
         if has_deadline {
             extra.expires_at = Some(u64_at(bytes, 0)).filter(|&deadline| deadline != 0);
             extra.expires_at?;
         }
-        if has_content {
-            extra.content = u64_at(bytes, bytes.len() - 8);
+        if has_generation {
+            extra.generation = u64_at(bytes, bytes.len() - 8);
         }
-        (has_content == (extra.content != 0)).then_some(extra)
+        (has_generation == (extra.generation != 0)).then_some(extra)
     }
 }
 
 /// Bytes before the key.
-const fn extra_bytes(has_deadline: bool, has_content: bool) -> usize {
-    8 * (has_deadline as usize + has_content as usize)
+const fn extra_bytes(has_deadline: bool, has_generation: bool) -> usize {
+    8 * (has_deadline as usize + has_generation as usize)
 }
 
 /// A record's payload, taken apart.
@@ -126,7 +126,7 @@ pub(crate) struct Header {
     /// Whether the record ends its frame.
     pub(crate) last: bool,
     pub(crate) has_deadline: bool,
-    pub(crate) has_content: bool,
+    pub(crate) has_generation: bool,
 }
 
 impl Header {
@@ -142,7 +142,7 @@ impl Header {
             _ => return None,
         };
         let flags = u16_at(bytes, 22);
-        if flags & !(FLAG_LAST | FLAG_DEADLINE | FLAG_CONTENT) != 0 {
+        if flags & !(FLAG_LAST | FLAG_DEADLINE | FLAG_GENERATION) != 0 {
             return None;
         }
         let header = Header {
@@ -153,7 +153,7 @@ impl Header {
             value_bytes: u32_at(bytes, 16) as usize,
             last: flags & FLAG_LAST != 0,
             has_deadline: flags & FLAG_DEADLINE != 0,
-            has_content: flags & FLAG_CONTENT != 0,
+            has_generation: flags & FLAG_GENERATION != 0,
         };
         header.has_sizes_of_its_kind().then_some(header)
     }
@@ -173,17 +173,17 @@ impl Header {
 
     /// Bytes before the key.
     pub(crate) fn extra_bytes(&self) -> usize {
-        extra_bytes(self.has_deadline, self.has_content)
+        extra_bytes(self.has_deadline, self.has_generation)
     }
 
-    /// Bytes of deadline, content, key and value.
+    /// Bytes of deadline, generation, key and value.
     pub(crate) fn payload_bytes(&self) -> usize {
         self.extra_bytes() + self.key_bytes + self.value_bytes
     }
 
     /// Takes a payload apart, for which this header vouched; `None` for one that no writer wrote.
     pub(crate) fn parts<'a>(&self, payload: &'a [u8]) -> Option<Parts<'a>> {
-        let extra = Extra::decode(payload, self.has_deadline, self.has_content)?;
+        let extra = Extra::decode(payload, self.has_deadline, self.has_generation)?;
         let (key, value) = payload.get(self.extra_bytes()..)?.split_at_checked(self.key_bytes)?;
         Some(Parts { extra, key, value })
     }
@@ -218,7 +218,7 @@ impl Header {
         let flag = |is: bool, flag: u16| if is { flag } else { 0 };
         let flags = flag(self.last, FLAG_LAST)
             | flag(self.has_deadline, FLAG_DEADLINE)
-            | flag(self.has_content, FLAG_CONTENT);
+            | flag(self.has_generation, FLAG_GENERATION);
         bytes[22..24].copy_from_slice(&flags.to_le_bytes());
         let crc = crc32c::crc32c_append(seed(salt, offset), &bytes[4..]);
         bytes[..4].copy_from_slice(&crc.to_le_bytes());
@@ -261,7 +261,7 @@ pub(crate) const fn padded(bytes: usize) -> usize {
 pub(crate) fn mend(bytes: &mut [u8], at: usize, salt: u64) -> Option<usize> {
     let record = bytes.get_mut(at..).filter(|record| record.len() >= HEADER_BYTES)?;
     let flags = u16_at(record, 22);
-    let extra_bytes = extra_bytes(flags & FLAG_DEADLINE != 0, flags & FLAG_CONTENT != 0);
+    let extra_bytes = extra_bytes(flags & FLAG_DEADLINE != 0, flags & FLAG_GENERATION != 0);
     let payload_bytes = extra_bytes + u32_at(record, 16) as usize + usize::from(u16_at(record, 20));
     if let Some(payload) = record.get(HEADER_BYTES..HEADER_BYTES + payload_bytes) {
         let crc = crc32c::crc32c(payload);

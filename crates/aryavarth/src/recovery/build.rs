@@ -2,12 +2,12 @@
 //!
 //! Invariants:
 //! - Per key the record with the highest sequence number wins, whatever file it lies in.
-//! - A removed key, and a key of a content that no space has, is in no slot and in no count.
+//! - A removed key, and a key of a generation that no space has, is in no slot and in no count.
 
 use super::Opening;
 use crate::error::{KvsError, Result};
 use crate::hint::{Place, Places};
-use crate::index::{Index, IndexWriter, Slot, TABLE_CONTENT, TABLE_KEY, Table};
+use crate::index::{Index, IndexWriter, Slot, SpaceTable, TABLE_GENERATION, TABLE_KEY};
 use crate::log::Recovered;
 use crate::manifest::Manifest;
 use crate::record::Kind;
@@ -16,20 +16,22 @@ use crate::sync::{Arc, Ordering};
 
 impl Opening<'_> {
     /// The table of spaces, from its newest record.
-    pub(super) fn read_table(&self) -> Result<Table> {
+    pub(super) fn read_table(&self) -> Result<SpaceTable> {
         let mut newest: Option<(u64, &Segment, u64, u64)> = None;
         for (segment, places) in &self.loaded {
-            for (key, place) in places.iter().filter(|(_, p)| p.extra.content == TABLE_CONTENT) {
+            for (key, place) in
+                places.iter().filter(|(_, p)| p.extra.generation == TABLE_GENERATION)
+            {
                 if key == TABLE_KEY && newest.is_none_or(|(seq, ..)| seq < place.seq) {
                     newest = Some((place.seq, segment, place.offset, place.bytes));
                 }
             }
         }
         let Some((_, segment, offset, bytes)) = newest else {
-            return Ok(Table::default());
+            return Ok(SpaceTable::default());
         };
-        let stored = segment.read_value(offset, bytes as usize, TABLE_CONTENT, TABLE_KEY)?;
-        Table::decode(&stored.value).ok_or_else(|| {
+        let stored = segment.read_value(offset, bytes as usize, TABLE_GENERATION, TABLE_KEY)?;
+        SpaceTable::decode(&stored.value).ok_or_else(|| {
             let reason = "the record that says what the spaces hold makes no sense";
             KvsError::corrupt(segment.file.path(), offset, reason)
         })
@@ -37,12 +39,12 @@ impl Opening<'_> {
 }
 
 /// The index of everything loaded: per key the record with the highest sequence number, in the
-/// contents that the table gives to spaces.
+/// generations that the table gives to spaces.
 pub(super) fn build(
     table: SegmentTable,
     loaded: &[(Arc<Segment>, Places)],
     manifest: Manifest,
-    (spaces, seed): (Table, u64),
+    (spaces, seed): (SpaceTable, u64),
     reserves: [u64; 2],
 ) -> Recovered {
     let mut all: Vec<(u64, u16, &[u8], &Place)> = Vec::new();
@@ -51,7 +53,7 @@ pub(super) fn build(
         let mut tombstone_bytes = 0;
         for (key, place) in places.iter() {
             tombstone_bytes += if place.kind == Kind::Tombstone { place.bytes } else { 0 };
-            all.push((place.extra.content, segment.table_index, key, place));
+            all.push((place.extra.generation, segment.table_index, key, place));
         }
         segment.tombstone_bytes.store(tombstone_bytes, Ordering::Relaxed);
     }
@@ -61,8 +63,8 @@ pub(super) fn build(
     let (index, mut index_writer) = (Index::with_table(spaces, seed), IndexWriter::default());
     let spaces = index.table();
     for run in all.chunk_by(|one, other| one.0 == other.0) {
-        let content = run[0].0;
-        if !spaces.is_alive(content) {
+        let generation = run[0].0;
+        if !spaces.is_alive(generation) {
             continue;
         }
         let values = run.iter().filter(|(.., place)| place.kind != Kind::Tombstone);
@@ -76,10 +78,10 @@ pub(super) fn build(
             }
             live_bytes += bytes as i64;
             // The table's own record is no key.
-            keys += i64::from(content != TABLE_CONTENT);
+            keys += i64::from(generation != TABLE_GENERATION);
             (key, place.extra, slot)
         });
-        index.fill(&mut index_writer, content, slots);
+        index.fill(&mut index_writer, generation, slots);
     }
     Recovered { manifest, index, index_writer, table, live_bytes, keys, reserves }
 }

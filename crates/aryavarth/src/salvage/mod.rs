@@ -9,7 +9,7 @@
 //! - A removal of which only the hint file still tells is respected: its key is not brought back.
 //! - A key whose newest record is known to be lost keeps its older value, and is listed as stale.
 //! - Where it is not known whose records were lost, the keys older than these are counted.
-//! - Keys of a space that was emptied, whose new content no table that is left knows, are saved in
+//! - Keys of a space that was emptied, whose new generation no table that is left knows, are saved in
 //!   a space of their own, which the report names.
 //! - Of a batch of which a part is lost, the whole records are kept: a salvage is for the data,
 //!   and can undo half a batch but not bring it back. The damage says that it tears a batch.
@@ -29,7 +29,7 @@ use output::{Writer, claim_empty, undo};
 
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, Site};
-use crate::index::{Change, TABLE_CONTENT, TABLE_KEY, Table};
+use crate::index::{Change, SpaceTable, TABLE_GENERATION, TABLE_KEY};
 use crate::options::Options;
 use crate::record::{Header, Kind, SEQ_MAX};
 use crate::recovery::Claimed;
@@ -64,8 +64,8 @@ pub struct SalvageReport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stale {
-    /// The content that the key belongs to; see [`Damage::content`].
-    pub content: u64,
+    /// The generation that the key belongs to; see [`Damage::generation`].
+    pub generation: u64,
     /// The key.
     pub key: Vec<u8>,
     /// The sequence number of the value that was saved.
@@ -74,7 +74,7 @@ pub struct Stale {
     pub lost_seq: u64,
 }
 
-/// Something by content and key.
+/// Something by generation and key.
 type Keys<T> = HashMap<(u64, Box<[u8]>), T>;
 
 /// The newest whole record of a key.
@@ -99,10 +99,10 @@ struct Learnt {
 
 impl Learnt {
     fn record(&mut self, source: usize, record: &Checked, key: &[u8]) {
-        let Checked { offset, content, header: Header { seq, kind, .. } } = *record;
+        let Checked { offset, generation, header: Header { seq, kind, .. } } = *record;
         self.seq_max = self.seq_max.max(seq);
         let newest = || Newest { seq, source, offset, kind, is_saved: false };
-        let known = self.newest.entry((content, key.into())).or_insert_with(newest);
+        let known = self.newest.entry((generation, key.into())).or_insert_with(newest);
         if known.seq < seq {
             *known = newest();
         }
@@ -115,7 +115,7 @@ impl Learnt {
         let seq = *seqs.end();
         match (&damage.key, damage.removal) {
             (Some(key), Some(removal)) if damage.key_is_certain => {
-                let lost = self.lost.entry((damage.content, key.as_slice().into())).or_default();
+                let lost = self.lost.entry((damage.generation, key.as_slice().into())).or_default();
                 *lost = (*lost).max((seq, removal));
                 self.seq_max = self.seq_max.max(seq);
             }
@@ -220,18 +220,18 @@ fn save_all(
     writer.finish(&survey.state, seq_max + 2)?;
     report.read = std::mem::take(&mut survey.report);
     let dir = survey.dir();
-    for (space, content) in housed {
-        let reason = "the record that says which space has this content is lost";
+    for (space, generation) in housed {
+        let reason = "the record that says which space has this generation is lost";
         let mut damage =
             Damage::new(dir, 0, format!("{reason}; its keys are in space {space} now"));
-        damage.content = content;
+        damage.generation = generation;
         report.read.push(damage);
     }
-    for ((content, key), _) in newest.iter().filter(|(_, newest)| !newest.is_saved) {
-        report.keys -= u64::from(*content != TABLE_CONTENT);
+    for ((generation, key), _) in newest.iter().filter(|(_, newest)| !newest.is_saved) {
+        report.keys -= u64::from(*generation != TABLE_GENERATION);
         let mut damage = Damage::new(dir, 0, "a record that was whole could not be read again");
         (damage.key, damage.key_is_certain) = (Some(key.to_vec()), true);
-        damage.content = *content;
+        damage.generation = *generation;
         report.read.push(damage);
     }
     Ok(report)
@@ -250,32 +250,34 @@ fn refuse_inside(fs: &dyn Fs, dir: &Path, out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Which contents the spaces have, as the newest whole record of that says.
-fn read_table(survey: &Survey, newest: &Keys<Newest>) -> Result<Table> {
-    let Some(known) = newest.get(&(TABLE_CONTENT, TABLE_KEY.into())) else {
-        return Ok(Table::default());
+/// Which generations the spaces have, as the newest whole record of that says.
+fn read_table(survey: &Survey, newest: &Keys<Newest>) -> Result<SpaceTable> {
+    let Some(known) = newest.get(&(TABLE_GENERATION, TABLE_KEY.into())) else {
+        return Ok(SpaceTable::default());
     };
     let source = &survey.sources[known.source];
     let end = source.pieces.iter().map(|piece| piece.end).max().unwrap_or(0);
     let mut scanner = Scanner::patient(&*source.file, source.salt, known.offset, end);
     match scanner.next() {
         Ok(record) => {
-            let table = record.and_then(|record| Table::decode(record.value));
+            let table = record.and_then(|record| SpaceTable::decode(record.value));
             Ok(table.unwrap_or_default())
         }
-        Err(ScanStop::Bad { .. }) => Ok(Table::default()),
+        Err(ScanStop::Bad { .. }) => Ok(SpaceTable::default()),
         Err(ScanStop::Io(error)) => Err(error.into()),
     }
 }
 
-/// Gives a space of its own to each content that is newer than the table, so that its keys can be
-/// found: the record that gave it to its space is lost. Returns these spaces and contents.
-fn house(table: &mut Table, newest: &Keys<Newest>) -> Vec<(u32, u64)> {
-    let contents: BTreeSet<u64> = newest.keys().map(|(content, _)| *content).collect();
-    let is_newer = |content: &u64| *content >= table.next() && *content != TABLE_CONTENT;
-    let homeless: Vec<u64> = contents.iter().copied().filter(is_newer).collect();
+/// Gives a space of its own to each generation that is newer than the table, so that its keys can be
+/// found: the record that gave it to its space is lost. Returns these spaces and generations.
+fn house(table: &mut SpaceTable, newest: &Keys<Newest>) -> Vec<(u32, u64)> {
+    let generations: BTreeSet<u64> = newest.keys().map(|(generation, _)| *generation).collect();
+    let is_newer =
+        |generation: &u64| *generation >= table.next() && *generation != TABLE_GENERATION;
+    let homeless: Vec<u64> = generations.iter().copied().filter(is_newer).collect();
     let mut free = (0..=u32::MAX).rev().filter(|&space| {
-        table.held(space).content == u64::from(space) && !contents.contains(&u64::from(space))
+        table.state_of(space).generation == u64::from(space)
+            && !generations.contains(&u64::from(space))
     });
     let housed: Vec<(u32, u64)> =
         homeless.iter().filter_map(|&c| Some((free.next()?, c))).collect();
@@ -291,7 +293,7 @@ fn house(table: &mut Table, newest: &Keys<Newest>) -> Vec<(u32, u64)> {
 fn judge(
     newest: &mut Keys<Newest>,
     lost: &Keys<(u64, bool)>,
-    table: &Table,
+    table: &SpaceTable,
     report: &mut SalvageReport,
 ) {
     newest.retain(|key, newest| {
@@ -304,14 +306,15 @@ fn judge(
             return false;
         }
         if let Some(&(lost_seq, _)) = lost {
-            let (content, key) = (key.0, key.1.to_vec());
-            report.stale.push(Stale { content, key, seq: newest.seq, lost_seq });
+            let (generation, key) = (key.0, key.1.to_vec());
+            report.stale.push(Stale { generation, key, seq: newest.seq, lost_seq });
         }
         report.doubtful += u64::from(newest.seq <= report.doubtful_seq_max);
         true
     });
-    report.stale.sort_by(|a, b| (a.content, &a.key).cmp(&(b.content, &b.key)));
-    report.keys = newest.keys().filter(|(content, _)| *content != TABLE_CONTENT).count() as u64;
+    report.stale.sort_by(|a, b| (a.generation, &a.key).cmp(&(b.generation, &b.key)));
+    report.keys =
+        newest.keys().filter(|(generation, _)| *generation != TABLE_GENERATION).count() as u64;
 }
 
 /// Reads everything again and copies the newest record of each key.
@@ -331,7 +334,7 @@ fn save(
                 match scanner.next() {
                     Ok(None) => break,
                     Ok(Some(record)) => {
-                        let known = newest.get_mut(&(record.extra.content, record.key.into()));
+                        let known = newest.get_mut(&(record.extra.generation, record.key.into()));
                         let known = known.filter(|known| {
                             known.source == number && known.offset == record.offset
                         });

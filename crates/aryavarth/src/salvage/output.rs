@@ -12,7 +12,7 @@ use std::path::Path;
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, IoError, Site, is_of_the_system};
 use crate::hint;
-use crate::index::{TABLE_CONTENT, TABLE_KEY, Table};
+use crate::index::{SpaceTable, TABLE_GENERATION, TABLE_KEY};
 use crate::log::CopyWriter;
 use crate::manifest::{Edit, Manifest, State};
 use crate::options::Options;
@@ -121,8 +121,8 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes the table of spaces, as a record with this number.
-    pub(super) fn push_table(&mut self, table: &Table, seq: u64) -> Result<()> {
-        let extra = Extra { content: TABLE_CONTENT, expires_at: None };
+    pub(super) fn push_table(&mut self, table: &SpaceTable, seq: u64) -> Result<()> {
+        let extra = Extra { generation: TABLE_GENERATION, expires_at: None };
         let mut frame = Frame::new(0, 0);
         frame.push(extra, TABLE_KEY, Some(&table.encode()));
         frame.place(seq, 0, 0);

@@ -16,7 +16,7 @@ use super::survey::Survey;
 use super::{Damage, Verdict};
 use crate::segment::Scanner;
 
-/// The highest sequence number of a whole record, by content and key.
+/// The highest sequence number of a whole record, by generation and key.
 type Newest = HashMap<u64, HashMap<Vec<u8>, u64>>;
 
 /// Marks the dead records in a survey's report. Reads everything once more if there is damage that
@@ -26,8 +26,8 @@ pub(super) fn mark(survey: &mut Survey) {
         return;
     }
     let mut newest = Newest::new();
-    for (content, key, _) in survey.report.damage.iter().filter_map(certain) {
-        newest.entry(content).or_default().insert(key.to_vec(), 0);
+    for (generation, key, _) in survey.report.damage.iter().filter_map(certain) {
+        newest.entry(generation).or_default().insert(key.to_vec(), 0);
     }
     if newest.is_empty() {
         return;
@@ -36,7 +36,7 @@ pub(super) fn mark(survey: &mut Survey) {
         for piece in &source.pieces {
             let mut scanner = Scanner::patient(&*source.file, source.salt, piece.start, piece.end);
             walk(&mut scanner, piece.end, u64::MAX, |record, key| {
-                let known = newest.get_mut(&record.content).and_then(|keys| keys.get_mut(key));
+                let known = newest.get_mut(&record.generation).and_then(|keys| keys.get_mut(key));
                 if let Some(known) = known {
                     *known = record.header.seq.max(*known);
                 }
@@ -44,8 +44,8 @@ pub(super) fn mark(survey: &mut Survey) {
         }
     }
     for damage in &mut survey.report.damage {
-        let is_dead = certain(damage).is_some_and(|(content, key, seq)| {
-            newest.get(&content).and_then(|keys| keys.get(key)).is_some_and(|newer| *newer > seq)
+        let is_dead = certain(damage).is_some_and(|(generation, key, seq)| {
+            newest.get(&generation).and_then(|keys| keys.get(key)).is_some_and(|newer| *newer > seq)
         });
         if is_dead {
             damage.verdict = Verdict::Dead;
@@ -53,9 +53,9 @@ pub(super) fn mark(survey: &mut Survey) {
     }
 }
 
-/// Content, key and sequence number of a damaged record, where a checksum vouches for them.
+/// Generation, key and sequence number of a damaged record, where a checksum vouches for them.
 fn certain(damage: &Damage) -> Option<(u64, &[u8], u64)> {
     let is_certain = damage.key_is_certain && damage.removal.is_some();
     let (key, seqs) = (damage.key.as_deref()?, damage.seqs.as_ref()?);
-    is_certain.then_some((damage.content, key, *seqs.end()))
+    is_certain.then_some((damage.generation, key, *seqs.end()))
 }

@@ -116,13 +116,13 @@ pub(super) fn describe(
     damage.tears_batch = torn_before || hole.remains.as_ref().is_some_and(|r| !r.header.last);
     let Some(by_offset) = by_offset else {
         damage.seqs = Some(seqs(hole, known));
-        if let Some(Remains { header, content, key }) = &hole.remains {
+        if let Some(Remains { header, generation, key }) = &hole.remains {
             damage.removal = Some(header.kind == Kind::Tombstone);
             match header.kind {
                 // A mark holds no data.
                 Kind::Mark => (damage.seqs, damage.removal) = (None, None),
                 Kind::Put | Kind::Tombstone => {
-                    (damage.key, damage.content) = (Some(key.clone()), *content);
+                    (damage.key, damage.generation) = (Some(key.clone()), *generation);
                 }
             }
         }
@@ -140,7 +140,7 @@ pub(super) fn describe(
             offset,
             bytes: end - offset,
             key: Some(key.to_vec()),
-            content: extra.content,
+            generation: extra.generation,
             key_is_certain: true,
             removal: Some(kind == Kind::Tombstone),
             seqs: Some(seq..=seq),

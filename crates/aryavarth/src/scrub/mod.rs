@@ -57,9 +57,9 @@ pub struct Damage {
     pub reason: String,
     /// The key of the damaged record, where it can still be read.
     pub key: Option<Vec<u8>>,
-    /// The content that the key belongs to: the number of its space, unless that was ever emptied
+    /// The generation that the key belongs to: the number of its space, unless that was ever emptied
     /// or swapped; see docs/format.md.
-    pub content: u64,
+    pub generation: u64,
     /// Whether a checksum vouches for the key. Else it is the rest of it in the damaged record.
     pub key_is_certain: bool,
     /// Whether the damaged record was a removal, where that is known.
@@ -81,7 +81,7 @@ impl Damage {
             bytes: 0,
             reason: reason.into(),
             key: None,
-            content: 0,
+            generation: 0,
             key_is_certain: false,
             removal: None,
             seqs: None,

@@ -249,7 +249,7 @@ fn name(log: &Log, segment: &Segment, holes: &[Hole]) -> Vec<Damage> {
 fn verdict(log: &Log, segment: &Segment, damage: &Damage) -> Verdict {
     let (Some(key), true) = (&damage.key, damage.key_is_certain) else { return Verdict::Loss };
     let pin = epoch::pin();
-    let found = log.index.find_in(damage.content, key, &pin).map(|found| found.slot().pointer());
+    let found = log.index.find_in(damage.generation, key, &pin).map(|found| found.slot().pointer());
     let is_dead = match (found, damage.removal) {
         (Some(place), Some(_)) => {
             (place.segment, place.offset) != (segment.table_index, damage.offset)

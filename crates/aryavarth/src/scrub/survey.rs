@@ -183,7 +183,7 @@ impl Survey {
                 offset: place.offset,
                 bytes: place.bytes,
                 key: Some(key.to_vec()),
-                content: place.extra.content,
+                generation: place.extra.generation,
                 key_is_certain: true,
                 removal: Some(place.kind == Kind::Tombstone),
                 seqs: Some(place.seq..=place.seq),

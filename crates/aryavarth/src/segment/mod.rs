@@ -31,7 +31,7 @@ pub(crate) use scan::{Checked, Remains, ScanStop, Scanned, Scanner};
 
 /// Bytes of a segment's header.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
-/// The version of everything that is written. Version 2 brought deadlines and contents, which a
+/// The version of everything that is written. Version 2 brought deadlines and generations, which a
 /// reader of version 1 would take for damage.
 pub(crate) const FORMAT_VERSION: u32 = 2;
 /// The oldest version that is read. Version 0 came before the first fixture.
@@ -236,19 +236,19 @@ impl Segment {
     }
 
     /// Reads the value of the record at `offset`, which takes at most `length` bytes and must be
-    /// `key`'s in `content`. One system call; the copy that is returned is the one that was
+    /// `key`'s in `generation`. One system call; the copy that is returned is the one that was
     /// verified.
     pub(crate) fn read_value(
         &self,
         offset: u64,
         length: usize,
-        content: u64,
+        generation: u64,
         key: &[u8],
     ) -> Result<Stored> {
         let mut bytes = vec![0; length];
         let got = read_full(&*self.file, Site::RecordRead, &mut bytes, offset)?;
         bytes.truncate(got);
-        self.value_in(bytes, offset, content, key)
+        self.value_in(bytes, offset, generation, key)
     }
 
     /// The same as far as the page cache has the record: `None` if a disk has to be waited for.
@@ -256,29 +256,29 @@ impl Segment {
         &self,
         offset: u64,
         length: usize,
-        content: u64,
+        generation: u64,
         key: &[u8],
     ) -> Result<Option<Stored>> {
         let mut bytes = vec![0; length];
         match self.file.read_at_now(Site::RecordReadNow, &mut bytes, offset)? {
             // Less may be a record that is cached in part; only a patient read can tell.
-            Some(got) if got == length => self.value_in(bytes, offset, content, key).map(Some),
+            Some(got) if got == length => self.value_in(bytes, offset, generation, key).map(Some),
             _ => Ok(None),
         }
     }
 
-    /// Verifies that `bytes`, read at `offset`, begin with a record of `key` in `content`, and
+    /// Verifies that `bytes`, read at `offset`, begin with a record of `key` in `generation`, and
     /// leaves its value of them.
     fn value_in(
         &self,
         mut bytes: Vec<u8>,
         offset: u64,
-        content: u64,
+        generation: u64,
         key: &[u8],
     ) -> Result<Stored> {
         let (header, parts) = self.verified(&bytes, offset)?;
         let expires_at = parts.extra.expires_at;
-        if header.kind != Kind::Put || parts.key != key || parts.extra.content != content {
+        if header.kind != Kind::Put || parts.key != key || parts.extra.generation != generation {
             return Err(self.damage(offset, "the record there belongs to another key"));
         }
         let end = HEADER_BYTES + header.payload_bytes();

@@ -36,14 +36,14 @@ pub(crate) struct Scanned<'a> {
 pub(crate) struct Checked {
     pub(crate) offset: u64,
     pub(crate) header: Header,
-    pub(crate) content: u64,
+    pub(crate) generation: u64,
 }
 
 /// The fields of a damaged record.
 #[derive(Debug)]
 pub(crate) struct Remains {
     pub(crate) header: Header,
-    pub(crate) content: u64,
+    pub(crate) generation: u64,
     pub(crate) key: Vec<u8>,
 }
 
@@ -122,7 +122,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The next record, verified but not handed out: place, header and content. `key` becomes its
+    /// The next record, verified but not handed out: place, header and generation. `key` becomes its
     /// key. However large the record is, this takes no more memory than the window and the key.
     pub(crate) fn check(&mut self, key: &mut Vec<u8>) -> Result<Option<Checked>, ScanStop> {
         let Some((offset, header)) = self.head()? else {
@@ -142,11 +142,11 @@ impl<'a> Scanner<'a> {
             let of_front = piece.len().min(front_bytes - key.len());
             key.extend_from_slice(&piece[..of_front]);
         }
-        let extra = Extra::decode(key, header.has_deadline, header.has_content);
+        let extra = Extra::decode(key, header.has_deadline, header.has_generation);
         match extra {
             Some(extra) if at == end && header.vouches_for_crc(crc) => {
                 key.drain(..header.extra_bytes());
-                Ok(Some(Checked { offset, header, content: extra.content }))
+                Ok(Some(Checked { offset, header, generation: extra.generation }))
             }
             _ => Err(bad_payload(offset)),
         }
@@ -184,7 +184,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The fields of a bad record at `offset`: its header, if that is right, and the bytes where
-    /// its content's number and its key were, which nothing vouches for.
+    /// its generation's number and its key were, which nothing vouches for.
     pub(crate) fn remains_at(&mut self, offset: u64) -> Result<Option<Remains>, IoError> {
         if self.end.saturating_sub(offset) < HEADER_BYTES as u64 {
             return Ok(None);
@@ -196,9 +196,9 @@ impl<'a> Scanner<'a> {
         let front_bytes = header.extra_bytes() + header.key_bytes;
         let front_bytes = front_bytes.min(self.end.saturating_sub(at) as usize);
         let front = if front_bytes == 0 { &[] } else { self.bytes(at, front_bytes)? };
-        let extra = Extra::decode(front, header.has_deadline, header.has_content);
+        let extra = Extra::decode(front, header.has_deadline, header.has_generation);
         let key = front.get(header.extra_bytes()..).unwrap_or_default().to_vec();
-        Ok(Some(Remains { header, content: extra.unwrap_or_default().content, key }))
+        Ok(Some(Remains { header, generation: extra.unwrap_or_default().generation, key }))
     }
 
     /// Looks at every possible place from here on for a mark, and goes on behind it. For telling a

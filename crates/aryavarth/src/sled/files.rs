@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 
 use ::sled::Db;
 
-use crate::commit::Syncable;
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, FsFile, OpenHow, Site, is_of_the_system};
 use crate::sync::{Arc, Mutex, lock};
+use crate::watermarks::Syncable;
 
 /// sled's log file and its folder of large values, by their names in sled's directory.
 const LOG: &str = "db";

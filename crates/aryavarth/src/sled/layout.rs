@@ -1,18 +1,18 @@
 //! What stands where in sled: the keys and values of the one tree that holds the data.
 //!
 //! ```text
-//! key:    0 number of the content, big-endian   4 the key
+//! key:    0 number of the generation, big-endian   4 the key
 //! value:  0 flags: 1 with a deadline            1 position of its write, little-endian
 //!         9 the deadline, if there is one       then the value
 //! ```
 //!
-//! A *content* is what a space holds. Spaces under 2^31 have at first the content of their own
-//! number; contents that are made later have numbers from 2^31 up, and none is used twice. Which
+//! A *generation* is what a space holds. Spaces under 2^31 have at first the generation of their own
+//! number; generations that are made later have numbers from 2^31 up, and none is used twice. Which
 //! space has which stands in the same tree, under the reserved number, so that one batch of sled's
 //! changes both.
 //!
 //! Invariants:
-//! - Within a content, keys stand in their own order.
+//! - Within a generation, keys stand in their own order.
 //! - What follows the reserved number is read by nobody as data.
 
 use std::ops::Bound;
@@ -27,57 +27,57 @@ use crate::record::{u32_at, u64_at};
 /// The layout's number, which the manifest tells. 0 was before there were spaces, and was never
 /// released.
 pub(super) const LAYOUT: u32 = 1;
-/// The first number of a content that is not a space's own.
+/// The first number of a generation that is not a space's own.
 pub(super) const MADE_FROM: u32 = 1 << 31;
-/// No content has this number.
+/// No generation has this number.
 pub(super) const RESERVED: u32 = u32::MAX;
-/// What follows the reserved number: this and a space, or the next number of a content.
+/// What follows the reserved number: this and a space, or the next number of a generation.
 const SPACE: u8 = b's';
 const NEXT: &[u8] = b"next";
 
-const CONTENT_BYTES: usize = 4;
+const GENERATION_BYTES: usize = 4;
 const POSITION_AT: usize = 1;
 const DEADLINE_AT: usize = 9;
 const WITH_DEADLINE: u8 = 1;
 
-/// Where a key of a content stands.
-pub(super) fn place(content: u32, key: &[u8]) -> Vec<u8> {
-    let mut place = Vec::with_capacity(CONTENT_BYTES + key.len());
-    place.extend_from_slice(&content.to_be_bytes());
+/// Where a key of a generation stands.
+pub(super) fn place(generation: u32, key: &[u8]) -> Vec<u8> {
+    let mut place = Vec::with_capacity(GENERATION_BYTES + key.len());
+    place.extend_from_slice(&generation.to_be_bytes());
     place.extend_from_slice(key);
     place
 }
 
-/// The content and the key of a place.
+/// The generation and the key of a place.
 pub(super) fn split<'a>(place: &'a [u8], home: &Path) -> Result<(u32, &'a [u8])> {
     match place.split_first_chunk() {
-        Some((content, key)) => Ok((u32::from_be_bytes(*content), key)),
-        None => Err(KvsError::corrupt(home, 0, "a key is shorter than its content's number")),
+        Some((generation, key)) => Ok((u32::from_be_bytes(*generation), key)),
+        None => Err(KvsError::corrupt(home, 0, "a key is shorter than its generation's number")),
     }
 }
 
 /// The same for a place that was made here.
-pub(super) fn content_of(place: &[u8]) -> u32 {
-    place.first_chunk().map_or(RESERVED, |content| u32::from_be_bytes(*content))
+pub(super) fn generation_of(place: &[u8]) -> u32 {
+    place.first_chunk().map_or(RESERVED, |generation| u32::from_be_bytes(*generation))
 }
 
 /// The key of a place that was made here.
 pub(super) fn key_of(place: &[u8]) -> &[u8] {
-    place.get(CONTENT_BYTES..).unwrap_or_default()
+    place.get(GENERATION_BYTES..).unwrap_or_default()
 }
 
-/// Where the keys of a range stand in a content. For a range that is not empty.
-pub(super) fn places(content: u32, range: &KeyRange) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+/// Where the keys of a range stand in a generation. For a range that is not empty.
+pub(super) fn places(generation: u32, range: &KeyRange) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
     let start = match &range.start {
-        Bound::Included(key) => Bound::Included(place(content, key)),
-        Bound::Excluded(key) => Bound::Excluded(place(content, key)),
-        Bound::Unbounded => Bound::Included(place(content, b"")),
+        Bound::Included(key) => Bound::Included(place(generation, key)),
+        Bound::Excluded(key) => Bound::Excluded(place(generation, key)),
+        Bound::Unbounded => Bound::Included(place(generation, b"")),
     };
     let end = match &range.end {
-        Bound::Included(key) => Bound::Included(place(content, key)),
-        Bound::Excluded(key) => Bound::Excluded(place(content, key)),
-        // No content has the last number, so there is a next one.
-        Bound::Unbounded => Bound::Excluded(place(content + 1, b"")),
+        Bound::Included(key) => Bound::Included(place(generation, key)),
+        Bound::Excluded(key) => Bound::Excluded(place(generation, key)),
+        // No generation has the last number, so there is a next one.
+        Bound::Unbounded => Bound::Excluded(place(generation + 1, b"")),
     };
     (start, end)
 }
@@ -129,32 +129,32 @@ pub(super) fn decode<'a>(bytes: &'a [u8], home: &Path) -> Result<Found<'a>> {
 /// An entry under the reserved number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// The content of a space.
+    /// The generation of a space.
     Space(u32, u32),
-    /// The number that the next content gets.
+    /// The number that the next generation gets.
     Next(u32),
 }
 
 impl Entry {
     pub(super) fn encode(self) -> (Vec<u8>, [u8; 4]) {
         match self {
-            Entry::Space(space, content) => {
+            Entry::Space(space, generation) => {
                 let mut name = vec![SPACE];
                 name.extend_from_slice(&space.to_be_bytes());
-                (place(RESERVED, &name), content.to_le_bytes())
+                (place(RESERVED, &name), generation.to_le_bytes())
             }
-            Entry::Next(content) => (place(RESERVED, NEXT), content.to_le_bytes()),
+            Entry::Next(generation) => (place(RESERVED, NEXT), generation.to_le_bytes()),
         }
     }
 
     /// An entry by what follows the reserved number.
     pub(super) fn decode(name: &[u8], bytes: &[u8], home: &Path) -> Result<Entry> {
         if bytes.len() == 4 {
-            let content = u32_at(bytes, 0);
+            let generation = u32_at(bytes, 0);
             match name {
-                NEXT => return Ok(Entry::Next(content)),
+                NEXT => return Ok(Entry::Next(generation)),
                 [SPACE, a, b, c, d] => {
-                    return Ok(Entry::Space(u32::from_be_bytes([*a, *b, *c, *d]), content));
+                    return Ok(Entry::Space(u32::from_be_bytes([*a, *b, *c, *d]), generation));
                 }
                 _ => {}
             }
@@ -189,8 +189,8 @@ mod tests {
         let home = Path::new("sled");
         for entry in [Entry::Space(u32::MAX, MADE_FROM), Entry::Space(0, 0), Entry::Next(9)] {
             let (place, bytes) = entry.encode();
-            let (content, name) = split(&place, home).unwrap();
-            assert_eq!(content, RESERVED);
+            let (generation, name) = split(&place, home).unwrap();
+            assert_eq!(generation, RESERVED);
             assert_eq!(Entry::decode(name, &bytes, home).unwrap(), entry);
             assert!(Entry::decode(name, &bytes[..3], home).is_err());
             assert!(Entry::decode(&name[1..], &bytes, home).is_err());

@@ -4,8 +4,8 @@
 //! store's directory; beside it lie the same `LOCK` and manifest that every store has, so that a
 //! directory remembers its engine and says who has it open. What sled lacks of the contract is
 //! added here: a write is acknowledged only when it is durable (files.rs), each value carries the
-//! position of its write and its deadline (layout.rs), spaces have contents that can be exchanged
-//! (contents.rs), writers take turns, so that a closure sees the newest state (write.rs), and what
+//! position of its write and its deadline (layout.rs), spaces have generations that can be exchanged
+//! (generations.rs), writers take turns, so that a closure sees the newest state (write.rs), and what
 //! has expired is removed (sweep.rs).
 //!
 //! sled keeps what was written in buffers of its own for a while, hence two watermarks: `flushed`
@@ -16,8 +16,8 @@
 //! - sled's own flusher stays on, for only it gives space back; nothing here depends on its syncs.
 //! - The directory's lock is given back when nothing of the store runs any more.
 
-mod contents;
 mod files;
+mod generations;
 mod layout;
 mod open;
 mod store;
@@ -30,7 +30,6 @@ use std::task::{Poll, Waker};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use crate::commit::Commit;
 use crate::engine::{
     Count, Inside, KeyPage, KeyRange, KeyWalk, KvsEngine, Page, Position, Stored, Transaction,
     Watch, check_outside,
@@ -41,6 +40,7 @@ use crate::record::{Batch, check_key, check_size, check_value};
 use crate::recovery::DirLock;
 use crate::stats::Stats;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
+use crate::watermarks::Watermarks;
 use open::ENGINE;
 use store::Store;
 use write::NewestInSled;
@@ -153,8 +153,8 @@ impl Inner {
         let (flushed, synced) = (Arc::clone(&store.flushed), Arc::clone(&store.synced));
         let sweeper = Arc::clone(store);
         let mut threads = lock(&self.threads);
-        threads.push(spawn("flusher", move || Commit::run(&flushed))?);
-        threads.push(spawn("committer", move || Commit::run(&synced))?);
+        threads.push(spawn("flusher", move || Watermarks::run(&flushed))?);
+        threads.push(spawn("committer", move || Watermarks::run(&synced))?);
         threads.push(spawn("sweep", move || sweeper.sweep())?);
         Ok(())
     }
@@ -231,7 +231,7 @@ impl KvsEngine for SledKvsEngine {
         let _applying = lock(&store.applying);
         let position = Position(store.claimed.load(Ordering::Relaxed));
         let mut keys = Vec::new();
-        let done = store.walk(store.table.load().content(self.space), range, |key, found| {
+        let done = store.walk(store.table.load().generation(self.space), range, |key, found| {
             let has_room = keys.len() < limit;
             if has_room && !found.is_expired(now_ms) {
                 keys.push(key.to_vec());
@@ -249,7 +249,7 @@ impl KvsEngine for SledKvsEngine {
     fn count(&self) -> Result<(Count, Position)> {
         let store = self.open()?;
         let tally = lock(&store.applying);
-        let count = tally.count(store.table.load().content(self.space));
+        let count = tally.count(store.table.load().generation(self.space));
         Ok((count, Position(store.claimed.load(Ordering::Relaxed))))
     }
 
@@ -273,7 +273,7 @@ impl KvsEngine for SledKvsEngine {
         store.write_batch(self.space, batch)
     }
 
-    fn commit<R>(
+    fn transact<R>(
         &self,
         _keys: &[&[u8]],
         mut body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
@@ -297,7 +297,7 @@ impl KvsEngine for SledKvsEngine {
         let _applying = lock(&store.applying);
         let position = Position(store.claimed.load(Ordering::Relaxed));
         let (mut entries, mut bytes) = (Vec::new(), 0);
-        let done = store.walk(store.table.load().content(self.space), range, |key, found| {
+        let done = store.walk(store.table.load().generation(self.space), range, |key, found| {
             let has_room = entries.len() < limit && bytes < PAGE_BYTES_MAX;
             if has_room && !found.is_expired(now_ms) {
                 bytes += key.len() + found.value.len();

@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 use ::sled::{Db, Tree};
 use arc_swap::ArcSwap;
 
-use super::contents::{Table, Tally};
 use super::files::{self, Buffers, Files, failed};
+use super::generations::{Table, Tally};
 use super::layout::{self, Entry, LAYOUT, RESERVED};
 use super::store::Store;
 use super::sweep::Bell;
 use super::write::{CLOCK, REMOVED_UP_TO};
 use crate::clock::StoreClock;
-use crate::commit::Commit;
 use crate::engine::{Guide, Watches};
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, Site};
@@ -28,6 +27,7 @@ use crate::options::Options;
 use crate::record::u64_at;
 use crate::recovery::{self, Claimed, DirLock};
 use crate::sync::{Arc, AtomicU64, Mutex};
+use crate::watermarks::Watermarks;
 
 /// The engine's name in the manifest, and of sled's directory.
 pub(super) const ENGINE: &str = "sled";
@@ -88,8 +88,8 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Store, DirLock)> {
         sweep_held: Mutex::default(),
         watches: Watches::default(),
         guide: Guide::new(state.store_id),
-        flushed: Arc::new(Commit::over(Buffers(db.clone()), base)),
-        synced: Arc::new(Commit::over(files, base)),
+        flushed: Arc::new(Watermarks::over(Buffers(db.clone()), base)),
+        synced: Arc::new(Watermarks::over(files, base)),
         bell: Bell::default(),
         db,
     };
@@ -116,10 +116,10 @@ fn survey(db: &Db, meta: &Tree, home: &Path) -> Result<Survey> {
     let mut survey = Survey { highest, clock_ms, ..Survey::default() };
     for entry in db.iter() {
         let (place, bytes) = entry.map_err(failed)?;
-        let (content, name) = layout::split(&place, home)?;
-        if content == RESERVED {
+        let (generation, name) = layout::split(&place, home)?;
+        if generation == RESERVED {
             match Entry::decode(name, &bytes, home)? {
-                Entry::Space(space, content) => survey.table.set(space, content),
+                Entry::Space(space, generation) => survey.table.set(space, generation),
                 Entry::Next(next) => survey.table.next = survey.table.next.max(next),
             }
             continue;

@@ -6,7 +6,7 @@
 //! - An absence, and a scan, carry the highest position claimed: sled does not remember removals.
 //!   A value carries the position of its write, or of the latest swap or clear if that is higher:
 //!   it may be why the value is seen.
-//! - The table of contents changes together with sled's own, behind a counter that is odd
+//! - The table of generations changes together with sled's own, behind a counter that is odd
 //!   meanwhile: who reads a key by a table reads again if the counter was odd or has moved.
 
 use std::path::PathBuf;
@@ -15,15 +15,15 @@ use std::time::Instant;
 use ::sled::{Db, IVec, Tree};
 use arc_swap::ArcSwap;
 
-use super::contents::{Table, Tally};
 use super::files::{Buffers, Files, failed};
+use super::generations::{Table, Tally};
 use super::layout::{self, Found};
 use super::sweep::Bell;
 use crate::clock::StoreClock;
-use crate::commit::Commit;
 use crate::engine::{Guide, KeyRange, Position, Stored, Watches, check_outside};
 use crate::error::{KvsError, Result};
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock};
+use crate::watermarks::Watermarks;
 
 /// What all handles and threads of an open store share.
 pub(super) struct Store {
@@ -52,8 +52,8 @@ pub(super) struct Store {
     pub(super) sweep_held: Mutex<Option<Instant>>,
     pub(super) watches: Watches,
     pub(super) guide: Guide,
-    pub(super) flushed: Arc<Commit<Buffers>>,
-    pub(super) synced: Arc<Commit<Files>>,
+    pub(super) flushed: Arc<Watermarks<Buffers>>,
+    pub(super) synced: Arc<Watermarks<Files>>,
     /// Calls the sweep.
     pub(super) bell: Bell,
 }
@@ -92,10 +92,10 @@ impl Store {
         Position(position)
     }
 
-    /// What sled holds for a key of a content.
-    pub(super) fn get(&self, content: Option<u32>, key: &[u8]) -> Result<Option<IVec>> {
-        let Some(content) = content else { return Ok(None) };
-        self.db.get(layout::place(content, key)).map_err(failed)
+    /// What sled holds for a key of a generation.
+    pub(super) fn get(&self, generation: Option<u32>, key: &[u8]) -> Result<Option<IVec>> {
+        let Some(generation) = generation else { return Ok(None) };
+        self.db.get(layout::place(generation, key)).map_err(failed)
     }
 
     /// What a space holds for a key, and when the table by which it was found had changed last.
@@ -104,7 +104,7 @@ impl Store {
             let changes = self.table_changes.load(Ordering::Acquire);
             if changes.is_multiple_of(2) {
                 let table = self.table.load();
-                let bytes = self.get(table.content(space), key)?;
+                let bytes = self.get(table.generation(space), key)?;
                 fence(Ordering::Acquire);
                 if self.table_changes.load(Ordering::Relaxed) == changes {
                     return Ok((bytes, table.changed_at));
@@ -132,12 +132,12 @@ impl Store {
     /// past.
     pub(super) fn walk(
         &self,
-        content: Option<u32>,
+        generation: Option<u32>,
         range: &KeyRange,
         mut visit: impl FnMut(&[u8], Found<'_>) -> bool,
     ) -> Result<bool> {
-        let Some(content) = content.filter(|_| !range.is_empty()) else { return Ok(true) };
-        let mut ascending = self.db.range(layout::places(content, range));
+        let Some(generation) = generation.filter(|_| !range.is_empty()) else { return Ok(true) };
+        let mut ascending = self.db.range(layout::places(generation, range));
         while let Some(entry) = if range.reverse { ascending.next_back() } else { ascending.next() }
         {
             let (place, bytes) = entry.map_err(failed)?;

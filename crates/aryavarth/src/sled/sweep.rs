@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! - A key that expired is removed as a writer would, with a position and under the writer's lock.
-//! - A content that no space has is deleted without a position: nobody could see it.
+//! - A generation that no space has is deleted without a position: nobody could see it.
 
 use std::time::{Duration, Instant};
 
@@ -95,7 +95,7 @@ impl Store {
     fn sweep_step(&self) -> Result<bool> {
         let dropped = lock(&self.applying).dropped();
         match dropped {
-            Some(content) => self.delete_some(content).map(|()| true),
+            Some(generation) => self.delete_some(generation).map(|()| true),
             None => self.expire_some(),
         }
     }
@@ -119,13 +119,13 @@ impl Store {
         Ok(true)
     }
 
-    fn delete_some(&self, content: u32) -> Result<()> {
+    fn delete_some(&self, generation: u32) -> Result<()> {
         self.check()?;
         let mut batch = ::sled::Batch::default();
         let mut deadlines = Vec::new();
         let mut keys = 0;
-        let is_last = self.walk(Some(content), &KeyRange::all(), |key, found: Found<'_>| {
-            let place = place(content, key);
+        let is_last = self.walk(Some(generation), &KeyRange::all(), |key, found: Found<'_>| {
+            let place = place(generation, key);
             batch.remove(place.as_slice());
             deadlines.extend(found.expires_at.map(|deadline| (deadline, place)));
             keys += 1;
@@ -137,7 +137,7 @@ impl Store {
             tally.forget_deadline(&place, deadline);
         }
         if is_last {
-            tally.forget_content(content);
+            tally.forget_generation(generation);
         }
         Ok(())
     }

@@ -2,19 +2,19 @@
 //!
 //! Invariants:
 //! - A write that failed half way poisons the store: nobody knows what sled made of it.
-//! - Keys, and the contents of spaces, change in one batch of sled's.
+//! - Keys, and the generations of spaces, change in one batch of sled's.
 //! - What has expired is not there for a write, and counts as expired when a write takes its place.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry::{Occupied, Vacant};
 use std::mem;
 
-use super::contents::{Deadline, Table};
 use super::files::failed;
-use super::layout::{self, Entry, content_of, key_of, place};
+use super::generations::{Deadline, Table};
+use super::layout::{self, Entry, generation_of, key_of, place};
 use super::store::Store;
 use crate::engine::{
-    Content, Count, Effects, KeyPage, KeyRange, KeyWalk, Newest, Position, Stored,
+    Count, Effects, Generation, KeyPage, KeyRange, KeyWalk, Newest, Position, Stored,
 };
 use crate::error::Result;
 use crate::record::{Batch, Write, check_key, check_size, check_value, record_bytes};
@@ -40,7 +40,7 @@ pub(super) struct Effect {
 pub(super) struct Change {
     /// By place.
     pub(super) effects: BTreeMap<Vec<u8>, Effect>,
-    /// The new content of spaces.
+    /// The new generation of spaces.
     spaces: BTreeMap<u32, u32>,
 }
 
@@ -74,8 +74,8 @@ impl Change {
 }
 
 impl Store {
-    fn deadline(&self, content: Option<u32>, key: &[u8]) -> Result<Option<Deadline>> {
-        let bytes = self.get(content, key)?;
+    fn deadline(&self, generation: Option<u32>, key: &[u8]) -> Result<Option<Deadline>> {
+        let bytes = self.get(generation, key)?;
         bytes.map(|bytes| Ok(self.decode(&bytes)?.expires_at)).transpose()
     }
 
@@ -84,13 +84,13 @@ impl Store {
         let now_ms = self.now_ms();
         let mut table = self.table.load_full();
         let mut change = Change::default();
-        let content = match table.content(space) {
-            Some(content) => content,
+        let generation = match table.generation(space) {
+            Some(generation) => generation,
             None if batch.writes().is_empty() => return Ok((0, self.written())),
             None => {
-                let content = Arc::make_mut(&mut table).make()?;
-                change.spaces.insert(space, content);
-                content
+                let generation = Arc::make_mut(&mut table).make()?;
+                change.spaces.insert(space, generation);
+                generation
             }
         };
         let mut removed = 0;
@@ -101,10 +101,10 @@ impl Store {
             };
             let is_removal = after.is_none();
             let after = after.filter(|stored| !stored.is_expired(now_ms));
-            let was_there = match change.effects.entry(place(content, &key)) {
+            let was_there = match change.effects.entry(place(generation, &key)) {
                 Occupied(mut entry) => mem::replace(&mut entry.get_mut().after, after).is_some(),
                 Vacant(entry) => {
-                    let before = self.deadline(Some(content), &key)?;
+                    let before = self.deadline(Some(generation), &key)?;
                     entry.insert(Effect { before, after });
                     is_live(before, now_ms)
                 }
@@ -122,50 +122,50 @@ impl Store {
         let mut table = self.table.load_full();
         let mut change = Change::default();
         let mut numbers = BTreeMap::new();
-        let mut number_of = |content: Content| -> Result<u32> {
-            if let Some(number) = numbers.get(&content) {
+        let mut number_of = |generation: Generation| -> Result<u32> {
+            if let Some(number) = numbers.get(&generation) {
                 return Ok(*number);
             }
-            let old = match content {
-                Content::Old(space) => table.content(space),
-                Content::New(_) => None,
+            let old = match generation {
+                Generation::Old(space) => table.generation(space),
+                Generation::New(_) => None,
             };
             let number = old.map_or_else(|| Arc::make_mut(&mut table).make(), Ok)?;
-            numbers.insert(content, number);
+            numbers.insert(generation, number);
             Ok(number)
         };
         let mut bytes = 0;
-        // The spaces that keep their contents.
+        // The spaces that keep their generations.
         let mut keepers = BTreeMap::new();
-        for ((content, key), after) in effects.writes {
+        for ((generation, key), after) in effects.writes {
             check_key(&key)?;
             let value = after.as_ref().map(|stored| stored.value.as_slice()).unwrap_or_default();
             check_value(value, self.value_bytes_max)?;
-            let number = number_of(content)?;
+            let number = number_of(generation)?;
             let effect = Effect { before: self.deadline(Some(number), &key)?, after };
             bytes += effect.record_bytes(&key);
-            if let Content::Old(space) = content
-                && !effects.contents.contains_key(&space)
+            if let Generation::Old(space) = generation
+                && !effects.generations.contains_key(&space)
             {
                 keepers.insert(number, space);
             }
             change.effects.insert(place(number, &key), effect);
         }
         check_size("batch", bytes, self.batch_bytes_max)?;
-        for (space, content) in effects.contents {
-            change.spaces.insert(space, number_of(content)?);
+        for (space, generation) in effects.generations {
+            change.spaces.insert(space, number_of(generation)?);
         }
         let before = self.table.load();
-        for (space, content) in &change.spaces {
-            self.touch_space(*space, before.content(*space), *content, &change, now_ms);
+        for (space, generation) in &change.spaces {
+            self.touch_space(*space, before.generation(*space), *generation, &change, now_ms);
         }
         for place in change.effects.keys() {
-            if let Some(space) = keepers.get(&content_of(place)) {
+            if let Some(space) = keepers.get(&generation_of(place)) {
                 self.watches.touch(*space, key_of(place));
             }
         }
         // A high space that is written for the first time keeps what it had not.
-        let new = keepers.into_iter().filter(|(_, space)| before.content(*space).is_none());
+        let new = keepers.into_iter().filter(|(_, space)| before.generation(*space).is_none());
         change.spaces.extend(new.map(|(number, space)| (space, number)));
         self.apply(change, table, now_ms)
     }
@@ -185,7 +185,7 @@ impl Store {
     }
 
     /// Writes a change, all of it or nothing. `table` is the newest one, with the numbers taken
-    /// that the change gives to contents. For the writer only.
+    /// that the change gives to generations. For the writer only.
     pub(super) fn apply(
         &self,
         mut change: Change,
@@ -214,7 +214,7 @@ impl Store {
         if !change.spaces.is_empty() {
             let new = Arc::make_mut(&mut table);
             new.changed_at = position;
-            change.spaces.iter().for_each(|(space, content)| new.set(*space, *content));
+            change.spaces.iter().for_each(|(space, generation)| new.set(*space, *generation));
             tally.drop_unowned(new);
             self.table.store(table);
             self.table_changes.fetch_add(1, Ordering::AcqRel);
@@ -262,7 +262,7 @@ impl Store {
         }
         if !change.spaces.is_empty() {
             let spaces = change.spaces.iter();
-            let spaces = spaces.map(|(space, content)| Entry::Space(*space, *content));
+            let spaces = spaces.map(|(space, generation)| Entry::Space(*space, *generation));
             for entry in spaces.chain([Entry::Next(table.next)]) {
                 let (place, bytes) = entry.encode();
                 batch.insert(place, &bytes);
@@ -321,8 +321,8 @@ pub(super) struct NewestInSled<'a> {
 }
 
 impl NewestInSled<'_> {
-    fn content(&self, space: u32) -> Option<u32> {
-        self.store.table.load().content(space)
+    fn generation(&self, space: u32) -> Option<u32> {
+        self.store.table.load().generation(space)
     }
 }
 
@@ -336,17 +336,17 @@ impl Newest for NewestInSled<'_> {
     }
 
     fn find(&mut self, space: u32, key: &[u8]) -> Result<Option<Stored>> {
-        let bytes = self.store.get(self.content(space), key)?;
+        let bytes = self.store.get(self.generation(space), key)?;
         bytes.map(|bytes| Ok(self.store.decode(&bytes)?.to_stored())).transpose()
     }
 
     fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Deadline>> {
-        self.store.deadline(self.content(space), key)
+        self.store.deadline(self.generation(space), key)
     }
 
     fn keys(&mut self, space: u32, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>> {
         let mut keys = Vec::new();
-        self.store.walk(self.content(space), range, |key, _| {
+        self.store.walk(self.generation(space), range, |key, _| {
             let has_room = keys.len() < limit;
             if has_room {
                 keys.push(key.to_vec());
@@ -365,6 +365,6 @@ impl Newest for NewestInSled<'_> {
     }
 
     fn count(&mut self, space: u32) -> Result<Count> {
-        Ok(lock(&self.store.applying).count(self.content(space)))
+        Ok(lock(&self.store.applying).count(self.generation(space)))
     }
 }

@@ -1,6 +1,6 @@
 //! The background of an open store: its threads, from the start to the close.
 //!
-//! The committer wakes waiters and syncs, the keeper makes room ahead and seals behind, the
+//! The committer wakes waiters and syncs, the maintenance thread makes room ahead and seals behind, the
 //! compactor runs rounds, the scrubber reads records at leisure.
 
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::log::Log;
 use crate::scrub::Scrubber;
 use crate::sync::{Arc, Ordering, lock};
 
-/// How often the keeper looks around without being called.
+/// How often the maintenance thread looks around without being called.
 const KEEPER_REST: Duration = Duration::from_millis(250);
 /// How often the compactor looks whether there is work.
 const COMPACTOR_REST: Duration = Duration::from_millis(250);
@@ -22,7 +22,7 @@ const REST_AFTER: Duration = Duration::from_secs(5);
 const FUTILE_REST: Duration = Duration::from_secs(60);
 
 impl Inner {
-    /// Starts the committer, the keeper, the compactor and the scrubber.
+    /// Starts the committer, the maintenance thread, the compactor and the scrubber.
     pub(super) fn start(&self) -> Result<()> {
         let mut threads = lock(&self.threads);
         let mut spawn = |name: &str, work: fn(&Log, &Scrubber)| {
@@ -33,8 +33,8 @@ impl Inner {
                 KvsError::InvalidOption(format!("no thread can be started: {error}"))
             })
         };
-        spawn("committer", |log, _| log.commit.run())?;
-        spawn("keeper", |log, _| keep(log))?;
+        spawn("committer", |log, _| log.watermarks.run())?;
+        spawn("maintenance", |log, _| maintain(log))?;
         if self.log.options.scrub_bytes_per_second > 0 {
             spawn("scrubber", |log, scrubber| scrubber.run(log))?;
         }
@@ -64,8 +64,8 @@ impl Drop for Inner {
     }
 }
 
-/// The keeper's life: room ahead, seals behind, and what has expired.
-fn keep(log: &Log) {
+/// The life of the maintenance thread: room ahead, seals behind, and what has expired.
+fn maintain(log: &Log) {
     loop {
         // What fails here fails again, with an answer, where a caller needs it.
         drop(log.tend());

@@ -87,12 +87,12 @@ impl KvsEngine for KvStore {
         }
     }
 
-    fn commit<R>(
+    fn transact<R>(
         &self,
         keys: &[&[u8]],
         body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<(R, Position)> {
-        self.outside()?.commit(self.space, keys, body)
+        self.outside()?.transact(self.space, keys, body)
     }
 
     fn scan(&self, range: &KeyRange, limit: usize) -> Result<Page> {
@@ -100,15 +100,15 @@ impl KvsEngine for KvStore {
     }
 
     fn wait(&self, position: Position, level: Durability) -> Result<()> {
-        let commit = &self.inner.log.commit;
-        if position > Position(commit.released()) {
+        let watermarks = &self.inner.log.watermarks;
+        if position > Position(watermarks.released()) {
             check_outside(&*self.inner.log)?;
         }
-        commit.wait(position, level)
+        watermarks.wait(position, level)
     }
 
     fn on_reached(&self, position: Position, level: Durability, waker: &Waker) -> Poll<Result<()>> {
-        self.inner.log.commit.on_reached(position, level, waker)
+        self.inner.log.watermarks.on_reached(position, level, waker)
     }
 
     fn compact(&self) -> Result<()> {

@@ -44,7 +44,7 @@ pub use scan::Scan;
 /// let users: Vec<_> = store.scan(KeyRange::prefix(b"user:")).collect::<Result<_, _>>()?;
 /// assert_eq!(users, [(b"user:2".to_vec(), b"Bob".to_vec())]);
 ///
-/// let visits = store.commit(&[b"visits"], |tx| {
+/// let visits = store.transact(&[b"visits"], |tx| {
 ///     let visits = tx.get(b"visits")?.map_or(0, |bytes| bytes[0]) + 1;
 ///     tx.set("visits", [visits]);
 ///     Ok(visits)
@@ -119,7 +119,7 @@ impl KvStore {
     }
 
     /// A handle of the same store that works in another space of keys. Spaces know nothing of each
-    /// other's keys, share the log, its syncs and every batch of [`commit`](Self::commit), and need
+    /// other's keys, share the log, its syncs and every batch of [`commit`](Self::transact), and need
     /// not be created. A space with a few keys costs about a kilobyte of memory.
     ///
     /// ```
@@ -182,7 +182,7 @@ impl KvStore {
 
     /// Removes all keys of the space by one record; returns when that is durable.
     pub fn clear(&self) -> Result<()> {
-        self.commit(&[], |transaction| {
+        self.transact(&[], |transaction| {
             transaction.clear();
             Ok(())
         })
@@ -207,14 +207,14 @@ impl KvStore {
         Ok(removed)
     }
 
-    /// Runs a closure as [`KvsEngine::commit`] does; returns its result, or its error, when all that
+    /// Runs a closure as [`KvsEngine::transact`] does; returns its result, or its error, when all that
     /// it can depend on is durable.
-    pub fn commit<R>(
+    pub fn transact<R>(
         &self,
         keys: &[&[u8]],
         body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<R> {
-        let done = KvsEngine::commit(self, keys, body);
+        let done = KvsEngine::transact(self, keys, body);
         // An error of the closure tells of what it saw too, be it that a key is absent.
         let everything = || Position(self.inner.log.last_position());
         let position = done.as_ref().map_or_else(|_| everything(), |&(_, position)| position);
@@ -231,14 +231,14 @@ impl KvStore {
 
     /// Returns when everything written before is on disk, whatever the handle's level.
     pub fn flush(&self) -> Result<()> {
-        self.outside()?.commit.sync()
+        self.outside()?.watermarks.sync()
     }
 
     /// Gives all dead bytes back now: seals the active segment, rewrites all without dead records.
     /// Needs space for up to 256 MiB of live data beside the existing files.
     pub fn compact(&self) -> Result<()> {
         let log = self.outside()?;
-        log.commit.check()?;
+        log.watermarks.check()?;
         log.seal_active()?;
         compaction::run_all(log).map_err(KvsError::told_full)
     }
@@ -253,12 +253,12 @@ impl KvStore {
             disk_bytes: log.disk_bytes(),
             segments: log.table.all().len() as u64,
             appended_bytes: log.appended_bytes.load(Ordering::Relaxed),
-            syncs: log.commit.syncs(),
+            syncs: log.watermarks.syncs(),
             compactions: log.compactions.load(Ordering::Relaxed),
             torn_bytes: self.inner.recovery.torn_bytes,
             recovered_records: self.inner.recovery.kept_records,
-            durable_position: log.commit.durable(),
-            written_position: log.commit.written(),
+            durable_position: log.watermarks.durable(),
+            written_position: log.watermarks.written(),
             scrubbed_bytes: self.inner.scrubber.bytes(),
             damaged_records: self.inner.scrubber.losses(log),
             clock_jumps: log.clock.jumps(),
@@ -304,7 +304,7 @@ impl KvStore {
     /// Runs one piece of background work, if there is any, for stores without `background`.
     pub fn step(&self) -> Result<bool> {
         let log = self.outside()?;
-        if log.commit.step()? || log.tend()? || log.sweep()? {
+        if log.watermarks.step()? || log.tend()? || log.sweep()? {
             return Ok(true);
         }
         log.reap();

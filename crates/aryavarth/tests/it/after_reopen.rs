@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use aryavarth::{Batch, Count, KvsEngine};
 
-use crate::engines::{OnDisk, commit, get, names, put_until};
+use crate::engines::{OnDisk, get, names, put_until, transact};
 use crate::runner::TestClock;
 
 stories! { [every_on_disk] on_disk [
@@ -53,7 +53,7 @@ fn a_cleared_space_stays_empty_and_takes_new_keys<E: OnDisk>(dir: &Path, clock: 
         for n in 0..300 {
             engine.write(Batch::new().set(format!("{round}:{n}"), "v")).unwrap();
         }
-        commit(&engine, |transaction| {
+        transact(&engine, |transaction| {
             transaction.clear();
             transaction.set("round", round.to_string());
             Ok(())
@@ -76,7 +76,7 @@ fn swapped_spaces_stay_swapped<E: OnDisk>(dir: &Path, clock: &Arc<TestClock>) {
         let (first, second) = if round % 2 == 0 { ("of 0", "of 1") } else { ("of 1", "of 0") };
         assert_eq!(get(&engine, "k"), Some(first.to_owned()));
         assert_eq!(get(&engine.with_space(1), "k"), Some(second.to_owned()));
-        commit(&engine, |transaction| {
+        transact(&engine, |transaction| {
             transaction.swap(0, 1);
             Ok(())
         });

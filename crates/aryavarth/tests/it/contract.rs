@@ -183,7 +183,7 @@ fn a_closure_sees_the_newest_state_and_its_own_writes<E: KvsEngine>(engine: &E) 
     put(engine, "a", "1");
     put(engine, "b", "2");
     let (seen, position) = engine
-        .commit(&[b"a", b"b"], |transaction| {
+        .transact(&[b"a", b"b"], |transaction| {
             let before = (transaction.get(b"a")?, transaction.contains(b"c")?);
             transaction.set("a", "3");
             transaction.set("c", "4");
@@ -198,7 +198,7 @@ fn a_closure_sees_the_newest_state_and_its_own_writes<E: KvsEngine>(engine: &E) 
     assert_eq!(seen, ((some("1"), false), (some("3"), true), None, false));
     assert_eq!((read(engine, b"a"), read(engine, b"b")), (some("3"), None));
     assert_eq!(all_keys(engine), [b"a", b"c"]);
-    assert_eq!(engine.commit(&[], |_| Ok(7)).unwrap().0, 7, "a closure need not write");
+    assert_eq!(engine.transact(&[], |_| Ok(7)).unwrap().0, 7, "a closure need not write");
 }
 
 fn a_closure_may_read_keys_that_it_did_not_announce<E: KvsEngine>(engine: &E) {
@@ -206,7 +206,7 @@ fn a_closure_may_read_keys_that_it_did_not_announce<E: KvsEngine>(engine: &E) {
         put(engine, [n], vec![n; 1000]);
     }
     let (sum, _) = engine
-        .commit(&[], |transaction| {
+        .transact(&[], |transaction| {
             let mut sum = 0;
             for n in 0..60_u8 {
                 sum += transaction.get(&[n])?.map_or(0, |value| value.len());
@@ -225,14 +225,14 @@ fn a_closure_that_announces_its_keys_while_it_runs_runs_twice_at_most<E: KvsEngi
     let batch = keys.iter().fold(Batch::new(), |batch, key| batch.set(key.clone(), vec![7; 3000]));
     engine.with_space(1).write(batch).unwrap();
     let (mut announced, mut collected) = (0, 0);
-    let values = engine.commit(&[], |transaction| {
+    let values = engine.transact(&[], |transaction| {
         announced += 1;
         transaction.select(1);
         transaction.fetch(keys.iter().map(Vec::as_slice))?;
         keys.iter().map(|key| transaction.get(key)).collect::<Result<Vec<_>, _>>()
     });
     assert!(values.unwrap().0.iter().all(|value| value.as_ref().is_some_and(|v| v.len() == 3000)));
-    let found = engine.commit(&[], |transaction| {
+    let found = engine.transact(&[], |transaction| {
         collected += 1;
         transaction.select(1);
         // Goes on to its end, however much is missing.
@@ -244,7 +244,7 @@ fn a_closure_that_announces_its_keys_while_it_runs_runs_twice_at_most<E: KvsEngi
 
 fn a_closure_that_fails_writes_nothing<E: KvsEngine>(engine: &E) {
     put(engine, "a", "1");
-    let failed = engine.commit(&[b"a"], |transaction| -> Result<(), KvsError> {
+    let failed = engine.transact(&[b"a"], |transaction| -> Result<(), KvsError> {
         transaction.set("a", "2");
         transaction.set("b", "2");
         Err(KvsError::KeyNotFound)
@@ -256,7 +256,7 @@ fn a_closure_that_fails_writes_nothing<E: KvsEngine>(engine: &E) {
 fn a_closure_that_panics_writes_nothing_and_the_store_goes_on<E: KvsEngine>(engine: &E) {
     put(engine, "a", "1");
     let panicked = catch_unwind(AssertUnwindSafe(|| {
-        engine.commit(&[b"a"], |transaction| -> Result<(), KvsError> {
+        engine.transact(&[b"a"], |transaction| -> Result<(), KvsError> {
             transaction.set("a", "2");
             panic!("a closure that panics");
         })
@@ -274,7 +274,7 @@ fn a_call_into_the_store_from_inside_a_closure_is_refused_at_once<E: KvsEngine>(
     }
     put(engine, "a", "1");
     let batch = || Batch::new().set("a", "2");
-    let counted = engine.commit(&[b"a"], |transaction| {
+    let counted = engine.transact(&[b"a"], |transaction| {
         let other = engine.with_space(1);
         refused(engine.write(batch()));
         refused(other.write(batch()));
@@ -282,7 +282,7 @@ fn a_call_into_the_store_from_inside_a_closure_is_refused_at_once<E: KvsEngine>(
         refused(engine.set("a".into(), "2".into()));
         refused(engine.remove("a".into()));
         refused(engine.watch(b"a"));
-        refused(other.commit(&[], |inner| {
+        refused(other.transact(&[], |inner| {
             inner.clear();
             Ok(())
         }));
@@ -301,7 +301,7 @@ fn a_call_into_the_store_from_inside_a_closure_is_refused_at_once<E: KvsEngine>(
 
 fn closures_of_many_threads_lose_no_increment<E: KvsEngine>(engine: &E) {
     let increment = |engine: &E| {
-        let counted = engine.commit(&[b"n"], |transaction| {
+        let counted = engine.transact(&[b"n"], |transaction| {
             let text = transaction.get(b"n")?.unwrap_or_else(|| b"0".to_vec());
             let next = String::from_utf8(text).unwrap().parse::<u32>().unwrap() + 1;
             transaction.set("n", next.to_string());
@@ -410,7 +410,7 @@ fn what_is_too_large_is_refused_whole<E: KvsEngine>(engine: &E) {
         }
         other => panic!("a key of 65,536 bytes: {other:?}"),
     }
-    let committed = engine.commit(&[], |transaction| {
+    let committed = engine.transact(&[], |transaction| {
         transaction.set("b", "2");
         transaction.set(too_large.clone(), "v");
         Ok(())
@@ -443,7 +443,7 @@ fn stats_count_the_keys<E: KvsEngine>(engine: &E) {
     engine.write(Batch::new().remove("a").remove("a").remove("z").set("d", "v")).unwrap();
     assert_eq!(engine.stats().keys, 3);
     engine
-        .commit(&[], |transaction| {
+        .transact(&[], |transaction| {
             for key in ["b", "c", "d"] {
                 transaction.remove(key);
             }
@@ -462,7 +462,7 @@ fn what_was_waited_for_is_reached<E: KvsEngine>(engine: &E) {
         let (_, seen) = engine.read(b"k").unwrap();
         assert!(seen <= position);
         assert!(engine.scan(&KeyRange::all(), 10).unwrap().position <= position);
-        let ((), computed) = engine.commit(&[], |_| Ok(())).unwrap();
+        let ((), computed) = engine.transact(&[], |_| Ok(())).unwrap();
         assert!(computed >= position, "a closure may have looked at everything");
         engine.wait(position, Durability::Always).unwrap();
         for level in [Durability::Always, Durability::Interval(5), Durability::Os] {

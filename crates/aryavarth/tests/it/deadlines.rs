@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use aryavarth::{Batch, KeyRange, KvsEngine, KvsError, Stored};
 
-use crate::engines::{commit, get, names, put_until};
+use crate::engines::{get, names, put_until, transact};
 use crate::runner::TestClock;
 
 stories! { [every] timed [
@@ -39,7 +39,7 @@ fn is_there<E: KvsEngine>(engine: &E, key: &str) -> bool {
     let bytes = key.as_bytes();
     let is_there = get(engine, key).is_some();
     assert_eq!(names(engine).contains(&key.to_owned()), is_there);
-    let inside = commit(engine, |transaction| {
+    let inside = transact(engine, |transaction| {
         assert_eq!(transaction.find(bytes)?.is_some(), is_there);
         assert_eq!(transaction.get(bytes)?.is_some(), is_there);
         assert_eq!(transaction.deadline(bytes)?.is_some(), is_there);
@@ -61,7 +61,7 @@ fn the_clock_is_the_one_that_was_given<E: KvsEngine>(engine: &E, clock: &TestClo
     assert_eq!(engine.now_ms(), TestClock::START_MS);
     let now = clock.advance(5);
     assert_eq!((engine.now_ms(), engine.with_space(3).now_ms()), (now, now));
-    assert_eq!(commit(engine, |transaction| Ok(transaction.now_ms())), now);
+    assert_eq!(transact(engine, |transaction| Ok(transaction.now_ms())), now);
 }
 
 fn a_key_is_there_until_its_millisecond_and_then_for_nobody<E: KvsEngine>(
@@ -70,7 +70,7 @@ fn a_key_is_there_until_its_millisecond_and_then_for_nobody<E: KvsEngine>(
 ) {
     let start = clock.advance(0);
     put_until(engine, "by batch", "v", start + 1000);
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         transaction
             .store("by closure", Stored { value: b"v".to_vec(), expires_at: Some(start + 1001) });
         Ok(())
@@ -104,7 +104,7 @@ fn a_key_tells_its_deadline<E: KvsEngine>(engine: &E, clock: &TestClock) {
     {
         assert_eq!(engine.deadline(key.as_bytes()).unwrap().0, wanted, "{key}");
     }
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         assert_eq!(transaction.find(b"until")?, stored("v", Some(deadline)));
         assert_eq!(transaction.deadline(b"until")?, Some(Some(deadline)));
         assert_eq!(transaction.deadline(b"for good")?, Some(None));
@@ -121,7 +121,7 @@ fn setting_a_key_removes_or_replaces_its_deadline<E: KvsEngine>(engine: &E, cloc
         put_until(engine, key, "v", deadline);
     }
     engine.set("set".into(), "w".into()).unwrap();
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         transaction.set("closure", "w");
         Ok(())
     });
@@ -151,7 +151,7 @@ fn a_deadline_in_the_past_removes<E: KvsEngine>(engine: &E, clock: &TestClock) {
     }
     put_until(engine, "new", "v", now);
     engine.set("e".into(), "v".into()).unwrap();
-    let during = commit(engine, |transaction| {
+    let during = transact(engine, |transaction| {
         transaction.store("e", Stored { value: b"w".to_vec(), expires_at: Some(now) });
         transaction.contains(b"e")
     });
@@ -195,7 +195,7 @@ fn a_closure_finds_what_has_expired_absent<E: KvsEngine>(engine: &E, clock: &Tes
     put_until(engine, "05", "v", deadline + 1);
     engine.set("20".into(), "v".into()).unwrap();
     clock.set(deadline);
-    let (keys, back, first) = commit(engine, |transaction| {
+    let (keys, back, first) = transact(engine, |transaction| {
         let keys = transaction.keys(&KeyRange::all(), 100)?;
         let back = transaction.keys(&KeyRange::all().reversed(), 1)?;
         transaction.set("29", "again");
@@ -212,7 +212,7 @@ fn a_closure_finds_what_has_expired_absent<E: KvsEngine>(engine: &E, clock: &Tes
 fn time_stands_still_in_a_closure<E: KvsEngine>(engine: &E, clock: &TestClock) {
     let deadline = clock.advance(0) + 10;
     put_until(engine, "a", "v", deadline);
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         let before = transaction.now_ms();
         assert!(transaction.contains(b"a")?);
         clock.set(deadline);
@@ -240,7 +240,7 @@ fn batches_and_closures_mix_deadlines_and_removals<E: KvsEngine>(engine: &E, clo
         .set_until("d", "2", now);
     assert_eq!(engine.write(batch).unwrap().0, 1);
     assert_eq!(names(engine), ["a", "b"]);
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         let until = |value: &str| Stored { value: value.into(), expires_at: Some(now + 10) };
         transaction.set("b", "3");
         transaction.store("e", until("1"));
@@ -337,7 +337,7 @@ fn a_clock_that_is_set_back_revives_nothing<E: KvsEngine>(engine: &E, clock: &Te
     assert!(!is_there(engine, "0") && !is_there(engine, "99"));
     assert_eq!(names(engine), ["later"]);
     assert_eq!(engine.now_ms(), deadline);
-    assert_eq!(commit(engine, |transaction| Ok(transaction.now_ms())), deadline);
+    assert_eq!(transact(engine, |transaction| Ok(transaction.now_ms())), deadline);
     // A deadline is by the clock that did not go back.
     put_until(engine, "past", "v", deadline);
     assert_eq!(names(engine), ["later"]);

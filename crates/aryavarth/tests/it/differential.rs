@@ -146,8 +146,8 @@ impl<'a, E: KvsEngine> Run<'a, E> {
                 let acts: Vec<Act> = (0..=self.dice.below(7)).map(|_| self.act()).collect();
                 let what = format!("{what}, in {space}: {acts:?}");
                 let announced: &[&[u8]] = if self.dice.below(2) == 0 { &[] } else { &[b"3", b"7"] };
-                let seen = engine.commit(announced, |transaction| act(transaction, &acts));
-                let expected = model.commit(announced, |transaction| act(transaction, &acts));
+                let seen = engine.transact(announced, |transaction| act(transaction, &acts));
+                let expected = model.transact(announced, |transaction| act(transaction, &acts));
                 assert_same(seen.map(|(seen, _)| seen), expected.map(|(seen, _)| seen), &what);
             }
             14..=16 => drop(self.clock.advance(self.dice.below(10))),

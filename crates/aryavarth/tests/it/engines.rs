@@ -109,11 +109,11 @@ pub(crate) fn put_until<E: KvsEngine>(engine: &E, key: &str, value: &str, deadli
 }
 
 /// Runs a closure that announces nothing.
-pub(crate) fn commit<E: KvsEngine, R>(
+pub(crate) fn transact<E: KvsEngine, R>(
     engine: &E,
     body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
 ) -> R {
-    engine.commit(&[], body).unwrap().0
+    engine.transact(&[], body).unwrap().0
 }
 
 /// The value of a key as text, as each way to read it shows it.
@@ -147,7 +147,7 @@ pub(crate) fn names_in<E: KvsEngine>(engine: &E, range: &KeyRange, limit: usize)
     assert!(scanned.done);
     let scanned: Vec<Vec<u8>> = scanned.entries.into_iter().map(|(key, _)| key).collect();
     assert_eq!(keys, scanned, "a scan in pages of {limit}");
-    assert_eq!(keys, commit(engine, |transaction| transaction.keys(range, usize::MAX)));
+    assert_eq!(keys, transact(engine, |transaction| transaction.keys(range, usize::MAX)));
     keys.into_iter().map(|key| String::from_utf8(key).unwrap()).collect()
 }
 

@@ -402,11 +402,15 @@ fn the_tables_in_the_document_decode_a_segment() {
     let told = |name: &str| records.iter().map(|record| record[name]).collect::<Vec<_>>();
     assert_eq!(told("kind"), [1, 3, 1, 2, 3, 1], "put, mark, put, tombstone, mark, put");
     assert_eq!(told("sequence number"), [1, 2, 3, 4, 5, 6]);
-    assert_eq!(told("flags"), [1, 1, 0, 1, 1, 7], "the last of each frame; deadline and content");
+    assert_eq!(
+        told("flags"),
+        [1, 1, 0, 1, 1, 7],
+        "the last of each frame; deadline and generation"
+    );
     assert_eq!(told("key length"), [4, 0, 4, 4, 0, 1]);
     assert_eq!(told("value length"), [5, 40, 5, 0, 40, 1]);
     assert_eq!(told("at"), [64, 104, 168, 208, 240, 304]);
-    assert_eq!((records[5]["deadline"], records[5]["content"]), (DEADLINE, 1));
+    assert_eq!((records[5]["deadline"], records[5]["generation"]), (DEADLINE, 1));
 
     let mark = &records[1];
     assert_eq!(mark["durable position"], 104, "all before it was synced");
@@ -446,7 +450,7 @@ fn the_tables_in_the_document_decode_a_hint_file() {
     let offsets: Vec<u64> = told("offset / 8").iter().map(|at| at * 8).collect();
     assert_eq!(offsets, [64, 168, 208, 304]);
     assert_eq!(told("record length"), [40, 40, 32, 48]);
-    assert_eq!((entries[3]["deadline"], entries[3]["content"]), (DEADLINE, 1));
+    assert_eq!((entries[3]["deadline"], entries[3]["generation"]), (DEADLINE, 1));
 }
 
 /// Gives a manifest, which has the number `number`, another format.

@@ -127,7 +127,7 @@ fn run<E: KvsEngine>(engine: &E, group: usize, op: &Op) -> Result<Answer> {
             (Answer::Removed(removed), position)
         }
         Op::Read(_) | Op::Increment(_) | Op::CompareAndSet { .. } => {
-            let (held, position) = engine.commit(&[], |tx| {
+            let (held, position) = engine.transact(&[], |tx| {
                 let mut get = |at: usize| Ok(tx.get(&key(group, at))?.as_deref().map(value));
                 match op {
                     Op::Write(_) => unreachable!("no closure"),

@@ -21,12 +21,12 @@ fn a_blocking_call_from_inside_a_closure_is_refused_at_once() {
     store.put(b"durable", b"1").unwrap();
     let unsynced = store.with_durability(Durability::Os);
     unsynced.put(b"unsynced", b"1").unwrap();
-    let done = store.commit(&[], |transaction| {
+    let done = store.transact(&[], |transaction| {
         refused(store.put(b"k", b"v"));
         refused(store.put_until(b"k", b"v", u64::MAX));
         refused(store.delete(b"durable"));
         refused(store.write(Batch::new().set("k", "v")));
-        refused(store.commit(&[], |_| Ok(())));
+        refused(store.transact(&[], |_| Ok(())));
         refused(store.clear());
         refused(store.with_space(3).clear());
         refused(store.flush());
@@ -53,17 +53,17 @@ fn a_blocking_call_from_inside_a_closure_is_refused_at_once() {
 #[test]
 fn only_the_closures_own_store_refuses_and_only_while_it_runs() {
     let (one, other) = (open(SimFs::new()), open(SimFs::new()));
-    one.commit(&[], |_| {
+    one.transact(&[], |_| {
         other.put(b"k", b"v")?;
-        other.commit(&[], |_| {
+        other.transact(&[], |_| {
             assert!(matches!(one.put(b"k", b"v"), Err(KvsError::InsideTransaction)));
             Ok(())
         })
     })
     .unwrap();
-    let failed = one.commit(&[], |_| -> Result<(), _> { Err(KvsError::KeyNotFound) });
+    let failed = one.transact(&[], |_| -> Result<(), _> { Err(KvsError::KeyNotFound) });
     assert!(failed.is_err());
-    let panicking = || one.commit(&[], |_| -> Result<(), _> { panic!("a closure that panics") });
+    let panicking = || one.transact(&[], |_| -> Result<(), _> { panic!("a closure that panics") });
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panicking)).is_err());
     one.put(b"k", b"v").unwrap();
     other.put(b"k", b"w").unwrap();

@@ -94,11 +94,11 @@ fn what_a_closure_tells_is_durable() {
     store.put(b"gone", b"v").unwrap();
     let unsynced = store.with_durability(Durability::Os);
     unsynced.put(b"k", b"v").unwrap();
-    let told = store.commit(&[b"k"], |tx| tx.get(b"k")).unwrap();
+    let told = store.transact(&[b"k"], |tx| tx.get(b"k")).unwrap();
     assert_eq!(open(fs.crash(Crash::Nothing)).read(b"k").unwrap(), told);
 
     assert!(unsynced.delete(b"gone").unwrap());
-    let told = store.commit(&[b"gone"], |tx| tx.get(b"gone")?.ok_or(KvsError::KeyNotFound));
+    let told = store.transact(&[b"gone"], |tx| tx.get(b"gone")?.ok_or(KvsError::KeyNotFound));
     assert!(matches!(told, Err(KvsError::KeyNotFound)), "{told:?}");
     assert_eq!(open(fs.crash(Crash::Nothing)).read(b"gone").unwrap(), None);
 }
@@ -166,7 +166,7 @@ fn a_deadline_is_no_more_durable_than_the_value_it_belongs_to() {
                     transaction.clear();
                     Ok(())
                 };
-                KvsEngine::commit(&store, &[], clear).unwrap();
+                KvsEngine::transact(&store, &[], clear).unwrap();
             }
             _ => store.put(b"k", b"v").unwrap(),
         }
@@ -198,7 +198,7 @@ fn a_closure_is_given_so_much_and_no_more() {
     let store = open();
     let named: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
     let read = |count: usize| {
-        KvsEngine::commit(&store, &named, |transaction| {
+        KvsEngine::transact(&store, &named, |transaction| {
             named[..count].iter().try_for_each(|key| transaction.get(key).map(drop))
         })
     };
@@ -206,7 +206,7 @@ fn a_closure_is_given_so_much_and_no_more() {
     let refused = read(9).unwrap_err();
     assert!(matches!(refused, KvsError::TooLarge { size: 2_100_000.., .. }), "{refused}");
     // A value that is only removed is not read.
-    let removed = KvsEngine::commit(&store, &[], |transaction| {
+    let removed = KvsEngine::transact(&store, &[], |transaction| {
         for key in &named {
             transaction.remove(*key);
         }

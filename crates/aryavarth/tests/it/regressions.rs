@@ -486,7 +486,7 @@ fn a_write_that_races_with_the_close_is_refused_or_kept() {
     armed.store(1, Ordering::SeqCst);
     let other = store.clone();
     let writer = thread::spawn(move || {
-        let outcome = other.commit(&[b"k"], |tx| {
+        let outcome = other.transact(&[b"k"], |tx| {
             let old = tx.get(b"k")?;
             tx.set("k", "2");
             Ok(old)

@@ -161,12 +161,12 @@ impl KvsEngine for Reopened {
         self.once(|store| store.write_each(batches))
     }
 
-    fn commit<R>(
+    fn transact<R>(
         &self,
         keys: &[&[u8]],
         body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<(R, Position)> {
-        self.once(|store| KvsEngine::commit(store, keys, body))
+        self.once(|store| KvsEngine::transact(store, keys, body))
     }
 
     fn scan(&self, range: &KeyRange, limit: usize) -> Result<Page> {

@@ -224,7 +224,7 @@ impl Runner {
             }
             Act::Chain(level, links) => self.chain(*level, links),
             Act::SetFor(..) | Act::Clear(_) | Act::Swap(..) | Act::Mix(..) => self.play_space(act),
-            Act::Move(level, from, to) => self.commit(*level, from, to),
+            Act::Move(level, from, to) => self.transact(*level, from, to),
             Act::Read(level, key) => {
                 let store = self.handle(*level);
                 let value = store.read(key)?;
@@ -262,7 +262,7 @@ impl Runner {
                 self.write(*level, vec![Effect::Clear(space)], |store| store.clear().map(|()| 0))
             }
             Act::Swap(level, a, b) => self.write(*level, vec![Effect::Swap(*a, *b)], |store| {
-                store.commit(&[], |transaction| {
+                store.transact(&[], |transaction| {
                     transaction.swap(*a, *b);
                     Ok(0)
                 })
@@ -278,7 +278,7 @@ impl Runner {
                     Effect::Put(place, Some(more.clone())),
                 ];
                 self.write(*level, effects, |store| {
-                    store.commit(&[], |transaction| {
+                    store.transact(&[], |transaction| {
                         transaction.clear();
                         transaction.store(key.as_slice(), stored.clone());
                         transaction.swap(space, *other);
@@ -452,14 +452,14 @@ impl Runner {
         failed.map_or(Ok(()), Err)
     }
 
-    fn commit(&mut self, level: Durability, from: &Key, to: &Key) -> Result<(), KvsError> {
+    fn transact(&mut self, level: Durability, from: &Key, to: &Key) -> Result<(), KvsError> {
         let before = self.oracle.newest(&(self.space, from.clone())).cloned();
         let after = before.clone().map(|value| [value, b"+".to_vec()].concat());
         self.oracle.issued(match &after {
             Some(after) => vec![self.put(from, None), self.put(to, Some(after))],
             None => Vec::new(),
         });
-        let done = self.handle(level).commit(&[from], |transaction| {
+        let done = self.handle(level).transact(&[from], |transaction| {
             let mut value = transaction.get(from)?.ok_or(KvsError::KeyNotFound)?;
             value.push(b'+');
             transaction.remove(from.as_slice());

@@ -183,7 +183,7 @@ impl Runner {
                 writeln!(said, "removed {}", self.store().write(batch)?)?;
             }
             Command::Increment { key } => {
-                let count = self.store().commit(&[key.as_bytes()], |tx| {
+                let count = self.store().transact(&[key.as_bytes()], |tx| {
                     let old = tx.get(key.as_bytes())?.map_or("0".to_owned(), |v| show(Some(v)));
                     let count = old.parse::<u64>().unwrap_or(0) + 1;
                     tx.set(key.as_str(), count.to_string());

@@ -16,12 +16,12 @@ fn rot(fs: &SimFs, bytes: &[u8]) {
     for name in fs.list(SITE, Path::new(DIR)).unwrap() {
         let path = Path::new(DIR).join(&name);
         let file = fs.open(SITE, &path, OpenHow::Write).unwrap();
-        let mut contents = vec![0; file.len(SITE).unwrap() as usize];
-        read_full(&*file, SITE, &mut contents, 0).unwrap();
-        let at = contents.windows(bytes.len()).position(|part| part == bytes);
+        let mut generations = vec![0; file.len(SITE).unwrap() as usize];
+        read_full(&*file, SITE, &mut generations, 0).unwrap();
+        let at = generations.windows(bytes.len()).position(|part| part == bytes);
         let is_log = path.extension().is_some_and(|extension| extension == "log");
         if let Some(at) = at.filter(|_| is_log) {
-            write_full(&*file, SITE, &[contents[at] ^ 4], at as u64).unwrap();
+            write_full(&*file, SITE, &[generations[at] ^ 4], at as u64).unwrap();
             return;
         }
     }
@@ -119,9 +119,9 @@ fn a_closure_removes_and_replaces_what_is_damaged_and_does_not_read_it() {
     store.compact().unwrap();
     rot(&fs, b"value-1-of-2");
     rot(&fs, b"value-2-of-2");
-    let read = store.commit(&[b"removed"], |tx| tx.get(b"removed"));
+    let read = store.transact(&[b"removed"], |tx| tx.get(b"removed"));
     assert!(matches!(read, Err(KvsError::Corrupt { .. })), "{read:?}");
-    let done = store.commit(&[b"removed", b"replaced"], |tx| {
+    let done = store.transact(&[b"removed", b"replaced"], |tx| {
         assert!(tx.contains(b"removed")?);
         tx.remove("removed");
         tx.set("replaced", "new");

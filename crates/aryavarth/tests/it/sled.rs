@@ -441,7 +441,7 @@ fn a_failed_sync_poisons_the_store_until_it_is_reopened() {
     is_poisoned(engine.set("new".into(), "v".into()));
     watched.fail(None);
     is_poisoned(engine.set("newer".into(), "v".into()));
-    is_poisoned(engine.commit(&[], |_| Ok(())).map(drop));
+    is_poisoned(engine.transact(&[], |_| Ok(())).map(drop));
     is_poisoned(engine.get("new".into()).map(drop));
     is_poisoned(engine.flush());
     let (_, position) = engine.read(b"new").unwrap();

@@ -14,7 +14,7 @@ use aryavarth::{
     Stored, Transaction,
 };
 
-use crate::engines::{OnDisk, commit, get, names, put_until};
+use crate::engines::{OnDisk, get, names, put_until, transact};
 use crate::format::seal_first_edit;
 use crate::runner::TestClock;
 
@@ -89,7 +89,7 @@ fn a_killed_process_leaves_spaces_and_deadlines_whole() {
     if let Some(dir) = as_child() {
         let engine = SledKvsEngine::open_at(&dir, &TestClock::new());
         for round in round_of(&engine) + 1.. {
-            let written = engine.commit(&[], |transaction| {
+            let written = engine.transact(&[], |transaction| {
                 write_round(transaction, round);
                 Ok(())
             });
@@ -101,7 +101,7 @@ fn a_killed_process_leaves_spaces_and_deadlines_whole() {
     // Without the swap of the rounds, and round 0 is an even one.
     engine.with_space(1).set("name".into(), "two".into()).unwrap();
     engine.with_space(2).set("name".into(), "one".into()).unwrap();
-    commit(&engine, |transaction| {
+    transact(&engine, |transaction| {
         write_round(transaction, 0);
         Ok(())
     });
@@ -161,13 +161,13 @@ fn what_was_cleared_is_deleted_even_after_a_reopen() {
         engine.write(batch).unwrap();
     }
     engine.with_space(1).set("stays".into(), "v".into()).unwrap();
-    commit(&engine, |transaction| {
+    transact(&engine, |transaction| {
         transaction.clear();
         Ok(())
     });
     drop(engine);
     entries_in_sled(dir.path());
-    // After a crash right after another clear: a content that no space has.
+    // After a crash right after another clear: a generation that no space has.
     let db = ::sled::open(dir.path().join("sled")).unwrap();
     for n in 0..1000_u32 {
         let value = [&[1, 1, 0, 0, 0, 0, 0, 0, 0], &deadline.to_le_bytes()[..], b"v"].concat();
@@ -184,7 +184,7 @@ fn what_was_cleared_is_deleted_even_after_a_reopen() {
         thread::sleep(Duration::from_millis(20));
         assert_eq!(engine.stats().expired_keys, 0, "what was cleared expires no more");
         drop(engine);
-        // These stay: the content of space 0, and the number of the next content.
+        // These stay: the generation of space 0, and the number of the next generation.
         if entries_in_sled(dir.path()) == 3 {
             return;
         }
@@ -199,7 +199,7 @@ fn what_a_swap_shows_waits_for_the_swap() {
     engine.with_space(1).set("k".into(), "v".into()).unwrap();
     let (_, before) = engine.with_space(1).read(b"k").unwrap();
     let ((), swapped) = engine
-        .commit(&[], |transaction| {
+        .transact(&[], |transaction| {
             transaction.swap(0, 1);
             Ok(())
         })

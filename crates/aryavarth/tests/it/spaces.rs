@@ -6,7 +6,7 @@ use std::thread;
 
 use aryavarth::{Batch, Count, KeyRange, KvsEngine, KvsError};
 
-use crate::engines::{commit, get, names, names_in, put_until};
+use crate::engines::{get, names, names_in, put_until, transact};
 use crate::runner::TestClock;
 
 stories! { [every] timed [
@@ -38,20 +38,20 @@ fn put<E: KvsEngine>(engine: &E, key: &str, value: &str) {
 
 fn counted<E: KvsEngine>(engine: &E) -> (u64, u64) {
     let Count { keys, expiring } = engine.count().unwrap().0;
-    let inside = commit(engine, |transaction| Ok(transaction.count()?.keys));
+    let inside = transact(engine, |transaction| Ok(transaction.count()?.keys));
     assert_eq!(inside, keys);
     (keys, expiring)
 }
 
 fn clear<E: KvsEngine>(engine: &E) {
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         transaction.clear();
         Ok(())
     });
 }
 
 fn swap<E: KvsEngine>(engine: &E, a: u32, b: u32) {
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         transaction.swap(a, b);
         Ok(())
     });
@@ -62,7 +62,7 @@ fn a_handle_works_in_its_space<E: KvsEngine>(engine: &E, _: &TestClock) {
     let third = engine.with_space(3);
     assert_eq!((third.space(), third.clone().space(), engine.space()), (3, 3, 0));
     assert_eq!(third.with_space(0).space(), 0);
-    assert_eq!(commit(&third, |transaction| Ok(transaction.space())), 3);
+    assert_eq!(transact(&third, |transaction| Ok(transaction.space())), 3);
     third.set("k".into(), "v".into()).unwrap();
     assert_eq!(third.get("k".into()).unwrap(), Some("v".into()));
     assert_eq!(engine.get("k".into()).unwrap(), None);
@@ -165,7 +165,7 @@ fn keys_and_the_expiring_among_them_are_counted<E: KvsEngine>(engine: &E, clock:
 fn a_closure_works_across_spaces<E: KvsEngine>(engine: &E, _: &TestClock) {
     put(engine, "k", "in 0");
     put(&engine.with_space(1), "k", "in 1");
-    let seen = commit(&engine.with_space(1), |transaction| {
+    let seen = transact(&engine.with_space(1), |transaction| {
         let mut seen = vec![transaction.get(b"k")?];
         transaction.set("k", "new in 1");
         transaction.select(0);
@@ -193,7 +193,7 @@ fn a_closure_sees_its_own_writes_in_order_and_counted<E: KvsEngine>(engine: &E, 
         put(engine, key, "v");
     }
     put_until(engine, "e", "v", now + 1000);
-    let (keys, back, first, count) = commit(engine, |transaction| {
+    let (keys, back, first, count) = transact(engine, |transaction| {
         for key in ["a", "c", "g", "i"] {
             transaction.set(key, "v");
         }
@@ -218,7 +218,7 @@ fn clear_removes_all_and_what_is_written_later_stays<E: KvsEngine>(engine: &E, _
         put(&engine.with_space(1), &n.to_string(), "old");
         put(&engine.with_space(2), &n.to_string(), "old");
     }
-    let during = commit(&engine.with_space(1), |transaction| {
+    let during = transact(&engine.with_space(1), |transaction| {
         transaction.set("before", "goes");
         transaction.set("7", "goes");
         transaction.clear();
@@ -242,7 +242,7 @@ fn a_space_may_be_cleared_twice<E: KvsEngine>(engine: &E, _: &TestClock) {
     clear(engine);
     clear(engine);
     assert_eq!((names(engine).len(), counted(engine)), (0, (0, 0)));
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         transaction.set("b", "2");
         transaction.clear();
         transaction.set("c", "3");
@@ -285,7 +285,7 @@ fn swap_exchanges_what_two_spaces_hold<E: KvsEngine>(engine: &E, clock: &TestClo
     put(&first, "a", "of 1");
     put_until(&first, "b", "of 1", deadline);
     put(&second, "a", "of 2");
-    let during = commit(&first, |transaction| {
+    let during = transact(&first, |transaction| {
         transaction.set("c", "of 1");
         transaction.swap(1, 2);
         let seen = transaction.get(b"a")?;
@@ -317,7 +317,7 @@ fn clear_and_swap_follow_each_other_in_any_order<E: KvsEngine>(engine: &E, _: &T
         put(space, key, "v");
     }
     // Cleared and swapped away.
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         transaction.clear();
         transaction.set("d", "v");
         transaction.swap(0, 1);
@@ -326,7 +326,7 @@ fn clear_and_swap_follow_each_other_in_any_order<E: KvsEngine>(engine: &E, _: &T
     });
     assert_eq!(held(), ["be", "d", "c"]);
     // Swapped and cleared.
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         transaction.swap(0, 2);
         transaction.clear();
         transaction.select(2);
@@ -335,7 +335,7 @@ fn clear_and_swap_follow_each_other_in_any_order<E: KvsEngine>(engine: &E, _: &T
     });
     assert_eq!(held(), ["", "d", "bef"]);
     // Round, and the writes before it move along.
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         transaction.set("g", "v");
         transaction.swap(0, 1);
         transaction.swap(1, 2);
@@ -345,7 +345,7 @@ fn clear_and_swap_follow_each_other_in_any_order<E: KvsEngine>(engine: &E, _: &T
     });
     assert_eq!(held(), ["d", "ef", "g"]);
     // There and back is nothing.
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         transaction.swap(0, 1);
         transaction.set("h", "v");
         transaction.swap(1, 0);
@@ -368,14 +368,14 @@ fn spaces_that_were_never_used_can_be_cleared_and_swapped<E: KvsEngine>(engine: 
 fn a_closure_that_fails_leaves_the_spaces_as_they_were<E: KvsEngine>(engine: &E, _: &TestClock) {
     put(engine, "k", "v");
     put(&engine.with_space(1), "l", "v");
-    let failed = engine.commit(&[], |transaction| -> aryavarth::Result<()> {
+    let failed = engine.transact(&[], |transaction| -> aryavarth::Result<()> {
         transaction.swap(0, 1);
         transaction.clear();
         transaction.set("m", "v");
         Err(KvsError::KeyNotFound)
     });
     assert!(matches!(failed, Err(KvsError::KeyNotFound)));
-    let too_large = engine.commit(&[], |transaction| {
+    let too_large = engine.transact(&[], |transaction| {
         transaction.clear();
         transaction.set(vec![b'k'; aryavarth::KEY_BYTES_MAX + 1], "v");
         Ok(())
@@ -439,7 +439,7 @@ fn a_swap_and_a_clear_are_seen_wholly<E: KvsEngine>(engine: &E, _: &TestClock) {
             for round in 0..200 {
                 swap(engine, 0, 1);
                 // Emptied and filled in one write: no reader finds it empty.
-                commit(engine, |transaction| {
+                transact(engine, |transaction| {
                     transaction.clear();
                     (0..KEYS).for_each(|n| transaction.set(format!("{n:02}"), round.to_string()));
                     Ok(())
@@ -456,7 +456,7 @@ fn a_swap_and_a_clear_are_seen_wholly<E: KvsEngine>(engine: &E, _: &TestClock) {
             assert_eq!(space.keys(&KeyRange::all(), 100).unwrap().keys.len(), KEYS);
             assert_eq!(space.count().unwrap().0.keys, KEYS as u64);
             assert!(space.read(b"00").unwrap().0.is_some());
-            let both = commit(engine, |transaction| {
+            let both = transact(engine, |transaction| {
                 let zero = transaction.get(b"00")?;
                 transaction.select(1);
                 Ok((zero, transaction.get(b"15")?))

@@ -9,7 +9,7 @@ use std::thread;
 
 use aryavarth::{Batch, KeyWalk, KvsEngine};
 
-use crate::engines::{OnDisk, commit, put_until};
+use crate::engines::{OnDisk, put_until, transact};
 use crate::runner::TestClock;
 use crate::workload::Dice;
 
@@ -83,7 +83,7 @@ fn a_walk_returns_all_keys_of_its_space<E: KvsEngine>(engine: &E, clock: &TestCl
 fn a_transaction_walks_its_own_writes_too<E: KvsEngine>(engine: &E, _: &TestClock) {
     put_numbers(engine, 0..20);
     put_numbers(&engine.with_space(2), 50..53);
-    let (all, swapped, emptied) = commit(engine, |transaction| {
+    let (all, swapped, emptied) = transact(engine, |transaction| {
         transaction.set("new", "v");
         transaction.set("000003", "other");
         transaction.remove("000004");
@@ -167,7 +167,7 @@ fn random_writes_hide_no_key_that_stays<E: KvsEngine>(engine: &E, _: &TestClock)
             match dice.below(40) {
                 0 => engine.compact().unwrap(),
                 1 => put_numbers(&engine.with_space(1), 0..50),
-                2 => commit(&engine.with_space(1), |transaction| {
+                2 => transact(&engine.with_space(1), |transaction| {
                     transaction.clear();
                     Ok(())
                 }),
@@ -196,7 +196,7 @@ fn a_walk_in_a_space_that_is_swapped_or_cleared_misses_nothing<E: KvsEngine>(
         second.write(Batch::new().set(format!("{n:06}"), "v")).unwrap();
     }
     let first = engine.walk(0, 40).unwrap();
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         transaction.swap(0, 1);
         Ok(())
     });
@@ -205,7 +205,7 @@ fn a_walk_in_a_space_that_is_swapped_or_cleared_misses_nothing<E: KvsEngine>(
     assert_eq!(seen.len(), 100);
     // The keys set after a clear stay from then on.
     let first = engine.walk(0, 40).unwrap();
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         transaction.clear();
         for n in 0..100 {
             transaction.set(format!("new {n}"), "v");

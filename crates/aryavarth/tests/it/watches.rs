@@ -5,7 +5,7 @@ use std::thread;
 
 use aryavarth::{Batch, KvsEngine, KvsError, Stored, Watch};
 
-use crate::engines::{commit, get, put_until};
+use crate::engines::{get, put_until, transact};
 use crate::runner::TestClock;
 
 stories! { [every_unbroken] timed [
@@ -69,7 +69,7 @@ fn a_watch_knows_of_writes_by_batch_and_closure<E: KvsEngine>(engine: &E, _: &Te
     assert_eq!([0, 1, 2].map(|n| is_touched(engine, &watches[n])), [true, true, false]);
 
     let watches = ["a", "b", "c"].map(|key| watch(engine, key));
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         transaction.remove("b");
         transaction.set("c", "v");
         Ok(())
@@ -78,7 +78,7 @@ fn a_watch_knows_of_writes_by_batch_and_closure<E: KvsEngine>(engine: &E, _: &Te
 
     // From another space.
     let watches = ["b", "c"].map(|key| watch(engine, key));
-    commit(&engine.with_space(1), |transaction| {
+    transact(&engine.with_space(1), |transaction| {
         transaction.set("b", "in 1");
         transaction.select(0);
         transaction.set("c", "w");
@@ -137,7 +137,7 @@ fn clear_touches_the_keys_that_were_there<E: KvsEngine>(engine: &E, _: &TestCloc
     put(&engine.with_space(1), "elsewhere", "v");
     let watches = ["there", "absent", "elsewhere", "made"].map(|key| watch(engine, key));
     let other = watch(&engine.with_space(1), "there");
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         transaction.clear();
         transaction.set("made", "v");
         Ok(())
@@ -156,7 +156,7 @@ fn swap_touches_the_keys_that_are_there_before_or_after<E: KvsEngine>(engine: &E
     let keys = ["of 0", "of 1", "of both", "of none"];
     let watches =
         [engine, &other, &engine.with_space(2)].map(|space| keys.map(|k| watch(space, k)));
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         transaction.swap(0, 1);
         Ok(())
     });
@@ -179,7 +179,7 @@ fn reading_and_compaction_touch_nothing<E: KvsEngine>(engine: &E, clock: &TestCl
     for n in 0..50 {
         get(engine, &n.to_string());
     }
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         transaction.get(b"3")?;
         transaction.select(1);
         transaction.clear();
@@ -192,7 +192,7 @@ fn reading_and_compaction_touch_nothing<E: KvsEngine>(engine: &E, clock: &TestCl
 fn what_was_refused_touches_nothing<E: KvsEngine>(engine: &E, _: &TestClock) {
     put(engine, "k", "v");
     let before = watch(engine, "k");
-    let failed = engine.commit(&[], |transaction| -> aryavarth::Result<()> {
+    let failed = engine.transact(&[], |transaction| -> aryavarth::Result<()> {
         transaction.set("k", "w");
         transaction.clear();
         Err(KvsError::KeyNotFound)
@@ -216,7 +216,7 @@ fn a_key_that_expires_while_it_is_watched_is_touched<E: KvsEngine>(engine: &E, c
     // Swept by then or not.
     put(engine, "other", "v");
     assert!(is_touched(engine, &k) && !is_touched(engine, &later));
-    assert!(commit(engine, |transaction| Ok(k.is_touched(transaction.now_ms()))));
+    assert!(transact(engine, |transaction| Ok(k.is_touched(transaction.now_ms()))));
 }
 
 /// A set with a deadline in the past leaves no key behind, but it was a write.
@@ -226,7 +226,7 @@ fn a_write_that_has_expired_touches<E: KvsEngine>(engine: &E, clock: &TestClock)
     put_until(engine, "k", "v", now - 1);
     assert!(is_touched(engine, &by_batch));
     let by_closure = watch(engine, "k");
-    commit(engine, |transaction| {
+    transact(engine, |transaction| {
         transaction.store("k", Stored { value: b"v".to_vec(), expires_at: Some(now - 1) });
         Ok(())
     });
@@ -260,7 +260,7 @@ fn watches_and_closures_lose_no_increment<E: KvsEngine>(engine: &E, _: &TestCloc
         loop {
             let watch = watch(engine, "n");
             let seen = get_number(engine);
-            let is_done = commit(engine, |transaction| {
+            let is_done = transact(engine, |transaction| {
                 if watch.is_touched(transaction.now_ms()) {
                     return Ok(false);
                 }

@@ -322,7 +322,7 @@ impl<E: KvsEngine> Spaces<'_, E> {
             Run::Write(run) => self.selected(|engine| {
                 let keys = spec.keys_read(args);
                 let room = &mut connected.room;
-                let done = engine.commit(&keys, |transaction| {
+                let done = engine.transact(&keys, |transaction| {
                     let reply = reply_of(run(transaction, args))?;
                     let bytes = reply.text_bytes();
                     if room.fits(bytes) { Ok(reply) } else { Err(failure::no_room(bytes)) }

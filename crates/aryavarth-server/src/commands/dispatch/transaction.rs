@@ -131,7 +131,7 @@ fn exec<E: KvsEngine>(
     let keys: Vec<&[u8]> = own.flat_map(Resolved::keys).collect();
     let level = connected.settings.level();
     let room = &mut connected.room;
-    let done = engine.commit(&keys, |transaction| {
+    let done = engine.transact(&keys, |transaction| {
         let now_ms = transaction.now_ms();
         if watched.watches.values().any(|watch| watch.is_touched(now_ms)) {
             return Ok(None);

@@ -4,7 +4,7 @@
 //! let one call fail, take a crash and look at the rest. The simulation is crueler than any
 //! disk, within the promises of a journaling file system:
 //!
-//! - **Contents** survive only through [`FsFile::sync`](super::FsFile::sync). Of the changes
+//! - **Generations** survive only through [`FsFile::sync`](super::FsFile::sync). Of the changes
 //!   after it, a crash leaves nothing, everything, or some: any subset of the operations, writes
 //!   torn at sectors of 512 bytes. Sectors that were lost read as before, or as zeros where the
 //!   file is new: never as old data of another file.

@@ -318,7 +318,7 @@ fn a_lock_lasts_as_long_as_its_handle_and_no_longer_than_a_crash() {
 }
 
 #[test]
-fn contents_that_nobody_can_reach_are_forgotten() {
+fn contents_that_no_path_reaches_are_forgotten() {
     let fs = SimFs::new();
     let file = durable(&fs, "/a", &[1; 5000]);
     fs.remove(SITE, Path::new("/a")).unwrap();

@@ -75,7 +75,7 @@ impl Syncable for Unsynced {
 }
 
 /// The watermarks of one log.
-pub(crate) struct Commit<F = Unsynced> {
+pub(crate) struct Watermarks<F = Unsynced> {
     written: AtomicU64,
     durable: AtomicU64,
     /// With replication the lesser of durable and committed; without, the same as durable.
@@ -90,16 +90,16 @@ pub(crate) struct Commit<F = Unsynced> {
     syncs: AtomicU64,
 }
 
-impl<F: Syncable> fmt::Debug for Commit<F> {
+impl<F: Syncable> fmt::Debug for Watermarks<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Commit written {} durable {}", self.written(), self.durable())
+        write!(f, "Watermarks written {} durable {}", self.written(), self.durable())
     }
 }
 
-impl Commit {
+impl Watermarks {
     /// Watermarks of a log of segments that begins at `position`, everything before it durable.
-    pub(crate) fn new(position: u64) -> Commit {
-        Commit::over(Unsynced::default(), position)
+    pub(crate) fn new(position: u64) -> Watermarks {
+        Watermarks::over(Unsynced::default(), position)
     }
 
     /// Notes that appends now go to `segment`, which the next sync has to cover.
@@ -113,10 +113,10 @@ impl Commit {
     }
 }
 
-impl<F: Syncable> Commit<F> {
+impl<F: Syncable> Watermarks<F> {
     /// Watermarks of a log in `files` that begins at `position`, everything before it durable.
-    pub(crate) fn over(files: F, position: u64) -> Commit<F> {
-        Commit {
+    pub(crate) fn over(files: F, position: u64) -> Watermarks<F> {
+        Watermarks {
             written: AtomicU64::new(position),
             durable: AtomicU64::new(position),
             released: AtomicU64::new(position),
@@ -437,7 +437,7 @@ mod tests {
 
     struct Store {
         disk: Arc<Disk>,
-        commit: Commit<Arc<Disk>>,
+        watermarks: Watermarks<Arc<Disk>>,
         writer: Mutex<()>,
     }
 
@@ -447,14 +447,14 @@ mod tests {
             let syncs_left = AtomicU64::new(fails_at);
             let (written, synced) = (AtomicU64::new(0), AtomicU64::new(0));
             let disk = Arc::new(Disk { written, synced, syncs_left });
-            let commit = Commit::over(Arc::clone(&disk), 0);
-            Arc::new(Store { disk, commit, writer: Mutex::new(()) })
+            let watermarks = Watermarks::over(Arc::clone(&disk), 0);
+            Arc::new(Store { disk, watermarks, writer: Mutex::new(()) })
         }
 
         fn write(&self) -> Position {
             let _writer = lock(&self.writer);
             let position = self.disk.written.fetch_add(8, Ordering::SeqCst) + 8;
-            self.commit.set_written(position);
+            self.watermarks.set_written(position);
             Position(position)
         }
 
@@ -468,7 +468,7 @@ mod tests {
 
         fn write_and_wait(&self) {
             let position = self.write();
-            self.check(position, &self.commit.wait(position, Durability::Always));
+            self.check(position, &self.watermarks.wait(position, Durability::Always));
         }
 
         fn write_as_task(&self) {
@@ -476,7 +476,7 @@ mod tests {
             let bell = Arc::new(Bell::default());
             let waker = Waker::from(Arc::clone(&bell));
             let told = loop {
-                match self.commit.on_reached(position, Durability::Always, &waker) {
+                match self.watermarks.on_reached(position, Durability::Always, &waker) {
                     Poll::Ready(told) => break told,
                     Poll::Pending => bell.wait(),
                 }
@@ -523,16 +523,16 @@ mod tests {
             workers.extend((0..tasks).map(|_| start(Store::write_as_task)));
             let committer = thread::spawn({
                 let store = Arc::clone(&store);
-                move || store.commit.run()
+                move || store.watermarks.run()
             });
             for worker in workers {
                 worker.join().unwrap();
             }
-            store.commit.stop();
+            store.watermarks.stop();
             committer.join().unwrap();
-            let failed = store.commit.check().is_err();
-            assert!(store.commit.durable() <= store.disk.synced.load(Ordering::SeqCst));
-            assert!(failed || store.commit.durable() == store.commit.written());
+            let failed = store.watermarks.check().is_err();
+            assert!(store.watermarks.durable() <= store.disk.synced.load(Ordering::SeqCst));
+            assert!(failed || store.watermarks.durable() == store.watermarks.written());
         };
         shuttle::check_random(test, iterations);
         shuttle::check_pct(test, iterations, 3);
