@@ -14,9 +14,10 @@ use crate::clients::WritePass;
 use crate::commands::{self, ClientState, LONG_BYTES, ServerContext, Then};
 use crate::counters::count;
 use crate::limits::Limits;
-use crate::server::Shared;
+use crate::shared::Shared;
 use crate::thread_pool::ThreadPool;
-use crate::writes::{self, TOGETHER_BYTES_MAX, Written};
+use crate::writes::collector;
+use crate::writes::queue::{TOGETHER_BYTES_MAX, Written};
 
 /// An answer in JSON, and what must be durable before it leaves.
 type JsonAnswer = (Response, Position);
@@ -181,7 +182,7 @@ pub(crate) fn run_blind<E: KvsEngine, P: ThreadPool>(
     mut blind: Blind,
 ) -> Vec<Answer> {
     let batches = std::mem::take(&mut blind.batches);
-    let written = writes::write_each(shared, connected.settings.space, batches);
+    let written = collector::write_each(shared, connected.settings.space, batches);
     answer_blind(shared, connected, blind, written)
 }
 

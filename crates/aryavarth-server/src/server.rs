@@ -14,7 +14,7 @@ use std::time::Duration;
 use aryavarth::KvsEngine;
 use aryavarth_protocol::Session;
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, sleep, timeout};
 
@@ -27,10 +27,10 @@ use crate::counters::{Counters, LiveCounters, count};
 use crate::error::{Result, ServerError};
 use crate::limits::Limits;
 use crate::settings::ServerSettings;
+use crate::shared::Shared;
 use crate::signals;
 use crate::thread_pool::ThreadPool;
 use crate::upkeep::{MemoryHooks, Upkeep};
-use crate::writes::Writes;
 
 /// Threads that drive the sockets. Two serve more than one engine's log takes.
 const SOCKET_THREADS: usize = 2;
@@ -65,27 +65,6 @@ pub struct Config {
     pub stop_on_signals: bool,
     /// Calls into the allocator of the program. Default: none.
     pub memory: MemoryHooks,
-}
-
-/// What the connections of a server share.
-pub(crate) struct Shared<E, P> {
-    pub(crate) engine: E,
-    pub(crate) pool: P,
-    pub(crate) limits: Limits,
-    pub(crate) counters: Arc<LiveCounters>,
-    pub(crate) jobs: Budget,
-    pub(crate) writes: Arc<Writes>,
-    pub(crate) input: Budget,
-    pub(crate) output: OutputBudget,
-    pub(crate) upkeep: Upkeep,
-    /// Work of the pool that may keep a thread for long, which leaves a thread to the rest.
-    pub(crate) long_work: Arc<Semaphore>,
-    /// Held by the compaction that runs.
-    pub(crate) compaction: Arc<Mutex<()>>,
-    pub(crate) clients: Clients,
-    pub(crate) settings: Arc<ServerSettings>,
-    /// Set when the server is to stop.
-    pub(crate) stop: Arc<watch::Sender<bool>>,
 }
 
 /// A server of an engine `E` that runs engine calls on a pool `P`.

@@ -75,15 +75,17 @@ const SERVER: Order = Order {
         "commands/registry",
         "commands/dispatch",
         "commands",
+        "writes/queue",
+        "shared",
+        "writes/collector",
         "writes",
         "execute",
-        "host",
         "connection",
         "signals",
         "server",
         "lib",
     ],
-    tied: &["writes", "execute", "host", "connection", "server"],
+    tied: &[],
 };
 
 const ORDERS: &[Order] = &[ENGINE, SERVER];

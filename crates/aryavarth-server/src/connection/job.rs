@@ -16,9 +16,9 @@ use tokio::time::sleep;
 use crate::budget::{Allowance, FREE_OUTPUT_BYTES, Share};
 use crate::commands::{ClientState, Then};
 use crate::execute::{self, Answer, Blind, Call, Done, Said};
-use crate::server::Shared;
+use crate::shared::Shared;
 use crate::thread_pool::ThreadPool;
-use crate::writes;
+use crate::writes::collector;
 
 /// How long calls wait for a job before they ask again.
 const RETRY_PAUSE: Duration = Duration::from_millis(1);
@@ -76,14 +76,14 @@ pub(super) fn write<E: KvsEngine, P: ThreadPool>(
     // With nothing else to do, the reply is what to wait for, and not the write.
     let level = settings.level();
     let owed = blind.owed();
-    let is_patient = is_last && owed == 1 && level == Durability::Always;
+    let is_durable_only = is_last && owed == 1 && level == Durability::Always;
     let batches = std::mem::take(&mut blind.batches);
     let permits = (permit, blind.pass.take());
-    let written = writes::write(&shared, permits, settings.space, batches, is_patient);
+    let written = collector::write(&shared, permits, settings.space, batches, is_durable_only);
     Box::pin(async move {
         let done = match written.await {
             Ok(written) => {
-                if is_patient {
+                if is_durable_only {
                     shared.clients.statistics.waits.add(written.ended.elapsed());
                 }
                 let answers = execute::answer_blind(&shared, &mut connected, blind, written);

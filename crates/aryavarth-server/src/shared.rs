@@ -1,4 +1,4 @@
-//! The server as commands see it.
+//! The parts of a server that all of its connections share, and the server as commands see it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,18 +6,41 @@ use std::time::Instant;
 
 use aryavarth::{Count, Durability, KvsEngine, Position, Result, Stats};
 use tokio::runtime::Handle;
+use tokio::sync::{Mutex, Semaphore, watch};
 
-use crate::budget::OutputFigures;
+use crate::budget::{Budget, OutputBudget, OutputFigures};
 use crate::clients::Clients;
 use crate::commands::{Now, ServerContext};
-use crate::counters::Counters;
+use crate::counters::{Counters, LiveCounters};
 use crate::limits::Limits;
-use crate::server::Shared;
 use crate::settings::ServerSettings;
 use crate::thread_pool::ThreadPool;
+use crate::upkeep::Upkeep;
+use crate::writes::queue::Writes;
 
 /// Tasks that ask the threads of the sockets for memory; some may run on the same thread.
 const SOCKET_TASKS: usize = 4;
+
+/// The parts of a server that all of its connections share.
+pub(crate) struct Shared<E, P> {
+    pub(crate) engine: E,
+    pub(crate) pool: P,
+    pub(crate) limits: Limits,
+    pub(crate) counters: Arc<LiveCounters>,
+    pub(crate) jobs: Budget,
+    pub(crate) writes: Arc<Writes>,
+    pub(crate) input: Budget,
+    pub(crate) output: OutputBudget,
+    pub(crate) upkeep: Upkeep,
+    /// Work of the pool that may keep a thread for long, which leaves a thread to the rest.
+    pub(crate) long_work: Arc<Semaphore>,
+    /// Held by the compaction that runs.
+    pub(crate) compaction: Arc<Mutex<()>>,
+    pub(crate) clients: Clients,
+    pub(crate) settings: Arc<ServerSettings>,
+    /// Set when the server is to stop.
+    pub(crate) stop: Arc<watch::Sender<bool>>,
+}
 
 impl<E: KvsEngine, P: ThreadPool> ServerContext for Shared<E, P> {
     fn engine_name(&self) -> &'static str {
@@ -42,7 +65,7 @@ impl<E: KvsEngine, P: ThreadPool> ServerContext for Shared<E, P> {
         };
         let engine = self.engine.clone();
         self.pool.spawn(move || {
-            // What keeps it from compacting is in the statistics; nobody waits for this one.
+            // The statistics have its error; no client waits for this one.
             drop(engine.compact());
             drop(turn);
         });
@@ -58,7 +81,7 @@ impl<E: KvsEngine, P: ThreadPool> ServerContext for Shared<E, P> {
     }
 
     fn sync_soon(&self) {
-        // One at a time: else who asks without end would fill the pool with them.
+        // One at a time: else a client that asks without end would fill the pool with them.
         if self.settings.saves_asked.fetch_add(1, Ordering::AcqRel) > 0 {
             return;
         }
@@ -71,7 +94,7 @@ impl<E: KvsEngine, P: ThreadPool> ServerContext for Shared<E, P> {
                 if sync(&engine).is_ok() {
                     settings.saved();
                 }
-                // Who asked meanwhile may have written more.
+                // A client that asked meanwhile may have written more.
                 if settings.saves_asked.fetch_sub(asked, Ordering::AcqRel) == asked {
                     break;
                 }
