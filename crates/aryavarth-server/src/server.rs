@@ -253,9 +253,9 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
             let client = shared.clients.enter(peer, local);
             let is_open = !shared.settings.has_password();
             let durability = shared.engine.durability();
-            let connected = ClientState::new(client.clone(), is_open, durability);
-            let connection = Connection::new(Arc::clone(&shared), stream, stop, share, connected);
-            drop(connection.run().await);
+            let state = Box::new(ClientState::new(client.clone(), is_open, durability));
+            let connection = Connection::new(Arc::clone(&shared), stream, stop, share, &state);
+            drop(connection.run(state).await);
             shared.clients.leave(&client);
             counters.connections.fetch_sub(1, Ordering::Relaxed);
         });

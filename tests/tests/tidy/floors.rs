@@ -79,7 +79,7 @@ const SERVER: Order = Order {
         "shared",
         "writes/collector",
         "writes",
-        "execute",
+        "requests",
         "connection",
         "signals",
         "server",

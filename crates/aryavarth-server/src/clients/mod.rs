@@ -88,7 +88,7 @@ pub(crate) struct Clients {
 
 /// A command that was run.
 #[derive(Debug)]
-pub(crate) struct Ran<'a> {
+pub(crate) struct CommandRun<'a> {
     /// Its number in the registry.
     pub(crate) number: usize,
     /// Whether MONITOR shows it.
@@ -165,7 +165,7 @@ impl Clients {
     }
 
     /// A command was run: counts it, shows it to monitors, and keeps it if it was slow.
-    pub(crate) fn ran(&self, settings: &ServerSettings, ran: &Ran<'_>) {
+    pub(crate) fn ran(&self, settings: &ServerSettings, ran: &CommandRun<'_>) {
         let took = ran.ended.saturating_duration_since(ran.began);
         self.statistics.count(ran.number, took, ran.failed);
         let Entry { began, seen, .. } = &*ran.client.0;

@@ -34,6 +34,10 @@ mod string;
 mod tests;
 mod transaction;
 
-pub(crate) use dispatch::{Answer, LONG_BYTES, blind, is_long, is_paused, run, wants_reply};
-pub(crate) use kit::context::{ClientState, ServerContext, Then};
+pub(crate) use dispatch::{
+    Answer, LONG_BYTES, Later, Plan, blind, is_long, plan, resolve, run, wants_reply,
+};
+pub(crate) use kit::call::CommandCall;
+pub(crate) use kit::context::{AfterReply, ClientState, ServerContext};
 pub(crate) use kit::deadline::Now;
+pub(crate) use kit::read::Wait;

@@ -1,4 +1,4 @@
-//! What the replies of a connection wait for.
+//! Gates: the positions that the replies of a connection wait for.
 //!
 //! A reply leaves when the log is durable up to the newest thing that it shows, as the reply's own
 //! level has it: levels can differ from one reply to the next, so each one that waits gets a ticket,
@@ -20,7 +20,7 @@ use crate::clients::Waits;
 /// Replies that an idle connection keeps room for.
 const IDLE_GATES: usize = 4;
 
-/// What one reply waits for.
+/// The position and level that one reply waits for.
 #[derive(Debug)]
 struct Gate {
     ticket: u64,
@@ -86,7 +86,7 @@ impl Gates {
         released
     }
 
-    /// Frees what is not needed to wait.
+    /// Frees the room that an idle connection does not need.
     pub(super) fn trim(&mut self) {
         self.waiting.shrink_to(IDLE_GATES);
     }

@@ -1,4 +1,4 @@
-//! What arrives: read as far as there is room, decoded into calls.
+//! Input: read as far as there is room, decoded into calls.
 //!
 //! Invariants:
 //! - Bytes that wait are counted in the budget that all connections share, those that a transaction
@@ -11,9 +11,11 @@ use aryavarth::KvsEngine;
 use aryavarth_protocol::{Event, Request};
 use tokio::io::Interest;
 
-use super::{BATCH_CALLS_MAX, Connection, Phase};
+use super::deadline::Phase;
+use super::{BATCH_CALLS_MAX, Connection};
+use crate::commands;
 use crate::counters::count;
-use crate::execute::Call;
+use crate::requests::Call;
 use crate::thread_pool::ThreadPool;
 
 /// The text of one job's requests at which no further one is added, in bytes.
@@ -47,9 +49,9 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                     }
                 }
                 Some(Event::Command(command)) => {
-                    self.calls.push_back(Call::Command(command));
-                    // A password changes how what follows is read.
-                    if self.connected.as_ref().is_some_and(|c| !c.settings.authenticated) {
+                    self.calls.push_back(Call::Command(commands::resolve(command)));
+                    // A password changes how the bytes after it are read.
+                    if !self.view.authenticated {
                         break;
                     }
                 }
@@ -102,7 +104,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             if is_all { Err(io::Error::from(io::ErrorKind::WouldBlock)) } else { Ok(()) }
         });
         drop(emptied);
-        // Who sends much is asked for more, until he sends little.
+        // Grows while reads fill the buffer.
         self.room = match done {
             Ok(bytes) if bytes >= room => (room * 4).min(READ_BYTES_MAX),
             Ok(bytes) if bytes < room / 16 => READ_BYTES_MIN,
@@ -134,8 +136,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
 
     /// Bytes of input to take from the common budget, a transaction that is collected included.
     pub(super) fn counted_bytes(&self) -> usize {
-        let collected = self.connected.as_ref().map_or(0, |connected| connected.bytes());
-        (self.session.input_bytes() + self.job_bytes + collected).saturating_sub(FREE_BYTES)
+        (self.session.input_bytes() + self.job_bytes + self.view.collected)
+            .saturating_sub(FREE_BYTES)
     }
 
     /// Ends the conversation with an error.
@@ -148,11 +150,11 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         self.last_words = Some(last_words);
         self.input_over = true;
         self.linger = true;
-        // What nobody will look at is no reason to refuse others.
+        // Input that is not read is no reason to refuse others.
         self.input_share.resize(self.job_bytes.min(self.input_share.amount()));
     }
 
-    /// Gives back a buffer that was large for what is no longer in it.
+    /// Gives back a buffer that was large for input that has left it.
     pub(super) fn spare_input(&mut self) {
         let kept = self.session.input_bytes();
         if self.allocated > SPARE_BYTES_MAX && kept < self.allocated / 4 {
@@ -161,7 +163,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         }
     }
 
-    /// Frees what an idle connection does not need.
+    /// Frees the buffers that an idle connection does not need.
     pub(super) fn trim_input(&mut self) {
         let is_large = self.allocated > 2 * READ_BYTES_MIN;
         self.session.trim(is_large);

@@ -1,11 +1,11 @@
-//! What a connection waits for while nothing else of it runs: calls on the pool, or a reply that
-//! comes later.
+//! The jobs of a connection: calls on the pool, appended writes, or a reply that comes later.
+//!
+//! Invariant: each job ends with the client's state, also if the pool loses the calls.
 
 use std::collections::VecDeque;
 use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use aryavarth::{Durability, KvsEngine, Position};
@@ -14,8 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::budget::{Allowance, FREE_OUTPUT_BYTES, Share};
-use crate::commands::{ClientState, Then};
-use crate::execute::{self, Answer, Blind, Call, Done, Said};
+use crate::requests::{self, AfterReply, Answer, BatchResult, Blind, Call, ClientState, Output};
 use crate::shared::Shared;
 use crate::thread_pool::ThreadPool;
 use crate::writes::collector;
@@ -23,8 +22,10 @@ use crate::writes::collector;
 /// How long calls wait for a job before they ask again.
 const RETRY_PAUSE: Duration = Duration::from_millis(1);
 
-/// Ends with answers, and with what the commands know of the connection.
-pub(super) type Job = Pin<Box<dyn Future<Output = (Done, Box<ClientState>)> + Send>>;
+/// The end of a job: the result of its calls, and the client's state.
+pub(super) type End = (BatchResult, Box<ClientState>);
+
+pub(super) type Job = Pin<Box<dyn Future<Output = End> + Send>>;
 
 /// Runs calls on the pool; `blind` are those before them.
 pub(super) fn run<E: KvsEngine, P: ThreadPool>(
@@ -32,7 +33,7 @@ pub(super) fn run<E: KvsEngine, P: ThreadPool>(
     permit: Share,
     blind: Option<Blind>,
     calls: VecDeque<Call>,
-    mut connected: Box<ClientState>,
+    mut state: Box<ClientState>,
     is_long: bool,
 ) -> Job {
     let owed = calls.len() + blind.as_ref().map_or(0, Blind::owed);
@@ -48,16 +49,16 @@ pub(super) fn run<E: KvsEngine, P: ThreadPool>(
         let long = if is_long { long.acquire_owned().await.ok() } else { None };
         let (sender, receiver) = oneshot::channel();
         let pool_side = Arc::clone(&shared);
-        let spare = connected.renewed();
+        let spare = state.renewed();
         shared.pool.spawn(move || {
-            let blind = blind.map(|blind| execute::run_blind(&pool_side, &mut connected, blind));
-            let mut done = execute::run(&pool_side, &mut connected, calls, true);
-            done.answers.splice(..0, blind.into_iter().flatten());
+            let blind = blind.map(|blind| requests::run_blind(&pool_side, &mut state, blind));
+            let mut result = requests::run_on_pool(&pool_side, &mut state, calls);
+            result.answers.splice(..0, blind.into_iter().flatten());
             // Before the answer: once all are answered the server may go, and its engine and
             // pool must not end here, behind its back.
             drop((permit, turn, long, pool_side));
             // A client that has gone does not want its answers.
-            drop(sender.send((done, connected)));
+            drop(sender.send((result, state)));
         });
         receiver.await.unwrap_or_else(|_lost| (lost(owed, level), Box::new(spare)))
     })
@@ -69,10 +70,10 @@ pub(super) fn write<E: KvsEngine, P: ThreadPool>(
     shared: Arc<Shared<E, P>>,
     permit: Share,
     mut blind: Blind,
-    mut connected: Box<ClientState>,
+    mut state: Box<ClientState>,
     is_last: bool,
 ) -> Job {
-    let settings = &connected.settings;
+    let settings = &state.settings;
     // With nothing else to do, the reply is what to wait for, and not the write.
     let level = settings.level();
     let owed = blind.owed();
@@ -81,30 +82,27 @@ pub(super) fn write<E: KvsEngine, P: ThreadPool>(
     let permits = (permit, blind.pass.take());
     let written = collector::write(&shared, permits, settings.space, batches, is_durable_only);
     Box::pin(async move {
-        let done = match written.await {
+        let result = match written.await {
             Ok(written) => {
                 if is_durable_only {
                     shared.clients.statistics.waits.add(written.ended.elapsed());
                 }
-                let answers = execute::answer_blind(&shared, &mut connected, blind, written);
-                Done { answers, rest: VecDeque::new(), then: Then::GoOn }
+                let answers = requests::answer_blind(&shared, &mut state, blind, written);
+                BatchResult { answers, ..BatchResult::none(VecDeque::new()) }
             }
             Err(_lost) => lost(owed, shared.engine.durability()),
         };
-        (done, connected)
+        (result, state)
     })
 }
 
 /// The answers of a job that the pool lost.
-fn lost(owed: usize, level: Durability) -> Done {
+fn lost(owed: usize, level: Durability) -> BatchResult {
     let message = "internal error: the thread pool lost the request; its outcome is unknown";
     let answer =
-        || Answer { said: Said::Error(message.to_owned()), position: Position::ZERO, level };
-    Done {
-        answers: std::iter::repeat_with(answer).take(owed).collect(),
-        rest: VecDeque::new(),
-        then: Then::GoOn,
-    }
+        || Answer { output: Output::Error(message.to_owned()), position: Position::ZERO, level };
+    let answers = std::iter::repeat_with(answer).take(owed).collect();
+    BatchResult { answers, ..BatchResult::none(VecDeque::new()) }
 }
 
 /// Waits for room for a reply of `bytes`, which the first of the calls then makes.
@@ -112,11 +110,11 @@ pub(super) fn room<E: KvsEngine, P: ThreadPool>(
     shared: Arc<Shared<E, P>>,
     bytes: usize,
     rest: VecDeque<Call>,
-    mut connected: Box<ClientState>,
+    mut state: Box<ClientState>,
 ) -> Job {
     Box::pin(async move {
-        connected.room = Allowance::new(shared.output.room(bytes).await, FREE_OUTPUT_BYTES);
-        (Done { answers: Vec::new(), rest, then: Then::GoOn }, connected)
+        state.room = Allowance::new(shared.output.room(bytes).await, FREE_OUTPUT_BYTES);
+        (BatchResult::none(rest), state)
     })
 }
 
@@ -124,21 +122,21 @@ pub(super) fn room<E: KvsEngine, P: ThreadPool>(
 pub(super) fn pause<E: KvsEngine, P: ThreadPool>(
     shared: Arc<Shared<E, P>>,
     rest: VecDeque<Call>,
-    connected: Box<ClientState>,
+    state: Box<ClientState>,
 ) -> Job {
     Box::pin(async move {
-        let blocked = shared.clients.block(&connected.entry);
+        let blocked = shared.clients.block(&state.entry);
         shared.clients.pause_changed().await;
         drop(blocked);
-        (Done { answers: Vec::new(), rest, then: Then::GoOn }, connected)
+        (BatchResult::none(rest), state)
     })
 }
 
 /// Keeps calls back for a moment, because too many jobs wait already.
-pub(super) fn later(rest: VecDeque<Call>, connected: Box<ClientState>) -> Job {
+pub(super) fn later(rest: VecDeque<Call>, state: Box<ClientState>) -> Job {
     Box::pin(async move {
         sleep(RETRY_PAUSE).await;
-        (Done { answers: Vec::new(), rest, then: Then::GoOn }, connected)
+        (BatchResult::none(rest), state)
     })
 }
 
@@ -146,47 +144,47 @@ pub(super) fn later(rest: VecDeque<Call>, connected: Box<ClientState>) -> Job {
 pub(super) fn hold<E: KvsEngine, P: ThreadPool>(
     shared: Arc<Shared<E, P>>,
     mut answer: Answer,
-    then: Then,
+    then: AfterReply,
     rest: VecDeque<Call>,
-    connected: Box<ClientState>,
+    state: Box<ClientState>,
 ) -> Job {
     Box::pin(async move {
-        let blocked = shared.clients.block(&connected.entry);
+        let blocked = shared.clients.block(&state.entry);
         match then {
-            Then::GoOn | Then::Close | Then::Shutdown => {}
-            Then::AfterWrites => shared.clients.writes_done().await,
-            Then::Sleep(time) => sleep(time).await,
-            Then::WaitForDisk { time, also_replicas } => {
+            AfterReply::GoOn | AfterReply::Close | AfterReply::Shutdown => {}
+            AfterReply::AfterWrites => shared.clients.writes_done().await,
+            AfterReply::Sleep(time) => sleep(time).await,
+            AfterReply::WaitForDisk { time, also_replicas } => {
                 let mut time = time;
                 if also_replicas {
                     rest_of(time).await;
                     time = Some(Duration::ZERO);
                 }
                 let nothing = Reply::Array(vec![Reply::Integer(0), Reply::Integer(0)]);
-                answer.said = tokio::select! {
+                answer.output = tokio::select! {
                     biased;
                     reached = on_disk(&shared.engine, answer.position) => match reached {
-                        Ok(()) => answer.said,
+                        Ok(()) => answer.output,
                         Err(error) => {
-                            Said::Resp(Reply::error(format!("MISCONF {error}")), version(&answer.said))
+                            Output::Resp(Reply::error(format!("MISCONF {error}")), version(&answer.output))
                         }
                     },
                     () = rest_of(time) => {
                         // It shows nothing, so there is nothing to wait for.
                         answer.position = Position::ZERO;
-                        Said::Resp(nothing, version(&answer.said))
+                        Output::Resp(nothing, version(&answer.output))
                     }
                 };
             }
         }
         drop(blocked);
-        (Done { answers: vec![answer], rest, then: Then::GoOn }, connected)
+        (BatchResult { answers: vec![answer], ..BatchResult::none(rest) }, state)
     })
 }
 
-/// The version of the protocol that something is said in.
-fn version(said: &Said) -> u8 {
-    if let Said::Resp(_, version) = said { *version } else { 2 }
+/// The version of the protocol that an output is written in.
+fn version(output: &Output) -> u8 {
+    if let Output::Resp(_, version) = output { *version } else { 2 }
 }
 
 async fn on_disk<E: KvsEngine>(engine: &E, position: Position) -> aryavarth::Result<()> {
@@ -198,15 +196,5 @@ async fn rest_of(time: Option<Duration>) {
     match time {
         Some(time) => sleep(time).await,
         None => pending().await,
-    }
-}
-
-pub(super) fn poll_job(
-    job: &mut Option<Job>,
-    context: &mut Context<'_>,
-) -> Poll<(Done, Box<ClientState>)> {
-    match job {
-        Some(job) => job.as_mut().poll(context),
-        None => Poll::Pending,
     }
 }

@@ -31,6 +31,20 @@ fn a_client_that_goes_while_its_reply_is_kept_back_is_let_go() {
     }
 }
 
+/// A pause may last for days, and each client that had gone meanwhile kept its place.
+#[test]
+fn a_client_that_goes_while_a_pause_holds_its_command_is_let_go() {
+    let server = limited(|_| {});
+    let mut pauser = server.client();
+    assert_eq!(pauser.ask("CLIENT PAUSE 100000000 WRITE\r\n"), "+OK\r");
+    let mut client = server.client();
+    client.send("SET k v\r\nPING\r\n");
+    eventually("both are there", || server.handle.counters().connections == 2);
+    drop(client);
+    eventually("it has gone", || server.handle.counters().connections == 1);
+    assert_eq!(pauser.ask("GET k\r\n"), "$-1\r");
+}
+
 #[test]
 fn who_has_sent_all_hears_what_comes_soon() {
     let server = limited(|limits| limits.linger = Duration::from_secs(20));

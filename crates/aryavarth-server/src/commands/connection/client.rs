@@ -8,7 +8,7 @@ use aryavarth_protocol::Reply;
 use crate::clients::{ClientHandle, Pause};
 use crate::commands::connection::handshake::{check_name_length, is_word, set_name};
 use crate::commands::kit::args::{Args, parse_integer, timeout};
-use crate::commands::kit::context::{Context, PauseChange, Replies, Then};
+use crate::commands::kit::context::{AfterReply, Context, PauseChange, Replies};
 use crate::commands::kit::failure::{Failure, SYNTAX, refused, refused_quoting};
 use crate::commands::kit::help::HELP;
 use crate::commands::kit::spec::{Outcome, Run, Spec};
@@ -211,7 +211,7 @@ fn kill(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
         killed += 1;
         if client.id() == context.entry.id() {
             // It still hears the reply.
-            context.settings.then = Then::Close;
+            context.settings.then = AfterReply::Close;
         } else {
             client.kill();
         }

@@ -4,7 +4,7 @@ use aryavarth_protocol::Reply;
 
 use crate::commands::kit::REDIS_VERSION;
 use crate::commands::kit::args::Args;
-use crate::commands::kit::context::{Context, Then};
+use crate::commands::kit::context::{AfterReply, Context};
 use crate::commands::kit::failure::{Failure, SYNTAX, refused, refused_quoting, wrong_arity};
 use crate::commands::kit::spec::{Outcome, Run, Spec, Step};
 
@@ -159,7 +159,7 @@ fn echo(_: &mut Context<'_>, args: &Args<'_>) -> Outcome {
 }
 
 fn quit(context: &mut Context<'_>, _: &Args<'_>) -> Outcome {
-    context.settings.then = Then::Close;
+    context.settings.then = AfterReply::Close;
     Ok(Reply::OK)
 }
 

@@ -9,35 +9,34 @@
 use std::time::Instant;
 
 use aryavarth::{Batch, Position, Result};
-use aryavarth_protocol::{Command, Reply};
+use aryavarth_protocol::Reply;
 
-use super::{Answer, Counted, admit, count, finish, written};
+use super::{Answer, Answered, admit, finish, written};
 use crate::commands::kit::args::Args;
+use crate::commands::kit::call::CommandCall;
 use crate::commands::kit::context::{ClientState, ServerContext};
 use crate::commands::kit::failure::error_reply;
-use crate::commands::registry::registry;
 
 /// The batch of a command, if it is blind and may run now.
 pub(crate) fn batch(
     server: &dyn ServerContext,
-    connected: &ClientState,
-    command: &Command,
+    client: &ClientState,
+    call: &CommandCall,
 ) -> Option<Batch> {
-    if connected.queue.is_some() {
+    if client.queue.is_some() {
         return None;
     }
-    let args = Args::new(command).limited(server.limits());
-    let spec = registry().find(&args).ok()?;
+    let spec = call.spec?;
     let blind = spec.blind?;
-    admit(spec, server, connected).ok()?;
-    blind(&args, server)
+    admit(spec, server, client).ok()?;
+    blind(&Args::new(&call.command).limited(server.limits()), server)
 }
 
 /// The answer to a blind command, by the engine's result for its batch.
 pub(crate) fn answer(
     server: &dyn ServerContext,
-    connected: &mut ClientState,
-    command: &Command,
+    client: &mut ClientState,
+    call: &CommandCall,
     times: (Instant, Instant),
     outcome: Result<(u64, Position)>,
 ) -> Answer {
@@ -45,15 +44,6 @@ pub(crate) fn answer(
         Ok((_, position)) => (Reply::OK, position),
         Err(error) => (error_reply(&error), written(server)),
     };
-    if let Ok(spec) = registry().find(&Args::new(command)) {
-        count(
-            server,
-            connected,
-            &Counted { spec, command, position, times, failed: reply.is_error() },
-        );
-    }
-    if let Reply::Error(text) = &reply {
-        server.clients().statistics.count_error(text);
-    }
-    finish(connected, reply, position)
+    let CommandCall { command, spec } = call;
+    finish(server, client, Answered { spec: *spec, command, reply, position }, times)
 }

@@ -6,6 +6,7 @@
 //! - A refused command of a transaction breaks the transaction.
 
 pub(crate) mod blind;
+mod plan;
 mod transaction;
 
 use std::time::Instant;
@@ -13,15 +14,18 @@ use std::time::Instant;
 use aryavarth::{Durability, KvsEngine, KvsError, Position};
 use aryavarth_protocol::{Command, Reply};
 
-use crate::clients::Ran;
+use crate::clients::CommandRun;
 use crate::commands::kit::args::Args;
+use crate::commands::kit::call::CommandCall;
 use crate::commands::kit::context::{
-    ClientState, Context, PauseChange, Replies, ServerContext, Settings, Then, Watched, hold_sweep,
+    AfterReply, ClientState, Context, PauseChange, Replies, ServerContext, Settings, Watched,
+    hold_sweep,
 };
 use crate::commands::kit::failure::{self, Failure, error_reply, refused};
-use crate::commands::kit::read::Reader;
+use crate::commands::kit::read::{Reader, Wait};
 use crate::commands::kit::spec::{self, Flags, Run, Spec, Step};
 use crate::commands::registry::registry;
+pub(crate) use plan::{LONG_BYTES, Plan, is_long, plan};
 
 /// The answer to one command, and the connection's next step.
 #[derive(Debug)]
@@ -33,132 +37,87 @@ pub(crate) struct Answer {
     pub(crate) level: Durability,
     /// The version of the protocol to say it in.
     pub(crate) version: u8,
-    pub(crate) then: Then,
+    pub(crate) then: AfterReply,
 }
 
-/// Runs a command of a connection; `None`, and nothing was done, if it may block and `may_block`
-/// says that it must not.
+/// The reason for which a call has not run, and had no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Later {
+    /// It would wait for a disk, which only the pool may.
+    Pool,
+    /// Its reply has no room among those of all clients; the client's allowance knows its bytes.
+    Room,
+    /// A pause of the clients began behind the plan: the call is held.
+    Pause,
+}
+
+/// The row of a command that has arrived.
+pub(crate) fn resolve(command: Command) -> CommandCall {
+    CommandCall::new(registry(), command)
+}
+
+/// Runs a command of a connection; `wait` says whether it may wait for a disk, and is `No` only for
+/// calls that [`plan`] lets run inline.
+///
+/// # Errors
+/// The reason for which nothing was done.
 pub(crate) fn run<E: KvsEngine>(
     engine: &E,
     server: &dyn ServerContext,
-    connected: &mut ClientState,
-    command: &Command,
-    may_block: bool,
-) -> Option<Answer> {
+    client: &mut ClientState,
+    call: &CommandCall,
+    wait: Wait,
+) -> Result<Answer, Later> {
     let began = Instant::now();
-    let args = Args::new(command).limited(server.limits());
-    let found = registry().find(&args).and_then(|spec| admit(spec, server, connected));
-    let (spec, outcome) = match found {
-        Err(failure) => {
-            if let Some(queue) = &mut connected.queue {
-                queue.is_broken = true;
-            }
-            if let Some(spec) = registry().known(&args) {
-                server.clients().statistics.count_rejected(registry().number(spec));
-            }
-            let failure = if args.is(0, "EXEC") { abort(connected, failure) } else { failure };
-            (None, Err(failure))
-        }
-        Ok(spec) if connected.queue.is_some() && !spec.flags.has(Flags::UNQUEUED) => {
-            (None, Ok((transaction::collect(connected, server, command), Position::ZERO)))
+    let args = Args::new(&call.command).limited(server.limits());
+    let row = call.spec.map_or_else(|| registry().find(&args), Ok);
+    let (spec, outcome) = match row.and_then(|spec| admit(spec, server, client)) {
+        Err(failure) => (None, Err(reject(server, client, &args, failure))),
+        Ok(spec) if plan::is_collected(spec, client) => {
+            (None, Ok((transaction::collect(client, server, call), Position::ZERO)))
         }
         Ok(spec) => {
-            let engine = Spaces { engine, space: connected.settings.space };
-            // Only on the pool, so a command that goes there is not counted twice.
-            let pass = if may_block && writes(spec, connected) {
-                // The pause began behind the look at it: the call is held.
-                Some(server.clients().begin_write()?)
+            let engine = Spaces { engine, space: client.settings.space, wait };
+            let pass = if plan::writes(spec, client) {
+                Some(server.clients().begin_write().ok_or(Later::Pause)?)
             } else {
                 None
             };
-            let outcome = engine.run(spec, server, connected, &args, may_block);
+            let outcome = engine.run(spec, server, client, &args);
             drop(pass);
             (Some(spec), outcome)
         }
     };
     let (reply, position) = match outcome {
         Ok(done) => done,
-        Err(Failure::WouldBlock | Failure::NoRoom) => return None,
+        Err(Failure::WouldBlock) => return Err(Later::Pool),
+        Err(Failure::NoRoom) => return Err(Later::Room),
         // The written position may take the writer's lock.
-        Err(Failure::Engine(_)) if !may_block => return None,
+        Err(Failure::Engine(_)) if wait == Wait::No => return Err(Later::Pool),
         Err(Failure::Refused(text)) => (Reply::Error(text), Position::ZERO),
         // A failed command may have seen any write.
         Err(Failure::Engine(error)) => (error_reply(&error), written(server)),
     };
-    if let Some(spec) = spec {
-        let times = (began, Instant::now());
-        count(
-            server,
-            connected,
-            &Counted { spec, command, position, times, failed: reply.is_error() },
-        );
-    }
-    if let Reply::Error(text) = &reply {
-        server.clients().statistics.count_error(text);
-    }
-    if let Some(change) = connected.settings.pause.take() {
-        change_pause(server, &mut connected.settings, change);
-    }
-    Some(finish(connected, reply, position))
+    let answered = Answered { spec, command: &call.command, reply, position };
+    let answer = finish(server, client, answered, (began, Instant::now()));
+    Ok(answer)
 }
 
-/// Whether a pause of the clients holds a command.
-pub(crate) fn is_paused(
+/// Notes that a call is refused, which breaks its transaction; returns the error that the client
+/// hears.
+fn reject(
     server: &dyn ServerContext,
-    connected: &ClientState,
-    command: &Command,
-) -> bool {
-    let Some(pause) = server.clients().pause() else { return false };
-    if !pause.only_writes {
-        return true;
+    client: &mut ClientState,
+    args: &Args<'_>,
+    failure: Failure,
+) -> Failure {
+    if let Some(queue) = &mut client.queue {
+        queue.is_broken = true;
     }
-    let spec = registry().find(&Args::new(command));
-    spec.is_ok_and(|spec| {
-        // A command that is collected runs later.
-        let is_collected = connected.queue.is_some() && !spec.flags.has(Flags::UNQUEUED);
-        !is_collected && writes(spec, connected)
-    })
-}
-
-/// Whether a call that runs now may write keys.
-fn writes(spec: &Spec, connected: &ClientState) -> bool {
-    let is_write = |command: &Command| {
-        let spec = registry().find(&Args::new(command));
-        spec.is_ok_and(|spec| spec.flags.has(Flags::WRITE))
-    };
-    match (&spec.run, &connected.queue) {
-        (Run::Transaction(Step::Exec), Some(queue)) => queue.commands.iter().any(is_write),
-        _ => spec.flags.has(Flags::WRITE),
+    if let Some(spec) = registry().known(args) {
+        server.clients().statistics.count_rejected(registry().number(spec));
     }
-}
-
-/// Keys of a read, or commands of a transaction, with which it is long work.
-const LONG_COUNT: usize = 64;
-/// Bytes to read, or of a transaction's commands, with which it is.
-pub(crate) const LONG_BYTES: usize = 256 << 10;
-
-/// Whether a command may keep a thread for long, beside waiting for a disk once: it reads large
-/// values or many, walks the keys, or is a long transaction.
-pub(crate) fn is_long<E: KvsEngine>(
-    engine: &E,
-    connected: &ClientState,
-    command: &Command,
-) -> bool {
-    let args = Args::new(command);
-    let Ok(spec) = registry().find(&args) else { return false };
-    match (&spec.run, &connected.queue) {
-        (Run::Transaction(Step::Exec), Some(queue)) => {
-            queue.commands.len() > LONG_COUNT || queue.bytes > LONG_BYTES
-        }
-        (Run::Read(_) | Run::Write(_), None) => {
-            let walks = matches!(spec.run, Run::Read(_)) && spec.keys == spec::Keys::None;
-            let keys = spec.keys_read(&args);
-            let spaces = Spaces { engine, space: connected.settings.space };
-            let bytes = |engine: &E| keys.iter().map(|key| engine.size_hint(key)).sum::<usize>();
-            walks || keys.len() > LONG_COUNT || spaces.selected(bytes) > LONG_BYTES
-        }
-        _ => false,
-    }
+    if args.is(0, "EXEC") { abort(client, failure) } else { failure }
 }
 
 /// Begins or ends a pause of all clients.
@@ -166,8 +125,8 @@ fn change_pause(server: &dyn ServerContext, settings: &mut Settings, change: Pau
     match change {
         PauseChange::Begins(pause) => {
             server.clients().set_pause(pause);
-            if settings.then == Then::GoOn {
-                settings.then = Then::AfterWrites;
+            if settings.then == AfterReply::GoOn {
+                settings.then = AfterReply::AfterWrites;
             }
         }
         PauseChange::Ends => server.clients().unpause(),
@@ -175,32 +134,38 @@ fn change_pause(server: &dyn ServerContext, settings: &mut Settings, change: Pau
     hold_sweep(server);
 }
 
-/// A command that has run.
-struct Counted<'a> {
-    spec: &'static Spec,
+/// A command that has a reply.
+struct Answered<'a> {
+    /// Its row, if it has run.
+    spec: Option<&'static Spec>,
     command: &'a Command,
+    reply: Reply,
     position: Position,
-    /// When it began and ended.
-    times: (Instant, Instant),
-    failed: bool,
 }
 
-/// Counts a command that has run, and shows it to connections in MONITOR mode.
-fn count(server: &dyn ServerContext, connected: &ClientState, counted: &Counted<'_>) {
-    let Counted { spec, command, position, times: (began, ended), failed } = *counted;
-    let ran = Ran {
+/// Counts a command that has run from `began` to `ended`, and shows it to connections in MONITOR
+/// mode.
+fn count(
+    server: &dyn ServerContext,
+    client: &ClientState,
+    spec: &'static Spec,
+    answered: (&Command, &Reply, Position),
+    (began, ended): (Instant, Instant),
+) {
+    let (command, reply, position) = answered;
+    let run = CommandRun {
         number: registry().number(spec),
         is_shown: !spec.flags.has_any(Flags::UNSEEN),
         is_logged: !spec.flags.has(Flags::SKIP_SLOWLOG),
-        client: &connected.entry,
-        space: connected.settings.space,
+        client: &client.entry,
+        space: client.settings.space,
         command,
         position,
         began,
         ended,
-        failed,
+        failed: reply.is_error(),
     };
-    server.clients().ran(server.settings(), &ran);
+    server.clients().ran(server.settings(), &run);
 }
 
 /// Everything that was written so far.
@@ -210,8 +175,8 @@ fn written(server: &dyn ServerContext) -> Position {
 
 /// Whether the client wants the reply of the call that has run, as `CLIENT REPLY` says; a reply
 /// that is skipped is skipped once.
-pub(crate) fn wants_reply(connected: &mut ClientState) -> bool {
-    let replies = &mut connected.settings.replies;
+pub(crate) fn wants_reply(client: &mut ClientState) -> bool {
+    let replies = &mut client.settings.replies;
     let wants = *replies == Replies::On;
     *replies = match *replies {
         Replies::SkipNext => Replies::SkipThis,
@@ -221,24 +186,40 @@ pub(crate) fn wants_reply(connected: &mut ClientState) -> bool {
     wants
 }
 
-/// The answer for a reply, by the connection's settings.
-fn finish(connected: &mut ClientState, reply: Reply, position: Position) -> Answer {
-    connected.entry.show(connected.shown());
-    let wants = wants_reply(connected);
-    let settings = &mut connected.settings;
+/// Counts a command and its error, makes the changes that it asked for, and gives its answer, by
+/// the connection's settings.
+fn finish(
+    server: &dyn ServerContext,
+    client: &mut ClientState,
+    answered: Answered<'_>,
+    times: (Instant, Instant),
+) -> Answer {
+    let Answered { spec, command, reply, position } = answered;
+    if let Some(spec) = spec {
+        count(server, client, spec, (command, &reply, position), times);
+    }
+    if let Reply::Error(text) = &reply {
+        server.clients().statistics.count_error(text);
+    }
+    if let Some(change) = client.settings.pause.take() {
+        change_pause(server, &mut client.settings, change);
+    }
+    client.entry.show(client.shown());
+    let wants = wants_reply(client);
+    let settings = &mut client.settings;
     let level = settings.level();
     // A transaction is one command, which ends with EXEC.
-    if connected.queue.is_none() {
+    if client.queue.is_none() {
         settings.durability_once = settings.durability_next.take();
     }
-    let then = std::mem::replace(&mut settings.then, Then::GoOn);
+    let then = std::mem::replace(&mut settings.then, AfterReply::GoOn);
     Answer { reply: wants.then_some(reply), position, level, version: settings.version, then }
 }
 
 /// An EXEC that cannot run ends its transaction, and says why in the words of Redis.
-fn abort(connected: &mut ClientState, failure: Failure) -> Failure {
-    connected.queue = None;
-    connected.watched = Watched::default();
+fn abort(client: &mut ClientState, failure: Failure) -> Failure {
+    client.queue = None;
+    client.watched = Watched::default();
     let Failure::Refused(text) = failure else { return failure };
     let why = text.strip_prefix(b"ERR ").unwrap_or(&text);
     let text = [b"EXECABORT Transaction discarded because of: ", why].concat();
@@ -249,24 +230,25 @@ fn abort(connected: &mut ClientState, failure: Failure) -> Failure {
 fn admit(
     spec: &'static Spec,
     server: &dyn ServerContext,
-    connected: &ClientState,
+    client: &ClientState,
 ) -> Result<&'static Spec, Failure> {
-    if !connected.settings.authenticated && !spec.flags.has(Flags::NO_AUTH) {
+    if !client.settings.authenticated && !spec.flags.has(Flags::NO_AUTH) {
         return refused("NOAUTH Authentication required.");
     }
     if spec.flags.has(Flags::DENYOOM) && server.settings().is_out_of_memory() {
         return refused("OOM command not allowed when used memory > 'maxmemory'.");
     }
-    if connected.queue.is_some() && spec.flags.has(Flags::NO_MULTI) {
+    if client.queue.is_some() && spec.flags.has(Flags::NO_MULTI) {
         return refused("ERR Command not allowed inside a transaction");
     }
     Ok(spec)
 }
 
-/// An engine, and the space that a connection has selected.
+/// An engine, the space that a connection has selected, and whether a read may wait for a disk.
 struct Spaces<'a, E> {
     engine: &'a E,
     space: u32,
+    wait: Wait,
 }
 
 impl<E: KvsEngine> Spaces<'_, E> {
@@ -282,11 +264,10 @@ impl<E: KvsEngine> Spaces<'_, E> {
     /// Lets a command look at the store as it is.
     fn read(
         &self,
-        may_block: bool,
         run: impl FnOnce(&mut Reader<'_, E>) -> spec::Outcome,
     ) -> Result<(Reply, Position), Failure> {
         self.selected(|engine| {
-            let mut reader = Reader::new(engine, may_block);
+            let mut reader = Reader::new(engine, self.wait);
             let reply = match run(&mut reader) {
                 // An error shows data, too.
                 Err(Failure::Refused(text)) => Reply::Error(text),
@@ -300,28 +281,23 @@ impl<E: KvsEngine> Spaces<'_, E> {
         &self,
         spec: &'static Spec,
         server: &dyn ServerContext,
-        connected: &mut ClientState,
+        client: &mut ClientState,
         args: &Args<'_>,
-        may_block: bool,
     ) -> Result<(Reply, Position), Failure> {
         match &spec.run {
-            Run::Read(run) => fitting(connected, self.read(may_block, |reader| run(reader, args))?),
+            Run::Read(run) => fitting(client, self.read(|reader| run(reader, args))?),
             Run::Context(run) => {
-                if spec.flags.has_any(Flags::WAITS) && !may_block {
-                    return Err(Failure::WouldBlock);
-                }
-                let ClientState { settings, entry, .. } = connected;
+                let ClientState { settings, entry, .. } = client;
                 let mut context = Context::new(settings, entry, server, registry());
                 let reply = run(&mut context, args)?;
                 Ok((reply, context.position))
             }
-            Run::Transaction(step) => self.selected(|engine| {
-                transaction::step(*step, engine, server, connected, args, may_block)
-            }),
-            Run::Write(_) | Run::Container(_) if !may_block => Err(Failure::WouldBlock),
+            Run::Transaction(step) => {
+                self.selected(|engine| transaction::step(*step, engine, server, client, args))
+            }
             Run::Write(run) => self.selected(|engine| {
                 let keys = spec.keys_read(args);
-                let room = &mut connected.room;
+                let room = &mut client.room;
                 let done = engine.transact(&keys, |transaction| {
                     let reply = reply_of(run(transaction, args))?;
                     let bytes = reply.text_bytes();
@@ -336,14 +312,10 @@ impl<E: KvsEngine> Spaces<'_, E> {
 
 /// A reply that only shows something, if there is room for it.
 fn fitting(
-    connected: &mut ClientState,
+    client: &mut ClientState,
     (reply, position): (Reply, Position),
 ) -> Result<(Reply, Position), Failure> {
-    if connected.room.fits(reply.text_bytes()) {
-        Ok((reply, position))
-    } else {
-        Err(Failure::NoRoom)
-    }
+    if client.room.fits(reply.text_bytes()) { Ok((reply, position)) } else { Err(Failure::NoRoom) }
 }
 
 /// The reply of a command inside a closure: an error that the client hears is one, and only what
@@ -361,9 +333,10 @@ fn reply_of(outcome: spec::Outcome) -> Result<Reply, KvsError> {
 /// Runs a command about keys inside a transaction of several.
 fn run_inside(
     transaction: &mut aryavarth::Transaction<'_>,
+    spec: Option<&'static Spec>,
     args: &Args<'_>,
 ) -> Result<Reply, KvsError> {
-    let spec = match registry().find(args) {
+    let spec = match spec.map_or_else(|| registry().find(args), Ok) {
         Ok(spec) => spec,
         Err(failure) => return reply_of(Err(failure)),
     };

@@ -12,8 +12,9 @@ use std::time::Instant;
 use aryavarth::{Durability, KvsEngine, KvsError, Position, Transaction};
 use aryavarth_protocol::{Command, Reply};
 
-use super::{Counted, count, reply_of, run_inside};
+use super::{count, reply_of, run_inside};
 use crate::commands::kit::args::Args;
+use crate::commands::kit::call::CommandCall;
 use crate::commands::kit::context::{ClientState, Context, Queue, ServerContext, Watched};
 use crate::commands::kit::failure::{
     Failure, REPLY, SYNTAX, error_reply, no_room, of_closure, refused,
@@ -30,20 +31,20 @@ const WATCHED_BYTES_MAX: usize = 1 << 20;
 
 /// Keeps a command for EXEC.
 pub(super) fn collect(
-    connected: &mut ClientState,
+    client: &mut ClientState,
     server: &dyn ServerContext,
-    command: &Command,
+    call: &CommandCall,
 ) -> Reply {
-    let Some(queue) = &mut connected.queue else { return Reply::OK };
+    let Some(queue) = &mut client.queue else { return Reply::OK };
     let limit = server.limits().session.request_bytes_max.min(QUEUE_BYTES_MAX);
-    queue.bytes += command.bytes() + size_of::<Command>();
+    queue.bytes += call.command.bytes() + size_of::<CommandCall>();
     if queue.bytes > limit {
         queue.is_broken = true;
         return Reply::error(format!(
             "ERR the transaction is too long: the limit is {limit} bytes"
         ));
     }
-    queue.commands.push(command.detached());
+    queue.commands.push(call.detached());
     Reply::Simple("QUEUED".into())
 }
 
@@ -52,52 +53,47 @@ pub(super) fn step<E: KvsEngine>(
     step: Step,
     engine: &E,
     server: &dyn ServerContext,
-    connected: &mut ClientState,
+    client: &mut ClientState,
     args: &Args<'_>,
-    may_block: bool,
 ) -> Result<(Reply, Position), Failure> {
     let done = Ok((Reply::OK, Position::ZERO));
     match step {
-        Step::Multi if connected.queue.is_some() => refused("ERR MULTI calls can not be nested"),
+        Step::Multi if client.queue.is_some() => refused("ERR MULTI calls can not be nested"),
         Step::Multi => {
-            connected.queue = Some(Queue::default());
+            client.queue = Some(Queue::default());
             done
         }
         Step::Discard => {
-            if connected.queue.take().is_none() {
+            if client.queue.take().is_none() {
                 return refused("ERR DISCARD without MULTI");
             }
-            connected.watched = Watched::default();
+            client.watched = Watched::default();
             done
         }
         Step::Unwatch => {
-            connected.watched = Watched::default();
+            client.watched = Watched::default();
             done
         }
         Step::Reset => {
-            connected.reset(server);
+            client.reset(server);
             Ok((Reply::Simple("RESET".into()), Position::ZERO))
         }
         // The transaction goes on, as in Redis.
-        Step::Watch if connected.queue.is_some() => {
-            refused("ERR WATCH inside MULTI is not allowed")
-        }
-        // Both wait for the writer that runs.
-        Step::Watch | Step::Exec if !may_block => Err(Failure::WouldBlock),
+        Step::Watch if client.queue.is_some() => refused("ERR WATCH inside MULTI is not allowed"),
         Step::Watch => {
-            watch(engine, connected, args)?;
+            watch(engine, client, args)?;
             done
         }
-        Step::Exec => exec(engine, server, connected),
+        Step::Exec => exec(engine, server, client),
     }
 }
 
 fn watch<E: KvsEngine>(
     engine: &E,
-    connected: &mut ClientState,
+    client: &mut ClientState,
     args: &Args<'_>,
 ) -> Result<(), Failure> {
-    let Watched { watches, bytes } = &mut connected.watched;
+    let Watched { watches, bytes } = &mut client.watched;
     for key in args.from(1) {
         let place = (engine.space(), key.to_vec());
         if watches.contains_key(&place) {
@@ -117,20 +113,20 @@ fn watch<E: KvsEngine>(
 fn exec<E: KvsEngine>(
     engine: &E,
     server: &dyn ServerContext,
-    connected: &mut ClientState,
+    client: &mut ClientState,
 ) -> Result<(Reply, Position), Failure> {
-    let Some(queue) = connected.queue.take() else {
+    let Some(queue) = client.queue.take() else {
         return refused("ERR EXEC without MULTI");
     };
-    let watched = std::mem::take(&mut connected.watched);
+    let watched = std::mem::take(&mut client.watched);
     if queue.is_broken {
         return refused("EXECABORT Transaction discarded because of previous errors.");
     }
-    let calls = resolve(&queue.commands, server, connected.settings.space);
+    let calls = resolve(&queue.commands, server, client.settings.space);
     let own = calls.iter().filter(|call| call.space == engine.space());
     let keys: Vec<&[u8]> = own.flat_map(Resolved::keys).collect();
-    let level = connected.settings.level();
-    let room = &mut connected.room;
+    let level = client.settings.level();
+    let room = &mut client.room;
     let done = engine.transact(&keys, |transaction| {
         let now_ms = transaction.now_ms();
         if watched.watches.values().any(|watch| watch.is_touched(now_ms)) {
@@ -143,7 +139,7 @@ fn exec<E: KvsEngine>(
         Ok(done) => done,
         // The transaction runs when there is room for its replies.
         Err(Failure::NoRoom) => {
-            (connected.queue, connected.watched) = (Some(queue), watched);
+            (client.queue, client.watched) = (Some(queue), watched);
             return Err(Failure::NoRoom);
         }
         Err(failed) => return Err(failed),
@@ -157,7 +153,7 @@ fn exec<E: KvsEngine>(
         let is_beside = done.is_none();
         let (reply, began, ended) = match done {
             Some(done) => done,
-            None => run_beside(call, server, connected, &mut position),
+            None => run_beside(call, server, client, &mut position),
         };
         bytes += reply.text_bytes();
         // All has happened by now; only a reply can still be too large.
@@ -166,22 +162,20 @@ fn exec<E: KvsEngine>(
         replies.push((reply, began, ended));
     }
     // The reply is that of the commands before a change of the level, too.
-    if strength(level) > strength(connected.settings.level()) {
-        connected.settings.durability_once = Some(level);
+    if strength(level) > strength(client.settings.level()) {
+        client.settings.durability_once = Some(level);
     }
     let mut all = Vec::with_capacity(replies.len());
     for (call, (reply, began, ended)) in calls.iter().zip(replies) {
         if let Some(spec) = call.spec {
-            let (command, failed) = (call.command, reply.is_error());
-            let times = (began, ended);
-            count(server, connected, &Counted { spec, command, position, times, failed });
+            count(server, client, spec, (call.command, &reply, position), (began, ended));
         }
         all.push(reply);
     }
     Ok((Reply::Array(all), position))
 }
 
-/// A queued command, resolved: its row in the table, and the database that it is about.
+/// A queued command with its row, and the database that it is about.
 struct Resolved<'a> {
     command: &'a Command,
     args: Args<'a>,
@@ -201,19 +195,18 @@ impl<'a> Resolved<'a> {
     }
 }
 
-/// Resolves the commands of a transaction that begins in the database `space`.
+/// The databases of the commands of a transaction that begins in the database `space`.
 fn resolve<'a>(
-    commands: &'a [Command],
+    calls: &'a [CommandCall],
     server: &dyn ServerContext,
     mut space: u32,
 ) -> Vec<Resolved<'a>> {
-    let resolved = commands.iter().map(|command| {
+    let resolved = calls.iter().map(|CommandCall { command, spec }| {
         let args = Args::new(command).limited(server.limits());
-        let spec = registry().find(&args).ok();
         if spec.is_some_and(|spec| spec.name == "select") {
             space = args.database(1).unwrap_or(space);
         }
-        Resolved { command, args, spec, space }
+        Resolved { command, args, spec: *spec, space }
     });
     resolved.collect()
 }
@@ -246,7 +239,7 @@ fn run_on_keys(
         }
         transaction.select(call.space);
         let began = Instant::now();
-        let reply = match run_inside(transaction, &call.args) {
+        let reply = match run_inside(transaction, call.spec, &call.args) {
             // The others say what they lack in the same run.
             Err(KvsError::Again) => {
                 is_short = true;
@@ -268,11 +261,11 @@ fn run_on_keys(
 fn run_beside(
     call: &Resolved<'_>,
     server: &dyn ServerContext,
-    connected: &mut ClientState,
+    client: &mut ClientState,
     position: &mut Position,
 ) -> Timed {
     let began = Instant::now();
-    let ClientState { settings, entry, .. } = connected;
+    let ClientState { settings, entry, .. } = client;
     let mut context = Context::new(settings, entry, server, registry());
     context.in_transaction = true;
     let reply = match call.spec.map(|spec| &spec.run) {

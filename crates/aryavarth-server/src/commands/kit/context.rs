@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use aryavarth::{Count, Durability, Position, Stats, Watch};
-use aryavarth_protocol::Command;
 
 use crate::budget::{Allowance, OutputFigures};
 use crate::clients::{ClientHandle, Clients, Pause, Shown};
+use crate::commands::kit::call::CommandCall;
 use crate::commands::kit::deadline::Now;
 use crate::commands::kit::rows::Registry;
 use crate::counters::Counters;
@@ -42,7 +42,7 @@ impl ClientState {
             durability_next: None,
             replies: Replies::On,
             monitors: false,
-            then: Then::GoOn,
+            then: AfterReply::GoOn,
             pause: None,
         };
         let (watched, room) = (Watched::default(), Allowance::default());
@@ -112,7 +112,7 @@ pub(crate) struct Settings {
     /// Whether the connection hears of all commands.
     pub(crate) monitors: bool,
     /// The step after the reply.
-    pub(crate) then: Then,
+    pub(crate) then: AfterReply,
     /// A change of the clients' pause, made once the command, or its transaction, has run.
     pub(crate) pause: Option<PauseChange>,
 }
@@ -144,7 +144,7 @@ pub(crate) enum Replies {
 
 /// The connection's step once a command is answered.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Then {
+pub(crate) enum AfterReply {
     GoOn,
     /// Answers when the writes that the clients' pause let through are in the log.
     AfterWrites,
@@ -166,7 +166,7 @@ pub(crate) enum Then {
 /// A transaction that is being collected.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    pub(crate) commands: Vec<Command>,
+    pub(crate) commands: Vec<CommandCall>,
     /// Bytes that the commands keep.
     pub(crate) bytes: usize,
     /// A command was refused, so that EXEC will be.

@@ -3,6 +3,7 @@
 //! The bottom of the commands: imports no family, no registry and no dispatch.
 
 pub(crate) mod args;
+pub(crate) mod call;
 pub(crate) mod context;
 pub(crate) mod deadline;
 pub(crate) mod failure;

@@ -75,14 +75,21 @@ impl Read for Transaction<'_> {
     }
 }
 
+/// Whether a read may wait for a disk, or for a writer that waits for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    No,
+    Yes,
+}
+
 /// Keys, and bytes of values, that one command looks at where its bytes arrived: others wait there.
-const LOOKS_MAX: usize = 64;
+pub(crate) const LOOKS_MAX: usize = 64;
 const LOOKS_BYTES_MAX: usize = 512 << 10;
 
 /// The store as it is.
 pub(crate) struct Reader<'a, E> {
     engine: &'a E,
-    may_block: bool,
+    wait: Wait,
     /// Keys that were looked at, and bytes of their values.
     looks: usize,
     bytes: usize,
@@ -91,15 +98,15 @@ pub(crate) struct Reader<'a, E> {
 }
 
 impl<'a, E: KvsEngine> Reader<'a, E> {
-    pub(crate) fn new(engine: &'a E, may_block: bool) -> Self {
-        Reader { engine, may_block, looks: 0, bytes: 0, position: Position::ZERO }
+    pub(crate) fn new(engine: &'a E, wait: Wait) -> Self {
+        Reader { engine, wait, looks: 0, bytes: 0, position: Position::ZERO }
     }
 
     /// Looks at one more key, unless it is the turn of others.
     fn look(&mut self) -> Result<(), Failure> {
         self.looks += 1;
         if self.looks > LOOKS_MAX || self.bytes > LOOKS_BYTES_MAX {
-            return if self.may_block { Ok(()) } else { Err(Failure::WouldBlock) };
+            return self.begin_long();
         }
         Ok(())
     }
@@ -115,14 +122,17 @@ impl<E: KvsEngine> Read for Reader<'_, E> {
     }
 
     fn begin_long(&self) -> Result<(), Failure> {
-        if self.may_block { Ok(()) } else { Err(Failure::WouldBlock) }
+        match self.wait {
+            Wait::Yes => Ok(()),
+            Wait::No => Err(Failure::WouldBlock),
+        }
     }
 
     fn find(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure> {
         self.look()?;
         let (stored, position) = match self.engine.find_now(key)? {
             Some(found) => found,
-            None if self.may_block => self.engine.find(key)?,
+            None if self.wait == Wait::Yes => self.engine.find(key)?,
             None => return Err(Failure::WouldBlock),
         };
         self.position = self.position.max(position);
@@ -134,7 +144,7 @@ impl<E: KvsEngine> Read for Reader<'_, E> {
         self.look()?;
         let (deadline, position) = match self.engine.deadline_now(key)? {
             Some(found) => found,
-            None if self.may_block => self.engine.deadline(key)?,
+            None if self.wait == Wait::Yes => self.engine.deadline(key)?,
             None => return Err(Failure::WouldBlock),
         };
         self.position = self.position.max(position);

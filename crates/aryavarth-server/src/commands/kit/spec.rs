@@ -245,6 +245,15 @@ impl Spec {
         self.key_places(args).into_iter().map(|place| args.get(place)).collect()
     }
 
+    /// How many keys a call has.
+    pub(crate) fn key_count(&self, args: &Args<'_>) -> usize {
+        match self.keys {
+            Keys::None => 0,
+            Keys::Range(1, 1, _) => 1,
+            Keys::Range(..) | Keys::Counted(..) => self.key_places(args).len(),
+        }
+    }
+
     /// Where the keys are among the arguments of a call, the name being at 0.
     pub(crate) fn key_places(&self, args: &Args<'_>) -> Vec<usize> {
         let len = args.len();

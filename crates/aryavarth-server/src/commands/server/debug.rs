@@ -6,7 +6,7 @@ use std::time::Duration;
 use aryavarth_protocol::Reply;
 
 use crate::commands::kit::args::{Args, parse_float, parse_integer};
-use crate::commands::kit::context::{Context, Then, hold_sweep};
+use crate::commands::kit::context::{AfterReply, Context, hold_sweep};
 use crate::commands::kit::failure::{NO_SUCH_KEY, refused, refused_quoting};
 use crate::commands::kit::glob::Glob;
 use crate::commands::kit::help::HELP;
@@ -131,7 +131,7 @@ fn set_active_expire(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
 fn sleep(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
     let seconds = parse_float(args.get(2)).unwrap_or(0.0).clamp(0.0, SLEEP_SECONDS_MAX);
     if !context.in_transaction {
-        context.settings.then = Then::Sleep(Duration::from_secs_f64(seconds));
+        context.settings.then = AfterReply::Sleep(Duration::from_secs_f64(seconds));
     }
     Ok(Reply::OK)
 }

@@ -9,7 +9,7 @@ use aryavarth::Durability;
 use aryavarth_protocol::Reply;
 
 use crate::commands::kit::args::{Args, timeout};
-use crate::commands::kit::context::{Context, Then};
+use crate::commands::kit::context::{AfterReply, Context};
 use crate::commands::kit::failure::{SYNTAX, refused};
 use crate::commands::kit::spec::{Group, Outcome, Run, Spec};
 use crate::process;
@@ -115,7 +115,7 @@ fn shutdown(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
     if aborts {
         return refused("ERR No shutdown in progress.");
     }
-    context.settings.then = Then::Shutdown;
+    context.settings.then = AfterReply::Shutdown;
     Ok(Reply::OK)
 }
 
@@ -127,7 +127,7 @@ fn wait(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
         time = Duration::from_secs(u64::from(u32::MAX));
     }
     if replicas > 0 && !context.in_transaction {
-        context.settings.then = Then::Sleep(time);
+        context.settings.then = AfterReply::Sleep(time);
     }
     Ok(Reply::Integer(0))
 }
@@ -164,7 +164,7 @@ fn wait_for_disk(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
     let also_replicas = replicas > 0;
     if also_replicas || !is_there {
         let time = (!time.is_zero()).then_some(time);
-        context.settings.then = Then::WaitForDisk { time, also_replicas };
+        context.settings.then = AfterReply::WaitForDisk { time, also_replicas };
     }
     Ok(both(1))
 }

@@ -6,7 +6,6 @@
 //! change that is meant, `UPDATE_GOLDENFILES=1 cargo test -p aryavarth-server commands` rewrites
 //! the scripts and the page; read the difference.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -14,13 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aryavarth::{Clock, Durability, MemoryEngine};
-use aryavarth_protocol::{Command, Reply, Session};
+use aryavarth_protocol::{Reply, Session};
 use goldenscript::Argument;
 
+use super::connections::Connections;
 use super::fake_server::FakeServer;
+use crate::commands::Answer;
 use crate::commands::kit::spec::{Run, Spec};
 use crate::commands::registry::{FAMILIES, registry};
-use crate::commands::{Answer, ClientState, run};
 use crate::limits::Limits;
 
 #[derive(Debug, Default)]
@@ -34,8 +34,7 @@ impl Clock for Hands {
 
 struct Runner {
     clock: Arc<Hands>,
-    server: FakeServer,
-    connections: BTreeMap<String, ClientState>,
+    connections: Connections,
 }
 
 impl Runner {
@@ -45,22 +44,16 @@ impl Runner {
         limits.session.value_bytes_max = 4096;
         let engine = MemoryEngine::with_clock(Arc::<Hands>::clone(&clock));
         let server = FakeServer::new(engine, limits);
-        Runner { clock, server, connections: BTreeMap::new() }
+        Runner { clock, connections: Connections::new(server) }
     }
 
-    /// What a connection hears of a command.
+    /// The reply to a command of a connection.
     fn call(&mut self, connection: &str, args: &[String]) -> Reply {
         self.answer(connection, args).reply.expect("the client wants replies")
     }
 
     fn answer(&mut self, connection: &str, args: &[String]) -> Answer {
-        let server = &self.server;
-        let connected = self.connections.entry(connection.to_owned()).or_insert_with(|| {
-            let peer = ([127, 0, 0, 1], 1).into();
-            ClientState::new(server.clients.enter(peer, peer), true, Durability::Always)
-        });
-        let command = Command::from_args(args);
-        run(&server.engine, server, connected, &command, true).expect("it may block")
+        self.connections.answer(connection, args).expect("no pause holds it")
     }
 }
 
@@ -270,24 +263,11 @@ fn a_level_chosen_after_waitaof_does_not_make_it_a_lie() {
 #[test]
 fn a_transaction_of_many_small_commands_is_too_long_too() {
     let mut runner = Runner::new();
-    runner.server.limits.session.request_bytes_max = 4096;
+    runner.connections.server.limits.session.request_bytes_max = 4096;
     runner.call("", &words("MULTI"));
     let refused = (0..100).filter(|_| runner.call("", &words("PING")).is_error());
     assert!(refused.count() > 0);
     assert!(runner.call("", &words("EXEC")).is_error());
-}
-
-/// What may wait for the writer's lock, or for a disk, is not for the thread of the sockets.
-#[test]
-fn figures_of_the_store_are_asked_for_on_the_pool() {
-    let mut runner = Runner::new();
-    runner.call("", &words("PING"));
-    let connected = runner.connections.get_mut("").expect("it has spoken");
-    for line in ["INFO", "ROLE", "LASTSAVE", "WAITAOF 1 0 0", "MEMORY STATS", "DBSIZE"] {
-        let command = Command::from_args(words(line));
-        let done = run(&runner.server.engine, &runner.server, connected, &command, false);
-        assert!(done.is_none(), "{line}");
-    }
 }
 
 #[test]
@@ -351,20 +331,4 @@ fn watched_keys_have_a_limit_in_bytes() {
     assert_eq!(watched.count(), 17, "a mebibyte");
     runner.call("", &words("UNWATCH"));
     assert!(!runner.call("", &["WATCH".to_owned(), key(0)]).is_error());
-}
-
-/// Where the bytes arrived, others wait.
-#[test]
-fn many_keys_are_looked_at_on_the_pool() {
-    let mut runner = Runner::new();
-    runner.call("", &words("SET k v"));
-    let connected = runner.connections.get_mut("").expect("it has spoken");
-    for name in ["EXISTS", "MGET"] {
-        for (keys, is_done) in [(10, true), (1000, false)] {
-            let line = format!("{name}{}", " k".repeat(keys));
-            let command = Command::from_args(words(&line));
-            let done = run(&runner.server.engine, &runner.server, connected, &command, false);
-            assert_eq!(done.is_some(), is_done, "{name} of {keys}");
-        }
-    }
 }

@@ -5,61 +5,42 @@
 //! store says of itself. After a change that is meant, `UPDATE_GOLDENFILES=1 cargo test -p
 //! aryavarth-server scripts` rewrites the scripts; read the difference.
 
-use std::collections::BTreeMap;
 use std::error::Error;
-use std::net::SocketAddr;
 
-use aryavarth::{Durability, MemoryEngine, Position};
-use aryavarth_protocol::{Command, Reply};
+use aryavarth::{MemoryEngine, Position};
+use aryavarth_protocol::Reply;
 
+use super::connections::Connections;
 use super::fake_server::FakeServer;
-use crate::commands::{ClientState, Then, is_paused, run};
+use crate::commands::AfterReply;
 use crate::limits::Limits;
 
 /// Runs commands on connections.
 pub(super) struct Runner {
-    server: FakeServer,
-    connections: BTreeMap<String, ClientState>,
+    connections: Connections,
 }
 
 impl Runner {
     pub(super) fn new() -> Self {
         let server = FakeServer::new(MemoryEngine::new(), Limits::default());
-        Runner { server, connections: BTreeMap::new() }
+        Runner { connections: Connections::new(server) }
     }
 
     /// Runs a command on the connection of that name, which is made if there is none.
     pub(super) fn call(&mut self, name: &str, args: &[&str]) -> String {
-        let server = &self.server;
-        let known = self.connections.len();
-        let connected = self.connections.entry(name.to_owned()).or_insert_with(|| {
-            let port = 50_001 + u16::try_from(known).unwrap();
-            let peer = SocketAddr::from(([127, 0, 0, 1], port));
-            let entry = server.clients.enter(peer, server.settings.listen);
-            ClientState::new(entry, !server.settings.has_password(), Durability::Always)
-        });
-        let command = Command::from_args(args);
-        if is_paused(server, connected, &command) {
+        let Some(answer) = self.connections.answer(name, args) else {
             return "waits".into();
-        }
-        let answer = run(&server.engine, server, connected, &command, true).unwrap();
+        };
         let mut text = match &answer.reply {
             Some(reply) => shown(reply),
             None => "no reply".into(),
         };
         if answer.position > Position::ZERO {
             let (position, level) = (answer.position.0, answer.level);
-            text = format!(
-                "{text}
-when {position} is durable: {level}"
-            );
+            text = format!("{text}\nwhen {position} is durable: {level}");
         }
-        if answer.then != Then::GoOn {
-            text = format!(
-                "{text}
-then {:?}",
-                answer.then
-            );
+        if answer.then != AfterReply::GoOn {
+            text = format!("{text}\nthen {:?}", answer.then);
         }
         text
     }
@@ -131,7 +112,7 @@ impl goldenscript::Runner for Runner {
         context: &goldenscript::Context,
     ) -> Result<String, Box<dyn Error>> {
         if command.name == "host" {
-            let mut positions = self.server.positions.lock().unwrap();
+            let mut positions = self.connections.server.positions.lock().unwrap();
             let mut args = command.consume_args();
             while let Some((key, value)) = args.next_key() {
                 match key {

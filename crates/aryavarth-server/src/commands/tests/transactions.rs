@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aryavarth::fs::SimFs;
-use aryavarth::{Batch, Clock, Durability, KvStore, KvsEngine, MemoryEngine, Options};
-use aryavarth_protocol::{Command, Reply};
+use aryavarth::{Batch, Clock, KvStore, KvsEngine, MemoryEngine, Options};
+use aryavarth_protocol::Reply;
 
+use super::connections::{call, connect};
 use super::fake_server::FakeServer;
-use crate::commands::{ClientState, run};
 use crate::limits::Limits;
 
 /// A clock that stands still and counts how often it is asked.
@@ -50,13 +50,8 @@ fn a_transaction_on_keys_of_another_database_runs_twice() {
     let clock = Arc::new(Counting::default());
     let store = reopened(KEYS, &clock);
     let server = FakeServer::new(MemoryEngine::new(), Limits::default());
-    let peer = ([127, 0, 0, 1], 1).into();
-    let entry = server.clients.enter(peer, peer);
-    let mut connected = ClientState::new(entry, true, Durability::Always);
-    let mut call = |args: &[&str]| {
-        let command = Command::from_args(args);
-        run(&store, &server, &mut connected, &command, true).unwrap().reply.unwrap()
-    };
+    let mut client = connect(&server, 0);
+    let mut call = |args: &[&str]| call(&store, &server, &mut client, args).unwrap().reply.unwrap();
     call(&["MULTI"]);
     call(&["SELECT", "1"]);
     (0..KEYS).for_each(|n| drop(call(&["GET", &key(n)])));

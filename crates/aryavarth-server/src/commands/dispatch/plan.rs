@@ -1,0 +1,151 @@
+//! The place where a call runs, decided from its row before it runs.
+//!
+//! ```text
+//!  call, row ---> a pause holds it --------------------------> Held    until the pause ends
+//!                 refused, or collected for EXEC -----------> Inline   on the thread of the sockets
+//!                 reads few keys, or waits for nothing -----> Inline   (*)
+//!                 writes without reading ------------------> Append    together with other writes
+//!                 the rest -------------------------------> Pool       may wait for disk and writer
+//! ```
+//!
+//! (*) The one trial: only an attempt tells whether a record is in the page cache. A read that would
+//! wait for a disk ends with [`Later::Pool`](super::Later::Pool), without an effect, and runs again
+//! on the pool.
+
+use aryavarth::KvsEngine;
+
+use super::admit;
+use crate::commands::kit::args::Args;
+use crate::commands::kit::call::CommandCall;
+use crate::commands::kit::context::{ClientState, Queue, ServerContext};
+use crate::commands::kit::read::LOOKS_MAX;
+use crate::commands::kit::spec::{Flags, Keys, Run, Spec, Step};
+
+/// The place where a call runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// On the thread of the sockets.
+    Inline,
+    /// In the log, together with the writes of others; on the pool if its options make it read.
+    Append,
+    /// On the pool.
+    Pool,
+    /// Nowhere, before the clients' pause ends.
+    Held,
+}
+
+/// Decides where a command runs.
+pub(crate) fn plan(server: &dyn ServerContext, client: &ClientState, call: &CommandCall) -> Plan {
+    if is_held(server, client, call) {
+        return Plan::Held;
+    }
+    let Some(spec) = call.spec else { return Plan::Inline };
+    if is_collected(spec, client) || admit(spec, server, client).is_err() {
+        return Plan::Inline;
+    }
+    match &spec.run {
+        // KEYS, SCAN and their kin walk through the keys.
+        Run::Read(_) if spec.keys == Keys::None => Plan::Pool,
+        Run::Read(_) if spec.key_count(&Args::new(&call.command)) > LOOKS_MAX => Plan::Pool,
+        Run::Context(_) if spec.flags.has(Flags::WAITS) => Plan::Pool,
+        // Both wait for the writer that runs.
+        Run::Transaction(Step::Exec) => Plan::Pool,
+        Run::Transaction(Step::Watch) if client.queue.is_none() => Plan::Pool,
+        Run::Read(_) | Run::Context(_) | Run::Transaction(_) | Run::Container(_) => Plan::Inline,
+        Run::Write(_) if spec.blind.is_some() && client.queue.is_none() => Plan::Append,
+        Run::Write(_) => Plan::Pool,
+    }
+}
+
+/// Whether EXEC runs the command, and not the call itself.
+pub(super) fn is_collected(spec: &Spec, client: &ClientState) -> bool {
+    client.queue.is_some() && !spec.flags.has(Flags::UNQUEUED)
+}
+
+/// Whether a pause of the clients holds a command.
+fn is_held(server: &dyn ServerContext, client: &ClientState, call: &CommandCall) -> bool {
+    let Some(pause) = server.clients().pause() else { return false };
+    if !pause.only_writes {
+        return true;
+    }
+    // A command that is collected runs later.
+    call.spec.is_some_and(|spec| !is_collected(spec, client) && writes(spec, client))
+}
+
+/// Whether a call that runs now may write keys.
+pub(super) fn writes(spec: &Spec, client: &ClientState) -> bool {
+    match (&spec.run, &client.queue) {
+        (Run::Transaction(Step::Exec), Some(queue)) => {
+            queue.commands.iter().any(CommandCall::is_write)
+        }
+        _ => spec.flags.has(Flags::WRITE),
+    }
+}
+
+/// Keys of a read, or commands of a transaction, with which it is long work.
+const LONG_COUNT: usize = 64;
+/// Bytes to read, or of a transaction's commands, with which it is.
+pub(crate) const LONG_BYTES: usize = 256 << 10;
+
+/// Whether a command may keep a thread for long, beside waiting for a disk once: it reads large
+/// values or many, walks the keys, or is a long transaction.
+pub(crate) fn is_long<E: KvsEngine>(engine: &E, client: &ClientState, call: &CommandCall) -> bool {
+    let Some(spec) = call.spec else { return false };
+    match (&spec.run, &client.queue) {
+        (Run::Transaction(Step::Exec), Some(queue)) => {
+            queue.commands.len() > LONG_COUNT
+                || queue.bytes > LONG_BYTES
+                || bytes_read(engine, client, call) > LONG_BYTES
+        }
+        (Run::Read(_) | Run::Write(_), None) => {
+            let walks = matches!(spec.run, Run::Read(_)) && spec.keys == Keys::None;
+            walks
+                || spec.key_count(&Args::new(&call.command)) > LONG_COUNT
+                || bytes_read(engine, client, call) > LONG_BYTES
+        }
+        _ => false,
+    }
+}
+
+/// About how many bytes of values a call reads, by the lengths in the index; 0 for one that walks
+/// the keys. Reads nothing.
+fn bytes_read<E: KvsEngine>(engine: &E, client: &ClientState, call: &CommandCall) -> usize {
+    let Some(spec) = call.spec else { return 0 };
+    match (&spec.run, &client.queue) {
+        (Run::Transaction(Step::Exec), Some(queue)) => {
+            bytes_of_queue(engine, client.settings.space, queue)
+        }
+        (Run::Read(_) | Run::Write(_), None) => {
+            bytes_of_values(engine, client.settings.space, spec, &Args::new(&call.command))
+        }
+        _ => 0,
+    }
+}
+
+/// The same for a transaction that begins in the database `space`.
+fn bytes_of_queue<E: KvsEngine>(engine: &E, mut space: u32, queue: &Queue) -> usize {
+    let mut bytes = 0;
+    for call in &queue.commands {
+        let Some(spec) = call.spec else { continue };
+        let args = Args::new(&call.command);
+        if spec.name == "select" {
+            space = args.database(1).unwrap_or(space);
+        }
+        bytes += bytes_of_values(engine, space, spec, &args);
+    }
+    bytes
+}
+
+fn bytes_of_values<E: KvsEngine>(
+    engine: &E,
+    space: u32,
+    spec: &'static Spec,
+    args: &Args<'_>,
+) -> usize {
+    let keys = spec.keys_read(args);
+    if keys.is_empty() {
+        return 0;
+    }
+    let bytes = |engine: &E| keys.iter().map(|key| engine.size_hint(key)).sum::<usize>();
+    if space == engine.space() { bytes(engine) } else { bytes(&engine.with_space(space)) }
+}
