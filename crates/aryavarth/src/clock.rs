@@ -17,7 +17,7 @@
 //! - A jump changes the offset alone; each is counted.
 
 use crate::options::Clock;
-use crate::sync::{Arc, AtomicI64, AtomicU64, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicI64, AtomicU64, Mutex, Ordering, Rank, lock};
 
 /// The wall clock may differ by so much from elapsed time without having jumped, in milliseconds.
 const TOLERANCE_MS: i64 = 1000;
@@ -60,7 +60,7 @@ impl StoreClock {
             offset_ms: AtomicI64::new(if has_jumped { behind_ms } else { 0 }),
             latest_ms: AtomicU64::new(latest_ms),
             jumps: AtomicU64::new(u64::from(has_jumped)),
-            last: Mutex::new(look),
+            last: Mutex::new(Rank::Clock, look),
         }
     }
 

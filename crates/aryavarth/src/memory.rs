@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::options::{Clock, Durability, Options, SystemClock};
 use crate::record::{Batch, Write, check_key, check_value};
 use crate::stats::Stats;
-use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, lock};
+use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, Rank, lock};
 
 /// A store in memory, ordered, behind one lock.
 ///
@@ -108,7 +108,7 @@ impl MemoryEngine {
     /// An empty store whose deadlines are by `clock`.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         let shared = Shared {
-            spaces: Mutex::default(),
+            spaces: Mutex::new(Rank::Spaces, BTreeMap::new()),
             watches: Watches::default(),
             guide: Guide::new(0),
             clock: StoreClock::new(clock, 0),

@@ -23,7 +23,7 @@ use crate::fs::Site;
 use crate::options::Durability;
 use crate::segment::Segment;
 use crate::sync::{
-    Arc, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, Ordering, fence, lock,
+    Arc, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, Ordering, Rank, fence, lock,
     thread, wait, wait_timeout,
 };
 
@@ -58,8 +58,13 @@ pub(crate) trait Syncable {
 }
 
 /// The segments written since the last sync, the active one last.
-#[derive(Default)]
 pub(crate) struct Unsynced(Mutex<Vec<Arc<Segment>>>);
+
+impl Default for Unsynced {
+    fn default() -> Unsynced {
+        Unsynced(Mutex::new(Rank::Unsynced, Vec::new()))
+    }
+}
 
 impl Syncable for Unsynced {
     fn sync(&self) -> Result<()> {
@@ -122,7 +127,7 @@ impl<F: Syncable> Watermarks<F> {
             released: AtomicU64::new(position),
             poison: OnceLock::new(),
             files,
-            waiters: Mutex::default(),
+            waiters: Mutex::new(Rank::Waiters, Waiters::default()),
             call: Condvar::new(),
             delay_ms: AtomicU64::new(NEVER),
             syncs: AtomicU64::new(0),
@@ -448,7 +453,7 @@ mod tests {
             let (written, synced) = (AtomicU64::new(0), AtomicU64::new(0));
             let disk = Arc::new(Disk { written, synced, syncs_left });
             let watermarks = Watermarks::over(Arc::clone(&disk), 0);
-            Arc::new(Store { disk, watermarks, writer: Mutex::new(()) })
+            Arc::new(Store { disk, watermarks, writer: Mutex::new(Rank::Writer, ()) })
         }
 
         fn write(&self) -> Position {
@@ -473,7 +478,8 @@ mod tests {
 
         fn write_as_task(&self) {
             let position = self.write();
-            let bell = Arc::new(Bell::default());
+            let bell =
+                Arc::new(Bell { rung: Mutex::new(Rank::Chores, false), call: Condvar::new() });
             let waker = Waker::from(Arc::clone(&bell));
             let told = loop {
                 match self.watermarks.on_reached(position, Durability::Always, &waker) {
@@ -485,7 +491,6 @@ mod tests {
         }
     }
 
-    #[derive(Default)]
     struct Bell {
         rung: Mutex<bool>,
         call: Condvar,

@@ -21,7 +21,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::{KeyPage, KeyRange, KeyWalk};
 use crate::error::Result;
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, Rank, lock};
 
 /// Keys that are remembered.
 const PLACES_MAX: usize = 16_384;
@@ -31,7 +31,7 @@ const PLACE_BYTES_MAX: usize = 16 << 20;
 const SEARCH_KEYS: usize = 4096;
 
 /// The cursors of an engine.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Guide {
     /// The same for each run of a store, so that cursors outlive a restart.
     seed: u64,
@@ -46,9 +46,15 @@ struct Places {
     bytes: usize,
 }
 
+impl Default for Guide {
+    fn default() -> Guide {
+        Guide::new(0)
+    }
+}
+
 impl Guide {
     pub(crate) fn new(seed: u64) -> Guide {
-        Guide { seed, places: Mutex::default() }
+        Guide { seed, places: Mutex::new(Rank::Guide, Places::default()) }
     }
 
     /// One step of a walk, where `keys` returns the first keys of a range.

@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 
 use crate::error::{KvsError, Result};
-use crate::sync::thread_local;
+use crate::sync::{Apart, thread_local};
 
 thread_local! {
     static DEPTH: Cell<usize> = const { Cell::new(0) };
@@ -17,13 +17,15 @@ thread_local! {
 }
 
 /// A closure of one store that runs on this thread, from its making to its drop.
-pub(crate) struct Inside(());
+pub(crate) struct Inside {
+    _apart: Apart,
+}
 
 impl Inside {
     pub(crate) fn enter<S>(store: &S) -> Inside {
         STORES.with(|stores| stores.borrow_mut().push(address(store)));
         DEPTH.with(|depth| depth.set(depth.get() + 1));
-        Inside(())
+        Inside { _apart: Apart::begin() }
     }
 }
 

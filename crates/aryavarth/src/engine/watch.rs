@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Rank, lock};
 
 /// Says whether a key was written since the watch was made, see
 /// [`KvsEngine::watch`](crate::KvsEngine::watch). Ends when it is dropped.
@@ -52,7 +52,7 @@ pub(crate) struct Watches {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     count: AtomicU64,
     keys: Mutex<Keys>,
@@ -106,6 +106,12 @@ impl Watches {
                 touch_all(watchers);
             }
         }
+    }
+}
+
+impl Default for Shared {
+    fn default() -> Shared {
+        Shared { count: AtomicU64::new(0), keys: Mutex::new(Rank::Watches, Keys::default()) }
     }
 }
 

@@ -7,7 +7,7 @@
 
 use super::entry::{Entry, EntryId, Key};
 use super::leaf::Keys;
-use crate::sync::{AtomicU32, AtomicU64, Mutex, OnceLock, Ordering, lock};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, OnceLock, Ordering, Rank, lock};
 
 /// Entries of one piece of the arena, pieces of a group, and groups: 2^32 entries in all, made
 /// as they are needed, so that an empty store takes little and no writer waits for a large one.
@@ -60,7 +60,12 @@ struct ListNumbers {
 impl Arena {
     pub(super) fn new() -> Arena {
         let groups = (0..GROUPS).map(|_| OnceLock::new()).collect();
-        Arena { groups, free: AtomicU32::new(0), used: AtomicU32::new(0), lists: Mutex::default() }
+        Arena {
+            groups,
+            free: AtomicU32::new(0),
+            used: AtomicU32::new(0),
+            lists: Mutex::new(Rank::Lists, ListNumbers::default()),
+        }
     }
 
     /// A number for a new list; not 0.

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! A thread holds the writer's lock or the manifest's, never both; the locks on the right are held for
-//! a few instructions and nothing is taken under them.
+//! a few instructions and none of them is taken under another. `sync/order.rs` has the order of all
+//! locks of the engine, and a debug build checks it.
 //!
 //! Invariants:
 //! - A pointer is published only after the write call returned.
@@ -49,7 +50,7 @@ use crate::manifest::Manifest;
 use crate::options::Options;
 use crate::record::MARK_BYTES;
 use crate::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentTable};
-use crate::sync::{Arc, AtomicI64, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock};
+use crate::sync::{Arc, AtomicI64, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, Rank, lock};
 use crate::watermarks::Watermarks;
 
 pub(crate) use copy::{Copied, CopyWriter, small_segments};
@@ -160,11 +161,11 @@ impl Log {
             index: found.index,
             table: Arc::new(found.table),
             watermarks: Watermarks::new(state.position),
-            retired: Mutex::default(),
-            compacting: Mutex::new(()),
-            writer: Mutex::new(writer),
-            growth: Mutex::new(reserve::Growth::of(found.reserves)),
-            sealing: Mutex::default(),
+            retired: Mutex::new(Rank::Retired, Vec::new()),
+            compacting: Mutex::new(Rank::Compacting, ()),
+            writer: Mutex::new(Rank::Writer, writer),
+            growth: Mutex::new(Rank::Growth, reserve::Growth::of(found.reserves)),
+            sealing: Mutex::new(Rank::Sealing, ()),
             multi: AtomicU64::new(0),
             watches: Watches::default(),
             cursors: Cursors::new(state.store_id, found.manifest.number()),
@@ -179,9 +180,9 @@ impl Log {
             compactions: AtomicU64::new(0),
             sizes,
             full: ArcSwapOption::empty(),
-            chores: Mutex::default(),
+            chores: Mutex::new(Rank::Chores, Chores::default()),
             call: Condvar::new(),
-            manifest: Mutex::new(found.manifest),
+            manifest: Mutex::new(Rank::Manifest, found.manifest),
             options,
         }
     }

@@ -4,7 +4,6 @@
 //! manifest's.
 
 use std::path::Path;
-use std::sync::PoisonError;
 
 use super::{MISSING, Opening, Unsealed, bad, read_header, refuse_cut};
 use crate::error::{KvsError, Result};
@@ -12,7 +11,7 @@ use crate::fs::{Fs, FsFile, OpenHow, Site};
 use crate::hint::{self, Places};
 use crate::manifest::Seal;
 use crate::segment::{Segment, SegmentHeader, blocks, log_path};
-use crate::sync::{Arc, Mutex, Ordering, lock};
+use crate::sync::{Arc, Mutex, Ordering, Rank, lock};
 
 impl Opening<'_> {
     /// Opens the file of every segment that stays and checks its length and header.
@@ -99,8 +98,8 @@ impl Opening<'_> {
         } else {
             1
         };
-        let queue = Mutex::new(self.sealed.iter());
-        let results = Mutex::new(Vec::new());
+        let queue = Mutex::new(Rank::Queue, self.sealed.iter());
+        let results = Mutex::new(Rank::Results, Vec::new());
         let work = || {
             while let Some((segment, seal)) = { lock(&queue).next() } {
                 let loaded = load(&*self.options.fs, self.dir, segment, seal);
@@ -113,7 +112,7 @@ impl Opening<'_> {
             }
             work();
         });
-        for (segment, loaded) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        for (segment, loaded) in results.into_inner() {
             let (places, from_hint) = loaded?;
             self.report.hints_used += u64::from(from_hint);
             self.loaded.push((segment, places));

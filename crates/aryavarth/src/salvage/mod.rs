@@ -23,7 +23,6 @@ mod output;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path};
-use std::sync::PoisonError;
 
 use output::{Writer, claim_empty, undo};
 
@@ -35,7 +34,7 @@ use crate::record::{Header, Kind, SEQ_MAX};
 use crate::recovery::Claimed;
 use crate::scrub::{Damage, Survey, VerifyReport, Visitor, threads};
 use crate::segment::{Checked, ScanStop, Scanner};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, Rank, lock};
 
 /// The outcome of [`salvage`]: read, saved, and lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -200,9 +199,12 @@ fn save_all(
         seq_max: survey.state.seq.saturating_sub(1),
         ..Learnt::default()
     };
-    let learner = Learner { learnt: Mutex::new(learnt), progress: Mutex::new(&mut progress) };
+    let learner = Learner {
+        learnt: Mutex::new(Rank::Learnt, learnt),
+        progress: Mutex::new(Rank::Progress, &mut progress),
+    };
     survey.read(threads(writer.options), &learner);
-    let learnt = learner.learnt.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let learnt = learner.learnt.into_inner();
     let mut report = SalvageReport {
         manifest_is_whole: survey.is_whole,
         doubtful_seq_max: learnt.doubtful_seq_max,

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Result;
 use crate::options::Options;
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, Rank, lock};
 
 pub(crate) use online::Scrubber;
 pub(crate) use survey::{Survey, Visitor};
@@ -183,7 +183,7 @@ pub fn verify(
     }
 
     let mut survey = Survey::open(&*options.fs, dir.as_ref())?;
-    survey.read(threads(options), &Progress(Mutex::new(progress)));
+    survey.read(threads(options), &Progress(Mutex::new(Rank::Progress, progress)));
     Ok(survey.report)
 }
 

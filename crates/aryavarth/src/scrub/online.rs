@@ -21,7 +21,7 @@ use crate::hint;
 use crate::log::Log;
 use crate::record::Kind;
 use crate::segment::{SEGMENT_HEADER_BYTES, Scanner, Segment, SegmentKind};
-use crate::sync::{Arc, AtomicU64, Condvar, Mutex, Ordering, lock, wait_timeout};
+use crate::sync::{Arc, AtomicU64, Condvar, Mutex, Ordering, Rank, lock, wait_timeout};
 
 /// The bytes that are read at a time.
 const SLICE_BYTES: u64 = 1 << 20;
@@ -60,11 +60,11 @@ impl Scrubber {
     pub(crate) fn new(log: &Log) -> Scrubber {
         let first_ms = log.options.clock.now_ms().saturating_add(FIRST_REST.as_millis() as u64);
         Scrubber {
-            pass: Mutex::default(),
+            pass: Mutex::new(Rank::ScrubPass, Pass::default()),
             next_ms: AtomicU64::new(first_ms),
-            found: Mutex::default(),
+            found: Mutex::new(Rank::Found, BTreeMap::new()),
             bytes: AtomicU64::new(0),
-            stopped: Mutex::default(),
+            stopped: Mutex::new(Rank::Stopped, false),
             call: Condvar::new(),
         }
     }

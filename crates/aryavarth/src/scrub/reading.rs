@@ -11,7 +11,7 @@ use crate::hint;
 use crate::manifest::Seal;
 use crate::record::Kind;
 use crate::segment::{Scanner, hint_path};
-use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+use crate::sync::{AtomicU64, Mutex, Ordering, Rank, lock};
 
 /// How often progress is told.
 const PROGRESS_BYTES: u64 = 1 << 20;
@@ -27,7 +27,13 @@ pub(super) struct Reading<'a, V> {
 
 impl<'a, V: Visitor> Reading<'a, V> {
     pub(super) fn new(survey: &'a Survey, visitor: &'a V, all: u64) -> Reading<'a, V> {
-        Reading { survey, visitor, all, done: AtomicU64::new(0), naming: Mutex::new(()) }
+        Reading {
+            survey,
+            visitor,
+            all,
+            done: AtomicU64::new(0),
+            naming: Mutex::new(Rank::Naming, ()),
+        }
     }
 
     /// Reads one source, holes included.

@@ -12,7 +12,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 
 use super::reading::Reading;
 use super::{Damage, VerifyReport, dead};
@@ -27,7 +26,7 @@ use crate::recovery::{
 use crate::segment::{
     Checked, SEGMENT_HEADER_BYTES, ScanStop, Scanner, SegmentKind, log_path, raw_salt,
 };
-use crate::sync::{Arc, Mutex, lock};
+use crate::sync::{Arc, Mutex, Rank, lock};
 
 const FROM: u64 = SEGMENT_HEADER_BYTES as u64;
 
@@ -337,8 +336,8 @@ impl Survey {
         let all = pieces.map(|piece| piece.end - piece.start).sum();
         self.report.damage.iter().for_each(|damage| visitor.damage(damage));
         let reading = Reading::new(self, visitor, all);
-        let queue = Mutex::new(0..self.sources.len());
-        let reports = Mutex::new(BTreeMap::new());
+        let queue = Mutex::new(Rank::Queue, 0..self.sources.len());
+        let reports = Mutex::new(Rank::Results, BTreeMap::new());
         let work = || {
             while let Some(number) = { lock(&queue).next() } {
                 let report = reading.source(number);
@@ -352,7 +351,7 @@ impl Survey {
             work();
         });
         visitor.progress(all, all);
-        for report in reports.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
+        for report in reports.into_inner().into_values() {
             self.report.add(report);
         }
         dead::mark(self);

@@ -24,7 +24,7 @@ use crate::engine::Stored;
 use crate::error::{KvsError, Result};
 use crate::fs::{FsFile, IoError, Site, read_full};
 use crate::record::{ALIGN, HEADER_BYTES, Header, Kind, Parts, padded, u16_at, u32_at, u64_at};
-use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, Mutex, OnceLock, Ordering, lock};
+use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, Mutex, OnceLock, Ordering, Rank, lock};
 
 use dead::DeadMap;
 pub(crate) use scan::{Checked, Remains, ScanStop, Scanned, Scanner};
@@ -332,7 +332,7 @@ impl fmt::Debug for SegmentTable {
 impl SegmentTable {
     pub(crate) fn new() -> SegmentTable {
         let chunks = (0..TABLE_MAX / TABLE_CHUNK).map(|_| OnceLock::new()).collect();
-        SegmentTable { chunks, indexes: Mutex::default() }
+        SegmentTable { chunks, indexes: Mutex::new(Rank::Segments, Indexes::default()) }
     }
 
     /// Reserves an index; `None` when all 65,536 are taken.

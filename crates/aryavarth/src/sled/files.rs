@@ -21,7 +21,7 @@ use ::sled::Db;
 
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, FsFile, OpenHow, Site, is_of_the_system};
-use crate::sync::{Arc, Mutex, lock};
+use crate::sync::{Arc, Mutex, Rank, lock};
 use crate::watermarks::Syncable;
 
 /// sled's log file and its folder of large values, by their names in sled's directory.
@@ -80,7 +80,7 @@ impl Files {
             }
         }
         let log = fs.open(Site::SledLogOpen, &home.join(LOG), OpenHow::Read)?;
-        let (blob_dir, blobs) = (home.join(BLOBS), Mutex::default());
+        let (blob_dir, blobs) = (home.join(BLOBS), Mutex::new(Rank::Blobs, Blobs::default()));
         let files = Files { db, fs, log, blob_dir, blobs };
         files.sync()?;
         files.fs.sync_dir(Site::SledDirSync, home)?;

@@ -26,7 +26,7 @@ use crate::manifest::{Manifest, State, manifest_path};
 use crate::options::Options;
 use crate::record::u64_at;
 use crate::recovery::{self, Claimed, DirLock};
-use crate::sync::{Arc, AtomicU64, Mutex};
+use crate::sync::{Arc, AtomicU64, Mutex, Rank};
 use crate::watermarks::Watermarks;
 
 /// The engine's name in the manifest, and of sled's directory.
@@ -77,15 +77,15 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Store, DirLock)> {
         meta,
         clock: StoreClock::new(Arc::clone(&options.clock), clock_ms),
         remembered_ms: AtomicU64::new(clock_ms),
-        writer: Mutex::default(),
+        writer: Mutex::new(Rank::Writer, ()),
         keys: AtomicU64::new(tally.keys()),
-        applying: Mutex::new(tally),
+        applying: Mutex::new(Rank::Applying, tally),
         table: ArcSwap::new(Arc::new(table)),
         table_changes: AtomicU64::new(0),
         claimed: AtomicU64::new(base),
         base,
         expired_keys: AtomicU64::new(0),
-        sweep_held: Mutex::default(),
+        sweep_held: Mutex::new(Rank::SweepHeld, None),
         watches: Watches::default(),
         guide: Guide::new(state.store_id),
         flushed: Arc::new(Watermarks::over(Buffers(db.clone()), base)),

@@ -15,7 +15,7 @@ use super::store::Store;
 use super::write::{Change, Effect};
 use crate::engine::KeyRange;
 use crate::error::Result;
-use crate::sync::{Condvar, Mutex, Ordering, lock, wait, wait_timeout};
+use crate::sync::{Condvar, Mutex, Ordering, Rank, lock, wait, wait_timeout};
 
 /// Keys per step.
 const STEP_KEYS: usize = 256;
@@ -25,7 +25,6 @@ const PAUSE: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Calls the sweep when there is something to do for it again.
-#[derive(Default)]
 pub(super) struct Bell {
     rung: Mutex<Rung>,
     call: Condvar,
@@ -41,6 +40,12 @@ struct Rung {
 enum Rest {
     UntilRung,
     Until(Duration),
+}
+
+impl Default for Bell {
+    fn default() -> Bell {
+        Bell { rung: Mutex::new(Rank::Bell, Rung::default()), call: Condvar::new() }
+    }
 }
 
 impl Bell {

@@ -22,7 +22,7 @@ use crate::record::Batch;
 use crate::recovery::{self, DirLock, Recovery};
 use crate::scrub::{Damage, Scrubber, VerifyReport};
 use crate::stats::Stats;
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Rank};
 
 pub use scan::Scan;
 
@@ -101,7 +101,7 @@ impl KvStore {
         let inner = Inner {
             scrubber: Arc::new(Scrubber::new(&log)),
             recovery,
-            threads: Mutex::default(),
+            threads: Mutex::new(Rank::Threads, Vec::new()),
             closed: AtomicBool::new(false),
             _lock: dir_lock,
             log,

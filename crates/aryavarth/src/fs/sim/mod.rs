@@ -42,7 +42,7 @@ use self::image::{BLOCK_BYTES, Inode};
 use self::names::{Dir, Names, Node};
 use self::random::Random;
 use super::{Fs, FsFile, IoError, OpenHow, Site};
-use crate::sync::{Arc, Mutex, lock};
+use crate::sync::{Arc, Mutex, Rank, lock};
 
 /// The share of all unsynced changes that a crash leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +154,7 @@ impl SimFs {
             space_bytes_max: u64::MAX,
             allocates: true,
         };
-        SimFs { state: Arc::new(Mutex::new(state)), view: None }
+        SimFs { state: Arc::new(Mutex::new(Rank::SimDisk, state)), view: None }
     }
 
     /// How a path is followed; an error if a view does not reach it.
