@@ -2,11 +2,11 @@
 //! which lets a connection wait.
 //!
 //! ```text
-//!  call ---> reply made ---> Allowance::take(bytes) --granted--> queued ---> sent
-//!             (dropped, nothing done)     |                        |           |
-//!                  ^                      no                    share grows  share shrinks
-//!                  |                      v
-//!                  +---- granted ---- OutputBudget::room(bytes): first come, first served
+//!  call ---> Allowance::fits(bytes) --yes--> reply made ---> queued ---> sent
+//!                ^        |                  (share grows)              (share shrinks)
+//!                |        no: nothing is done
+//!                |        v
+//!                +--- OutputBudget::room(bytes): first come, first served
 //! ```
 //!
 //! Terms: a *share* is a part of a budget, given back on drop. An *allowance* is the memory that the
@@ -18,6 +18,8 @@
 //!   either sends or is closed as a slow client, and room comes back.
 //! - Any single reply is granted once nothing else is held, however large it is; so one client can
 //!   always get one reply up to the limits.
+//! - A reply of known length has its room before it is made, as far as it is long: a value's length is
+//!   in the index. So replies take no memory beyond the budget while the pool makes them.
 //! - The first [`FREE_OUTPUT_BYTES`] of a connection take nothing, so short replies never wait.
 
 use std::sync::Arc;

@@ -52,7 +52,7 @@ pub(super) fn run<E: KvsEngine, P: ThreadPool>(
         let spare = state.renewed();
         shared.pool.spawn(move || {
             let blind = blind.map(|blind| requests::run_blind(&pool_side, &mut state, blind));
-            let mut result = requests::run_on_pool(&pool_side, &mut state, calls);
+            let mut result = requests::run_on_pool(&pool_side, &mut state, calls, is_long);
             result.answers.splice(..0, blind.into_iter().flatten());
             // Before the answer: once all are answered the server may go, and its engine and
             // pool must not end here, behind its back.

@@ -28,11 +28,11 @@ pub(super) fn plan<E: KvsEngine, P: ThreadPool>(shared: &Shared<E, P>, request: 
 
 /// Whether a request may keep a thread for long, beside waiting for a disk once.
 pub(super) fn is_long<E: KvsEngine>(engine: &E, request: &Request) -> bool {
-    bytes_read(engine, request) > LONG_BYTES || matches!(request, Request::Scan { .. })
+    bytes_shown(engine, request) > LONG_BYTES || matches!(request, Request::Scan { .. })
 }
 
-/// About how many bytes of a value a request reads. Reads nothing.
-fn bytes_read<E: KvsEngine>(engine: &E, request: &Request) -> usize {
+/// About how many bytes of a value the response shows. Reads nothing.
+pub(super) fn bytes_shown<E: KvsEngine>(engine: &E, request: &Request) -> usize {
     match request {
         Request::Get { key } => engine.size_hint(key.as_bytes()),
         _ => 0,

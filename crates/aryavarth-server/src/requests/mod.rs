@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use aryavarth::{Durability, KvsEngine, Position};
 use aryavarth_protocol::{Reply, Request, Response};
 
-use crate::commands::{self, CommandCall, Later, ServerContext, Wait};
+use crate::commands::{self, CommandCall, LONG_BYTES, Later, ServerContext, Wait};
 pub(crate) use crate::commands::{AfterReply, ClientState, Plan};
 use crate::counters::count;
 use crate::shared::Shared;
@@ -109,15 +109,17 @@ pub(crate) fn run_inline<E: KvsEngine, P: ThreadPool>(
 }
 
 /// Runs calls on the pool, up to the first that a pause holds or that has no room for its reply.
+/// `is_long` says that some may read much.
 pub(crate) fn run_on_pool<E: KvsEngine, P: ThreadPool>(
     shared: &Shared<E, P>,
     client: &mut ClientState,
     calls: VecDeque<Call>,
+    is_long: bool,
 ) -> BatchResult {
     let mut run = RunOfCalls::new(shared, client, calls);
     while let Some(call) = run.first() {
         let plan = plan(run.shared, run.client, call);
-        if plan == Plan::Held {
+        if plan == Plan::Held || is_long && !run.has_room() {
             break;
         }
         let ran = match plan {
@@ -153,6 +155,19 @@ impl<'a, E: KvsEngine, P: ThreadPool> RunOfCalls<'a, E, P> {
         let goes_on = self.bytes < self.shared.limits.output_bytes_max
             && self.result.then == AfterReply::GoOn;
         self.result.rest.front().filter(|_| goes_on)
+    }
+
+    /// Whether the values that the first call shows have room among all replies: taken before they
+    /// are read.
+    fn has_room(&mut self) -> bool {
+        let engine = &self.shared.engine;
+        let bytes = match self.result.rest.front() {
+            Some(Call::Command(call)) => commands::bytes_shown(engine, self.client, call),
+            Some(Call::Request(request)) => json::bytes_shown(engine, request),
+            Some(Call::Refused(_)) | None => 0,
+        };
+        let bytes = bytes.min(self.shared.limits.reply_bytes_max);
+        bytes <= LONG_BYTES || self.client.room.fits(bytes)
     }
 
     /// Runs the first call.

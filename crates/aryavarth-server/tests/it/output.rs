@@ -142,3 +142,29 @@ fn reads_of_large_values_leave_a_thread_to_writes() {
         assert_eq!(reader.reply(), "$-1\r");
     }
 }
+
+/// Each thread of the pool once read a large value before its reply asked for room: memory of all of
+/// them at once, which no budget counted.
+#[test]
+fn a_large_value_is_read_only_when_its_reply_has_room() {
+    let engine = Obedient::default();
+    engine.sync_always();
+    let pool = SharedQueueThreadPool::new(4).unwrap();
+    let limits = Limits { output_bytes_max_total: 3 << 19, ..Limits::default() };
+    let server = Server::on(pool, engine.clone(), limits);
+    let mut readers: Vec<Client> = (0..3).map(|_| server.client()).collect();
+    readers[0].send("GET large:gate\r\n");
+    eventually("one is being read", || figure(&server, "output_bytes") > 0);
+    readers[1].send("MGET small large:gate\r\n");
+    readers[2].send("MULTI\r\nGET large\r\nEXEC\r\n");
+    eventually("two wait for room", || figure(&server, "output_waiting") == 2);
+    engine.open_gate();
+    assert_eq!(readers[0].reply(), "$-1\r");
+    for line in ["*2\r", "$-1\r", "$-1\r"] {
+        assert_eq!(readers[1].reply(), line);
+    }
+    for line in ["+OK\r", "+QUEUED\r", "*1\r", "$-1\r"] {
+        assert_eq!(readers[2].reply(), line);
+    }
+    eventually("all is given back", || figure(&server, "output_bytes") == 0);
+}

@@ -14,6 +14,7 @@ use std::time::Instant;
 use aryavarth::{Durability, KvsEngine, KvsError, Position};
 use aryavarth_protocol::{Command, Reply};
 
+use crate::budget::Allowance;
 use crate::clients::CommandRun;
 use crate::commands::kit::args::Args;
 use crate::commands::kit::call::CommandCall;
@@ -25,7 +26,7 @@ use crate::commands::kit::failure::{self, Failure, error_reply, refused};
 use crate::commands::kit::read::{Reader, Wait};
 use crate::commands::kit::spec::{self, Flags, Run, Spec, Step};
 use crate::commands::registry::registry;
-pub(crate) use plan::{LONG_BYTES, Plan, is_long, plan};
+pub(crate) use plan::{LONG_BYTES, Plan, bytes_shown, is_long, plan};
 
 /// The answer to one command, and the connection's next step.
 #[derive(Debug)]
@@ -264,10 +265,11 @@ impl<E: KvsEngine> Spaces<'_, E> {
     /// Lets a command look at the store as it is.
     fn read(
         &self,
+        room: &mut Allowance,
         run: impl FnOnce(&mut Reader<'_, E>) -> spec::Outcome,
     ) -> Result<(Reply, Position), Failure> {
         self.selected(|engine| {
-            let mut reader = Reader::new(engine, self.wait);
+            let mut reader = Reader::new(engine, self.wait, room);
             let reply = match run(&mut reader) {
                 // An error shows data, too.
                 Err(Failure::Refused(text)) => Reply::Error(text),
@@ -285,7 +287,10 @@ impl<E: KvsEngine> Spaces<'_, E> {
         args: &Args<'_>,
     ) -> Result<(Reply, Position), Failure> {
         match &spec.run {
-            Run::Read(run) => fitting(client, self.read(|reader| run(reader, args))?),
+            Run::Read(run) => {
+                let shown = self.read(&mut client.room, |reader| run(reader, args))?;
+                fitting(client, shown)
+            }
             Run::Context(run) => {
                 let ClientState { settings, entry, .. } = client;
                 let mut context = Context::new(settings, entry, server, registry());

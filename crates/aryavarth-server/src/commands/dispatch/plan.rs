@@ -17,7 +17,7 @@ use aryavarth::KvsEngine;
 use super::admit;
 use crate::commands::kit::args::Args;
 use crate::commands::kit::call::CommandCall;
-use crate::commands::kit::context::{ClientState, Queue, ServerContext};
+use crate::commands::kit::context::{ClientState, ServerContext};
 use crate::commands::kit::read::LOOKS_MAX;
 use crate::commands::kit::spec::{Flags, Keys, Run, Spec, Step};
 
@@ -107,33 +107,52 @@ pub(crate) fn is_long<E: KvsEngine>(engine: &E, client: &ClientState, call: &Com
     }
 }
 
-/// About how many bytes of values a call reads, by the lengths in the index; 0 for one that walks
-/// the keys. Reads nothing.
+/// About how many bytes of values the reply of a call shows, by the lengths in the index; 0 for one
+/// that walks the keys. Reads nothing.
+pub(crate) fn bytes_shown<E: KvsEngine>(
+    engine: &E,
+    client: &ClientState,
+    call: &CommandCall,
+) -> usize {
+    let shows = |spec: &Spec| spec.access.iter().any(|access| access.contains("access"));
+    bytes_of_call(engine, client, call, shows)
+}
+
+/// About how many bytes of values a call reads.
 fn bytes_read<E: KvsEngine>(engine: &E, client: &ClientState, call: &CommandCall) -> usize {
+    bytes_of_call(engine, client, call, |_| true)
+}
+
+/// The bytes of values that a call reads by commands which `counts` names, those in the queue of an
+/// EXEC included.
+fn bytes_of_call<E: KvsEngine>(
+    engine: &E,
+    client: &ClientState,
+    call: &CommandCall,
+    counts: impl Fn(&Spec) -> bool,
+) -> usize {
     let Some(spec) = call.spec else { return 0 };
+    let mut space = client.settings.space;
     match (&spec.run, &client.queue) {
-        (Run::Transaction(Step::Exec), Some(queue)) => {
-            bytes_of_queue(engine, client.settings.space, queue)
+        (Run::Read(_) | Run::Write(_), None) if counts(spec) => {
+            bytes_of_values(engine, space, spec, &Args::new(&call.command))
         }
-        (Run::Read(_) | Run::Write(_), None) => {
-            bytes_of_values(engine, client.settings.space, spec, &Args::new(&call.command))
+        (Run::Transaction(Step::Exec), Some(queue)) => {
+            let mut bytes = 0;
+            for call in &queue.commands {
+                let Some(spec) = call.spec else { continue };
+                let args = Args::new(&call.command);
+                if spec.name == "select" {
+                    space = args.database(1).unwrap_or(space);
+                }
+                if counts(spec) {
+                    bytes += bytes_of_values(engine, space, spec, &args);
+                }
+            }
+            bytes
         }
         _ => 0,
     }
-}
-
-/// The same for a transaction that begins in the database `space`.
-fn bytes_of_queue<E: KvsEngine>(engine: &E, mut space: u32, queue: &Queue) -> usize {
-    let mut bytes = 0;
-    for call in &queue.commands {
-        let Some(spec) = call.spec else { continue };
-        let args = Args::new(&call.command);
-        if spec.name == "select" {
-            space = args.database(1).unwrap_or(space);
-        }
-        bytes += bytes_of_values(engine, space, spec, &args);
-    }
-    bytes
 }
 
 fn bytes_of_values<E: KvsEngine>(

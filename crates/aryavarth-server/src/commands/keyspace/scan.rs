@@ -127,6 +127,7 @@ fn keys(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
             found.push(Reply::Bulk(key));
         }
         args.check_reply(bytes)?;
+        keys.reserve(bytes)?;
         match next {
             Some(next) => range = next,
             None => return Ok(Reply::Array(found)),

@@ -6,6 +6,7 @@
 
 use aryavarth::{Count, KeyRange, KvsEngine, Position, Stored, Transaction};
 
+use crate::budget::Allowance;
 use crate::commands::kit::failure::Failure;
 
 /// Keys to look at, in one space.
@@ -21,6 +22,12 @@ pub(crate) trait Read {
     /// # Errors
     /// [`Failure::WouldBlock`] if the thread has others to serve.
     fn begin_long(&self) -> Result<(), Failure>;
+
+    /// Takes room for a reply that has so many bytes already, before more is gathered for it.
+    ///
+    /// # Errors
+    /// [`Failure::NoRoom`] if the replies of all clients leave none.
+    fn reserve(&mut self, bytes: usize) -> Result<(), Failure>;
 
     /// A key's value and deadline.
     fn find(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure>;
@@ -50,6 +57,11 @@ impl Read for Transaction<'_> {
     }
 
     fn begin_long(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// A transaction's replies have one limit together, and their room is taken at its end.
+    fn reserve(&mut self, _bytes: usize) -> Result<(), Failure> {
         Ok(())
     }
 
@@ -90,6 +102,9 @@ const LOOKS_BYTES_MAX: usize = 512 << 10;
 pub(crate) struct Reader<'a, E> {
     engine: &'a E,
     wait: Wait,
+    room: &'a mut Allowance,
+    /// Bytes of the reply that have room.
+    reserved: usize,
     /// Keys that were looked at, and bytes of their values.
     looks: usize,
     bytes: usize,
@@ -98,8 +113,8 @@ pub(crate) struct Reader<'a, E> {
 }
 
 impl<'a, E: KvsEngine> Reader<'a, E> {
-    pub(crate) fn new(engine: &'a E, wait: Wait) -> Self {
-        Reader { engine, wait, looks: 0, bytes: 0, position: Position::ZERO }
+    pub(crate) fn new(engine: &'a E, wait: Wait, room: &'a mut Allowance) -> Self {
+        Reader { engine, wait, room, reserved: 0, looks: 0, bytes: 0, position: Position::ZERO }
     }
 
     /// Looks at one more key, unless it is the turn of others.
@@ -126,6 +141,19 @@ impl<E: KvsEngine> Read for Reader<'_, E> {
             Wait::Yes => Ok(()),
             Wait::No => Err(Failure::WouldBlock),
         }
+    }
+
+    /// Takes twice the room: a reply that finds none is made anew, and so a few times at most.
+    fn reserve(&mut self, bytes: usize) -> Result<(), Failure> {
+        if bytes <= self.reserved {
+            return Ok(());
+        }
+        let wanted = bytes.saturating_mul(2);
+        if !self.room.fits(wanted) {
+            return Err(Failure::NoRoom);
+        }
+        self.reserved = wanted;
+        Ok(())
     }
 
     fn find(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure> {
@@ -181,5 +209,30 @@ impl<E: KvsEngine> Read for Reader<'_, E> {
         let (count, position) = self.engine.count()?;
         self.position = self.position.max(position);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aryavarth::MemoryEngine;
+
+    use super::*;
+    use crate::budget::OutputBudget;
+
+    /// KEYS once gathered all of its reply, up to 256 MiB, before it asked for room.
+    #[test]
+    fn a_reply_that_grows_takes_its_room_before_it_has_its_bytes() {
+        let (engine, budget) = (MemoryEngine::new(), OutputBudget::new(1 << 20));
+        let mut room = Allowance::new(budget.none(), 0);
+        let mut reader = Reader::new(&engine, Wait::Yes, &mut room);
+        assert!(reader.reserve(100 << 10).is_ok());
+        assert_eq!(budget.figures().taken_bytes, 200 << 10);
+        assert!(reader.reserve(200 << 10).is_ok(), "it has that room already");
+        assert_eq!(budget.figures().taken_bytes, 200 << 10);
+
+        let mut other = Allowance::new(budget.none(), 0);
+        assert!(other.fits(800 << 10));
+        assert!(matches!(reader.reserve(300 << 10), Err(Failure::NoRoom)));
+        assert_eq!(room.wanted(), Some(600 << 10), "to be waited for");
     }
 }
