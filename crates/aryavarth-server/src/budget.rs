@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Terms: a *share* is a part of a budget, given back on drop. An *allowance* is the memory that the
-//! replies of one run of calls may take: what is left of the connection's free bytes, and a share.
+//! replies of one run of calls may take: the rest of the connection's free bytes, and a share.
 //!
 //! Invariants:
 //! - Shares never exceed the whole, also when a holder panics or is cancelled.
@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What there is to take, in all.
+/// An amount to take from, and its taken part.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
     taken: Arc<AtomicUsize>,
@@ -45,7 +45,7 @@ impl Budget {
         share.resize(amount).then_some(share)
     }
 
-    /// What is taken.
+    /// The taken part.
     #[cfg(test)]
     pub(crate) fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
@@ -130,7 +130,7 @@ impl OutputBudget {
     }
 
     /// Waits for a share of `bytes`, or of the whole if that is less. The longest waiter is served
-    /// first; until it is, nobody behind it is.
+    /// first; until it is, no later one is.
     pub(crate) async fn room(&self, bytes: usize) -> OutputShare {
         let waiting = Waiting::new(self);
         let wanted = pages(bytes).min(self.0.whole);

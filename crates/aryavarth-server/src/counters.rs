@@ -1,4 +1,4 @@
-//! What the server counts: work done, and every refusal by its reason.
+//! The server's counters: work done, and every refusal by its reason.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,7 +22,7 @@ pub struct Counters {
     pub requests_busy: u64,
     /// Requests whose engine call panicked.
     pub requests_panicked: u64,
-    /// Connections closed because what they sent is not the protocol.
+    /// Connections closed because their input is not the protocol.
     pub sessions_broken: u64,
     /// Connections closed because a request took too long to arrive.
     pub arrivals_timed_out: u64,

@@ -15,7 +15,7 @@ pub enum ServerError {
     Listen {
         /// The address, as far as it is known.
         addr: String,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// The address can be reached from other machines, and there is no authentication. Listen on
@@ -28,14 +28,14 @@ pub enum ServerError {
     Threads {
         /// How many were asked for.
         asked: u32,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The system refuses what the server needs to run.
+    /// The system refuses a thread, a socket or a signal that the server needs to run.
     Runtime {
-        /// What was attempted.
+        /// The attempt that failed.
         what: &'static str,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
 }

@@ -1,8 +1,8 @@
 //! The Aryavarth server: an engine behind a socket.
 //!
 //! [`KvServer`] is generic over the engine and the thread pool. Sockets are tokio's; engine calls
-//! run on the pool, because they may wait for a disk. What a reply shows is durable before the
-//! reply leaves, and a pipeline does not wait between its requests for that.
+//! run on the pool, because they may wait for a disk. All that a reply shows is durable before
+//! it leaves, and a pipeline does not wait between its requests for that.
 //!
 //! ```
 //! use aryavarth::MemoryEngine;

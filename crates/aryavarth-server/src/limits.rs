@@ -1,4 +1,5 @@
-//! What strangers may cost the server. Everything that a client can make grow or last is here.
+//! Limits of the memory, threads and time that strangers can take: everything that a client can make
+//! grow or last is here.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use std::time::Duration;
 /// in [`Counters`](crate::Counters).
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// What one session accepts: keys, values, requests, scans.
+    /// Sizes that one session accepts: keys, values, requests, scans.
     pub session: aryavarth_protocol::Limits,
     /// Connections at a time; one more gets an error and is closed. Default: 10,000.
     pub connections_max: usize,
@@ -21,7 +22,7 @@ pub struct Limits {
     /// each (which are free, so that small requests always get through). Default: 256 MiB.
     pub input_bytes_max: usize,
     /// Bytes of replies that one client may have waiting before no more of its requests are run;
-    /// what is run already may exceed it by one reply. Default: 1 MiB.
+    /// calls that run already may exceed it by one reply. Default: 1 MiB.
     pub output_bytes_max: usize,
     /// Bytes of replies that all clients together may have waiting, beyond the first 16 KiB of each.
     /// A request whose reply finds no room waits until others have taken theirs; a larger reply than

@@ -1,4 +1,4 @@
-//! What the system says of this process: memory, processor time, clock. Zero where it says nothing.
+//! The system's figures of this process: memory, processor time, clock. Zero where the system has none.
 
 use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,7 +11,7 @@ const TICKS_PER_SECOND: u64 = 100;
 #[expect(clippy::struct_field_names, reason = "the unit stands last in a name")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
-    /// What is its own: not the pages of its files, which the system takes back when it needs them.
+    /// Memory of its own: without the pages of its files, which the system takes back when it needs them.
     pub(crate) used_bytes: u64,
     /// All that it has in memory.
     pub(crate) resident_bytes: u64,

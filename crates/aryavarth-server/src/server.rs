@@ -49,15 +49,15 @@ const UPKEEP_PERIOD: Duration = Duration::from_secs(1);
 /// How a server runs.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// What strangers may cost.
+    /// Bounds of the memory, threads and time that strangers can take.
     pub limits: Limits,
-    /// What clients must say before anything else; empty: nothing. With a password only the Redis
+    /// The password that clients give first; empty: none. With a password only the Redis
     /// protocol is spoken, since JSON has no way to say it. Default: empty.
     pub password: Vec<u8>,
     /// Memory of the process from which on writes that take more are refused, in bytes; nothing is
     /// ever thrown out to make room. 0 is no limit. Default: 0.
     pub memory_bytes_max: u64,
-    /// Where the data is, for whoever asks the server; empty if that is nowhere.
+    /// The data directory, as clients are told that ask for it; empty if there is none.
     pub directory: String,
     /// Whether SIGTERM, SIGINT and a terminal that closes (SIGHUP)
     /// [shut the server down](ServerHandle::shutdown), and other signals that would end the process,
@@ -209,7 +209,7 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
         }
         drop(listener);
         let drained = async { while tasks.join_next().await.is_some() {} };
-        // What is not finished by then is cut off: unanswered, so nothing was promised.
+        // Unfinished calls are cut off: unanswered, so nothing was promised.
         drop(timeout(self.config.limits.drain, drained).await);
         Ok(())
     }
@@ -282,7 +282,7 @@ impl ServerHandle {
         self.stop.send_replace(true);
     }
 
-    /// What the server has done and refused so far.
+    /// Counts of the server's work and refusals so far.
     pub fn counters(&self) -> Counters {
         self.counters.read()
     }

@@ -43,7 +43,7 @@ pub(crate) struct ServerSettings {
     pub(crate) slow_micros: AtomicI64,
     /// How many slow commands are remembered.
     pub(crate) slow_entries_max: AtomicU64,
-    /// Whether keys are removed when their deadline has passed, before anybody asks for them.
+    /// Whether keys are removed when their deadline has passed, without a client that asks for them.
     pub(crate) sweeps: AtomicBool,
     /// When all that was written was last known to be on disk, in seconds since 1970.
     saved_at: AtomicU64,

@@ -1,4 +1,4 @@
-//! The signals that a running server hears, and what each of them does.
+//! The signals that a running server hears, and the effect of each.
 //!
 //! TERM and INT stop it. HUP means one of two things: a terminal that closes sends it to the
 //! programs that were started there, which should end; operators of a daemon, which has no terminal,

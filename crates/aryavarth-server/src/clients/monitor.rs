@@ -51,7 +51,7 @@ struct Monitor {
     waiting_bytes: Arc<AtomicUsize>,
 }
 
-/// Everybody who watches.
+/// The connections in MONITOR mode.
 #[derive(Debug, Default)]
 pub(super) struct Monitors {
     count: AtomicUsize,
@@ -60,7 +60,7 @@ pub(super) struct Monitors {
 }
 
 impl Monitors {
-    /// Whether anybody watches.
+    /// Whether any connection is in MONITOR mode.
     pub(super) fn are_there(&self) -> bool {
         self.count() > 0
     }
@@ -83,7 +83,7 @@ impl Monitors {
         feed
     }
 
-    /// Shows a command to everybody, and cuts off those who have too much waiting.
+    /// Shows a command to each of them, and cuts off those that have too much waiting.
     pub(super) fn show(&self, peer: SocketAddr, space: u32, command: &Command, position: Position) {
         let line = Arc::new(Line { text: text(peer, space, command), position });
         let bytes = line.text.len();

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 /// How much is thrown away at once, in bytes.
 const SCRATCH_BYTES: usize = 16 << 10;
 
-/// Shuts the write side and throws away what arrives until the client closes, for as long as
+/// Shuts the write side and throws input away until the client closes, for as long as
 /// `linger` says: a socket closed with unread input is reset, which can destroy the last reply.
 pub(crate) async fn close(stream: TcpStream, linger: Option<Duration>) -> io::Result<()> {
     let stream = stream.into_std()?;

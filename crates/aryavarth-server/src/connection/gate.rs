@@ -38,7 +38,7 @@ pub(super) struct Gates {
 }
 
 impl Gates {
-    /// The ticket of a reply that shows what was written up to `position`; 0 is always called.
+    /// The ticket of a reply that shows writes up to `position`; 0 is always called.
     pub(super) fn ticket(&mut self, position: Position, level: Durability) -> u64 {
         if position == Position::ZERO {
             return 0;

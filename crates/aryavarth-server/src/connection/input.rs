@@ -87,7 +87,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         }
     }
 
-    /// Reads what has arrived, as far as there is room.
+    /// Reads the bytes that have arrived, as far as there is room.
     pub(super) fn read(&mut self) -> io::Result<()> {
         let room = self.room;
         let buffer = self.session.input_buffer();

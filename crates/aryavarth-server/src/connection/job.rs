@@ -38,7 +38,7 @@ pub(super) fn run<E: KvsEngine, P: ThreadPool>(
 ) -> Job {
     let owed = calls.len() + blind.as_ref().map_or(0, Blind::owed);
     let level = shared.engine.durability();
-    // A compaction takes long. One at a time keeps the pool free for everybody else; its turn
+    // A compaction takes long. One at a time keeps the pool free for the others; its turn
     // ends with the job, also if the client has gone by then.
     let compacts = matches!(calls.back(), Some(Call::Request(Request::Compact {})));
     Box::pin(async move {
@@ -64,8 +64,8 @@ pub(super) fn run<E: KvsEngine, P: ThreadPool>(
     })
 }
 
-/// Writes what calls write together with what other connections write; `is_last` says that nothing
-/// more has arrived.
+/// Appends the batches of blind calls together with those of other connections; `is_last` says that
+/// no further input has arrived.
 pub(super) fn write<E: KvsEngine, P: ThreadPool>(
     shared: Arc<Shared<E, P>>,
     permit: Share,
@@ -74,7 +74,7 @@ pub(super) fn write<E: KvsEngine, P: ThreadPool>(
     is_last: bool,
 ) -> Job {
     let settings = &state.settings;
-    // With nothing else to do, the reply is what to wait for, and not the write.
+    // A connection with nothing else to do waits for the reply, and not for the write.
     let level = settings.level();
     let owed = blind.owed();
     let is_durable_only = is_last && owed == 1 && level == Durability::Always;

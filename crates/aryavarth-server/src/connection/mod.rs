@@ -9,9 +9,9 @@
 //!                                            (a reply is kept back)
 //! ```
 //!
-//! Terms: a *call* is one command or request. A *job* is what a connection waits for while no other
-//! call of it runs: calls on the pool, an append, or a reply that comes later; it owns the client's
-//! state and brings it back. A *gate* is a reply that waits for durability. The *view* is the part of
+//! Terms: a *call* is one command or request. A *job* owns the client's state while no
+//! other call of the connection runs, and brings it back: calls on the pool, an append, or a reply that
+//! comes later. A *gate* is a reply that waits for durability. The *view* is the part of
 //! the client's state that the connection needs meanwhile.
 //!
 //! A single task drives the connection, and waits for the first of: the job's end, the durability of
@@ -250,7 +250,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             self.read()?;
         }
         self.input_over = true;
-        // A client that is silent will not send what could destroy a reply.
+        // A client that is silent will send no input that could destroy a reply.
         self.linger |=
             turn.is_busy() || self.session.input_bytes() > 0 || self.session.output_bytes() > 0;
         Ok(())

@@ -24,7 +24,7 @@ use crate::requests::{self, Call, ClientState, Plan};
 use crate::thread_pool::ThreadPool;
 use crate::writes::queue::TOGETHER_BYTES_MAX;
 
-/// Where the client's state is, and so what may run.
+/// The place of the client's state, which decides whether calls may run.
 pub(super) enum Turn {
     /// Here: calls may run.
     Ours(Box<ClientState>),

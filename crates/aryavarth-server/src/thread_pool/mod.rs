@@ -1,7 +1,7 @@
 //! Thread pools: where engine calls run, so that a disk holds up no socket.
 //!
-//! All keep one contract, [`ThreadPool`], and it is tested on each of them. They differ in what a
-//! job costs and in who runs it next.
+//! All keep one contract, [`ThreadPool`], and it is tested on each of them. They differ in the
+//! cost of a job and in the thread that runs it.
 //!
 //! Invariant: a thread of a pool ends only by the pool's own rules, never by a job's panic.
 
@@ -34,8 +34,8 @@ type Job = Box<dyn FnOnce() + Send>;
 /// ```
 ///
 /// # Dropping a pool
-/// It runs what is queued and then joins the threads. Only where a job itself drops the last
-/// handle of its pool nobody is waited for, because the job would wait for itself: what is queued
+/// It runs the queued jobs and then joins the threads. Only where a job itself drops the last
+/// handle of its pool no thread is joined, because the job would wait for itself: the queue
 /// still runs, and the threads end after it.
 pub trait ThreadPool: Send + Sync + Sized + 'static {
     /// A pool of `threads` threads.

@@ -48,7 +48,7 @@ impl Shared {
     }
 }
 
-/// A new thread for each job: what the other pools are measured against. It has as many threads as
+/// A new thread for each job: the measure of the other pools. It has as many threads as
 /// jobs are outstanding, whatever number was asked for. Where the system gives no more (its limit
 /// of threads or of memory), a job waits until another one is done.
 pub struct NaiveThreadPool {
@@ -107,7 +107,7 @@ fn take(job: &Mutex<Option<Job>>) -> Option<Job> {
     job.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// What a thread does after its job: jobs that have none, then its own end.
+/// A thread's work after its job: jobs that have no thread, then its own end.
 fn end(shared: &Shared, number: u64) {
     let mut state = shared.lock();
     while let Some(job) = state.waiting.pop_front() {
@@ -124,7 +124,7 @@ fn end(shared: &Shared, number: u64) {
     }
 }
 
-/// What the spare thread does: jobs for which the system gave no thread.
+/// The spare thread's work: jobs for which the system gave no thread.
 fn run_waiting(shared: &Shared) {
     let mut state = shared.lock();
     loop {

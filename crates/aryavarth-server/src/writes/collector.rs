@@ -93,7 +93,7 @@ fn spawn<E: KvsEngine, P: ThreadPool>(shared: &Arc<Shared<E, P>>, sockets: Handl
 }
 
 /// Queues a collector behind the jobs of others. The sockets do that: a thread of a pool may take
-/// what it queued itself first of all, and others would never have their turn.
+/// its own job first of all, and others would never have their turn.
 fn spawn_behind<E: KvsEngine, P: ThreadPool>(server: Weak<Shared<E, P>>, sockets: &Handle) {
     let behind = sockets.clone();
     sockets.spawn(async move {
@@ -103,7 +103,7 @@ fn spawn_behind<E: KvsEngine, P: ThreadPool>(server: Weak<Shared<E, P>>, sockets
     });
 }
 
-/// Writes what is queued until nothing is, or others want the thread.
+/// Writes queued batches until the queue is empty, or others want the thread.
 fn collect<E, P>(writes: &Writes, server: &Weak<Shared<E, P>>, sockets: &Handle)
 where
     E: KvsEngine,
@@ -177,7 +177,7 @@ pub(crate) fn write_each<E: KvsEngine, P>(
     Written { outcomes, began, ended: Instant::now() }
 }
 
-/// The last position of what was written, if anything was.
+/// The last position of the batches that were written, if any was.
 fn last_of(written: &Written) -> Option<Position> {
     let outcomes = written.outcomes.iter().flatten();
     outcomes.filter_map(|outcome| Some(outcome.as_ref().ok()?.1)).max()

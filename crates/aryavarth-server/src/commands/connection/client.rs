@@ -38,7 +38,7 @@ const SUBS: &[Spec] = &[
     )
     .flags("noscript loading stale @connection")
     .since("0.2.0")
-    .says("Says or chooses what this connection's replies wait for, or the next one alone"),
+    .says("Shows or sets the durability level of this connection's replies, or of the next one"),
     Spec::new("getname", 2, "", Run::Context(get_name))
         .flags("noscript loading stale @connection")
         .since("2.6.9")

@@ -38,7 +38,7 @@ pub(crate) const SPECS: &[Spec] = &[
     )
     .flags("noscript loading stale fast no_auth allow_busy @connection")
     .since("6.0.0")
-    .says("Chooses the version of the protocol and says what the server is"),
+    .says("Chooses the version of the protocol and describes the server"),
     Spec::new("ping", -1, "[message]", Run::Context(ping))
         .flags("fast @connection")
         .tips(&["request_policy:all_shards", "response_policy:all_succeeded"])

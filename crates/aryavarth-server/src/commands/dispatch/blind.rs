@@ -1,8 +1,8 @@
 //! Blind writes: commands that write without reading, and always say the same.
 //!
 //! Those that follow each other in a pipeline go to the engine together, which appends them in one
-//! call to the system, each a frame of its own. That is most of what a durable SET in a pipeline
-//! costs beside its share of a sync.
+//! call to the system, each a frame of its own. That is most of the cost of a durable SET in a
+//! pipeline, beside its share of a sync.
 //!
 //! Invariant: a command that could be refused, wait, or say something else is not blind.
 

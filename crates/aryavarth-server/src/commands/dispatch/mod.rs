@@ -323,8 +323,8 @@ fn fitting(
     if client.room.fits(reply.text_bytes()) { Ok((reply, position)) } else { Err(Failure::NoRoom) }
 }
 
-/// The reply of a command inside a closure: an error that the client hears is one, and only what
-/// the engine needs to know fails the closure.
+/// The reply of a command inside a closure: an error that the client hears is one, and only
+/// an error that the engine needs to know fails the closure.
 fn reply_of(outcome: spec::Outcome) -> Result<Reply, KvsError> {
     match outcome {
         Ok(reply) => Ok(reply),

@@ -240,7 +240,7 @@ fn run_on_keys(
         transaction.select(call.space);
         let began = Instant::now();
         let reply = match run_inside(transaction, call.spec, &call.args) {
-            // The others say what they lack in the same run.
+            // The other commands name their missing keys in the same run.
             Err(KvsError::Again) => {
                 is_short = true;
                 continue;

@@ -1,7 +1,7 @@
 //! Deadlines: when a key is gone, set, asked for and taken away.
 //!
-//! A deadline is a time, not a duration, so it means the same after a restart. Invariant: what
-//! changes no deadline writes nothing.
+//! A deadline is a time, not a duration, so it means the same after a restart. Invariant: a
+//! command that changes no deadline writes nothing.
 
 use aryavarth::{Stored, Transaction};
 use aryavarth_protocol::Reply;

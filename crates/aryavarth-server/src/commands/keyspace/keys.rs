@@ -28,7 +28,7 @@ pub(crate) const SPECS: &[Spec] = &[
         .tips(&["request_policy:multi_shard", "response_policy:agg_sum"])
         .since("4.0.0")
         .cost("O(N), N being the number of keys")
-        .says("Does what DEL does: no removal waits for memory here"),
+        .says("Removes keys, as DEL does: no removal waits for memory here"),
     Spec::new("exists", -2, "key [key ...]", Run::Read(exists))
         .flags("readonly fast @keyspace NO_VALUES")
         .keys(1, -1, 1, "RO")

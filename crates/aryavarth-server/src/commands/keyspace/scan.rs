@@ -1,8 +1,8 @@
 //! SCAN and KEYS: walking the keys.
 //!
 //! The cursors of SCAN are the engine's, which find a key that stays wherever other clients are in
-//! their scans, over a restart too. What fits into the first page is looked up in the order of keys
-//! instead: a small database, and the keys of a pattern with a literal beginning, are one page.
+//! their scans, over a restart too. A small database, and the keys of a pattern with a literal
+//! beginning, are one page, looked up in the order of keys instead.
 
 use aryavarth::KeyRange;
 use aryavarth_protocol::Reply;

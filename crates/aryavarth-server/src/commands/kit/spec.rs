@@ -124,7 +124,7 @@ impl Group {
 
 impl Spec {
     /// A row of the table: name, arity (names included; negative: at least so many), usage, and
-    /// what it does. The rest follows in calls that read like the table's columns.
+    /// its function. The rest follows in calls that read like the table's columns.
     pub(crate) const fn new(name: &'static str, arity: i32, usage: &'static str, run: Run) -> Spec {
         Spec {
             name,

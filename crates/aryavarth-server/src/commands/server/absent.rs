@@ -38,7 +38,7 @@ pub(crate) const SERVER: &[Spec] = &[
     Spec::new("acl", -2, "subcommand", Run::Container(ACL))
         .since("6.0.0")
         .cost("Depends on subcommand.")
-        .says("Says what the one user there is may do"),
+        .says("Shows the rights of the only user"),
     Spec::new("module", -2, "subcommand", Run::Container(MODULE))
         .since("4.0.0")
         .cost("Depends on subcommand.")
@@ -125,7 +125,7 @@ const ACL: &[Spec] = &[
     Spec::new("list", 2, "", Run::Context(acl_list))
         .flags("admin noscript loading stale")
         .since("6.0.0")
-        .says("Returns what the one user may do, without the password"),
+        .says("Returns the rights of the only user, without the password"),
     Spec::new("users", 2, "", Run::Context(|_, _| Ok(Reply::Array(vec![Reply::bulk("default")]))))
         .flags("admin noscript loading stale")
         .since("6.0.0")

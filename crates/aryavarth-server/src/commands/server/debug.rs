@@ -37,24 +37,24 @@ const SUBS: &[Spec] = &[
     Spec::new("object", 3, "key", Run::Read(object))
         .flags("admin noscript loading stale")
         .keys(2, 2, 1, "RO access")
-        .says("Returns what there is to say of a key's value"),
+        .says("Returns the encoding and length of a key's value"),
     Spec::new("protocol", 3, "type", Run::Context(protocol))
         .flags("admin noscript loading stale")
         .says("Returns a reply of a type of the protocol"),
     // It waits for a disk, and inside a transaction it would wait for itself.
     Spec::new("reload", -2, "[option [option ...]]", Run::Context(reload))
         .flags("admin noscript loading stale WAITS")
-        .says("Syncs what was written, and reads nothing back: what is served is what the log has"),
+        .says("Syncs all writes, and reads nothing back: the log is the data"),
     Spec::new("set-active-expire", 3, "0 | 1", Run::Context(set_active_expire))
         .flags("admin noscript loading stale")
-        .says("Says whether keys are removed when their time has come, before anybody asks"),
+        .says("Turns the sweep of expired keys on or off"),
     Spec::new("sleep", 3, "seconds", Run::Context(sleep))
         .flags("admin noscript loading stale")
         .says("Answers after this time; other connections go on"),
     Spec::new("stringmatch-len", 4, "length pattern", Run::Context(string_match_len))
         .flags("admin noscript loading stale")
         .cost("O(N * M), N being the length and M that of the pattern")
-        .says("Matches a pattern with a text of so many letters, to see what that costs"),
+        .says("Matches a pattern with a text of so many letters, to measure the cost"),
 ];
 
 fn error(_: &mut Context<'_>, args: &Args<'_>) -> Outcome {

@@ -96,7 +96,7 @@ const MEMORY: &[Spec] = &[
     Spec::new("doctor", 2, "", Run::Context(memory_doctor))
         .tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"])
         .since("4.0.0")
-        .says("Says how much memory is in use, and what that is compared with"),
+        .says("Shows the memory in use, beside its peak and its limit"),
     HELP.since("4.0.0"),
     Spec::new("malloc-stats", 2, "", Run::Context(malloc_stats))
         .tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"])
@@ -239,7 +239,7 @@ fn memory_stats(context: &mut Context<'_>, _: &Args<'_>) -> Outcome {
     let clients = context.server.clients().list();
     let buffered: usize =
         clients.iter().map(|client| client.input_bytes() + client.output_bytes()).sum();
-    // About: keys beside what the index holds in place are not counted.
+    // An estimate: long keys, which the index holds elsewhere, are not counted.
     let index_bytes = stats.keys * INDEX_BYTES as u64;
     let other = memory.used_bytes.saturating_sub(index_bytes + buffered as u64);
     let ratio = ratio(memory.resident_bytes, memory.used_bytes);

@@ -18,10 +18,10 @@ pub(crate) const SPECS: &[Spec] = &[
     Spec::new("bgrewriteaof", 1, "", Run::Context(compact))
         .flags("admin noscript no_async_loading")
         .cost("O(N), N being the live bytes, in the background")
-        .says("Begins to rewrite the files without what is dead"),
+        .says("Begins to rewrite the files without their dead records"),
     Spec::new("bgsave", -1, "[SCHEDULE]", Run::Context(sync_soon))
         .flags("admin noscript no_async_loading")
-        .says("Begins to sync what was written, which happens anyway"),
+        .says("Begins to sync all writes, which happens anyway"),
     Spec::new("lastsave", 1, "", Run::Context(last_save))
         .flags("loading stale fast @admin @dangerous WAITS")
         .tips(&["nondeterministic_output"])
@@ -51,7 +51,7 @@ pub(crate) const SPECS: &[Spec] = &[
     Spec::new("waitaof", 4, "numlocal numreplicas timeout", Run::Context(wait_for_disk))
         .flags("noscript WAITS @connection")
         .since("7.2.0")
-        .says("Returns when what was written is on this server's disk, or the time is over"),
+        .says("Waits until all writes are on this server's disk, or the time is over"),
 ];
 
 fn integer(number: u64) -> Reply {

@@ -1,7 +1,7 @@
 //! Strings: the commands that set values under conditions and with deadlines.
 //!
-//! SET, GETEX and MSETEX share their options, which are parsed here once; what contradicts itself
-//! is a syntax error. Invariant: a condition that does not hold writes nothing.
+//! SET, GETEX and MSETEX share their options, which are parsed here once; options that contradict each
+//! other are a syntax error. Invariant: a condition that does not hold writes nothing.
 
 use aryavarth::{Batch, Stored, Transaction};
 use aryavarth_protocol::Reply;

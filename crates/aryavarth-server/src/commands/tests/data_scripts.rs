@@ -130,7 +130,7 @@ fn a_scan_returns_each_key_that_stays_whatever_others_do() {
         runner.call("b", &words(&format!("SET comes:{round} v")));
         runner.call("b", &words(&format!("SET zcomes:{round} v")));
         runner.call("b", &words(&format!("DEL comes:{}", round / 2)));
-        // Another client is in the middle of its own scan, and uses cursors that nobody gave.
+        // Another client is in the middle of its own scan, and uses cursors that were never given.
         runner.call("b", &words(&format!("SCAN {} COUNT 3", round * 7919)));
         let reply = runner.call("", &words(&format!("SCAN {cursor} COUNT 7")));
         let Reply::Array(parts) = &reply else { panic!("{reply:?}") };
@@ -290,7 +290,7 @@ fn every_row_of_the_table_is_complete() {
     names.windows(2).for_each(|pair| assert_ne!(pair[0], pair[1], "a name stands twice"));
 }
 
-/// The replies are those of what ran before the level was lowered, too.
+/// The replies are also those of the commands before the level was lowered.
 #[test]
 fn a_transaction_waits_for_the_level_that_it_began_with() {
     let mut runner = Runner::new();

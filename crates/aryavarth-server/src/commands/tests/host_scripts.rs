@@ -1,8 +1,8 @@
 //! The commands' behaviour, told by the scripts in tests/scripts/server, on an engine in memory and a
 //! server that is none.
 //!
-//! A prefix like `b:` is another connection, the tag `[mask]` hides digits, and `server` sets what the
-//! store says of itself. After a change that is meant, `UPDATE_GOLDENFILES=1 cargo test -p
+//! A prefix like `b:` is another connection, the tag `[mask]` hides digits, and `host` sets the
+//! store's own positions. After a change that is meant, `UPDATE_GOLDENFILES=1 cargo test -p
 //! aryavarth-server scripts` rewrites the scripts; read the difference.
 
 use std::error::Error;
@@ -46,7 +46,7 @@ impl Runner {
     }
 }
 
-/// A reply as a person reads it, one line for what has no parts.
+/// A reply as a person reads it, one line for a reply without parts.
 fn shown(reply: &Reply) -> String {
     let parts = |begin: &str, all: &[Reply]| {
         let all: Vec<String> = all.iter().map(shown).collect();

@@ -1,4 +1,4 @@
-//! What has to be true of every row of the table, and the texts that clients match.
+//! The rules for every row of the table, and the texts that clients match.
 
 use std::collections::HashSet;
 
