@@ -12,6 +12,11 @@
 //! than a second has *jumped*: the offset takes the difference, and the store clock goes on. A time
 //! that a caller gives by the wall clock is moved by the offset of that moment.
 //!
+//! While no process has the store open, the wall clock alone tells how much time passes. Both clocks
+//! are written down together (marks, manifest), and an open goes on from there by the way of the wall
+//! clock since then: the offset outlives the process. A wall clock that was set back meanwhile counts
+//! as one that stood.
+//!
 //! Invariants:
 //! - The store clock never goes back: no key that has expired comes back.
 //! - A jump changes the offset alone; each is counted.
@@ -40,6 +45,28 @@ pub(crate) struct StoreClock {
     last: Mutex<Look>,
 }
 
+/// Both clocks as they were written down last, in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ClockPair {
+    /// The store clock; 0 where there is no past.
+    pub(crate) store_ms: u64,
+    /// The wall clock at that moment; 0 where a version before wrote the store clock alone.
+    pub(crate) wall_ms: u64,
+}
+
+impl ClockPair {
+    /// The later of two: the store clock never goes back.
+    pub(crate) fn later(self, other: ClockPair) -> ClockPair {
+        if other.store_ms > self.store_ms { other } else { self }
+    }
+
+    /// By how much the wall clock was ahead; 0 for less than a jump.
+    fn offset_ms(self) -> i64 {
+        let ahead_ms = difference(self.wall_ms, self.store_ms);
+        if self.wall_ms == 0 || ahead_ms.abs() <= TOLERANCE_MS { 0 } else { ahead_ms }
+    }
+}
+
 /// A close look at both clocks.
 #[derive(Clone, Copy, Debug)]
 struct Look {
@@ -48,17 +75,17 @@ struct Look {
 }
 
 impl StoreClock {
-    /// A clock that goes on from `latest_ms`, or from the wall clock if that is later: time goes on
-    /// while no process has the store open.
-    pub(crate) fn new(clock: Arc<dyn Clock>, latest_ms: u64) -> StoreClock {
+    /// A clock that goes on from its past by the way that the wall clock made since.
+    pub(crate) fn new(clock: Arc<dyn Clock>, past: ClockPair) -> StoreClock {
         let look = Look { wall_ms: clock.now_ms(), elapsed_ms: clock.elapsed_ms() };
-        let behind_ms = difference(look.wall_ms, latest_ms).min(0);
-        let has_jumped = behind_ms < -TOLERANCE_MS;
+        let kept_ms = past.offset_ms();
+        let ahead_ms = difference(look.wall_ms, past.store_ms);
+        let has_jumped = ahead_ms.saturating_sub(kept_ms) < -TOLERANCE_MS;
         StoreClock {
             clock,
             wall_ms: AtomicU64::new(look.wall_ms),
-            offset_ms: AtomicI64::new(if has_jumped { behind_ms } else { 0 }),
-            latest_ms: AtomicU64::new(latest_ms),
+            offset_ms: AtomicI64::new(if has_jumped { ahead_ms } else { kept_ms }),
+            latest_ms: AtomicU64::new(past.store_ms),
             jumps: AtomicU64::new(u64::from(has_jumped)),
             last: Mutex::new(Rank::Clock, look),
         }
@@ -84,6 +111,12 @@ impl StoreClock {
             return (wall_ms, latest_ms);
         }
         (wall_ms, self.latest_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms))
+    }
+
+    /// Both clocks, to be written down.
+    pub(crate) fn pair(&self) -> ClockPair {
+        let (wall_ms, store_ms) = self.times();
+        ClockPair { store_ms, wall_ms }
     }
 
     /// By how much the wall clock is ahead of the store clock.
@@ -160,10 +193,29 @@ mod tests {
         }
     }
 
+    fn past(store_ms: u64, wall_ms: u64) -> ClockPair {
+        ClockPair { store_ms, wall_ms }
+    }
+
+    #[test]
+    fn a_wall_clock_that_stays_wrong_over_a_restart_moves_no_deadline() {
+        let hour_ms = HOUR_MS.cast_signed();
+        for offset_ms in [hour_ms, -hour_ms, 0] {
+            let hands = Arc::new(TwoHands::default());
+            hands.set_ahead(offset_ms);
+            let wall_ms = hands.now_ms();
+            // A minute passes while the store is closed.
+            hands.pass(60_000);
+            let clock = StoreClock::new(Arc::<TwoHands>::clone(&hands), past(START_MS, wall_ms));
+            assert_eq!(clock.now_ms(), START_MS + 60_000, "{offset_ms} ms ahead");
+            assert_eq!((clock.offset_ms(), clock.jumps()), (offset_ms, 0));
+        }
+    }
+
     #[test]
     fn time_goes_on_as_elapsed_time_does_whatever_the_wall_clock_does() {
         let hands = Arc::new(TwoHands::default());
-        let clock = StoreClock::new(Arc::<TwoHands>::clone(&hands), 0);
+        let clock = StoreClock::new(Arc::<TwoHands>::clone(&hands), past(0, 0));
         let mut passed = 0;
         for (ahead_ms, jumps) in [
             (0, 0),
@@ -186,7 +238,7 @@ mod tests {
     #[test]
     fn a_wall_clock_that_is_behind_at_the_open_stops_no_time() {
         let hands = Arc::new(TwoHands::default());
-        let clock = StoreClock::new(Arc::<TwoHands>::clone(&hands), START_MS + HOUR_MS);
+        let clock = StoreClock::new(Arc::<TwoHands>::clone(&hands), past(START_MS + HOUR_MS, 0));
         assert_eq!(clock.now_ms(), START_MS + HOUR_MS);
         hands.pass(5000);
         assert_eq!(clock.now_ms(), START_MS + HOUR_MS + 5000);
@@ -201,7 +253,7 @@ mod tests {
     #[test]
     fn small_differences_are_no_jumps_and_never_turn_time_back() {
         let hands = Arc::new(TwoHands::default());
-        let clock = StoreClock::new(Arc::<TwoHands>::clone(&hands), 0);
+        let clock = StoreClock::new(Arc::<TwoHands>::clone(&hands), past(0, 0));
         let mut latest_ms = 0;
         for step in 0..1000_i64 {
             hands.set_ahead(step * 7 % 200 - 100);

@@ -229,7 +229,7 @@ pub(crate) fn decode(bytes: Vec<u8>, id: u64, salt: u64, end: u64) -> Option<Pla
             2 if byte & FLAG_DEADLINE == 0 => Kind::Tombstone,
             _ => return None,
         };
-        if byte != kind as u8 && u32_at(&bytes, 4) < FORMAT_VERSION {
+        if byte != kind as u8 && u32_at(&bytes, 4) < 2 {
             return None;
         }
         let offset = u64::from(u32_at(entry, 8)) * 8;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::{Poll, Waker};
 
-use crate::clock::StoreClock;
+use crate::clock::{ClockPair, StoreClock};
 use crate::engine::{
     Count, Effects, Generation, Guide, Inside, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest, Page,
     Position, Stored, Transaction, Watch, Watches, check_outside,
@@ -111,7 +111,7 @@ impl MemoryEngine {
             spaces: Mutex::new(Rank::Spaces, BTreeMap::new()),
             watches: Watches::default(),
             guide: Guide::new(0),
-            clock: StoreClock::new(clock, 0),
+            clock: StoreClock::new(clock, ClockPair::default()),
             expired_keys: AtomicU64::new(0),
             keys: AtomicU64::new(0),
         };

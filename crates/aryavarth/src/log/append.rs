@@ -41,14 +41,15 @@ impl Log {
         }
         self.unlink_released(writer, UNLINKS_PER_WRITE);
         let durable = self.watermarks.durable();
-        let mark_bytes = if durable > writer.marked { MARK_BYTES } else { 0 };
+        let is_marked = durable > writer.marked || writer.wants_stamp;
+        let mark_bytes = if is_marked { MARK_BYTES } else { 0 };
         let Some(segment) = self.room_for(writer, need_of(frame.bytes())) else {
             return Ok(Err(frame));
         };
         let header_bytes = if writer.offset == 0 { SEGMENT_HEADER_BYTES } else { 0 };
         let mark_at = writer.offset + header_bytes as u64;
         let frame_at = mark_at + mark_bytes as u64;
-        let first_seq = writer.next_seq + u64::from(mark_bytes > 0);
+        let first_seq = writer.next_seq + u64::from(is_marked);
         frame.place(first_seq, segment.salt, frame_at);
         let count = frame.records().len() as u64;
         let bytes = frame.with_front(header_bytes + mark_bytes);
@@ -56,7 +57,7 @@ impl Log {
             bytes[..SEGMENT_HEADER_BYTES].copy_from_slice(&self.header_of(&segment).encode());
         }
         let (time_ms, clock_ms) = self.clock.times();
-        if mark_bytes > 0 {
+        if is_marked {
             let mark = Mark { durable, time_ms, clock_ms, term: 0, index: 0 };
             let out = &mut bytes[header_bytes..header_bytes + MARK_BYTES];
             mark.encode(out, writer.next_seq, segment.salt, mark_at);
@@ -69,16 +70,23 @@ impl Log {
         writer.marked = durable;
         writer.offset += written;
         writer.position += written;
-        segment.note_seq(first_seq);
+        // Of a mark alone the last number is its own.
+        segment.note_seq(first_seq.min(writer.next_seq - 1));
         segment.note_seq(writer.next_seq - 1);
         segment.end.store(writer.offset, Ordering::Release);
         self.appended_bytes.fetch_add(written, Ordering::Relaxed);
         self.watermarks.set_written(writer.position);
+        if is_marked {
+            writer.wants_stamp = false;
+            self.stamp.note(clock_ms, writer.position);
+        }
         let published = Published { segment: &segment, frame: &frame, frame_at, known, clock_ms };
         let removed = self.publish(writer, &published, change);
         self.next_deadline_ms
             .store(writer.index.next_deadline().unwrap_or(u64::MAX), Ordering::Relaxed);
-        writer.recent.push(frame_at, frame);
+        if count > 0 {
+            writer.recent.push(frame_at, frame);
+        }
         self.look_ahead(writer);
         Ok(Ok(Appended { removed, position: writer.position }))
     }

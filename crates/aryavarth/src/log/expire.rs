@@ -37,6 +37,8 @@ const PURGE_ENTRIES: usize = 1024;
 struct Due {
     id: EntryId,
     slot: Slot,
+    /// The time by which its deadline had passed.
+    judged_ms: u64,
     generation: u64,
     key: Vec<u8>,
 }
@@ -134,6 +136,8 @@ impl Log {
             frame.push(extra, &due.key, None);
         }
         let mut writer = self.lock_writer();
+        // A removal shows that its time has come, and that stays so.
+        self.cover_with_next(&mut writer, due.iter().map(|due| due.judged_ms).max().unwrap_or(0));
         if !due.iter().all(|due| self.index.slot(due.id) == due.slot) {
             return Ok(None);
         }
@@ -151,10 +155,12 @@ impl Log {
     /// Some keys whose deadline has passed.
     fn due(&self) -> Vec<Due> {
         let writer = self.lock_writer();
-        let due = writer.index.due(self.now_ms(), SWEEP_KEYS);
+        let judged_ms = self.now_ms();
+        let due = writer.index.due(judged_ms, SWEEP_KEYS);
         let of = |(generation, id)| Due {
             id,
             slot: self.index.slot(id),
+            judged_ms,
             generation,
             key: self.index.key(id),
         };

@@ -30,6 +30,7 @@ mod read;
 mod reserve;
 mod room;
 mod seal;
+mod stamp;
 mod transact;
 mod walk;
 mod write;
@@ -85,6 +86,7 @@ pub(crate) struct Log {
     watches: Watches,
     cursors: Cursors,
     pub(crate) clock: StoreClock,
+    stamp: stamp::Stamp,
     /// The next deadline of all keys.
     next_deadline_ms: AtomicU64,
     pub(crate) expired_keys: AtomicU64,
@@ -143,6 +145,7 @@ impl Log {
             position: state.position,
             next_seq: state.seq,
             marked: state.position,
+            wants_stamp: false,
             index: found.index_writer,
             unlinks: VecDeque::new(),
             dropped: VecDeque::new(),
@@ -169,7 +172,8 @@ impl Log {
             multi: AtomicU64::new(0),
             watches: Watches::default(),
             cursors: Cursors::new(state.store_id, found.manifest.number()),
-            clock: StoreClock::new(Arc::clone(&options.clock), state.clock_ms),
+            clock: StoreClock::new(Arc::clone(&options.clock), state.clock),
+            stamp: stamp::Stamp::of_manifest(state.clock.store_ms),
             next_deadline_ms: AtomicU64::new(next_deadline_ms),
             expired_keys: AtomicU64::new(0),
             next_file_id: AtomicU64::new(state.file_id),

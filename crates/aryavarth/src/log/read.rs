@@ -94,7 +94,10 @@ impl Log {
     pub(crate) fn find(&self, space: u32, key: &[u8]) -> Result<(Option<Stored>, Position)> {
         let (seen, position) = self.see(space, key);
         let stored = seen.map(|seen| seen.value(key)).transpose()?.flatten();
-        Ok((self.unexpired(stored), position))
+        match self.passed(stored.as_ref().and_then(|stored| stored.expires_at)) {
+            Some(deadline) => Ok((None, position.max(self.cover(deadline)?))),
+            None => Ok((stored, position)),
+        }
     }
 
     /// The same without waiting for a disk: `None` if it would take one, or much copying.
@@ -107,12 +110,13 @@ impl Log {
         let Some(seen) = seen else {
             return Ok(Some((None, position)));
         };
-        let stored = seen.value_now(key)?;
-        Ok(stored.map(|stored| (self.unexpired(stored), position)))
-    }
-
-    fn unexpired(&self, stored: Option<Stored>) -> Option<Stored> {
-        stored.filter(|stored| !self.has_passed(stored.expires_at))
+        let Some(stored) = seen.value_now(key)? else {
+            return Ok(None);
+        };
+        Ok(match self.passed(stored.as_ref().and_then(|stored| stored.expires_at)) {
+            Some(deadline) => self.stamp.of(deadline).map(|stamp| (None, position.max(stamp))),
+            None => Some((stored, position)),
+        })
     }
 
     /// What the key's slot says now, and the position of what was seen. Where the index does not
@@ -127,14 +131,41 @@ impl Log {
         self.see(space, key).0.map_or(0, |seen| seen.bytes())
     }
 
-    /// The deadline of a key that exists, and the position of what was seen. No system call.
+    /// The deadline of a key that exists, and the position of what was seen. No system call, unless
+    /// the key has expired.
     #[expect(clippy::option_option, reason = "whether there is a key; and then whether it ends")]
-    pub(crate) fn deadline(&self, space: u32, key: &[u8]) -> (Option<Option<u64>>, Position) {
+    pub(crate) fn deadline(
+        &self,
+        space: u32,
+        key: &[u8],
+    ) -> Result<(Option<Option<u64>>, Position)> {
+        let (expires_at, position) = self.deadline_as_written(space, key);
+        match self.passed(expires_at.flatten()) {
+            Some(deadline) => Ok((None, position.max(self.cover(deadline)?))),
+            None => Ok((expires_at, position)),
+        }
+    }
+
+    /// The same without waiting for a disk: `None` if it would take one.
+    #[expect(clippy::option_option, reason = "whether there is a key; and then whether it ends")]
+    pub(crate) fn deadline_now(
+        &self,
+        space: u32,
+        key: &[u8],
+    ) -> Option<(Option<Option<u64>>, Position)> {
+        let (expires_at, position) = self.deadline_as_written(space, key);
+        match self.passed(expires_at.flatten()) {
+            Some(deadline) => self.stamp.of(deadline).map(|stamp| (None, position.max(stamp))),
+            None => Some((expires_at, position)),
+        }
+    }
+
+    /// The deadline of a key that was not removed, whether or not it has passed.
+    #[expect(clippy::option_option, reason = "whether there is a key; and then whether it ends")]
+    fn deadline_as_written(&self, space: u32, key: &[u8]) -> (Option<Option<u64>>, Position) {
         let (seen, position) = self.look(space, key);
-        let exists = |(seen, expires_at): &(Seen, Option<u64>)| {
-            !seen.slot.is_tombstone() && !self.has_passed(*expires_at)
-        };
-        (seen.filter(exists).map(|(_, expires_at)| expires_at), position)
+        let seen = seen.filter(|(seen, _)| !seen.slot.is_tombstone());
+        (seen.map(|(_, expires_at)| expires_at), position)
     }
 
     /// What [`see`](Log::see) sees, with the deadline of what the slot says.
@@ -250,7 +281,7 @@ impl Log {
         while !rest.is_empty() {
             let wanted = limit.saturating_sub(visited).max(1).saturating_add(1);
             let walked = self.walk(space, &rest, wanted);
-            position = position.max(Position(walked.since));
+            position = position.max(Position(walked.since)).max(self.cover(walked.expired_ms)?);
             let Some(last) = walked.keys.last() else {
                 break;
             };
@@ -280,12 +311,15 @@ impl Log {
             let before = self.multi.load(Ordering::Acquire);
             let mut met: Vec<(Vec<u8>, Slot, Arc<Segment>, bool)> = Vec::with_capacity(max);
             let mut whole = before.is_multiple_of(2);
+            let mut expired_ms = 0;
             let state = self.index.walk(space, range, &pin, |key, found| {
                 let (slot, expires_at) = found.slot_and_deadline();
                 let segment = self.table.get(slot.pointer().segment);
                 match segment.as_ref().and_then(|segment| segment.as_ref()) {
                     Some(segment) => {
-                        let exists = !slot.is_tombstone() && !self.has_passed(expires_at);
+                        let passed = self.passed(expires_at);
+                        expired_ms = expired_ms.max(passed.unwrap_or(0));
+                        let exists = !slot.is_tombstone() && passed.is_none();
                         met.push((key.to_vec(), slot, Arc::clone(segment), exists));
                     }
                     None => whole = false,
@@ -299,7 +333,8 @@ impl Log {
                     seen: Seen { slot, segment, state },
                     exists,
                 });
-                return ScanPage { keys: keys.collect(), is_end, since: state.since };
+                let (keys, since) = (keys.collect(), state.since);
+                return ScanPage { keys, is_end, since, expired_ms };
             }
             // A shorter walk fits between two commits.
             max = (max / 2).max(WALK_KEYS_MIN.min(wanted));
@@ -308,10 +343,11 @@ impl Log {
     }
 }
 
-/// What a walk met, whether these are the last keys of its range, and the position of the record
-/// that gave the space its generation.
+/// What a walk met, whether these are the last keys of its range, the position of the record
+/// that gave the space its generation, and the latest deadline of the keys that have expired.
 struct ScanPage {
     keys: Vec<ScanHit>,
     is_end: bool,
     since: u64,
+    expired_ms: u64,
 }

@@ -79,9 +79,8 @@ impl Log {
             records: places.len() as u64,
             purged_seq: 0,
         };
-        // The clock of its marks is remembered too, for nobody reads them any more.
-        let clock_ms = self.now_ms();
-        let clock = Edit::Next { position: 0, seq: 0, file_id: 0, clock_ms };
+        // The clocks of its marks are remembered too, since no open reads these any more.
+        let clock = Edit::Clock(self.clock.pair());
         self.edit_manifest(&[Edit::Seal { id: segment.id, seal }, clock])?;
         // It is sealed; where the cut fails the next open makes it.
         let cut = segment.file.truncate(Site::SegmentTruncate, end);
@@ -115,12 +114,13 @@ impl Log {
         // The lock keeps any later spare from being made unseen.
         let _growth = lock(&self.growth);
         let writer = self.lock_writer();
-        let (position, seq, clock_ms) = (writer.position, writer.next_seq, self.now_ms());
+        let (position, seq) = (writer.position, writer.next_seq);
         let spare = writer.spare.as_ref().map(|spare| spare.id);
         drop(writer);
         let file_id = self.new_file_id();
         let mut edits = Vec::from_iter(spare.map(|id| Edit::Drop { id }));
-        edits.push(Edit::Next { position, seq, file_id, clock_ms });
+        edits.push(Edit::Next { position, seq, file_id, clock_ms: 0 });
+        edits.push(Edit::Clock(self.clock.pair()));
         edits.push(Edit::Clean);
         self.edit_manifest(&edits)?;
         self.lock_writer().spare = None;

@@ -47,6 +47,8 @@ struct UnderLock<'a> {
     recent: &'a Recent,
     fetched: &'a Fetched,
     now_ms: u64,
+    /// The latest deadline of the keys that it saw expired.
+    expired_ms: u64,
     /// Keys that the closure read in vain.
     missing: Vec<Place>,
     /// Keys that it announced and that are not at hand.
@@ -59,6 +61,13 @@ impl UnderLock<'_> {
         let pin = epoch::pin();
         let found = self.log.index.find(space, key, &pin).1.map(Found::slot_and_deadline);
         found.filter(|(slot, _)| !slot.is_tombstone())
+    }
+
+    /// Whether a deadline has passed; what the closure returns then depends on it.
+    fn note_passed(&mut self, expires_at: Option<u64>) -> bool {
+        let passed = expires_at.filter(|deadline| *deadline <= self.now_ms);
+        self.expired_ms = self.expired_ms.max(passed.unwrap_or(0));
+        passed.is_some()
     }
 }
 
@@ -75,7 +84,7 @@ impl Newest for UnderLock<'_> {
         let Some((slot, expires_at)) = self.slot(space, key) else {
             return Ok(None);
         };
-        if expires_at.is_some_and(|deadline| deadline <= self.now_ms) {
+        if self.note_passed(expires_at) {
             return Ok(None);
         }
         let place = (space, key.to_vec());
@@ -106,7 +115,9 @@ impl Newest for UnderLock<'_> {
     }
 
     fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Option<u64>>> {
-        Ok(self.slot(space, key).map(|(_, expires_at)| expires_at))
+        let deadline = self.slot(space, key).map(|(_, expires_at)| expires_at);
+        self.note_passed(deadline.flatten());
+        Ok(deadline)
     }
 
     fn keys(&mut self, space: u32, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>> {
@@ -124,7 +135,9 @@ impl Newest for UnderLock<'_> {
     }
 
     fn walk(&mut self, space: u32, cursor: u64, limit: usize) -> Result<KeyWalk> {
-        Ok(self.log.walk_keys(space, cursor, limit.min(KEYS_MAX)))
+        let (walk, expired_ms) = self.log.walk_uncovered(space, cursor, limit.min(KEYS_MAX));
+        self.expired_ms = self.expired_ms.max(expired_ms);
+        Ok(walk)
     }
 
     fn count(&mut self, space: u32) -> Result<Count> {
@@ -154,22 +167,14 @@ impl Log {
         loop {
             self.watermarks.check()?;
             self.wait_for_disk()?;
-            for place in announced.drain(..) {
-                // A key that cannot be read fails a closure that reads it. A closure that does not
-                // may be about to remove it, or to set it to something else.
-                if self.fetch(&mut fetched, &place).is_err() {
-                    fetched.failed.insert(place);
-                }
-            }
-            for place in wanted.drain(..) {
-                self.fetch(&mut fetched, &place)?;
-            }
+            self.fetch_all(&mut fetched, announced, wanted)?;
             let mut writer = lock(&self.writer);
             let mut newest = UnderLock {
                 log: self,
                 recent: &writer.recent,
                 fetched: &fetched,
                 now_ms: self.now_ms(),
+                expired_ms: 0,
                 missing: Vec::new(),
                 announced: Vec::new(),
             };
@@ -178,6 +183,7 @@ impl Log {
                 let mut transaction = Transaction::new(&mut newest, space);
                 body(&mut transaction).map(|result| (result, transaction.into_effects()))
             }));
+            let expired_ms = newest.expired_ms;
             (wanted, announced) = (newest.missing, newest.announced);
             let (result, effects) = match outcome {
                 Err(panic) => {
@@ -186,15 +192,24 @@ impl Log {
                 }
                 // A closure that swallowed the error has seen less than it asked for.
                 Ok(_) if !(wanted.is_empty() && announced.is_empty()) => continue,
-                Ok(outcome) => outcome?,
+                Ok(Err(error)) => {
+                    // The error may say that a key is not there.
+                    drop(writer);
+                    self.cover(expired_ms)?;
+                    return Err(error);
+                }
+                Ok(Ok(done)) => done,
             };
             let Planned { frame, change, frees } = self.plan(&effects)?;
             let watched = change.as_ref().map_or_else(Vec::new, |change| self.watched(change));
             if frame.records().is_empty() {
                 self.touch(&effects, None, watched);
-                return Ok((result, Position(self.last_position())));
+                drop(writer);
+                let stamp = self.cover(expired_ms)?;
+                return Ok((result, stamp.max(Position(self.last_position()))));
             }
             self.check_full(frees)?;
+            self.cover_with_next(&mut writer, expired_ms);
             match self.append(&mut writer, frame, &[], change.as_ref())? {
                 Ok(appended) => {
                     self.touch(&effects, change.as_ref(), watched);
@@ -206,6 +221,23 @@ impl Log {
                 }
             }
         }
+    }
+
+    /// Fetches the values of keys that a closure announced, and of those that it read in vain.
+    fn fetch_all(
+        &self,
+        fetched: &mut Fetched,
+        announced: Vec<Place>,
+        wanted: Vec<Place>,
+    ) -> Result<()> {
+        for place in announced {
+            // A key that cannot be read fails a closure that reads it. A closure that does not
+            // may be about to remove it, or to set it to something else.
+            if self.fetch(fetched, &place).is_err() {
+                fetched.failed.insert(place);
+            }
+        }
+        wanted.into_iter().try_for_each(|place| self.fetch(fetched, &place))
     }
 
     /// Fetches a value, unless all would be too large then.

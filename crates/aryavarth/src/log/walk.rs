@@ -15,6 +15,7 @@ use crossbeam_epoch as epoch;
 
 use super::Log;
 use crate::engine::{KeyWalk, Position};
+use crate::error::Result;
 use crate::index::{EntryId, Found};
 use crate::sync::{Ordering, spin_loop};
 
@@ -25,6 +26,7 @@ const LOOK_ENTRIES_MAX: u32 = 1024;
 const LOOK_ENTRIES_MIN: u32 = 16;
 
 /// Keys that were found together.
+#[derive(Default)]
 struct Look {
     keys: Vec<Vec<u8>>,
     position: u64,
@@ -32,33 +34,43 @@ struct Look {
     next: Option<EntryId>,
     /// Entries that were looked at.
     entries: u32,
+    /// The latest deadline of the keys that have expired.
+    expired_ms: u64,
 }
 
 impl Log {
     /// One step of a walk: at most `limit` keys.
-    pub(crate) fn walk_keys(&self, space: u32, cursor: u64, limit: usize) -> KeyWalk {
+    pub(crate) fn walk_keys(&self, space: u32, cursor: u64, limit: usize) -> Result<KeyWalk> {
+        let (mut walk, expired_ms) = self.walk_uncovered(space, cursor, limit);
+        walk.position = walk.position.max(self.cover(expired_ms)?);
+        Ok(walk)
+    }
+
+    /// The same, with the latest deadline of keys that were passed over because they have expired.
+    pub(super) fn walk_uncovered(&self, space: u32, cursor: u64, limit: usize) -> (KeyWalk, u64) {
         let limit = limit.max(1);
         let entries_max = STEP_ENTRIES_MIN.max(u32::try_from(limit).unwrap_or(u32::MAX));
         let generation = self.stable(|| self.index.state_of(space)).generation;
         let mut walk = KeyWalk::default();
         let mut next = self.cursors.entry(generation, cursor);
-        let mut looked = 0;
+        let (mut looked, mut expired_ms) = (0, 0);
         loop {
             let max = (entries_max - looked).min(LOOK_ENTRIES_MAX);
             let Some(look) = self.look_at(space, generation, next, max, limit - walk.keys.len())
             else {
                 // The space has another generation now: the cursor says so to the next step.
                 walk.cursor = self.cursors.at(generation, next);
-                return walk;
+                return (walk, expired_ms);
             };
+            expired_ms = expired_ms.max(look.expired_ms);
             walk.keys.extend(look.keys);
             walk.position = walk.position.max(Position(look.position));
             looked += look.entries;
-            let Some(then) = look.next else { return walk };
+            let Some(then) = look.next else { return (walk, expired_ms) };
             next = then;
             if walk.keys.len() >= limit || looked >= entries_max {
                 walk.cursor = self.cursors.at(generation, next);
-                return walk;
+                return (walk, expired_ms);
             }
         }
     }
@@ -76,11 +88,13 @@ impl Log {
         loop {
             let pin = epoch::pin();
             let before = self.multi.load(Ordering::Acquire);
-            let mut look = Look { keys: Vec::new(), position: 0, next: None, entries: 0 };
+            let mut look = Look::default();
             let visit = |key: &[u8], found: Found<'_>| {
                 let (slot, expires_at) = found.slot_and_deadline();
                 look.position = look.position.max(self.position_of(slot));
-                let exists = !slot.is_tombstone() && !self.has_passed(expires_at);
+                let passed = self.passed(expires_at);
+                look.expired_ms = look.expired_ms.max(passed.unwrap_or(0));
+                let exists = !slot.is_tombstone() && passed.is_none();
                 look.keys.extend(exists.then(|| key.to_vec()));
                 look.keys.len() < limit
             };

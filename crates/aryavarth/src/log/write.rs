@@ -72,15 +72,16 @@ impl Log {
             let state = SpaceState { generation, since };
             let absent =
                 if only_removes { self.absent(&writer, batch, state, known[0]) } else { None };
-            let done = match absent {
-                Some(absent) => Ok(absent),
-                None => self.append(&mut writer, frame, &known, None)?,
+            let (done, expired_ms) = match absent {
+                Some((absent, expired_ms)) => (Ok(absent), expired_ms),
+                None => (self.append(&mut writer, frame, &known, None)?, 0),
             };
             match done {
-                Ok(appended) => {
+                Ok(mut appended) => {
                     batch.writes().iter().for_each(|w| self.watches.touch(space, w.key()));
                     drop(writer);
                     drop(pin);
+                    appended.position = appended.position.max(self.cover(expired_ms)?.0);
                     if batch.writes().len() >= FLUSHED_WRITES {
                         epoch::pin().flush();
                     }
@@ -97,28 +98,32 @@ impl Log {
     }
 
     /// What a batch of removals has to say if none of its keys exists: nothing to write, but what
-    /// it saw (an absence that may be young) has a position.
+    /// it saw (an absence that may be young) has a position, and perhaps the latest deadline of keys
+    /// that have expired.
     fn absent(
         &self,
         writer: &Writer,
         batch: &Batch,
         state: SpaceState,
         known: Option<Found<'_>>,
-    ) -> Option<Appended> {
+    ) -> Option<(Appended, u64)> {
         let pin = epoch::pin();
-        let mut position = state.since;
+        let (mut position, mut expired_ms) = (state.since, 0);
         for write in batch.writes() {
             let found = known.filter(|found| is_linked(*found));
             let found = found.or_else(|| self.index.find_in(state.generation, write.key(), &pin));
             if let Some(found) = found {
-                if self.exists(found) {
+                let (slot, expires_at) = found.slot_and_deadline();
+                let passed = self.passed(expires_at);
+                if !slot.is_tombstone() && passed.is_none() {
                     return None;
                 }
-                position = position.max(self.position_of(found.slot()));
+                expired_ms = expired_ms.max(passed.unwrap_or(0));
+                position = position.max(self.position_of(slot));
             }
         }
         debug_assert!(position <= writer.position, "published before it was written");
-        Some(Appended { removed: 0, position })
+        Some((Appended { removed: 0, position }, expired_ms))
     }
 
     /// Appends batches to a space, each as a frame of its own, and as many of them together as go

@@ -26,6 +26,8 @@ pub(super) struct Writer {
     pub(super) next_seq: u64,
     /// The durable position that the last mark told.
     pub(super) marked: u64,
+    /// Whether the next frame brings a mark even if nothing was synced since the last one.
+    pub(super) wants_stamp: bool,
     pub(super) index: IndexWriter,
     /// Removed keys that are still in the index, oldest first.
     pub(super) unlinks: VecDeque<Unlink>,

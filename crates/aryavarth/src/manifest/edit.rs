@@ -9,6 +9,7 @@
 //! pass for a newer one.
 
 use super::{Edit, Seal};
+use crate::clock::ClockPair;
 use crate::record::{padded, u32_at, u64_at};
 use crate::segment::SegmentKind;
 
@@ -79,6 +80,7 @@ pub(super) fn encode(edits: &[Edit]) -> Vec<u8> {
                 put(5, &[*position, *seq, *file_id, *clock_ms]);
             }
             Edit::Clean => put(6, &[]),
+            Edit::Clock(ClockPair { store_ms, wall_ms }) => put(7, &[*store_ms, *wall_ms]),
         }
     }
     out
@@ -99,6 +101,7 @@ pub(super) fn decode(mut payload: &[u8]) -> Option<Vec<Edit>> {
             3 => 7,
             4 => 1,
             6 => 0,
+            7 => 2,
             _ => return None,
         };
         let (fields, rest) = rest.split_at_checked(words * 8)?;
@@ -124,7 +127,8 @@ pub(super) fn decode(mut payload: &[u8]) -> Option<Vec<Edit>> {
             5 => {
                 Edit::Next { position: word(0), seq: word(1), file_id: word(2), clock_ms: word(3) }
             }
-            _ => Edit::Clean,
+            6 => Edit::Clean,
+            _ => Edit::Clock(ClockPair { store_ms: word(0), wall_ms: word(1) }),
         });
     }
     Some(edits)

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use super::edit::{encode, frame};
+use crate::clock::ClockPair;
 use crate::segment::SegmentKind;
 
 /// The facts of a sealed segment.
@@ -50,6 +51,8 @@ pub(crate) enum Edit {
     /// Where the log goes on, unless seals say more: no position, sequence number or file id below
     /// these is used again.
     Next { position: u64, seq: u64, file_id: u64, clock_ms: u64 },
+    /// Both clocks as they were at one moment.
+    Clock(ClockPair),
     /// The store was closed with everything synced and sealed.
     Clean,
 }
@@ -65,7 +68,8 @@ pub(crate) struct State {
     pub(crate) seq: u64,
     /// Higher than every file id named so far.
     pub(crate) file_id: u64,
-    pub(crate) clock_ms: u64,
+    /// Both clocks as they were written down last.
+    pub(crate) clock: ClockPair,
     /// Whether the last edit said so.
     pub(crate) clean: bool,
 }
@@ -110,8 +114,9 @@ impl State {
                 self.position = self.position.max(*position);
                 self.seq = self.seq.max(*seq);
                 self.file_id = self.file_id.max(*file_id);
-                self.clock_ms = self.clock_ms.max(*clock_ms);
+                self.clock = self.clock.later(ClockPair { store_ms: *clock_ms, wall_ms: 0 });
             }
+            Edit::Clock(pair) => self.clock = self.clock.later(*pair),
             Edit::Clean => self.clean = true,
         }
         Ok(())
@@ -135,8 +140,9 @@ impl State {
             position: self.position,
             seq: self.seq,
             file_id: self.file_id,
-            clock_ms: self.clock_ms,
+            clock_ms: 0,
         });
+        edits.push(Edit::Clock(self.clock));
         edits
     }
 }

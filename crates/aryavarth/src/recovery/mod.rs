@@ -191,7 +191,7 @@ impl<'a> Opening<'a> {
         if !state.clean {
             state.position = tail.end.max(state.position) + POSITION_GAP;
             state.seq = ((tail.seq_max + 1).max(state.seq) + SEQ_GAP).min(SEQ_MAX);
-            state.clock_ms = state.clock_ms.max(tail.clock_ms);
+            state.clock = state.clock.later(tail.clock);
         }
         for kept in &tail.kept {
             let segment = self.settled(&kept.header, Arc::clone(&kept.file), &kept.seal)?;

@@ -15,6 +15,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Unsealed;
+use crate::clock::ClockPair;
 use crate::error::{KvsError, Result};
 use crate::fs::FsFile;
 use crate::manifest::{Seal, State};
@@ -38,7 +39,8 @@ pub(crate) struct Tail {
     /// Records in between, marks not counted.
     pub(crate) records: u64,
     pub(crate) seq_max: u64,
-    pub(crate) clock_ms: u64,
+    /// Both clocks, by the last mark.
+    pub(crate) clock: ClockPair,
     pub(crate) torn_bytes: u64,
     pub(crate) torn_at: Option<(PathBuf, u64)>,
 }
@@ -148,7 +150,8 @@ fn read_good(
             && let Some(mark) = Mark::decode(record.value)
         {
             *durable = (*durable).max(mark.durable);
-            tail.clock_ms = tail.clock_ms.max(mark.clock_ms);
+            let pair = ClockPair { store_ms: mark.clock_ms, wall_ms: mark.time_ms };
+            tail.clock = tail.clock.later(pair);
         }
         if record.header.last {
             tail.seq_max = record.header.seq;

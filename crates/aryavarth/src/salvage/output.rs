@@ -159,7 +159,7 @@ impl<'a> Writer<'a> {
         self.finish_copy()?;
         let fs = &*self.options.fs;
         self.state.seq = seq.max(self.state.seq).min(SEQ_MAX);
-        self.state.clock_ms = old.clock_ms;
+        self.state.clock = old.clock;
         let mut manifest = Manifest::create(fs, self.out, 1, self.state)?;
         Ok(manifest.append(fs, &[Edit::Clean])?)
     }

@@ -54,7 +54,8 @@ const PAGE_BYTES_MAX: usize = 1 << 20;
 /// damaged file is found as far as sled finds it, space comes back as sled gives it back, a full
 /// disk ends the writes until the store is reopened, a page of a scan or of keys holds the writers
 /// up while it is read, and a list of keys may read files. After a `kill -9`, a clock that was set
-/// back may be up to a second behind the time of the last write.
+/// back may be up to a second behind the time of the last write, but keys that were shown as expired stay
+/// gone.
 ///
 /// ```
 /// use aryavarth::{KvsEngine, SledKvsEngine};
@@ -229,8 +230,8 @@ impl KvsEngine for SledKvsEngine {
     fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {
         let store = self.open()?;
         let now_ms = store.now_ms();
-        let _applying = lock(&store.applying);
-        let position = Position(store.claimed.load(Ordering::Relaxed));
+        let applying = lock(&store.applying);
+        let position = store.cover(&applying, now_ms)?;
         let mut keys = Vec::new();
         let done = store.walk(store.table.load().generation(self.space), range, |key, found| {
             let has_room = keys.len() < limit;
@@ -286,17 +287,20 @@ impl KvsEngine for SledKvsEngine {
         let mut newest = NewestInSled { store, now_ms };
         let mut transaction = Transaction::new(&mut newest, self.space);
         let inside = Inside::enter(store);
-        let result = body(&mut transaction)?;
+        let result = body(&mut transaction);
         drop(inside);
+        // An error may say that a key is not there, as a result may.
+        let covered = store.cover(&lock(&store.applying), now_ms)?;
+        let result = result?;
         let position = store.write_effects(transaction.into_effects(), now_ms)?;
-        Ok((result, position))
+        Ok((result, position.max(covered)))
     }
 
     fn scan(&self, range: &KeyRange, limit: usize) -> Result<Page> {
         let store = self.open()?;
         let now_ms = store.now_ms();
-        let _applying = lock(&store.applying);
-        let position = Position(store.claimed.load(Ordering::Relaxed));
+        let applying = lock(&store.applying);
+        let position = store.cover(&applying, now_ms)?;
         let (mut entries, mut bytes) = (Vec::new(), 0);
         let done = store.walk(store.table.load().generation(self.space), range, |key, found| {
             let has_room = entries.len() < limit && bytes < PAGE_BYTES_MAX;

@@ -17,8 +17,8 @@ use super::generations::{Table, Tally};
 use super::layout::{self, Entry, LAYOUT, RESERVED};
 use super::store::Store;
 use super::sweep::Bell;
-use super::write::{CLOCK, REMOVED_UP_TO};
-use crate::clock::StoreClock;
+use super::write::{CLOCK, REMOVED_UP_TO, WALL_CLOCK};
+use crate::clock::{ClockPair, StoreClock};
 use crate::engine::{Guide, Watches};
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, Site};
@@ -68,15 +68,15 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Store, DirLock)> {
         write_manifest(&*fs, dir, number, &state)?;
     }
     let meta = db.open_tree(META).map_err(failed)?;
-    let Survey { table, tally, highest, clock_ms } = survey(&db, &meta, &home)?;
+    let Survey { table, tally, highest, clock } = survey(&db, &meta, &home)?;
     let base = highest + POSITION_GAP;
     let store = Store {
         home,
         value_bytes_max: options.value_bytes_max,
         batch_bytes_max: options.batch_bytes_max,
         meta,
-        clock: StoreClock::new(Arc::clone(&options.clock), clock_ms),
-        remembered_ms: AtomicU64::new(clock_ms),
+        clock: StoreClock::new(Arc::clone(&options.clock), clock),
+        remembered_ms: AtomicU64::new(clock.store_ms),
         writer: Mutex::new(Rank::Writer, ()),
         keys: AtomicU64::new(tally.keys()),
         applying: Mutex::new(Rank::Applying, tally),
@@ -103,7 +103,7 @@ struct Survey {
     tally: Tally,
     /// The highest position.
     highest: u64,
-    clock_ms: u64,
+    clock: ClockPair,
 }
 
 fn survey(db: &Db, meta: &Tree, home: &Path) -> Result<Survey> {
@@ -112,8 +112,9 @@ fn survey(db: &Db, meta: &Tree, home: &Path) -> Result<Survey> {
         Some(_) => Err(KvsError::corrupt(home, 0, format!("`{name}` is not a number"))),
         None => Ok(0),
     };
-    let (highest, clock_ms) = (number(REMOVED_UP_TO)?, number(CLOCK)?);
-    let mut survey = Survey { highest, clock_ms, ..Survey::default() };
+    let highest = number(REMOVED_UP_TO)?;
+    let clock = ClockPair { store_ms: number(CLOCK)?, wall_ms: number(WALL_CLOCK)? };
+    let mut survey = Survey { highest, clock, ..Survey::default() };
     for entry in db.iter() {
         let (place, bytes) = entry.map_err(failed)?;
         let (generation, name) = layout::split(&place, home)?;

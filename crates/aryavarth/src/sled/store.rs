@@ -124,7 +124,11 @@ impl Store {
         };
         let found = self.decode(&bytes)?;
         let position = self.published(found.position.max(changed_at));
-        Ok(((!found.is_expired(now_ms)).then(|| found.to_stored()), position))
+        if found.is_expired(now_ms) {
+            let covered = self.cover(&lock(&self.applying), now_ms)?;
+            return Ok((None, position.max(covered)));
+        }
+        Ok((Some(found.to_stored()), position))
     }
 
     /// Visits the keys of a range until `visit` says no; returns whether it never did. For who

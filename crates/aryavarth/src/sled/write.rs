@@ -10,20 +10,23 @@ use std::collections::btree_map::Entry::{Occupied, Vacant};
 use std::mem;
 
 use super::files::failed;
-use super::generations::{Deadline, Table};
+use super::generations::{Deadline, Table, Tally};
 use super::layout::{self, Entry, generation_of, key_of, place};
 use super::store::Store;
+use crate::clock::ClockPair;
 use crate::engine::{
     Count, Effects, Generation, KeyPage, KeyRange, KeyWalk, Newest, Position, Stored,
 };
 use crate::error::Result;
 use crate::record::{Batch, Write, check_key, check_size, check_value, record_bytes};
-use crate::sync::{Arc, Ordering, lock};
+use crate::sync::{Arc, MutexGuard, Ordering, lock};
 
 /// Keys of the tree beside the data: a position that no removal so far lies above, and a time that
 /// the clock has reached.
 pub(super) const REMOVED_UP_TO: &str = "removed up to";
 pub(super) const CLOCK: &str = "clock";
+/// The wall clock at that time.
+pub(super) const WALL_CLOCK: &str = "wall clock";
 /// A write takes the time along if it is this much later than what an open would find.
 const CLOCK_STEP_MS: u64 = 1000;
 /// What a change of a space counts in positions.
@@ -241,7 +244,7 @@ impl Store {
             self.meta.insert(REMOVED_UP_TO, &position.to_le_bytes())?;
         }
         if now_ms >= self.remembered_ms.load(Ordering::Relaxed).saturating_add(CLOCK_STEP_MS) {
-            self.remember(now_ms)?;
+            self.remember()?;
         }
         let mut effects = change.effects.iter();
         if change.spaces.is_empty()
@@ -271,9 +274,13 @@ impl Store {
         self.db.apply_batch(batch)
     }
 
-    fn remember(&self, now_ms: u64) -> Result<(), ::sled::Error> {
-        self.meta.insert(CLOCK, &now_ms.to_le_bytes())?;
-        self.remembered_ms.store(now_ms, Ordering::Relaxed);
+    fn remember(&self) -> Result<(), ::sled::Error> {
+        let ClockPair { store_ms, wall_ms } = self.clock.pair();
+        let mut batch = ::sled::Batch::default();
+        batch.insert(CLOCK, &store_ms.to_le_bytes());
+        batch.insert(WALL_CLOCK, &wall_ms.to_le_bytes());
+        self.meta.apply_batch(batch)?;
+        self.remembered_ms.store(store_ms, Ordering::Relaxed);
         Ok(())
     }
 
@@ -282,21 +289,38 @@ impl Store {
         let _writer = lock(&self.writer);
         self.check()?;
         let tally = lock(&self.applying);
-        let claimed = self.claimed.load(Ordering::Relaxed);
-        let now_ms = self.now_ms();
-        let is_known = now_ms <= self.remembered_ms.load(Ordering::Relaxed);
-        if is_known || (claimed == self.base && tally.is_settled()) {
+        let is_untouched = self.claimed.load(Ordering::Relaxed) == self.base;
+        if is_untouched && tally.is_settled() {
             return Ok(());
         }
+        self.remember_until(&tally, self.now_ms())
+    }
+
+    /// Lets an open go on from `now_ms` or later.
+    fn remember_until(&self, _applying: &MutexGuard<'_, Tally>, now_ms: u64) -> Result<()> {
+        if now_ms <= self.remembered_ms.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.check()?;
         // A position of its own, so that the last sync is not left out.
-        let position = claimed + SPACE_BYTES;
+        let position = self.claimed.load(Ordering::Relaxed) + SPACE_BYTES;
         self.claimed.store(position, Ordering::SeqCst);
         let unfinished = Unfinished(self);
-        self.remember(now_ms).map_err(|error| self.poison(&failed(error)))?;
+        self.remember().map_err(|error| self.poison(&failed(error)))?;
         mem::forget(unfinished);
         self.flushed.set_written(position);
         self.synced.set_written(position);
         Ok(())
+    }
+
+    /// Makes the time durable with the position of an answer that may pass over keys which have
+    /// expired: else they could come back after a crash with a clock that was set back. Returns the
+    /// position that such an answer carries.
+    pub(super) fn cover(&self, tally: &MutexGuard<'_, Tally>, now_ms: u64) -> Result<Position> {
+        if !tally.expired(now_ms, 1).is_empty() {
+            self.remember_until(tally, now_ms)?;
+        }
+        Ok(Position(self.claimed.load(Ordering::Relaxed)))
     }
 }
 

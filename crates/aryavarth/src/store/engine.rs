@@ -52,11 +52,11 @@ impl KvsEngine for KvStore {
     }
 
     fn deadline(&self, key: &[u8]) -> Result<(Option<Option<u64>>, Position)> {
-        Ok(self.log()?.deadline(self.space, key))
+        self.log()?.deadline(self.space, key)
     }
 
     fn deadline_now(&self, key: &[u8]) -> Result<Option<(Option<Option<u64>>, Position)>> {
-        KvsEngine::deadline(self, key).map(Some)
+        Ok(self.log()?.deadline_now(self.space, key))
     }
 
     fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {
@@ -64,7 +64,7 @@ impl KvsEngine for KvStore {
     }
 
     fn walk(&self, cursor: u64, limit: usize) -> Result<KeyWalk> {
-        Ok(self.log()?.walk_keys(self.space, cursor, limit))
+        self.log()?.walk_keys(self.space, cursor, limit)
     }
 
     fn count(&self) -> Result<(Count, Position)> {

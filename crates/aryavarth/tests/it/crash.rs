@@ -4,7 +4,8 @@
 //! with that one call going wrong. The disk after the crash (nothing of the unsynced, some of it, or
 //! all) is opened again and shown to the oracle, and so is the disk after the power fails a
 //! second time, after any call of that open. Promised are: no acknowledged write lost, none back,
-//! no batch halved, no reply undone, and a store that opens and goes on.
+//! no batch halved, no reply undone, and a store that opens and goes on. At every other crash somebody
+//! sets the wall clock back an hour: no key that was shown as expired comes back.
 //!
 //! `CRASH_POINTS=n` sets how many crashes are tried (default: 64,000): the scripts first, thinned
 //! out if they are more than that, then random workloads until there were enough. The summary
@@ -37,6 +38,9 @@ const DEEP_EVERY: u64 = 64;
 
 /// How far from the site of interest a long workload is crashed, in calls.
 const NEAR_CALLS: u64 = 20;
+
+/// How far the wall clock is set back before an open.
+const BACK_MS: i64 = -3_600_000;
 
 /// Calls that no sweep can cross, each with its reason.
 const NOT_CROSSED: &[(Site, &str)] = &[
@@ -185,6 +189,11 @@ impl Sweep {
     fn after(&mut self, left: &SimFs, crash: Crash, oracle: &Oracle, deep: bool, scene: &str) {
         self.tally.points += 1;
         let opened = left.crash(Crash::Everything);
+        let mut oracle = oracle.clone();
+        if self.tally.points.is_multiple_of(2) {
+            oracle.wall.jump(BACK_MS);
+        }
+        let oracle = &oracle;
         match recover(&opened, &self.workload, crash, oracle) {
             Ok(()) => {}
             Err(what) => self.tally.wrong.push(format!("{scene}, then {crash:?}: {what}")),
@@ -268,6 +277,7 @@ pub(crate) fn recover(
     let failed = |what: &'static str| move |error: KvsError| format!("{what}: {error}");
     let mut runner = Runner::new(fs, workload, oracle.clone());
     runner.open().map_err(failed("the store does not open"))?;
+    runner.restarted(crash)?;
     let found = runner.state().map_err(failed("the store cannot be read"))?;
     let count = runner.oracle.check(&found, crash)?;
     runner.oracle.settle(count);
@@ -276,6 +286,7 @@ pub(crate) fn recover(
     let again = fs.crash(Crash::Nothing);
     let mut second = Runner::new(&again, workload, runner.oracle.clone());
     second.open().map_err(failed("the store does not open after a second crash"))?;
+    second.restarted(Crash::Nothing)?;
     let found = second.state().map_err(failed("the store cannot be read after a second crash"))?;
     let undone = |what| format!("a second crash undid what was shown: {what}");
     second.oracle.check(&found, Crash::Nothing).map_err(undone)?;
@@ -287,6 +298,7 @@ pub(crate) fn recover(
     let mut third = Runner::new(&last, workload, runner.oracle.clone());
     third.verify().map_err(failed("the store cannot be verified after a third crash"))?;
     third.open().map_err(failed("the store does not open after a third crash"))?;
+    third.restarted(Crash::Nothing)?;
     let found = third.state().map_err(failed("the store cannot be read after a third crash"))?;
     let undone = |what| format!("a third crash undid what was written since: {what}");
     third.oracle.check(&found, Crash::Nothing).map(drop).map_err(undone)
@@ -310,6 +322,7 @@ fn afterwards() -> Vec<Act> {
         Act::Clear(always),
         Act::Set(always, name(4), vec![5; 10]),
         Act::Wait(1000),
+        Act::Jump(-BACK_MS),
         Act::Work(5),
     ]
 }

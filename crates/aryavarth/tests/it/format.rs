@@ -396,7 +396,7 @@ fn the_tables_in_the_document_decode_a_segment() {
     let bytes = read(&closed_example(), "0.log");
     let (_, header, records) = dump_log(Page::load(), &bytes);
     assert_eq!(header["magic"], u64::from(u32::from_le_bytes(*b"ARYV")));
-    assert_eq!((header["version"], header["kind"]), (2, 0));
+    assert_eq!((header["version"], header["kind"]), (3, 0));
     assert_eq!((header["id"], header["base"], header["store id"]), (0, 0, 0x5eed));
 
     let told = |name: &str| records.iter().map(|record| record[name]).collect::<Vec<_>>();
@@ -424,12 +424,14 @@ fn the_tables_in_the_document_decode_a_manifest() {
     let bytes = read(&fs, "MANIFEST-1");
     let (_, operations) = dump_manifest(Page::load(), MANIFEST, &bytes);
     let names: Vec<&str> = operations.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["store", "next", "add", "seal", "next", "next", "clean"]);
+    assert_eq!(names, ["store", "next", "clock", "add", "seal", "clock", "next", "clock", "clean"]);
 
     let length = read(&fs, "0.log").len() as u64;
-    let (add, seal, next) = (&operations[2].1, &operations[3].1, &operations[5].1);
-    let told = &operations[4].1;
-    assert_eq!((told["position"], told["clock"]), (0, TestClock::START_MS));
+    let (add, seal, next) = (&operations[3].1, &operations[4].1, &operations[6].1);
+    for clock in [&operations[5].1, &operations[7].1] {
+        let told = (clock["store clock"], clock["time"]);
+        assert_eq!(told, (TestClock::START_MS, TestClock::START_MS));
+    }
     assert_eq!((add["id"], add["kind"], add["step"]), (0, 0, 128 << 10));
     assert_eq!((seal["id"], seal["base"], seal["end"]), (0, 0, length));
     assert_eq!((seal["lowest number"], seal["highest number"]), (1, 6));
@@ -472,7 +474,7 @@ pub(crate) fn seal_first_edit(manifest: &mut [u8], number: u64) {
 /// read, and neither is touched.
 #[test]
 fn a_store_of_another_format_is_refused_and_left_as_it_was() {
-    for (found_there, remedy) in [(0, "unreleased version"), (3, "a newer version")] {
+    for (found_there, remedy) in [(0, "unreleased version"), (4, "a newer version")] {
         let fs = closed_example();
         let path = Path::new(DIR).join("MANIFEST-1");
         let file = fs.open(Site::TailOpen, &path, OpenHow::Write).unwrap();
@@ -488,7 +490,7 @@ fn a_store_of_another_format_is_refused_and_left_as_it_was() {
                 error => panic!("{error}"),
             }
         };
-        let version = (u32::from(found_there), 2);
+        let version = (u32::from(found_there), 3);
         assert_eq!(told(KvStore::open_with(DIR, options(&fs)).unwrap_err()), version);
         assert_eq!(told(verify(DIR, &options(&fs), |_, _| {}).unwrap_err()), version);
         assert_eq!(read(&fs, "MANIFEST-1"), bytes);

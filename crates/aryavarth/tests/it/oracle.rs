@@ -12,7 +12,9 @@
 //! several): no caller has heard that these failed.
 //!
 //! Spaces are emptied and swapped by changes like others. Keys that have expired are in no state that
-//! anybody is shown: states are compared as they are at the oracle's time, which only goes on.
+//! anybody is shown: states are compared as they are at the oracle's time, the store's clock. A crash may
+//! turn it back by what nothing durable told, but not behind the deadline of a key that was shown as
+//! expired; nor may a restart move it by more than the wall clock was set.
 
 use std::collections::BTreeMap;
 
@@ -52,10 +54,33 @@ pub(crate) struct Oracle {
     acknowledged: usize,
     /// How many writes a power cut must leave.
     synced: usize,
-    /// The answers of reads after the failure that ended the run.
-    shown: Vec<(Place, Option<Vec<u8>>)>,
-    /// The time, which does not go back, whatever crashes.
+    /// The answers of reads after the failure that ended the run, each with the value's deadline.
+    shown: Vec<(Place, Option<Vec<u8>>, Option<u64>)>,
+    /// The store's clock.
     pub(crate) now_ms: u64,
+    pub(crate) wall: Wall,
+    /// The latest deadline of a key that was shown as expired, and of one for which the answer waited
+    /// until a power cut could not undo it.
+    told_ms: u64,
+    told_synced_ms: u64,
+}
+
+/// By how many milliseconds the wall clock is ahead of the store's: now, and at least and at most so
+/// far.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Wall {
+    pub(crate) ahead: i64,
+    least: i64,
+    most: i64,
+}
+
+impl Wall {
+    /// Somebody sets the wall clock.
+    pub(crate) fn jump(&mut self, ms: i64) {
+        self.ahead += ms;
+        self.least = self.least.min(self.ahead);
+        self.most = self.most.max(self.ahead);
+    }
 }
 
 /// Applies changes at some time; returns how many of the removals found their key.
@@ -168,6 +193,7 @@ impl Oracle {
     /// A read was answered.
     pub(crate) fn shown_read(&mut self, level: Durability, place: &Place, value: Option<&Vec<u8>>) {
         assert_eq!(value, self.newest(place), "a read shows the newest value");
+        self.told_expired(level, place.0, |other| *other == place.1);
         if level == Durability::Always {
             self.saw(place.0, |other| *other == place.1);
         }
@@ -191,13 +217,14 @@ impl Oracle {
         let found = entries.iter().map(|(key, value)| (key, value));
         assert!(found.eq(expected.iter().copied()), "a scan shows the newest state");
         let last = if entries.len() == limit { entries.last() } else { None };
+        let (reverse, last) = (range.reverse, last.map(|(key, _)| key.clone()));
+        let is_seen = |key: &Key| {
+            let passed = last.as_ref().is_none_or(|last| key == last || (key > last) == reverse);
+            range.contains(key) && passed
+        };
+        self.told_expired(level, space, is_seen);
         if level == Durability::Always {
-            let (reverse, last) = (range.reverse, last.map(|(key, _)| key.clone()));
-            self.saw(space, |key| {
-                let passed =
-                    last.as_ref().is_none_or(|last| key == last || (key > last) == reverse);
-                range.contains(key) && passed
-            });
+            self.saw(space, is_seen);
         }
     }
 
@@ -207,6 +234,7 @@ impl Oracle {
         assert!(*found == expected, "the state is the newest\n{}", difference(found, &expected));
         let spaces: Vec<u32> = self.touched.keys().map(|(space, _)| *space).collect();
         for space in spaces.into_iter().chain([0, 1, 2]) {
+            self.told_expired(Durability::Always, space, |_| true);
             self.saw(space, |_| true);
         }
     }
@@ -214,6 +242,35 @@ impl Oracle {
     fn visible_state(&self, state: &State) -> State {
         let visible = state.iter().filter(|(_, stored)| !stored.is_expired(self.now_ms));
         visible.map(|(place, stored)| (place.clone(), stored.clone())).collect()
+    }
+
+    /// Those of these keys of a space that have expired were shown to be gone.
+    fn told_expired(&mut self, level: Durability, space: u32, seen: impl Fn(&Key) -> bool) {
+        let all = self.newest.iter().filter(|((of, key), _)| *of == space && seen(key));
+        let deadlines = all.filter_map(|(_, stored)| stored.expires_at);
+        let latest_ms = deadlines.filter(|deadline| *deadline <= self.now_ms).max().unwrap_or(0);
+        self.told_ms = self.told_ms.max(latest_ms);
+        if level == Durability::Always {
+            self.told_synced_ms = self.told_synced_ms.max(latest_ms);
+        }
+    }
+
+    /// Takes over the store's clock after a crash and an open, or says what is wrong with it.
+    pub(crate) fn restarted(&mut self, now_ms: u64, crash: Crash) -> Result<(), String> {
+        let told_ms = if crash == Crash::Everything { self.told_ms } else { self.told_synced_ms };
+        let early_ms = (self.wall.ahead - self.wall.least).max(0).unsigned_abs();
+        let late_ms = (self.wall.most - self.wall.ahead).max(0).unsigned_abs();
+        let before_ms = self.now_ms;
+        self.wall.jump(before_ms.cast_signed() - now_ms.cast_signed());
+        self.now_ms = now_ms;
+        if now_ms < told_ms {
+            return Err(format!("a key expired at {told_ms} and was shown so, now it is {now_ms}"));
+        }
+        if now_ms < before_ms - late_ms || now_ms > before_ms + early_ms {
+            let range = format!("{late_ms} before to {early_ms} behind {before_ms}");
+            return Err(format!("the clock is at {now_ms}, not {range}"));
+        }
+        Ok(())
     }
 
     /// A power cut must not undo the state of these keys of a space.
@@ -228,21 +285,27 @@ impl Oracle {
     pub(crate) fn shown_after_failure(&mut self, place: Place, value: Option<Vec<u8>>) {
         let mut after = self.newest.clone();
         let mut may_be = value.as_ref() == self.newest(&place);
+        let mut expires_at = after.get(&place).and_then(|stored| stored.expires_at);
         for effects in &self.log[self.acknowledged..] {
             apply(&mut after, effects, self.now_ms);
             let after = after.get(&place).filter(|stored| !stored.is_expired(self.now_ms));
-            may_be |= value.as_ref() == after.map(|stored| &stored.value);
+            if value.as_ref() == after.map(|stored| &stored.value) {
+                may_be = true;
+                expires_at = after.and_then(|stored| stored.expires_at);
+            }
         }
         let key = place.1.escape_ascii();
         assert!(may_be, "after a failure, a read shows an old value of {key}");
-        self.shown.push((place, value));
+        self.shown.push((place, value, expires_at));
     }
 
     /// Says which prefix of the log the recovered state is, or its fault.
     pub(crate) fn check(&self, found: &State, crash: Crash) -> Result<usize, String> {
-        for (place, value) in &self.shown {
-            if found.get(place).map(|stored| &stored.value) != value.as_ref() {
-                let value = value.clone().map(|value| Stored { value, expires_at: None });
+        for (place, value, expires_at) in &self.shown {
+            let has_expired = expires_at.is_some_and(|deadline| deadline <= self.now_ms);
+            let value = value.as_ref().filter(|_| !has_expired);
+            if found.get(place).map(|stored| &stored.value) != value {
+                let value = value.cloned().map(|value| Stored { value, expires_at: None });
                 return Err(format!("the crash undid a reply: {}", brief(place, value.as_ref())));
             }
         }
@@ -284,6 +347,12 @@ impl Oracle {
         self.newest = self.state_at(count);
         (self.acknowledged, self.synced) = (count, count);
         self.shown.clear();
+        // The look at the state has shown each key that has expired.
+        (self.told_ms, self.told_synced_ms) = (0, 0);
+        let spaces: Vec<u32> = self.newest.keys().map(|(space, _)| *space).collect();
+        for space in spaces {
+            self.told_expired(Durability::Always, space, |_| true);
+        }
         for touched in self.touched.values_mut().chain(self.spaces_touched.values_mut()) {
             *touched = count.min(*touched);
         }

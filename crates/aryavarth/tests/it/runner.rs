@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use aryavarth::fs::{Fault, SimFs, Site};
+use aryavarth::fs::{Crash, Fault, SimFs, Site};
 use aryavarth::{
     Batch, Clock, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options, Stored, Write,
 };
@@ -112,6 +112,8 @@ pub(crate) enum Act {
     Work(usize),
     /// Time passes, in milliseconds.
     Wait(u64),
+    /// The wall clock is set so many milliseconds forward or back; more than it may differ by itself.
+    Jump(i64),
     /// A clean close and an open.
     Reopen,
     /// A clean close, a look at every byte, and an open.
@@ -144,8 +146,8 @@ impl Runner {
     /// A runner for a file system, with an oracle that knows its history so far.
     pub(crate) fn new(fs: &SimFs, workload: &Workload, mut oracle: Oracle) -> Runner {
         let clock = TestClock::new();
-        oracle.now_ms = oracle.now_ms.max(clock.now_ms());
-        clock.set(oracle.now_ms);
+        oracle.now_ms = oracle.now_ms.max(clock.pass(0));
+        clock.set(oracle.now_ms.saturating_add_signed(oracle.wall.ahead));
         let segment_bytes_min = workload.segment_bytes_min;
         let options = Options { clock: clock.clone(), segment_bytes_min, ..options(fs) };
         Runner { fs: fs.clone(), options, clock, store: None, space: 0, oracle }
@@ -180,7 +182,13 @@ impl Runner {
 
     /// Time passes, in milliseconds.
     pub(crate) fn pass(&self, ms: u64) {
-        self.clock.advance(ms);
+        self.clock.pass(ms);
+    }
+
+    /// Takes over the clock of a store that was opened after a crash.
+    pub(crate) fn restarted(&mut self, crash: Crash) -> Result<(), String> {
+        let now_ms = self.handle(Durability::Os).now_ms();
+        self.oracle.restarted(now_ms, crash)
     }
 
     /// Closes the store cleanly.
@@ -319,13 +327,21 @@ impl Runner {
             }
             Act::Wait(ms) => {
                 self.pass(*ms);
-                self.oracle.now_ms = self.clock.now_ms();
+                self.oracle.now_ms += ms;
+                let now_ms = self.handle(Durability::Os).now_ms();
+                assert_eq!(now_ms, self.oracle.now_ms, "a deadline counts elapsed time");
+            }
+            Act::Jump(ms) => {
+                self.clock.set(self.clock.now_ms().saturating_add_signed(*ms));
+                self.oracle.wall.jump(*ms);
             }
             Act::Use(space) => self.space = *space,
             Act::Reopen => {
                 self.close()?;
                 self.oracle.synced_all();
                 self.open()?;
+                let now_ms = self.handle(Durability::Os).now_ms();
+                assert_eq!(now_ms, self.oracle.now_ms, "a clean close keeps both clocks");
                 let found = self.state()?;
                 self.oracle.shown_all(&found);
             }

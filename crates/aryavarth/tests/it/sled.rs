@@ -232,7 +232,7 @@ fn a_directory_of_another_format_is_refused() {
     fs::write(dir.path().join(name), &manifest).unwrap();
 
     let error = SledKvsEngine::new(dir.path()).unwrap_err();
-    assert!(matches!(error, KvsError::UnknownFormat { found: 0, known: 2, .. }), "{error}");
+    assert!(matches!(error, KvsError::UnknownFormat { found: 0, known: 3, .. }), "{error}");
     assert_eq!(fs::read(dir.path().join(name)).unwrap(), manifest);
 }
 

@@ -135,6 +135,30 @@ fn a_killed_process_is_remembered_to_have_been_late() {
     assert_eq!(names(&engine), ["other"]);
 }
 
+/// Nothing is written when a deadline passes: the answer alone makes the time durable.
+#[test]
+fn a_killed_process_revives_no_key_that_it_showed_as_expired() {
+    let test = "a_killed_process_revives_no_key_that_it_showed_as_expired";
+    if let Some(dir) = as_child() {
+        let clock = TestClock::new();
+        let engine = SledKvsEngine::open_at(&dir, &clock);
+        // The sweep would remove it.
+        engine.hold_sweep(Some(Instant::now() + Duration::from_secs(3600)));
+        put_until(&engine, "k", "v", TestClock::START_MS + 100);
+        clock.advance(100);
+        let (found, position) = engine.find(b"k").unwrap();
+        assert_eq!(found, None);
+        acknowledge(&engine, position, 1);
+        thread::sleep(Duration::from_secs(600));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(kill_after(test, dir.path(), 1), 1);
+    // The machine's clock is as it was before.
+    let engine = SledKvsEngine::open_at(dir.path(), &TestClock::new());
+    assert!(engine.now_ms() >= TestClock::START_MS + 100);
+    assert_eq!(engine.find(b"k").unwrap().0, None);
+}
+
 /// All pairs in sled's tree, visible or not.
 fn entries_in_sled(dir: &Path) -> usize {
     let begin = Instant::now();

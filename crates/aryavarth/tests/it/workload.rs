@@ -100,6 +100,7 @@ pub(crate) fn scripted() -> Vec<Workload> {
         Workload::new("broken off", broken_off()),
         Workload::new("spaces", spaces()),
         Workload::new("deadlines", deadlines()),
+        Workload::new("wall clocks", wall_clocks()),
         Workload::new("never allocated", never_allocated(rotation())),
         extended("extended", growing()),
         extended("extended, never allocated", never_allocated(growing())),
@@ -320,6 +321,31 @@ fn deadlines() -> Vec<Act> {
     acts
 }
 
+/// Wall clocks that are set forward and back between a deadline, the answer that shows that it has
+/// passed, and the sweep; over clean closes too.
+fn wall_clocks() -> Vec<Act> {
+    const HOUR_MS: i64 = 3_600_000;
+    let set_for = |level, n, k, ms| Act::SetFor(level, key(k), value(n, 300), ms);
+    let mut acts = vec![set(1, 1, 300), Act::Jump(HOUR_MS), set_for(ALWAYS, 2, 2, 1000)];
+    acts.extend([set_for(OS, 3, 3, 1500), Act::Wait(1000), Act::Read(ALWAYS, key(2))]);
+    acts.extend([Act::Jump(-HOUR_MS), Act::Wait(400), Act::Read(OS, key(3)), Act::Wait(100)]);
+    acts.extend([Act::Read(OS, key(3)), scan_all(), Act::Jump(-HOUR_MS), Act::Work(9)]);
+    acts.extend([set_for(ALWAYS, 4, 4, 5000), Act::Reopen, Act::Wait(4999), scan_all()]);
+    acts.extend([Act::Wait(1), remove(4), set_for(OS, 5, 4, 700), Act::Reopen, Act::Wait(700)]);
+    acts.extend([Act::Move(ALWAYS, key(4), key(5)), Act::Jump(2 * HOUR_MS), set(6, 6, 20)]);
+    acts.extend((7..12).map(|n| set_for(OS, n, n, 100 * n)));
+    acts.extend([Act::Flush, Act::Wait(800), Act::Read(ALWAYS, key(7)), Act::Compact]);
+    acts.extend([Act::Jump(-HOUR_MS), Act::Wait(300), scan_all(), Act::Work(20), scan_all()]);
+    acts.extend([
+        set_for(ALWAYS, 20, 1, 50),
+        Act::Wait(50),
+        Act::Reopen,
+        Act::Work(9),
+        set(21, 1, 9),
+    ]);
+    acts
+}
+
 /// Compactions that find no space: for the copy of a single segment, which takes the reserve, for
 /// the copies of several, and at the manifest.
 fn refused() -> Vec<Act> {
@@ -409,7 +435,7 @@ fn random_act(n: u64, dice: &mut Dice) -> Act {
     let level = [ALWAYS, ALWAYS, OS, INTERVAL][dice.below(4) as usize];
     let bytes = [0, 20, 300, 900, 2500][dice.below(5) as usize];
     let k = dice.below(8);
-    match dice.below(140) {
+    match dice.below(143) {
         0..40 => Act::Set(level, key(k), value(n, bytes)),
         40..52 => Act::Remove(level, key(k)),
         52..62 => {
@@ -440,6 +466,7 @@ fn random_act(n: u64, dice: &mut Dice) -> Act {
         121..124 => Act::Swap(level, dice.below(3) as u32, dice.below(3) as u32),
         124..127 => Act::Mix(level, dice.below(3) as u32, key(k), value(n, bytes)),
         127..130 => Act::Wait(700),
+        140.. => Act::Jump([3_600_000, -3_600_000, 5000][dice.below(3) as usize]),
         _ => Act::Chain(level, random_links(n, dice)),
     }
 }
