@@ -25,6 +25,7 @@ mod commands;
 mod connection;
 mod counters;
 mod error;
+mod figures;
 mod limits;
 mod process;
 mod requests;

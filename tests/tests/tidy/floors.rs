@@ -61,6 +61,7 @@ const SERVER: Order = Order {
         "error",
         "budget",
         "counters",
+        "figures",
         "process",
         "thread_pool",
         "settings",
