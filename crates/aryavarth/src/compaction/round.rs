@@ -1,37 +1,17 @@
-//! Compaction: giving dead bytes back without disturbing readers or writers.
-//!
-//! One round takes some sealed segments (the *inputs*), copies what is live in them into new ones,
-//! and drops them. The order is the proof:
-//!
-//! 1. Pass over the inputs: a record is live if the index points at it. A tombstone is needed as
-//!    long as an older segment may hold its key. (A copy made after the tombstone cannot: its pass
-//!    found the key removed. Hence every copy is sealed with the sequence number below which it is
-//!    *purged*.)
-//! 2. Write and sync the copies.
-//! 3. Wait until everything written before now is released: only a *durable* newer record makes an
-//!    older one garbage.
-//! 4. One manifest edit adds the copies and drops the inputs: the commit point.
-//! 5. Point the slots at the copies, each by compare-and-swap, so that a newer write always wins.
-//! 6. Wait again until what was written is released: an unreleased write still knows the place
-//!    that it replaced.
-//! 7. Take the inputs out of the table and unlink them. Readers that hold one read on; its table
-//!    index is reused after an epoch, its file is closed here when the last reader let go.
-//!
-//! A damaged input is never dropped: its round fails and names the damage.
+//! One round: the steps of the proof, in their order.
 
-use std::collections::HashSet;
 use std::ops::Range;
-use std::slice;
 use std::time::Duration;
 
 use crossbeam_epoch as epoch;
 
+use super::choose::Candidate;
 use crate::engine::Position;
 use crate::error::{KvsError, Result};
 use crate::fs::Site;
 use crate::hint;
 use crate::index::{EntryId, Slot};
-use crate::log::{Copied, CopyWriter, Log, small_segments};
+use crate::log::{Copied, CopyWriter, Log};
 use crate::manifest::Edit;
 use crate::options::Durability;
 use crate::record::{Extra, Kind};
@@ -40,49 +20,14 @@ use crate::segment::{
     SEGMENT_HEADER_BYTES, ScanStop, Scanned, Scanner, Segment, SegmentHeader, SegmentKind, blocks,
     hint_path, log_path,
 };
-use crate::sync::{Arc, Ordering, lock};
+use crate::sync::{Arc, Ordering};
 
-/// Dead space that is left alone, beside the share of the live data.
-const SLACK_BYTES: u64 = 6 << 20;
-/// One round takes inputs of about this size, and at least one.
-const ROUND_BYTES_MAX: u64 = 256 << 20;
-/// Of those that pay it takes this part of the data, or this much if that is more: what would have
-/// come last goes on dying meanwhile. (Measured: `docs/decisions/0012`.)
-const ROUND_PART: u64 = 8;
-const BEST_BYTES_MIN: u64 = 16 << 20;
 /// A copy ends at this size, or that of other segments: on a full disk a large one could not be
 /// copied again.
 const COPY_BYTES_MAX: u64 = 256 << 20;
-/// A segment pays if a round would give back at least this share of it.
-const GAIN_PERCENT_MIN: u64 = 10;
-/// The same at rest, if the directory takes more than is promised.
-const GAIN_PERCENT_MIN_AT_REST: u64 = 2;
 /// The background round rests after reading this much.
 const PACE_BYTES: u64 = 4 << 20;
 const PACE_REST: Duration = Duration::from_millis(1);
-
-/// A sealed segment and what a round over it would give back.
-#[derive(Clone, Debug)]
-struct Candidate {
-    segment: Arc<Segment>,
-    disk_bytes: u64,
-    gain_bytes: u64,
-}
-
-impl Candidate {
-    fn pays(&self) -> bool {
-        self.gives(GAIN_PERCENT_MIN)
-    }
-
-    fn gives(&self, percent: u64) -> bool {
-        self.gain_bytes * 100 >= self.disk_bytes * percent
-    }
-
-    /// Bytes that a round has to write before it can free the segment.
-    fn copy_bytes(&self) -> u64 {
-        self.disk_bytes.saturating_sub(self.gain_bytes)
-    }
-}
 
 /// A record that was copied: whose, from where, to where.
 struct Moved {
@@ -91,101 +36,8 @@ struct Moved {
     to: Slot,
 }
 
-/// Whether the directory takes more than the promise allows, or, at rest, more than it should. On a
-/// full disk whatever gives space back is due.
-pub(crate) fn is_due(log: &Log, at_rest: bool) -> bool {
-    if log.is_full() {
-        return candidates(log).iter().any(Candidate::pays);
-    }
-    if at_rest && !small(log, &candidates(log)).is_empty() {
-        return true;
-    }
-    let live = log.live_bytes.load(Ordering::Relaxed).max(0) as u64;
-    log.disk_bytes() > SLACK_BYTES + if at_rest { live + live / 10 * 3 } else { live * 2 }
-}
-
-/// One background round over the segments that pay best; returns whether it gave anything back. At
-/// rest the active segment, if it is mostly dead, is one of them.
-pub(crate) fn run(log: &Log, at_rest: bool) -> Result<bool> {
-    let _only_one = lock(&log.compacting);
-    // The reserve is only lent.
-    let before = log.data_bytes();
-    if at_rest {
-        // Where that fails the others can be compacted all the same.
-        drop(log.seal_mostly_dead());
-    }
-    let presses = at_rest && is_due(log, false);
-    let percent_min = if presses { GAIN_PERCENT_MIN_AT_REST } else { GAIN_PERCENT_MIN };
-    let done = with_reserve(log, || {
-        let mut candidates = candidates(log);
-        let small = if at_rest { small(log, &candidates) } else { Vec::new() };
-        if small.is_empty() {
-            return run_rounds(log, choose(candidates, percent_min));
-        }
-        candidates.retain(|candidate| small.contains(&candidate.segment.id));
-        run_rounds(log, candidates)
-    });
-    let useful = log.data_bytes() < before;
-    match done {
-        // The disk is less full now.
-        Err(error) if error.is_full() && useful => Ok(true),
-        done => done.map(|()| useful),
-    }
-}
-
-/// Rewrites every sealed segment, oldest first, so that only live records are left.
-pub(crate) fn run_all(log: &Log) -> Result<()> {
-    let _only_one = lock(&log.compacting);
-    with_reserve(log, || {
-        let mut left = candidates(log);
-        left.sort_by_key(|candidate| candidate.segment.seq_min.load(Ordering::Relaxed));
-        while !left.is_empty() {
-            let mut bytes = 0;
-            let fits = left.partition_point(|candidate| {
-                bytes += candidate.disk_bytes;
-                bytes <= ROUND_BYTES_MAX
-            });
-            let later = left.split_off(fits.max(1));
-            run_rounds(log, std::mem::replace(&mut left, later))?;
-        }
-        Ok(())
-    })
-}
-
-/// Does it again with the space of the reserve if the disk was full. The caller holds the lock of
-/// compaction.
-fn with_reserve(log: &Log, mut rounds: impl FnMut() -> Result<()>) -> Result<()> {
-    match rounds() {
-        Err(error) if error.is_full() && log.lend_reserve() => {
-            let done = rounds();
-            log.end_loan();
-            done
-        }
-        done => done,
-    }
-}
-
-/// One round over some inputs; if there is no space for the copies of all, then one for each that
-/// pays, the cheapest first, since each gives back what the next one needs. The caller holds the
-/// lock of compaction.
-fn run_rounds(log: &Log, mut inputs: Vec<Candidate>) -> Result<()> {
-    match run_round(log, &inputs) {
-        Err(error) if error.is_full() && inputs.len() > 1 => {}
-        done => return done,
-    }
-    inputs.retain(Candidate::pays);
-    inputs.sort_by_key(Candidate::copy_bytes);
-    for input in inputs {
-        run_round(log, slice::from_ref(&input))?;
-        // An unlinked file takes space until it is closed.
-        drop(input);
-        log.reap();
-    }
-    Ok(())
-}
-
 /// One round over some inputs. The caller holds the lock of compaction.
-fn run_round(log: &Log, inputs: &[Candidate]) -> Result<()> {
+pub(super) fn run_round(log: &Log, inputs: &[Candidate]) -> Result<()> {
     if inputs.is_empty() {
         return Ok(());
     }
@@ -207,76 +59,6 @@ fn run_round(log: &Log, inputs: &[Candidate]) -> Result<()> {
     round.retire();
     log.compactions.fetch_add(1, Ordering::Relaxed);
     Ok(())
-}
-
-/// The ids of the small segments that are to become one, since there are many of them.
-fn small(log: &Log, candidates: &[Candidate]) -> Vec<u64> {
-    let size = |c: &Candidate| (c.segment.id, c.segment.end.load(Ordering::Relaxed));
-    small_segments(candidates.iter().map(size).collect(), log.segment_limit())
-}
-
-/// The sealed and undamaged segments of which all is released, each with its gain.
-fn candidates(log: &Log) -> Vec<Candidate> {
-    let sealed: HashSet<u64> = {
-        let manifest = lock(&log.manifest);
-        let facts = manifest.state().segments.iter();
-        facts.filter(|(_, facts)| facts.seal.is_some()).map(|(&id, _)| id).collect()
-    };
-    let released = log.watermarks.released();
-    let segments = log.table.all();
-    let of = |segment: &Arc<Segment>| {
-        let disk_bytes = segment.disk_bytes.load(Ordering::Relaxed);
-        let mut needed = segment.live_bytes.load(Ordering::Relaxed).max(0) as u64;
-        let mut others = segments.iter().filter(|other| other.id != segment.id);
-        let seq_max = segment.seq_max.load(Ordering::Relaxed);
-        if others.any(|other| other.may_hold_older(seq_max)) {
-            needed += segment.tombstone_bytes.load(Ordering::Relaxed);
-        }
-        // What is copied needs its part of the hint file, too.
-        let end = segment.end.load(Ordering::Relaxed).max(1);
-        let hint_bytes = disk_bytes.saturating_sub(blocks(end));
-        needed += (u128::from(hint_bytes) * u128::from(needed) / u128::from(end)) as u64;
-        let gain_bytes = disk_bytes.saturating_sub(needed);
-        Candidate { segment: Arc::clone(segment), disk_bytes, gain_bytes }
-    };
-    let is_candidate = |segment: &&Arc<Segment>| {
-        let end = segment.end.load(Ordering::Acquire);
-        sealed.contains(&segment.id)
-            && !segment.damaged.load(Ordering::Relaxed)
-            && segment.position_of(end) <= released + crate::record::ALIGN as u64
-    };
-    segments.iter().filter(is_candidate).map(of).collect()
-}
-
-/// The inputs of a round: those that give back at least this share, the best ones first. If there
-/// are none and much of what there is are tombstones, then the oldest segments that these may be
-/// needed for: their copies do not need them. None of these is chosen twice, and a round that would
-/// give nothing back, neither by itself nor by the next one, is not begun.
-fn choose(mut candidates: Vec<Candidate>, percent_min: u64) -> Vec<Candidate> {
-    let mut bytes_max = ROUND_BYTES_MAX;
-    if candidates.iter().any(|candidate| candidate.gives(percent_min)) {
-        let all: u64 = candidates.iter().map(|candidate| candidate.disk_bytes).sum();
-        bytes_max = (all / ROUND_PART).clamp(BEST_BYTES_MIN, ROUND_BYTES_MAX);
-        candidates.retain(|candidate| candidate.gives(percent_min));
-        candidates.sort_by_key(|c| c.copy_bytes() * 1000 / c.disk_bytes.max(1));
-    } else {
-        let tombstones = |c: &Candidate| c.segment.tombstone_bytes.load(Ordering::Relaxed);
-        let disk_bytes: u64 = candidates.iter().map(|candidate| candidate.disk_bytes).sum();
-        if candidates.iter().map(tombstones).sum::<u64>() * 100 < disk_bytes * percent_min {
-            return Vec::new();
-        }
-        let with = candidates.iter().filter(|candidate| tombstones(candidate) > 0);
-        let newest = with.map(|c| c.segment.seq_max.load(Ordering::Relaxed)).max().unwrap_or(0);
-        candidates.retain(|candidate| candidate.segment.may_hold_older(newest));
-        candidates.sort_by_key(|c| c.segment.seq_min.load(Ordering::Relaxed));
-    }
-    let mut taken = 0;
-    candidates.retain(|candidate| {
-        let take = taken == 0 || taken + candidate.disk_bytes <= bytes_max;
-        taken += if take { candidate.disk_bytes } else { 0 };
-        take
-    });
-    candidates
 }
 
 struct Round<'a> {
@@ -529,31 +311,4 @@ fn new_copy(log: &Log) -> Result<CopyWriter> {
         log.table.release(index);
         log.refused_file(error)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fs::SimFs;
-    use crate::options::Options;
-    use crate::record::Batch;
-    use crate::recovery;
-
-    /// Between the loads of a slot and of its segment lie a few instructions, so threads would
-    /// hardly ever be caught there.
-    #[test]
-    fn a_table_index_means_one_segment_as_long_as_a_reader_may_have_it() {
-        let options =
-            Options { fs: Arc::new(SimFs::new()), background: false, ..Options::default() };
-        let (log, _lock, _) = recovery::open("/store".as_ref(), &options).unwrap();
-        log.write(0, &Batch::new().set("k", "v")).unwrap();
-        log.seal_active().unwrap();
-        let pin = epoch::pin();
-        let slot = log.index.find(0, b"k", &pin).1.unwrap().slot();
-        run_all(&log).unwrap();
-        assert_ne!(log.index.find(0, b"k", &pin).1.unwrap().slot(), slot, "it was moved");
-        for _ in 0..100 {
-            assert_ne!(log.table.reserve(), Some(slot.pointer().segment), "given away");
-        }
-    }
 }
