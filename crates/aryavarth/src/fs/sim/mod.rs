@@ -27,6 +27,8 @@ mod image;
 mod names;
 mod random;
 #[cfg(test)]
+mod story;
+#[cfg(test)]
 mod tests;
 mod tree;
 
