@@ -1,7 +1,7 @@
-//! What can go wrong, in words that a user can act on.
+//! Failures, in words that a user can act on.
 //!
 //! Few cases, one per thing that the caller would do differently; each keeps its source. Every
-//! message says what happened, what is safe and what to do next, because the store's errors are
+//! message says the event, the safe state and the remedy, because the store's errors are
 //! printed as they are by the server and by the command line.
 
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::sync::Arc;
 /// The result of everything that the engine does.
 pub type Result<T, E = KvsError> = std::result::Result<T, E>;
 
-/// Why an operation failed. Each case says what the caller should do.
+/// Why an operation failed. Each case names the caller's remedy.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum KvsError {
@@ -21,7 +21,7 @@ pub enum KvsError {
     KeyNotFound,
     /// A key, value or batch is over its limit. Nothing was changed; send less.
     TooLarge {
-        /// What is too large: "key", "value" or "batch".
+        /// The thing that is too large: "key", "value" or "batch".
         what: &'static str,
         /// Its size in bytes.
         size: u64,
@@ -36,19 +36,19 @@ pub enum KvsError {
         /// The call that found no space.
         source: Arc<IoError>,
     },
-    /// A sync failed, so what was written after the last good sync may or may not be on disk.
+    /// A sync failed, so writes after the last good sync may or may not be on disk.
     /// Reads of older data go on; reopen the store to learn the outcome of the rest.
     Poisoned {
-        /// What failed first.
+        /// The first failure.
         reason: Arc<str>,
     },
-    /// A file does not contain what the store wrote there. Nothing was changed.
+    /// A file does not contain the bytes that the store wrote there. Nothing was changed.
     Corrupt {
         /// The damaged file.
         path: PathBuf,
         /// Where in the file, in bytes.
         offset: u64,
-        /// What is wrong there.
+        /// The damage.
         reason: String,
     },
     /// Another process (or another handle of this one) has the directory open.
@@ -58,11 +58,11 @@ pub enum KvsError {
         /// The holder's process id, where it could be read.
         pid: Option<u32>,
     },
-    /// The directory is not an Aryavarth store, or holds files of somebody else. Left untouched.
+    /// The directory is not an Aryavarth store, or holds files that are not the store's. Left untouched.
     NotOurs {
         /// The directory.
         path: PathBuf,
-        /// What was found.
+        /// The entry that was found.
         reason: String,
     },
     /// The directory was written in a format that this version does not know: a newer one, or 0,
@@ -106,7 +106,7 @@ impl KvsError {
         KvsError::Corrupt { path: path.to_owned(), offset, reason: reason.into() }
     }
 
-    /// A full disk told as such, with what is safe and what to do.
+    /// A full disk told as such, with the safe state and the remedy.
     pub(crate) fn told_full(self) -> Self {
         match self {
             KvsError::Io(source) if source.is_no_space() => KvsError::Full { source },

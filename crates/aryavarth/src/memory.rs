@@ -52,7 +52,7 @@ struct Space {
 }
 
 impl Space {
-    /// Sets or removes a key; returns what it held.
+    /// Sets or removes a key; returns its old value.
     fn put(&mut self, key: Vec<u8>, stored: Option<Stored>) -> Option<Stored> {
         let old = match stored {
             Some(stored) => {
@@ -78,7 +78,7 @@ impl Space {
         Count { keys: self.keys.len() as u64, expiring: self.deadlines.len() as u64 }
     }
 
-    /// Removes what has expired; returns how many keys that were.
+    /// Removes the expired keys; returns their number.
     fn sweep(&mut self, now_ms: u64) -> u64 {
         let mut swept = 0;
         while let Some((deadline, key)) = self.deadlines.pop_first() {

@@ -1,4 +1,4 @@
-//! How a store is opened: what each choice costs, and what a crash then loses.
+//! Options of an open: the price of each choice, and the loss that a crash then brings.
 //!
 //! File system, clock and seed are options too, so that a test can replace everything outside the
 //! engine and repeat a run exactly.
@@ -134,10 +134,10 @@ pub struct Options {
     /// The largest size at which the active segment is sealed, in bytes, at most 1 GiB. Default:
     /// 1 GiB.
     pub segment_bytes_max: u64,
-    /// How fast the store reads its sealed files in the background to see whether they are still
-    /// what was written, in bytes per second; 0 does not. A pass begins a minute after the open and
+    /// How fast the store reads its sealed files in the background to compare their checksums, in
+    /// bytes per second; 0 does not. A pass begins a minute after the open and
     /// a day after the last one. Default: 4 MiB, which reads a terabyte in three days and takes
-    /// less than a fiftieth of what a slow disk can do.
+    /// less than a fiftieth of a slow disk's rate.
     pub scrub_bytes_per_second: u64,
     /// Whether the store runs its own threads for syncs, allocation, compaction and scrubbing. Off,
     /// the caller runs [`KvStore::step`](crate::KvStore::step), which tests use to repeat a run.

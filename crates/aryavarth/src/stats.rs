@@ -1,6 +1,7 @@
 //! Figures of a store, for people and for metrics.
 
-/// What a store holds and has done since it was opened. Reading it costs no system call.
+/// Figures of a store: its contents, and its work since the open. Reading them costs no system
+/// call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -26,7 +27,7 @@ pub struct Stats {
     pub durable_position: u64,
     /// Position up to which the log is written.
     pub written_position: u64,
-    /// Bytes that were read to see whether they are still what was written.
+    /// Bytes that the scrubber read to compare their checksums.
     pub scrubbed_bytes: u64,
     /// Damaged places that this found, in files that there still are, by which data is lost.
     /// A damaged record counts until its key is written again.

@@ -1,4 +1,4 @@
-//! The inputs of a round: the segments that give back most for what their copies cost.
+//! The inputs of a round: the segments that give back most for the cost of their copies.
 //!
 //! Invariant: a round that would give nothing back, neither by itself nor by the next one, is not
 //! begun.
@@ -10,12 +10,12 @@ use crate::log::{Log, small_segments};
 use crate::segment::{Segment, blocks};
 use crate::sync::{Arc, Ordering, lock};
 
-/// Of those that pay it takes this part of the data, or this much if that is more: what would have
-/// come last goes on dying meanwhile. (Measured: `docs/decisions/0012`.)
+/// Of those that pay it takes this part of the data, or this much if that is more: segments that
+/// would have come last go on dying meanwhile. (Measured: `docs/decisions/0012`.)
 const ROUND_PART: u64 = 8;
 const BEST_BYTES_MIN: u64 = 16 << 20;
 
-/// A sealed segment and what a round over it would give back.
+/// A sealed segment and the bytes that a round over it would give back.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
     pub(super) segment: Arc<Segment>,
@@ -61,7 +61,7 @@ pub(super) fn candidates(log: &Log) -> Vec<Candidate> {
         if others.any(|other| other.may_hold_older(seq_max)) {
             needed += segment.tombstone_bytes.load(Ordering::Relaxed);
         }
-        // What is copied needs its part of the hint file, too.
+        // A copy needs its part of the hint file, too.
         let end = segment.end.load(Ordering::Relaxed).max(1);
         let hint_bytes = disk_bytes.saturating_sub(blocks(end));
         needed += (u128::from(hint_bytes) * u128::from(needed) / u128::from(end)) as u64;
@@ -78,7 +78,7 @@ pub(super) fn candidates(log: &Log) -> Vec<Candidate> {
 }
 
 /// The inputs of a round: those that give back at least this share, the best ones first. If there
-/// are none and much of what there is are tombstones, then the oldest segments that these may be
+/// are none and many of the bytes are tombstones, then the oldest segments that these may be
 /// needed for: their copies do not need them. None of these is chosen twice, and a round that would
 /// give nothing back, neither by itself nor by the next one, is not begun.
 pub(super) fn choose(mut candidates: Vec<Candidate>, percent_min: u64) -> Vec<Candidate> {

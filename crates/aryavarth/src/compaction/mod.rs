@@ -1,6 +1,6 @@
 //! Compaction: giving dead bytes back without disturbing readers or writers.
 //!
-//! One round takes some sealed segments (the *inputs*), copies what is live in them into new ones,
+//! One round takes some sealed segments (the *inputs*), copies their live records into new ones,
 //! and drops them. The order is the proof:
 //!
 //! 1. Pass over the inputs: a record is live if the index points at it. A tombstone is needed as
@@ -12,7 +12,7 @@
 //!    older one garbage.
 //! 4. One manifest edit adds the copies and drops the inputs: the commit point.
 //! 5. Point the slots at the copies, each by compare-and-swap, so that a newer write always wins.
-//! 6. Wait again until what was written is released: an unreleased write still knows the place
+//! 6. Wait again until all writes are released: an unreleased write still knows the place
 //!    that it replaced.
 //! 7. Take the inputs out of the table and unlink them. Readers that hold one read on; its table
 //!    index is reused after an epoch, its file is closed here when the last reader let go.
@@ -114,7 +114,7 @@ fn with_reserve(log: &Log, mut rounds: impl FnMut() -> Result<()>) -> Result<()>
 }
 
 /// One round over some inputs; if there is no space for the copies of all, then one for each that
-/// pays, the cheapest first, since each gives back what the next one needs. The caller holds the
+/// pays, the cheapest first, since each gives back the space that the next one needs. The caller holds the
 /// lock of compaction.
 fn run_rounds(log: &Log, mut inputs: Vec<Candidate>) -> Result<()> {
     match run_round(log, &inputs) {

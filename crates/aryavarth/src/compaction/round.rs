@@ -120,8 +120,8 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    /// Goes on behind a damaged place if a copy needs nothing of what was there; else the file is
-    /// left alone from now on.
+    /// Goes on behind a damaged place if no record there needs a copy; else the file is left
+    /// alone from now on.
     fn step_over_dead(
         &self,
         input: &Segment,
@@ -139,7 +139,7 @@ impl<'a> Round<'a> {
         Err(bad_at(input.file.path(), stop))
     }
 
-    /// Whether the records of a stretch, by what the hint file says of them, need no copy.
+    /// Whether the records of a stretch, as the hint file lists them, need no copy.
     fn held_nothing_needed(&self, input: &Segment, hole: &Range<u64>) -> bool {
         let Some(places) = hint::read(&*self.log.options.fs, &self.log.dir, input) else {
             return false;
@@ -165,7 +165,7 @@ impl<'a> Round<'a> {
         here: Slot,
     ) -> Option<Option<EntryId>> {
         if !self.log.index.is_in_use(extra.generation) {
-            // No space has it any more, nor will: what took it away is durable by step 3.
+            // No space has it any more, nor will: the record that took it away is durable by step 3.
             return None;
         }
         let pin = epoch::pin();
@@ -251,7 +251,7 @@ impl<'a> Round<'a> {
             }
         }
         log.watermarks.wait(Position(log.last_position()), Durability::Always)?;
-        // What was not copied because its space had been emptied: its slots name the inputs still.
+        // Slots of emptied spaces, whose records were not copied, name the inputs still.
         log.purge_all_released();
         Ok(())
     }
@@ -262,7 +262,7 @@ impl<'a> Round<'a> {
         for input in self.inputs {
             log.table.remove(input.table_index);
             let fs = &*log.options.fs;
-            // What cannot be removed is a stray, which the next open removes.
+            // A file that cannot be removed is a stray, which the next open removes.
             drop(fs.remove(Site::SegmentRemove, &log_path(&log.dir, input.id)));
             drop(fs.remove(Site::HintRemove, &hint_path(&log.dir, input.id)));
             let (table, index) = (Arc::clone(&log.table), input.table_index);
@@ -273,7 +273,7 @@ impl<'a> Round<'a> {
         log.reap();
     }
 
-    /// Gives up what was written; the inputs stay.
+    /// Gives up the copies; the inputs stay.
     fn discard(&mut self) {
         let fs = &*self.log.options.fs;
         if let Some(writer) = self.writer.take() {

@@ -4,13 +4,13 @@
 //! *being durable*: [`read`](KvsEngine::read), [`commit`](KvsEngine::transact) and
 //! [`scan`](KvsEngine::scan) return at once with the [`Position`] of the newest thing that they
 //! saw or wrote, and [`wait`](KvsEngine::wait) returns when a crash can no longer undo it. So
-//! requests of one pipeline run at full speed and wait together. Whoever lets a result out (to a
+//! requests of one pipeline run at full speed and wait together. A caller that lets a result out (to a
 //! socket, to a person) first waits for its position; the provided `String` methods do.
 //!
 //! Engines without positions return [`Position::ZERO`], which has always been reached.
 //!
 //! A store holds numbered *spaces* of keys, which know nothing of each other; a handle works in one
-//! of them, [0](KvsEngine::with_space) at first. A key may have a *deadline*: from then on nobody
+//! of them, [0](KvsEngine::with_space) at first. A key may have a *deadline*: from then on no caller
 //! sees it, and the engine removes it when it gets to it.
 
 mod guide;
@@ -154,8 +154,8 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
         0
     }
 
-    /// The newest value of a key with its deadline, and the position of what was seen, be it a
-    /// value or its removal. A key whose deadline has passed is not there.
+    /// The newest value of a key with its deadline, and the position of the answer, be it a value or
+    /// its removal. A key whose deadline has passed is not there.
     ///
     /// # Errors
     /// [`KvsError::Corrupt`] if the record is damaged, [`KvsError::Poisoned`] if it is one whose
@@ -176,7 +176,7 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
         0
     }
 
-    /// The newest value of a key and the position of what was seen. Errors as
+    /// The newest value of a key and the position of the answer. Errors as
     /// [`find`](KvsEngine::find).
     fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)> {
         let (stored, position) = self.find(key)?;
@@ -189,7 +189,7 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
         Ok(found.map(|(stored, position)| (stored.map(|stored| stored.value), position)))
     }
 
-    /// The deadline of a key, and the position of what was seen: `None` if there is no such key,
+    /// The deadline of a key, and the position of the answer: `None` if there is no such key,
     /// `Some(None)` if it has no deadline. Reads no file where the index knows. Errors as
     /// [`find`](KvsEngine::find).
     ///
@@ -248,7 +248,7 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
         Guide::default().walk(cursor, limit, |range, limit| self.keys(range, limit))
     }
 
-    /// How many keys the space has, and the position of what was counted.
+    /// How many keys the space has, and the position of the count.
     fn count(&self) -> Result<(Count, Position)>;
 
     /// Watches a key of the space: the watch knows whether the key was written since. Waits for the
@@ -261,8 +261,8 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     /// [`KvsError::TooLarge`], [`KvsError::Full`] (nothing was written), [`KvsError::Poisoned`].
     fn write(&self, batch: Batch) -> Result<(u64, Position)>;
 
-    /// Writes batches one after another, each all of it or nothing, and returns for each what
-    /// [`write`](KvsEngine::write) would. Costs less than as many calls where the engine can append
+    /// Writes batches one after another, each all of it or nothing, and returns the
+    /// result of [`write`](KvsEngine::write) for each. Costs less than as many calls where the engine can append
     /// them together; readers and other writers may still come between two of them.
     fn write_each(&self, batches: Vec<Batch>) -> Vec<Result<(u64, Position)>> {
         batches.into_iter().map(|batch| self.write(batch)).collect()
@@ -275,12 +275,12 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     /// [`KvsError::InsideTransaction`]. (A closure that waits for another thread's call into the
     /// store waits for ever.)
     ///
-    /// Nobody else writes while it runs. The values of `keys` are fetched beforehand; if the
+    /// No other write happens while it runs. The values of `keys` are fetched beforehand; if the
     /// closure asks for others, it may run several times, so it must have no effects of its own.
     /// All that are fetched for one call may have twice the bytes that a batch may have, or there
     /// is one of them; beyond, a call that asks for more fails with [`KvsError::TooLarge`].
     /// A closure that returns an error or panics writes nothing. Its error comes without a position:
-    /// whoever lets one out first waits for [`Stats::written_position`].
+    /// a caller that lets it out first waits for [`Stats::written_position`].
     fn transact<R>(
         &self,
         keys: &[&[u8]],
@@ -299,13 +299,13 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     /// The same for async callers: ready, or pending with `waker` woken when it may be ready.
     fn on_reached(&self, position: Position, level: Durability, waker: &Waker) -> Poll<Result<()>>;
 
-    /// Rewrites the files without what is dead, as far as the engine can.
+    /// Rewrites the files without their dead records, as far as the engine can.
     fn compact(&self) -> Result<()>;
 
     /// Figures of the store.
     fn stats(&self) -> Stats;
 
-    /// Keeps the records of keys that have expired until then, or no longer: nobody sees the keys,
+    /// Keeps the records of keys that have expired until then, or no longer: no caller sees the keys,
     /// but nothing is written for them. An engine that writes nothing for them need not care.
     fn hold_sweep(&self, until: Option<Instant>) {
         let _ = until;
@@ -317,7 +317,7 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
         self.wait(position, self.durability())
     }
 
-    /// The value of a key, if any; returns when what was seen is durable.
+    /// The value of a key, if any; returns when the answer is durable.
     ///
     /// # Errors
     /// [`KvsError::NotUtf8`] for a value that another interface stored as bytes.

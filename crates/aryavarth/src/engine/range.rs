@@ -50,7 +50,7 @@ impl KeyRange {
         self
     }
 
-    /// What is left of the range once `key` has been visited.
+    /// The rest of the range once `key` has been visited.
     #[must_use]
     pub fn after(mut self, key: &[u8]) -> Self {
         let bound = Bound::Excluded(key.to_vec());

@@ -1,12 +1,13 @@
-//! What a closure in [`KvsEngine::transact`](super::KvsEngine::transact) works with: the newest state
-//! with its own writes on top.
+//! The state that a closure in [`KvsEngine::transact`](super::KvsEngine::transact) works with: the
+//! newest one, with its own writes on top.
 //!
 //! Spaces can be emptied and swapped in the middle of a transaction, so its writes belong to a
-//! *generation*: what a space held when the transaction began, or a new, empty one. The spaces of the
-//! transaction name generations, and which one is what an engine learns in the end.
+//! *generation*: that of a space when the transaction began, or a new, empty one. The spaces of the
+//! transaction name generations, and an engine learns in the end which one.
 //!
 //! Invariants:
-//! - Time stands still in a transaction: what has expired is decided once, by [`Newest::now_ms`].
+//! - Time stands still in a transaction: whether a key has expired is decided once, by
+//!   [`Newest::now_ms`].
 //! - A key whose deadline has passed is not there, for a transaction as for everybody.
 
 use std::collections::BTreeMap;
@@ -17,8 +18,8 @@ use super::{Count, Guide, KeyPage, KeyWalk, Stored};
 use crate::error::{KvsError, Result};
 
 /// The newest state, as a closure in [`KvsEngine::transact`](super::KvsEngine::transact) sees it.
-/// Engines implement it; spaces are called what they were called before the transaction, and what
-/// has expired may be given, for the transaction looks at the deadline.
+/// Engines implement it; spaces have the numbers that they had before the transaction, and expired
+/// values may be given, for the transaction looks at the deadline.
 pub trait Newest {
     /// The store's clock.
     fn now_ms(&self) -> u64;
@@ -57,26 +58,26 @@ pub trait Newest {
     fn count(&mut self, space: u32) -> Result<Count>;
 }
 
-/// What a space holds: what another (or the same) one held before, or nothing at first.
+/// The keys of a space: those that another (or the same) one had before, or none at first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Generation {
-    /// What the space of this number held when the transaction began.
+    /// The generation of the space of this number when the transaction began.
     Old(u32),
     /// A generation that is new, and empty but for the writes of the transaction.
     New(u32),
 }
 
-/// What a transaction comes to. For engines.
+/// The effects of a transaction. For engines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Effects {
     /// The generation of each space whose generation is another one now.
     pub generations: BTreeMap<u32, Generation>,
-    /// What to set in a generation, or `None` to remove; only of generations that a space has.
+    /// Values to set in a generation, or `None` to remove; only of generations that a space has.
     pub writes: BTreeMap<(Generation, Vec<u8>), Option<Stored>>,
 }
 
-/// What a closure in [`KvsEngine::transact`](super::KvsEngine::transact) works with: it sees the newest
-/// state and its own writes, and nobody else writes meanwhile.
+/// The state that a closure in [`KvsEngine::transact`](super::KvsEngine::transact) works with: it sees
+/// the newest one and its own writes, and no other write happens meanwhile.
 ///
 /// Calls concern one space: at first that of the handle on which `commit` was called, then the one
 /// that was [selected](Transaction::select).
@@ -272,7 +273,7 @@ impl<'a> Transaction<'a> {
             Generation::Old(space) => self.newest.keys(space, range, limit)?,
             Generation::New(_) => Vec::new(),
         };
-        // What the page below does not reach is left for the next one.
+        // Keys beyond the page below are left for the next one.
         let is_reached = |key: &[u8], last: Option<&Vec<u8>>| match last {
             Some(last) if range.reverse => key >= last.as_slice(),
             Some(last) => key <= last.as_slice(),
@@ -332,7 +333,7 @@ impl<'a> Transaction<'a> {
         self.generations.get(&space).copied().unwrap_or(Generation::Old(space))
     }
 
-    /// What was written to a key of the space, or else where to look.
+    /// The transaction's own write to a key of the space, or else the generation to look in.
     fn written(&self, key: &[u8]) -> Result<Option<&Stored>, Generation> {
         let generation = self.generation(self.space);
         if self.writes.is_empty() {

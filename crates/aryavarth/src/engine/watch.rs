@@ -2,12 +2,12 @@
 //! by now.
 //!
 //! It is how `WATCH` notices a key that was set and removed again, which leaves nothing behind that
-//! could be compared. Engines keep one [`Watches`] and tell it what they publish.
+//! could be compared. Engines keep one [`Watches`] and tell it of each key that they publish.
 //!
 //! Invariants:
 //! - A watch is made, and touched, while the engine's writers are kept out: a closure, which is a
 //!   writer, knows of every write since its watches were made.
-//! - A store that nobody watches pays one load per write.
+//! - A store without watches pays one load per write.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -27,7 +27,7 @@ pub struct Watch {
 
 impl Watch {
     /// Whether the key was set or removed since the watch was made, be it to the same value, or
-    /// has expired by `now_ms`. Compaction and a sweep of what had expired before touch nothing.
+    /// has expired by `now_ms`. Compaction, and a sweep of keys that had expired before, touch nothing.
     pub fn is_touched(&self, now_ms: u64) -> bool {
         self.touched.load(Ordering::Acquire)
             || self.expires_at.is_some_and(|deadline| deadline <= now_ms)
@@ -43,7 +43,7 @@ impl Drop for Watch {
 /// A space and a key in it.
 type Place = (u32, Vec<u8>);
 
-/// Who watches a key: the number and the flag of each.
+/// The watches of a key: the number and the flag of each.
 type Watchers = Vec<(u64, Arc<AtomicBool>)>;
 
 /// Every watch of a store.
@@ -65,8 +65,8 @@ struct Keys {
 }
 
 impl Watches {
-    /// Begins to watch a key whose deadline, if it has one that has not passed, is `expires_at`. For
-    /// whoever keeps the engine's writers out.
+    /// Begins to watch a key whose deadline, if it has one that has not passed, is `expires_at`. The
+    /// caller keeps the engine's writers out.
     pub(crate) fn watch(&self, space: u32, key: &[u8], expires_at: Option<u64>) -> Watch {
         let place = (space, key.to_vec());
         let touched = Arc::new(AtomicBool::new(false));
@@ -84,7 +84,7 @@ impl Watches {
         self.shared.count.load(Ordering::Relaxed) > 0
     }
 
-    /// A key is written. For whoever keeps the engine's writers out.
+    /// A key is written. The caller keeps the engine's writers out.
     pub(crate) fn touch(&self, space: u32, key: &[u8]) {
         if !self.any() {
             return;

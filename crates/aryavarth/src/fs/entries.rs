@@ -46,7 +46,7 @@ const NAMES: &[&str] = &[
 /// while they were open, on NFS and on FUSE.
 const PREFIXES: &[&str] = &[".Trash-", "._", ".nfs", ".fuse_hidden"];
 
-/// Whether a name in a directory is one that the system made, and not somebody's data.
+/// Whether a name in a directory is one that the system made, and not data of a user.
 pub(crate) fn is_of_the_system(name: &str) -> bool {
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }

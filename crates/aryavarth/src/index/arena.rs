@@ -43,7 +43,7 @@ type Group = Box<[OnceLock<Chunk>]>;
 pub(super) struct Arena {
     groups: Box<[OnceLock<Group>]>,
     /// The first of the entries that may be reused, plus one; their slots hold the next, marked
-    /// as a tombstone, so that nobody who compares slots takes it for a value's place.
+    /// as a tombstone, so that no comparison of slots takes it for a value's place.
     free: AtomicU32,
     /// How many entries were ever given to keys. Only the writer changes it.
     used: AtomicU32,

@@ -51,7 +51,7 @@ pub(super) struct Entry {
 }
 
 // SAFETY: `key` is the only part that is not `Sync` by itself. It is written only by the writer,
-// and only while nobody else can reach the entry: before the entry is put into the list, or after
+// and only while no other thread can reach the entry: before the entry is put into the list, or after
 // it was taken out and an epoch has passed.
 #[expect(unsafe_code, reason = "the arena's entries are shared; see the invariant above")]
 unsafe impl Sync for Entry {}
@@ -61,7 +61,7 @@ impl Entry {
         Entry { slot: AtomicU64::new(0), key: UnsafeCell::new(key), id, list: AtomicU32::new(0) }
     }
 
-    /// Gives the entry to a key. For the writer, of an entry that is in nobody's reach.
+    /// Gives the entry to a key. For the writer, of an entry that no reader can reach.
     pub(super) fn assign(&self, key: &[u8]) {
         // SAFETY: the entry is in nobody's reach: it was never linked, or left its list an epoch
         // ago (only then does it come off the free list), and the caller is the only writer.
@@ -113,7 +113,7 @@ impl Found<'_> {
         }
     }
 
-    /// Points the entry at a newer record; returns what it pointed at. For the writer only.
+    /// Points the entry at a newer record; returns its old slot. For the writer only.
     pub(super) fn publish(self, slot: Slot, expires_at: Option<u64>) -> Slot {
         let had_deadline = self.slot().has_deadline();
         if had_deadline || expires_at.is_some() {

@@ -239,7 +239,7 @@ impl Front {
     }
 
     /// Makes room for a number of entries at once, before the first of them. For a front that
-    /// nobody reads yet.
+    /// no thread reads yet.
     pub(super) fn reserve(&self, entries: u64, pin: &Guard) {
         let lines = (entries as usize * 3 / 2).div_ceil(LINE_WORDS).max(LINES_MIN);
         let empty = self.growth.entries.load(Ordering::Relaxed) == 0;
@@ -296,7 +296,7 @@ impl Drop for Front {
         let tables = std::mem::replace(&mut self.table, Atomic::null());
         let mut first = Some(tables);
         while let Some(table) = first.take() {
-            // SAFETY: the front is borrowed mutably, so nobody reads; a table that was replaced is
+            // SAFETY: the front is borrowed mutably, so no thread reads; a table that was replaced is
             // not in this chain, since only the first one is ever replaced, by the second.
             #[expect(unsafe_code, reason = "the end of the owner of the tables")]
             let owned = unsafe { table.try_into_owned() };

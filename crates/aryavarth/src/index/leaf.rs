@@ -258,7 +258,7 @@ impl Leaf {
         };
         let item = |id| Item::new(head(keys.key(id), shared.len()), id);
         items.extend(tail.into_iter().map(item));
-        // Two runs, of which the first is sorted: what a stable sort is quick with.
+        // Two runs, of which the first is sorted: a stable sort is quick with such.
         items.sort_by(|one, other| one.cmp(*other, keys));
         (items, shared)
     }

@@ -1,13 +1,13 @@
 //! The keys of one generation of a space: how they are found, how they are ordered, how many they
 //! are.
 //!
-//! Two structures name the same entries, each for what it is good at: the front (a hash table) for
+//! Two structures name the same entries, each for its own use: the front (a hash table) for
 //! point reads, overwrites and removals, the order (sorted leaves) for scans. Overwriting a key
 //! touches neither.
 //!
 //! Invariants:
-//! - An entry is in the order before it is in the front, and leaves the front before the order; what
-//!   the front names a scan finds, too.
+//! - An entry is in the order before it is in the front, and leaves the front before the order:
+//!   a scan finds each entry that the front names.
 //! - An entry is given back only when neither names it, and reused an epoch after that.
 
 use std::fmt;
@@ -124,7 +124,7 @@ impl KeyList {
         entry.map(|entry| Found { entry, arena })
     }
 
-    /// Adds an entry that nobody else can reach. For the writer only.
+    /// Adds an entry that no other thread can reach. For the writer only.
     pub(super) fn link(&self, entry: &Entry) {
         let pin = epoch::pin();
         self.order.insert(&*self.arena, entry.id, &pin);
@@ -143,7 +143,7 @@ impl KeyList {
         removed
     }
 
-    /// Takes the entries of one leaf out; returns what their slots held. For a list that no table
+    /// Takes the entries of one leaf out; returns their old slots. For a list that no table
     /// names any more: the slots are tombstones from then on, so that compaction lets go of them.
     pub(super) fn pop(&self, pin: &epoch::Guard) -> Option<Vec<Slot>> {
         let ids = self.order.pop(pin)?;

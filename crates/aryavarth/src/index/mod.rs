@@ -122,7 +122,7 @@ impl Index {
     }
 
     /// Calls `visit` with the entries of a range of a space in order until it returns false;
-    /// returns what the space holds. The caller keeps the walk short, as it holds an epoch.
+    /// returns the space's state. The caller keeps the walk short, as it holds an epoch.
     pub(crate) fn walk<'g>(
         &'g self,
         space: u32,
@@ -139,7 +139,7 @@ impl Index {
     }
 
     /// Calls `visit` with the entries of a space by their numbers, from `from` on, until it returns
-    /// false or `max` entries of any space were looked at; returns what the space holds, and the
+    /// false or `max` entries of any space were looked at; returns the space's state, and the
     /// entry to go on with if there are more. The caller keeps it short, as it holds an epoch.
     pub(crate) fn visit<'g>(
         &'g self,
@@ -161,8 +161,8 @@ impl Index {
         table.count_in(table.state_of(space).generation)
     }
 
-    /// Points a key's entry, which `found` is if there is one, at a newer record; returns what it
-    /// pointed at. For the writer only.
+    /// Points a key's entry, which `found` is if there is one, at a newer record; returns its
+    /// old slot. For the writer only.
     pub(crate) fn put(
         &self,
         writer: &mut IndexWriter,
@@ -236,7 +236,7 @@ impl Index {
     }
 
     /// Adds all keys of a generation, in ascending order, to an index that has none of them and that
-    /// nobody reads yet: full leaves, and a front of the right size.
+    /// no thread reads yet: full leaves, and a front of the right size.
     pub(crate) fn fill<'k>(
         &self,
         writer: &mut IndexWriter,
@@ -317,7 +317,7 @@ mod tests {
     use super::*;
     use crate::record::Extra;
 
-    /// Keys that are hard for a prefix: zeros, lengths about 16 and about what fits in an entry,
+    /// Keys that are hard for a prefix: zeros, lengths about 16 and about the room in an entry,
     /// one the beginning of another.
     fn keys() -> Vec<Vec<u8>> {
         let mut keys = vec![Vec::new()];

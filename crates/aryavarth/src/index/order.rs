@@ -66,8 +66,8 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let leaf = std::mem::replace(&mut self.0, Atomic::null());
-        // SAFETY: the node is dropped an epoch after it left the list, or with the list, so nobody
-        // reads its leaf.
+        // SAFETY: the node is dropped an epoch after it left the list, or with the list, so no
+        // thread reads its leaf.
         #[expect(unsafe_code, reason = "the end of the owner of the leaf")]
         unsafe {
             drop(leaf.try_into_owned());

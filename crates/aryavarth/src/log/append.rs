@@ -17,7 +17,7 @@ use crate::record::{Frame, FrameRecord, Kind, MARK_BYTES, Mark};
 use crate::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentKind};
 use crate::sync::{Arc, Ordering};
 
-/// A frame that was written: what it found and where it ends.
+/// A frame that was written: the removals that found their key, and its end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Appended {
     /// Removals that found their key.
@@ -26,7 +26,7 @@ pub(crate) struct Appended {
 }
 
 impl Log {
-    /// Appends a frame and publishes it, with a change of what spaces hold that is one of its
+    /// Appends a frame and publishes it, with a change of generations that is one of its
     /// records; gives it back if there is no room.
     pub(super) fn append(
         &self,
@@ -168,7 +168,7 @@ impl Log {
     }
 
     /// The store's error for an append that failed after `done` bytes. On a full disk the part is
-    /// taken back: the next one may go to another segment, and not over what is there.
+    /// taken back: the next one may go to another segment, and not over those bytes.
     fn failed_write(&self, segment: &Segment, at: u64, done: usize, error: IoError) -> KvsError {
         if !error.is_no_space() {
             return self.watermarks.poison(&error.into());

@@ -171,7 +171,7 @@ impl CopyWriter {
 
     /// Gives the copy up.
     pub(crate) fn discard(self, fs: &dyn Fs, dir: &Path) {
-        // What stays behind is a stray, which the next open removes.
+        // A file that stays behind is a stray, which the next open removes.
         drop(fs.remove(Site::CopyRemove, &log_path(dir, self.header.id)));
     }
 }

@@ -1,4 +1,4 @@
-//! Deadlines and emptied spaces: what time and one record make dead, and how its memory comes back.
+//! Deadlines and emptied spaces: keys that time or one record makes dead, and their memory.
 //!
 //! A key whose deadline has passed is gone for everybody at once; nothing was written for that.
 //! The *sweep* puts a tombstone behind it later, a few keys at a time, so that its record counts
@@ -95,7 +95,7 @@ impl Log {
     }
 
     /// Removes some keys whose deadline has passed; returns whether there were any. While the disk
-    /// is full they stay: nobody sees them, and the space that there is is for others.
+    /// is full they stay: no reader sees them, and the rest of the space is for others.
     pub(crate) fn sweep(&self) -> Result<bool> {
         if self.next_deadline_in_ms() != Some(0)
             || self.is_full()
@@ -144,7 +144,7 @@ impl Log {
         match self.append(&mut writer, frame, &[], None)? {
             Ok(appended) => {
                 drop(writer);
-                // Nobody waits for it, but the entries can go only when it is durable.
+                // No caller waits for it, but the entries can go only when it is durable.
                 self.watermarks.wait(Position(appended.position), Durability::Os)?;
                 Ok(None)
             }
@@ -167,7 +167,7 @@ impl Log {
         due.into_iter().map(of).collect()
     }
 
-    /// Gives spaces other generations. For whoever publishes a frame that says so.
+    /// Gives spaces other generations. The caller publishes a frame that says so.
     pub(super) fn change_spaces(&self, writer: &mut Writer, change: &Change) {
         for dropped in self.index.change(&mut writer.index, change, writer.position) {
             let (keys, live_bytes) = dropped.keys_and_bytes();

@@ -1,9 +1,19 @@
-//! The log: what is appended where, and how it becomes visible.
+//! The log: where frames are appended, and how they become visible.
 //!
 //! One writer at a time, behind one lock that is held for a single `write` call and a few stores:
 //! assign sequence numbers and a place, write the frame, publish its pointers, release the lock.
 //! Syncing comes afterwards (commit), so many writes share one sync, and the index always shows
 //! the newest write.
+//!
+//! ```text
+//!   sealed segments               active segment                           spare
+//!   |H frame frame M frame| ...  |H M frame frame M frame|. . . . . . . |  |. . . .|
+//!                                                        ^ position: the next frame goes here
+//! ```
+//!
+//! A *segment* is one file with a header (H). A *frame* is the records of one write call that are seen
+//! together; a *mark* (M) says up to which position the log was durable when it was written. A
+//! *position* counts the bytes of the whole log. The *spare* is prepared before it is needed.
 //!
 //! Locks are taken from left to right, and none is taken twice:
 //!
@@ -18,7 +28,7 @@
 //!
 //! Invariants:
 //! - A pointer is published only after the write call returned.
-//! - Under the writer's lock nobody reads a file, waits for a sync, or creates or allocates a file.
+//! - Under the writer's lock no thread reads a file, waits for a sync, or creates or allocates a file.
 //! - A frame that was not written publishes nothing, and its sequence numbers are never reused.
 //! - Before the first frame after a completed sync stands a mark that says how far it went.
 
@@ -121,7 +131,7 @@ struct Chores {
     sweep_held: Option<std::time::Instant>,
 }
 
-/// What a recovery hands over: the log as it was found, about to go on.
+/// The parts that a recovery hands over: the log as it was found, about to go on.
 #[derive(Debug)]
 pub(crate) struct Recovered {
     pub(crate) manifest: Manifest,
@@ -220,7 +230,7 @@ impl Log {
         lock(&self.writer)
     }
 
-    /// The last published position: what a result computed from anything depends on at most.
+    /// The last published position: no result depends on a later one.
     pub(crate) fn last_position(&self) -> u64 {
         self.watermarks.written()
     }
@@ -263,8 +273,8 @@ impl Log {
     }
 }
 
-/// Bytes that must be free for a frame of `bytes`, whatever stands in front of it. Whoever looks
-/// for room and whoever makes it ask for the same, or they would wait for each other.
+/// Bytes that must be free for a frame of `bytes`, whatever stands in front of it. The
+/// search for room and its making ask for the same, or they would wait for each other.
 fn need_of(bytes: usize) -> u64 {
     (ROOM_BYTES + bytes) as u64
 }

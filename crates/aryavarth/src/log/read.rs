@@ -2,7 +2,7 @@
 //!
 //! A read finds the entry, loads its slot, takes hold of the segment that the slot names, and
 //! reads the record with one positioned call. It repeats itself while a frame with several records
-//! is being published (so that nobody sees half of it), and when compaction retired the segment
+//! is being published (so that no reader sees half of it), and when compaction retired the segment
 //! between two of these steps; once held, a segment can be read however long that takes. It never
 //! waits for a lock, for compaction or for another reader.
 //!
@@ -10,8 +10,8 @@
 //! - From the load of a slot to the load of its segment the reader holds an epoch, so the table
 //!   index in the slot cannot have come to mean another segment.
 //! - Key and checksum are compared on the copy that is handed out.
-//! - Every result carries the highest position of what it observed: of values, of removals, of what
-//!   has expired, and of the record that gave the space its generation.
+//! - Every result carries the highest position of all that it observed: of values, of removals, of
+//!   expired keys, and of the record that gave the space its generation.
 
 use crossbeam_epoch as epoch;
 
@@ -32,7 +32,7 @@ const READ_NOW_BYTES_MAX: usize = 256 << 10;
 /// A page of a scan ends when its values reach this.
 const PAGE_BYTES_MAX: u64 = 1 << 20;
 
-/// What a key's slot said, with the segment that it names.
+/// The slot of a key as a reader loaded it, with the segment that it names.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) slot: Slot,
@@ -90,7 +90,7 @@ struct ScanHit {
 }
 
 impl Log {
-    /// The newest value of a key, and the position of what was seen. One system call.
+    /// The newest value of a key, and the position of the answer. One system call.
     pub(crate) fn find(&self, space: u32, key: &[u8]) -> Result<(Option<Stored>, Position)> {
         let (seen, position) = self.see(space, key);
         let stored = seen.map(|seen| seen.value(key)).transpose()?.flatten();
@@ -119,7 +119,7 @@ impl Log {
         })
     }
 
-    /// What the key's slot says now, and the position of what was seen. Where the index does not
+    /// The key's slot now, and the position of the answer. Where the index does not
     /// hold the key, it is absent as durably as the space has its generation.
     pub(super) fn see(&self, space: u32, key: &[u8]) -> (Option<Seen>, Position) {
         let (seen, position) = self.look(space, key);
@@ -168,7 +168,7 @@ impl Log {
         (seen.map(|(_, expires_at)| expires_at), position)
     }
 
-    /// What [`see`](Log::see) sees, with the deadline of what the slot says.
+    /// The same as [`see`](Log::see), with the deadline of the slot's record.
     fn look(&self, space: u32, key: &[u8]) -> (Option<(Seen, Option<u64>)>, Position) {
         loop {
             let pin = epoch::pin();
@@ -204,7 +204,7 @@ impl Log {
                 .is_some_and(|now| now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &seen.segment)))
     }
 
-    /// The position that has to be durable for what a slot says to be; 0 for a retired segment.
+    /// The position that has to be durable before a slot's record is; 0 for a retired segment.
     pub(super) fn position_of(&self, slot: Slot) -> u64 {
         let pointer = slot.pointer();
         let segment = self.table.get(pointer.segment);
@@ -219,8 +219,8 @@ impl Log {
             let before = self.multi.load(Ordering::Acquire);
             if before.is_multiple_of(2) {
                 let result = look();
-                // A slot that `look` saw published was stored after the counter became odd; what it
-                // counted is ordered by the fence alone.
+                // A slot that `look` saw published was stored after the counter became odd; the
+                // counts that it read are ordered by the fence alone.
                 fence(Ordering::Acquire);
                 if self.multi.load(Ordering::Acquire) == before {
                     return result;
@@ -267,7 +267,7 @@ impl Log {
     }
 
     /// Visits the keys of a range, those that are not there included, until `visit` refuses one;
-    /// returns the position of what was seen, and whether nothing is left. About `limit` of them
+    /// returns the position of the visited keys, and whether none is left. About `limit` of them
     /// are looked at together.
     fn page(
         &self,
@@ -302,7 +302,7 @@ impl Log {
         Ok((position, true))
     }
 
-    /// The next keys of a range with what their slots said, tombstones included. Each commit of
+    /// The next keys of a range with their slots, tombstones included. Each commit of
     /// several keys is seen wholly or not at all.
     fn walk(&self, space: u32, range: &KeyRange, wanted: usize) -> ScanPage {
         let mut max = WALK_KEYS_MAX.min(wanted);

@@ -1,4 +1,4 @@
-//! Room for the log: segments prepared ahead, sealed behind, and what happens on a full disk.
+//! Room for the log: segments prepared ahead, sealed behind, and the answer to a full disk.
 //!
 //! The writer never creates or allocates a file under its lock. A *spare* segment is prepared
 //! before it is needed; the active one's allocation grows ahead of the writer in doubling steps.
@@ -113,7 +113,7 @@ impl Log {
     }
 
     /// Makes room for a frame of `bytes`, for a writer that found none. `may_use_reserve` is for
-    /// what frees space in the end.
+    /// frames that free space in the end.
     pub(super) fn make_room(&self, bytes: usize, may_use_reserve: bool) -> Result<()> {
         let need = need_of(bytes);
         let mut growth = lock(&self.growth);
@@ -223,15 +223,15 @@ impl Log {
         Ok(())
     }
 
-    /// The error for a file that cannot be created. Where the directory is gone, what was written
-    /// since is gone with it, and nothing more is taken.
+    /// The error for a file that cannot be created. Where the directory is gone, later writes
+    /// are gone with it, and the log takes no more.
     pub(crate) fn refused_file(&self, error: IoError) -> KvsError {
         let is_dir_gone = error.is_dir_gone();
         let error = KvsError::from(error);
         if is_dir_gone { self.watermarks.poison(&error) } else { error }
     }
 
-    /// Removes a segment that nothing was written to. What stays behind is a stray, which the
+    /// Removes a segment that nothing was written to. A file that stays behind is a stray, which the
     /// next open removes.
     pub(super) fn remove_spare(&self, id: u64) {
         drop(self.options.fs.remove(Site::SpareRemove, &log_path(&self.dir, id)));
@@ -252,11 +252,12 @@ impl Log {
         appended
     }
 
-    /// One round of maintenance: seals what was rotated, makes room ahead, takes removed keys and
-    /// emptied generations out of the index, tries a full disk again. Returns whether there was anything to do.
+    /// One round of maintenance: seals rotated segments, makes room ahead, takes removed keys and
+    /// emptied generations out of the index, tries a full disk again. Returns whether there was any
+    /// work.
     pub(crate) fn tend(&self) -> Result<bool> {
         self.watermarks.check()?;
-        // A segment that cannot be sealed keeps nobody from what else there is to do.
+        // A segment that cannot be sealed holds no other work up.
         let sealed = self.seal_rotated();
         let unlinked = self.unlink_all_released();
         let purged = self.purge_some();
@@ -267,7 +268,7 @@ impl Log {
     fn grow_ahead(&self) -> Result<bool> {
         let mut growth = lock(&self.growth);
         if growth.is_lent {
-            // What is made now would take the space that the compaction was given.
+            // A file that is made now would take the space that was lent to the compaction.
             return Ok(false);
         }
         let was_full = self.is_full();

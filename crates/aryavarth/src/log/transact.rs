@@ -2,12 +2,18 @@
 //!
 //! It sees the newest state and its own writes, and its effects are logged as one frame. Under the
 //! writer's lock no file may be read, so the values of the keys that it announced are fetched
-//! beforehand; what has changed since is found among the newest frames, which the writer keeps in
+//! beforehand; values that changed since are found among the newest frames, which the writer keeps in
 //! memory; if it needs anything else, it says so, all that it asked for is fetched and it runs again.
+//!
+//! ```text
+//!   keys --fetch--> writer's lock --> closure --> every value was at hand: plan, append, publish
+//!          ^                             |
+//!          '--- fetch, without the lock -'  some were not: they are collected (`KvsError::Again`)
+//! ```
 //!
 //! Invariants:
 //! - A closure that fails or panics appends nothing, and its panic goes on to the caller.
-//! - What a closure saw is what its frame is appended upon: nobody writes in between.
+//! - A closure's frame is appended upon the very state that it saw: no write comes in between.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -31,7 +37,7 @@ const KEYS_MAX: usize = 1024;
 /// A key of a space.
 type Place = (u32, Vec<u8>);
 
-/// Values read before the lock was taken, each with what its slot said then.
+/// Values read before the lock was taken, each with its slot at that time.
 #[derive(Default)]
 struct Fetched {
     values: HashMap<Place, (Seen, Option<Stored>)>,
@@ -56,7 +62,7 @@ struct UnderLock<'a> {
 }
 
 impl UnderLock<'_> {
-    /// What a key's slot says, if it is not a removal, and its deadline.
+    /// A key's slot, if it is not a removal, and its deadline.
     fn slot(&self, space: u32, key: &[u8]) -> Option<(Slot, Option<u64>)> {
         let pin = epoch::pin();
         let found = self.log.index.find(space, key, &pin).1.map(Found::slot_and_deadline);
@@ -316,8 +322,8 @@ impl Log {
         watched
     }
 
-    /// Touches what a closure changed, now that it is published, and what was `watched` there
-    /// before. The caller holds the writer's lock.
+    /// Touches the keys that a closure changed, now that they are published, and those that were
+    /// `watched` there before. The caller holds the writer's lock.
     fn touch(&self, effects: &Effects, change: Option<&Change>, watched: Vec<Place>) {
         if !self.watches.any() {
             return;

@@ -3,8 +3,8 @@
 //! A batch is one frame. Batches that follow each other can be appended in one call to the system,
 //! each a frame of its own: a crash may keep some of them, and a reader sees each by itself.
 //!
-//! Invariant: what is looked up outside the lock (the entry of a key, the generation of a space) is
-//! used under it only if it still holds.
+//! Invariant: a fact that was looked up outside the lock (the entry of a key, the generation of a
+//! space) is used under it only if it still holds.
 
 use crossbeam_epoch as epoch;
 
@@ -20,7 +20,7 @@ use crate::sync::lock;
 /// Bytes of records that are appended in one call, beyond the first batch: other writers wait.
 const CHAIN_BYTES_MAX: usize = 1 << 20;
 
-/// Writes of a batch from which on it collects what the index replaced: one pin covers the whole
+/// Writes of a batch from which on it collects the memory that the index replaced: one pin covers the whole
 /// batch, and the epochs would else fall behind a load of large batches.
 const FLUSHED_WRITES: usize = 256;
 
@@ -138,7 +138,7 @@ impl Log {
                 Some(position) => {
                     outcomes.resize_with(outcomes.len() + length, || Ok((0, position)));
                 }
-                // Alone, each says for itself what is wrong.
+                // Alone, each names its own error.
                 None => outcomes.push(
                     self.write(space, &rest[0])
                         .map(|appended| (appended.removed, Position(appended.position))),
@@ -177,7 +177,7 @@ impl Log {
         if self.index.state_of(space).generation != state.generation {
             return None;
         }
-        // Whoever finds no room makes it, and says what keeps him from it.
+        // The single write makes room, or returns the reason why it cannot.
         let appended = self.append(&mut writer, frame, &known, None).ok()?.ok()?;
         writes().for_each(|write| self.watches.touch(space, write.key()));
         Some(Position(appended.position))

@@ -41,7 +41,7 @@ pub(super) struct Writer {
     pub(super) closed: bool,
 }
 
-/// A removed key: from when on it may go, its generation and entry, and what its slot then holds.
+/// A removed key: from when on it may go, its generation and entry, and the slot that it then has.
 #[derive(Debug)]
 pub(super) struct Unlink {
     pub(super) position: u64,

@@ -5,6 +5,17 @@
 //! was on disk proves that the bytes there were once good: that is rot, and the open is refused.
 //! Without such a mark the bytes were never vouched for: a torn tail, cut off and counted.
 //!
+//! ```text
+//!                 mark: durable up to A
+//!                  v
+//!   | frame | frame M frame | frame |######| frame | M  durable up to C?
+//!   0       A                       B bad                 C <= B: torn, B is the end
+//!   '-kept--'-------- loose --------'                     C >  B: rot, the open is refused
+//! ```
+//!
+//! *Kept* records are provably on disk; *loose* ones are whole, but nothing proves that a power cut
+//! would keep them, so the open copies and syncs them.
+//!
 //! (That marks can tell the two apart is the idea of Alagappan et al., "Protocol-Aware Recovery
 //! for Consensus-Based Storage", FAST 2018: keep the identity of an entry apart from the entry.)
 //!

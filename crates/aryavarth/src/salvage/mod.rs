@@ -153,7 +153,7 @@ impl<F: FnMut(u64, u64) + Send> Visitor for Learner<F> {
 /// [`KvsError::Locked`] if a process has `dir` open, [`KvsError::NotOurs`] if there is nothing of
 /// a store in it, [`KvsError::WrongEngine`], [`KvsError::UnknownFormat`];
 /// [`KvsError::InvalidOption`] if `out` cannot be used, and [`KvsError::Io`] if it cannot be
-/// written: then what was made in it is removed again, and a larger or better disk may help. Bytes
+/// written: then the new files in it are removed again, and a larger or better disk may help. Bytes
 /// of `dir` that cannot be read are no error but damage, in the report.
 ///
 /// ```

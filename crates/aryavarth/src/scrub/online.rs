@@ -1,8 +1,8 @@
 //! The scrubber: reads a running store's sealed segments in the background, at a bounded rate.
 //!
 //! Data that is never read rots unnoticed until it is needed, and by then the backup has rotted or
-//! gone. A pass reads once each segment that was sealed when it began, then rests for a day. What
-//! it reads may come from the page cache, which hides a disk's rot until the pages are dropped;
+//! gone. A pass reads once each segment that was sealed when it began, then rests for a day. Its
+//! bytes may come from the page cache, which hides a disk's rot until the pages are dropped;
 //! that is why it comes back.
 //!
 //! Invariants:

@@ -403,8 +403,8 @@ const _: () = assert!(SEGMENT_HEADER_BYTES == padded(SEGMENT_HEADER_BYTES));
 mod tests {
     use super::*;
 
-    /// A log that finds no table index must know before it looks, or it looks for ever; and what
-    /// it leaves is enough for a compaction.
+    /// A log that finds no table index must know before it looks, or it looks for ever; and the
+    /// indexes that it leaves are enough for a compaction.
     #[test]
     fn the_log_leaves_indexes_to_compaction() {
         let table = SegmentTable::new();

@@ -2,15 +2,15 @@
 //!
 //! sled's `flush` hands its buffers to the system and starts the disk on them (`sync_file_range`),
 //! but neither empties the disk's own cache nor makes a file's length durable; large values go to
-//! files of their own that nobody syncs; names of files are never synced at all; and the one real
+//! files of their own that are never synced; names of files are never synced at all; and the one real
 //! sync, that of its background thread, logs its errors and goes on. So the store keeps a handle of
 //! its own on sled's log, and the system reports to each handle every failure since it was opened.
 //!
 //! Invariants:
-//! - What was written before a sync began is flushed first, then its blobs are synced, and the log
+//! - Writes from before a sync began are flushed first, then their blobs are synced, and the log
 //!   that points at them last.
 //! - A blob counts as settled only after a sync that followed its completion: it may be found in
-//!   the directory while sled still writes it. What was listed before a flush is complete after it.
+//!   the directory while sled still writes it. A blob that was listed before a flush is complete after it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -53,9 +53,9 @@ pub(super) struct Files {
 
 #[derive(Default)]
 struct Blobs {
-    /// What the last sync found in the directory.
+    /// The blobs that the last sync found in the directory.
     listed: BTreeSet<String>,
-    /// What was complete when it was synced. sled never changes a blob.
+    /// The blobs that were complete when they were synced. sled never changes one.
     settled: BTreeSet<String>,
 }
 
@@ -102,7 +102,7 @@ impl Files {
             let path = self.blob_dir.join(name);
             match self.fs.open(Site::SledBlobOpen, &path, OpenHow::Read) {
                 Ok(file) => file.sync(Site::SledBlobSync)?,
-                // sled removes what nothing durable points at any more.
+                // sled removes blobs that nothing durable points at any more.
                 Err(error) if error.source.kind() == NotFound => {}
                 Err(error) => return Err(error.into()),
             }

@@ -1,4 +1,4 @@
-//! What stands where in sled: the keys and values of the one tree that holds the data.
+//! The layout in sled: the keys and values of the one tree that holds the data.
 //!
 //! ```text
 //! key:    0 number of the generation, big-endian   4 the key
@@ -6,14 +6,14 @@
 //!         9 the deadline, if there is one       then the value
 //! ```
 //!
-//! A *generation* is what a space holds. Spaces under 2^31 have at first the generation of their own
+//! A *generation* is the set of keys of a space. Spaces under 2^31 have at first the generation of their own
 //! number; generations that are made later have numbers from 2^31 up, and none is used twice. Which
 //! space has which stands in the same tree, under the reserved number, so that one batch of sled's
 //! changes both.
 //!
 //! Invariants:
 //! - Within a generation, keys stand in their own order.
-//! - What follows the reserved number is read by nobody as data.
+//! - No reader takes entries under the reserved number for data.
 
 use std::ops::Bound;
 use std::path::Path;
@@ -31,7 +31,7 @@ pub(super) const LAYOUT: u32 = 1;
 pub(super) const MADE_FROM: u32 = 1 << 31;
 /// No generation has this number.
 pub(super) const RESERVED: u32 = u32::MAX;
-/// What follows the reserved number: this and a space, or the next number of a generation.
+/// A name under the reserved number: this and a space, or the next number of a generation.
 const SPACE: u8 = b's';
 const NEXT: &[u8] = b"next";
 
@@ -147,7 +147,7 @@ impl Entry {
         }
     }
 
-    /// An entry by what follows the reserved number.
+    /// An entry by its name under the reserved number.
     pub(super) fn decode(name: &[u8], bytes: &[u8], home: &Path) -> Result<Entry> {
         if bytes.len() == 4 {
             let generation = u32_at(bytes, 0);

@@ -2,14 +2,14 @@
 //!
 //! sled 0.34 is an ordered store of its own with its own files, in the folder `sled` of the
 //! store's directory; beside it lie the same `LOCK` and manifest that every store has, so that a
-//! directory remembers its engine and says who has it open. What sled lacks of the contract is
-//! added here: a write is acknowledged only when it is durable (files.rs), each value carries the
+//! directory remembers its engine and the process that has it open. This folder adds the parts of the
+//! contract that sled lacks: a write is acknowledged only when it is durable (files.rs), each value carries the
 //! position of its write and its deadline (layout.rs), spaces have generations that can be exchanged
-//! (generations.rs), writers take turns, so that a closure sees the newest state (write.rs), and what
-//! has expired is removed (sweep.rs).
+//! (generations.rs), writers take turns, so that a closure sees the newest state (write.rs), and
+//! expired keys are removed (sweep.rs).
 //!
 //! sled keeps what was written in buffers of its own for a while, hence two watermarks: `flushed`
-//! (with the system: a `kill -9` cannot undo it, what the levels below `always` wait for) and
+//! (with the system: a `kill -9` cannot undo it; the levels below `always` wait for it) and
 //! `synced` (with the disk).
 //!
 //! Invariants, beside those of store.rs and write.rs:
@@ -75,7 +75,7 @@ pub struct SledKvsEngine {
     space: u32,
 }
 
-/// What the handles share, and the threads do not: the last handle ends them.
+/// The state that the handles share, and the threads do not: the last handle ends them.
 struct Inner {
     store: Arc<Store>,
     threads: Mutex<Vec<JoinHandle<()>>>,

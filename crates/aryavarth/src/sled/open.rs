@@ -1,4 +1,4 @@
-//! How the store over sled is opened: whose directory it is, sled itself, and what is counted.
+//! How the store over sled is opened: the owner of the directory, sled itself, and the counts.
 //!
 //! Invariants:
 //! - A directory that is not ours, or of another layout, is refused before sled touches it.
@@ -40,7 +40,7 @@ const POSITION_GAP: u64 = 1 << 36;
 const LINGER: Duration = Duration::from_secs(10);
 const LINGER_LOOK: Duration = Duration::from_millis(10);
 
-/// What the manifest's position says of sled, which has no log of ours: 0 while its files are being
+/// The manifest's position for sled, which has no log of ours: 0 while its files are being
 /// made, and from then on this.
 fn made(layout: u32) -> u64 {
     1 + u64::from(layout)
@@ -96,7 +96,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Store, DirLock)> {
     Ok((store, lock))
 }
 
-/// What an open finds in sled.
+/// The facts that an open finds in sled.
 #[derive(Default)]
 struct Survey {
     table: Table,

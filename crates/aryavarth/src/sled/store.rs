@@ -2,12 +2,12 @@
 //!
 //! Invariants:
 //! - A position is claimed before sled may show its write, and counts as written only after sled
-//!   has all of it; who saw it in between waits for that moment.
+//!   has all of it; a reader that saw it in between waits for that moment.
 //! - An absence, and a scan, carry the highest position claimed: sled does not remember removals.
 //!   A value carries the position of its write, or of the latest swap or clear if that is higher:
 //!   it may be why the value is seen.
 //! - The table of generations changes together with sled's own, behind a counter that is odd
-//!   meanwhile: who reads a key by a table reads again if the counter was odd or has moved.
+//!   meanwhile: a reader of a key by a table reads again if the counter was odd or has moved.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -25,7 +25,7 @@ use crate::error::{KvsError, Result};
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock};
 use crate::watermarks::Watermarks;
 
-/// What all handles and threads of an open store share.
+/// The state that all handles and threads of an open store share.
 pub(super) struct Store {
     pub(super) home: PathBuf,
     pub(super) value_bytes_max: usize,
@@ -33,9 +33,9 @@ pub(super) struct Store {
     pub(super) db: Db,
     pub(super) meta: Tree,
     pub(super) clock: StoreClock,
-    /// The time that an open will find. For who holds `applying`.
+    /// The time that an open will find. The caller holds `applying`.
     pub(super) remembered_ms: AtomicU64,
-    /// Whoever writes, closures included.
+    /// The turn of the one writer, closures included.
     pub(super) writer: Mutex<()>,
     /// Held from the claim of a position until it is written, and by scans.
     pub(super) applying: Mutex<Tally>,
@@ -92,13 +92,13 @@ impl Store {
         Position(position)
     }
 
-    /// What sled holds for a key of a generation.
+    /// The bytes that sled holds for a key of a generation.
     pub(super) fn get(&self, generation: Option<u32>, key: &[u8]) -> Result<Option<IVec>> {
         let Some(generation) = generation else { return Ok(None) };
         self.db.get(layout::place(generation, key)).map_err(failed)
     }
 
-    /// What a space holds for a key, and when the table by which it was found had changed last.
+    /// The bytes of a key in a space, and when the table by which they were found had changed last.
     fn get_in_space(&self, space: u32, key: &[u8]) -> Result<(Option<IVec>, u64)> {
         loop {
             let changes = self.table_changes.load(Ordering::Acquire);
@@ -110,7 +110,7 @@ impl Store {
                     return Ok((bytes, table.changed_at));
                 }
             } else {
-                // Held by who changes it.
+                // The thread that changes the table holds it.
                 drop(lock(&self.applying));
             }
         }
@@ -131,9 +131,8 @@ impl Store {
         Ok((Some(found.to_stored()), position))
     }
 
-    /// Visits the keys of a range until `visit` says no; returns whether it never did. For who
-    /// keeps the writers out, by one of both locks: sled shows a batch entry by entry to who walks
-    /// past.
+    /// Visits the keys of a range until `visit` says no; returns whether it never did. The
+    /// caller keeps the writers out, by one of both locks: sled shows a batch entry by entry to a walk.
     pub(super) fn walk(
         &self,
         generation: Option<u32>,

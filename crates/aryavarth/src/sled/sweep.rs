@@ -1,11 +1,11 @@
-//! The sweep: a thread that removes keys whose deadline has passed, and deletes what was cleared.
+//! The sweep: a thread that removes keys whose deadline has passed, and deletes cleared keys.
 //!
 //! It works in small steps with pauses between them, so that writers hardly notice it, and looks at
 //! the clock a few times a second, but only while a key has a deadline.
 //!
 //! Invariants:
 //! - A key that expired is removed as a writer would, with a position and under the writer's lock.
-//! - A generation that no space has is deleted without a position: nobody could see it.
+//! - A generation that no space has is deleted without a position: no reader could see it.
 
 use std::time::{Duration, Instant};
 
@@ -87,7 +87,7 @@ impl Store {
                 Ok(true) => Rest::Until(PAUSE),
                 Ok(false) if lock(&self.applying).is_settled() => Rest::UntilRung,
                 Ok(false) => Rest::Until(LOOK),
-                // Nobody would believe what it did now.
+                // The store is poisoned: the sweep has no effect any more.
                 Err(_) => return,
             };
             if !self.bell.rest(&rest) {

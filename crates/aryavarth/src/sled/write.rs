@@ -1,7 +1,7 @@
-//! How the store over sled is written: what a batch or a closure comes to, and its way into sled.
+//! How the store over sled is written: the effects of a batch or a closure, and their way into sled.
 //!
 //! Invariants:
-//! - A write that failed half way poisons the store: nobody knows what sled made of it.
+//! - A write that failed half way poisons the store: its outcome in sled is unknown.
 //! - Keys, and the generations of spaces, change in one batch of sled's.
 //! - What has expired is not there for a write, and counts as expired when a write takes its place.
 
@@ -27,18 +27,18 @@ pub(super) const REMOVED_UP_TO: &str = "removed up to";
 pub(super) const CLOCK: &str = "clock";
 /// The wall clock at that time.
 pub(super) const WALL_CLOCK: &str = "wall clock";
-/// A write takes the time along if it is this much later than what an open would find.
+/// A write takes the time along if it is this much later than the time that an open would find.
 const CLOCK_STEP_MS: u64 = 1000;
-/// What a change of a space counts in positions.
+/// The length of a change of a space, in positions.
 const SPACE_BYTES: u64 = 16;
 
-/// What a write comes to for one key. Before it may be what has expired.
+/// The effect of a write on one key. The key before it may have expired.
 pub(super) struct Effect {
     before: Option<Deadline>,
     after: Option<Stored>,
 }
 
-/// What a write comes to.
+/// The effects of a write.
 #[derive(Default)]
 pub(super) struct Change {
     /// By place.
@@ -120,7 +120,7 @@ impl Store {
         Ok((removed, self.apply(change, table, now_ms)?))
     }
 
-    /// Writes what a closure came to. For the writer only.
+    /// Writes the effects of a closure. For the writer only.
     pub(super) fn write_effects(&self, effects: Effects, now_ms: u64) -> Result<Position> {
         let mut table = self.table.load_full();
         let mut change = Change::default();
@@ -167,7 +167,7 @@ impl Store {
                 self.watches.touch(*space, key_of(place));
             }
         }
-        // A high space that is written for the first time keeps what it had not.
+        // A high space that is written for the first time gets a generation.
         let new = keepers.into_iter().filter(|(_, space)| before.generation(*space).is_none());
         change.spaces.extend(new.map(|(number, space)| (space, number)));
         self.apply(change, table, now_ms)

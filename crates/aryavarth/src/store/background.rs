@@ -66,10 +66,10 @@ impl Drop for Inner {
     }
 }
 
-/// The life of the maintenance thread: room ahead, seals behind, and what has expired.
+/// The life of the maintenance thread: room ahead, seals behind, and the sweep of expired keys.
 fn maintain(log: &Log) {
     loop {
-        // What fails here fails again, with an answer, where a caller needs it.
+        // Work that fails here fails again, with an answer, where a caller needs it.
         drop(log.tend());
         let rest = log.sweep_and_rest(KEEPER_REST);
         if !log.rest(rest) {

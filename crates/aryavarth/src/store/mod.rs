@@ -2,7 +2,7 @@
 //!
 //! Clones share one store. The last one to go closes it: background threads end, everything is
 //! synced and sealed, and the manifest says that the store was closed. The byte-level methods here
-//! block until what they return is as durable as the handle's level asks; the methods of
+//! block until their results are as durable as the handle's level asks; the methods of
 //! [`KvsEngine`] of the same names return at once, with a position to wait for.
 
 mod background;
@@ -79,8 +79,8 @@ impl fmt::Debug for Inner {
 impl KvStore {
     /// Opens the store in a directory, creating it if the directory is empty or missing.
     ///
-    /// Reads the hint files, or the log where there are none; copies and syncs what a crash left
-    /// beyond the last provably durable position. The directory is locked until the last handle
+    /// Reads the hint files, or the log where there are none; copies and syncs the records
+    /// that a crash left beyond the last provably durable position. The directory is locked until the last handle
     /// is gone.
     ///
     /// # Errors
@@ -155,7 +155,7 @@ impl KvStore {
     }
 
     /// Sets a key until `expires_at`, in milliseconds since 1970 by the [store's
-    /// clock](Self::now_ms): from then on nobody sees it, and its space comes back. Returns when
+    /// clock](Self::now_ms): from then on no caller sees it, and its space comes back. Returns when
     /// that is durable. A deadline costs 8 bytes of the record and about 35 bytes of memory.
     ///
     /// ```
@@ -215,7 +215,7 @@ impl KvStore {
         body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<R> {
         let done = KvsEngine::transact(self, keys, body);
-        // An error of the closure tells of what it saw too, be it that a key is absent.
+        // An error of the closure tells of its reads too, be it that a key is absent.
         let everything = || Position(self.inner.log.last_position());
         let position = done.as_ref().map_or_else(|_| everything(), |&(_, position)| position);
         self.wait(position, self.durability)?;
@@ -276,7 +276,7 @@ impl KvStore {
     /// # let dir = dir.path();
     /// let store = aryavarth::KvStore::open(dir)?;
     /// store.put(b"k", b"v")?;
-    /// store.compact()?; // seals what there is
+    /// store.compact()?; // seals every segment
     /// let report = store.scrub()?;
     /// assert_eq!((report.records, report.damaged), (1, 0));
     /// # Ok::<(), Box<dyn std::error::Error>>(())

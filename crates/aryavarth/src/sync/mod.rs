@@ -2,7 +2,7 @@
 //!
 //! The engine imports them from here so that a model checker can be put underneath
 //! (`--cfg shuttle`) without touching the code that it checks: shuttle runs the threads of a test
-//! one at a time and decides at each of these calls who goes on. Locks recover from a panic of
+//! one at a time and chooses at each of these calls the thread that goes on. Locks recover from a panic of
 //! another holder: whatever the engine protects with a lock is changed only after everything that
 //! can panic has run, so a panicking caller leaves nothing half done.
 //!

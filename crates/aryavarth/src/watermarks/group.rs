@@ -21,7 +21,7 @@ use crate::options::Durability;
 use crate::segment::Segment;
 use crate::sync::{Arc, Mutex, MutexGuard, Ordering, Rank, fence, lock, wait, wait_timeout};
 
-/// What a sync makes durable: everything that was written before the call.
+/// Files whose sync makes everything durable that was written before the call.
 pub(crate) trait Syncable {
     fn sync(&self) -> Result<()>;
 }
@@ -61,18 +61,19 @@ impl Watermarks {
 }
 
 impl<F: Syncable> Watermarks<F> {
-    /// Syncs what is written now, whoever waits.
+    /// Syncs everything that is written now.
     pub(crate) fn sync(&self) -> Result<()> {
         self.wait(Position(self.written()), Durability::Always)
     }
 
-    /// Runs one sync and serves who waited for it. Takes the waiters locked, nobody syncing.
+    /// Runs one sync and wakes the threads that waited for it. Takes the waiters locked, while no
+    /// sync runs.
     pub(super) fn sync_as_leader(&self, mut waiters: MutexGuard<'_, Waiters>) {
         waiters.syncing = true;
         drop(waiters);
         if let Err(error) = self.sync_files() {
-            // Before anybody else may sync: a second sync would succeed, although what the first
-            // one lost is gone.
+            // Before another thread may sync: a second sync would succeed, although the bytes
+            // that the first one lost are gone.
             self.poison(&error);
         }
         let mut waiters = lock(&self.waiters);
@@ -98,7 +99,7 @@ impl<F: Syncable> Watermarks<F> {
     /// Syncs everything written since the last sync and moves the watermarks.
     fn sync_files(&self) -> Result<()> {
         self.check()?;
-        // The order matters: what is written by now lies in the files that are synced afterwards.
+        // The order matters: frames written by now lie in the files that are synced afterwards.
         self.delay_ms.store(NEVER, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         let target = self.written();
@@ -116,7 +117,7 @@ impl<F: Syncable> Watermarks<F> {
         while !waiters.stopped {
             waiters = self.wake_ready(waiters);
             if waiters.stopped {
-                // Said while the lock was free; nobody says it again.
+                // The end was called while the lock was free, and is called once.
                 return;
             }
             let poisoned = self.check().is_err();
@@ -134,7 +135,7 @@ impl<F: Syncable> Watermarks<F> {
                 self.sync_as_leader(waiters);
                 waiters = lock(&self.waiters);
             } else if let (Some(left), false) = (left, poisoned) {
-                // While somebody else syncs, their end of it wakes the committer or this does.
+                // While another thread syncs, its end wakes the committer, or this timeout does.
                 let least = Duration::from_millis(1);
                 waiters = wait_timeout(&self.call, waiters, left.max(least));
             } else {

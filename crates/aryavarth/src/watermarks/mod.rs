@@ -52,7 +52,7 @@ pub(crate) struct Watermarks<F = Unsynced> {
     waiters: Mutex<Waiters>,
     /// Wakes the committer.
     call: Condvar,
-    /// The shortest delay in milliseconds that somebody asked a sync to start within.
+    /// The shortest delay in milliseconds within which a caller asked a sync to start.
     delay_ms: AtomicU64,
     syncs: AtomicU64,
 }
@@ -102,7 +102,8 @@ impl<F: Syncable> Watermarks<F> {
         self.syncs.load(Ordering::Relaxed)
     }
 
-    /// Notes that the log is written up to `position`, before what lies there is published.
+    /// Notes that the log is written up to `position`, before the records there are
+    /// published.
     /// For the writer only.
     pub(crate) fn set_written(&self, position: u64) {
         self.written.store(position, Ordering::Release);
@@ -156,15 +157,15 @@ impl<F: Syncable> Watermarks<F> {
         Some(Ok(()))
     }
 
-    /// No position beyond what is written was ever given out; whoever asks for one waits for all.
+    /// No position beyond the written one was ever given out; a caller with such a one waits for all.
     fn published(&self, position: Position) -> Position {
         position.min(Position(self.written()))
     }
 
     /// Sees to it that a sync starts within `delay_ms`.
     fn sync_within(&self, delay_ms: u64) {
-        // Either this sees that a sync took the earlier wish with it, or that sync sees what was
-        // written before this: see `sync_files`.
+        // Either this sees that a sync took the earlier wish with it, or that sync sees the
+        // position that was written before this: see `sync_files`.
         fence(Ordering::SeqCst);
         if self.delay_ms.load(Ordering::Relaxed) > delay_ms
             && self.delay_ms.fetch_min(delay_ms, Ordering::Relaxed) > delay_ms

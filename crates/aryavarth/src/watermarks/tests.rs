@@ -7,7 +7,7 @@ use std::task::Wake;
 use super::*;
 use crate::fs::IoError;
 
-/// A disk that knows what it has, and may fail at one of its syncs.
+/// A disk that knows the bytes that it has, and may fail at one of its syncs.
 struct Disk {
     written: AtomicU64,
     synced: AtomicU64,
@@ -49,7 +49,7 @@ impl Store {
         Position(position)
     }
 
-    /// What a caller may be told of `position`.
+    /// Compares an answer for `position` with the disk.
     fn check(&self, position: Position, told: &Result<()>) {
         match told {
             Ok(()) => assert!(self.disk.synced.load(Ordering::SeqCst) >= position.0),

@@ -24,7 +24,7 @@ use crate::sync::{Arc, AtomicBool, MutexGuard, Ordering, lock, thread};
 /// How many of the newest places of tasks are looked at for one that a task already has.
 const WAKERS_COMPARED: usize = 16;
 
-/// A blocking caller that waits for a sync somebody else runs.
+/// A blocking caller that waits for another thread's sync.
 pub(super) struct Sleeper {
     pub(super) position: u64,
     thread: thread::Thread,
@@ -33,7 +33,7 @@ pub(super) struct Sleeper {
 
 #[derive(Default)]
 pub(super) struct Waiters {
-    /// Whether somebody is syncing; whoever sets it also serves the waiters afterwards.
+    /// Whether a sync runs; the thread that sets it also wakes the waiters afterwards.
     pub(super) syncing: bool,
     pub(super) sleepers: Vec<Sleeper>,
     pub(super) wakers: Vec<(u64, Waker)>,
@@ -42,7 +42,8 @@ pub(super) struct Waiters {
 }
 
 impl<F: Syncable> Watermarks<F> {
-    /// Blocks until `position` is as durable as `level` asks, syncing if nobody else does.
+    /// Blocks until `position` is as durable as `level` asks, syncing if no other thread
+    /// does.
     pub(crate) fn wait(&self, position: Position, level: Durability) -> Result<()> {
         let position = self.published(position);
         loop {
