@@ -19,8 +19,8 @@ use crate::error::Result;
 use crate::fs::{Fs, OpenHow, Site, read_full, write_full};
 use crate::record::{Extra, Header, Kind, u16_at, u32_at, u64_at};
 use crate::segment::{
-    FORMAT_VERSION, SEGMENT_HEADER_BYTES, ScanStop, Scanned, Scanner, Segment, hint_path,
-    is_known_format,
+    FORMAT_VERSION, FORMAT_WITH_GENERATIONS, SEGMENT_HEADER_BYTES, ScanStop, Scanned, Scanner,
+    Segment, hint_path, is_known_format,
 };
 use crate::sync::Ordering;
 
@@ -229,7 +229,7 @@ pub(crate) fn decode(bytes: Vec<u8>, id: u64, salt: u64, end: u64) -> Option<Pla
             2 if byte & FLAG_DEADLINE == 0 => Kind::Tombstone,
             _ => return None,
         };
-        if byte != kind as u8 && u32_at(&bytes, 4) < 2 {
+        if byte != kind as u8 && u32_at(&bytes, 4) < FORMAT_WITH_GENERATIONS {
             return None;
         }
         let offset = u64::from(u32_at(entry, 8)) * 8;

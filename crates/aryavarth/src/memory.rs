@@ -4,6 +4,7 @@
 //! holds, so a test that passes here and fails on another engine has found a difference.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::task::{Poll, Waker};
 
 use crate::clock::{ClockPair, StoreClock};
@@ -35,13 +36,53 @@ pub struct MemoryEngine {
 
 #[derive(Debug)]
 struct Shared {
-    spaces: Mutex<BTreeMap<u32, Space>>,
+    spaces: Mutex<Spaces>,
     watches: Watches,
     guide: Guide,
     clock: StoreClock,
     expired_keys: AtomicU64,
     /// Keys of all spaces.
     keys: AtomicU64,
+}
+
+/// The spaces by their numbers, the first deadline of each, and how many keys there are in all: a
+/// write looks at the spaces that it writes to and at those that have something to sweep.
+#[derive(Debug, Default)]
+struct Spaces {
+    by_number: BTreeMap<u32, Space>,
+    firsts: BTreeSet<(u64, u32)>,
+    keys: u64,
+}
+
+impl Spaces {
+    fn get(&self, number: u32) -> Option<&Space> {
+        self.by_number.get(&number)
+    }
+
+    /// Changes a space, which is made if it is not there.
+    fn change<R>(&mut self, number: u32, change: impl FnOnce(&mut Space) -> R) -> R {
+        let space = self.by_number.entry(number).or_default();
+        let (first, keys) = (space.first(), space.keys.len() as u64);
+        let result = change(space);
+        self.keys = self.keys + space.keys.len() as u64 - keys;
+        let now = space.first();
+        if now != first {
+            first.map(|deadline| self.firsts.remove(&(deadline, number)));
+            self.firsts.extend(now.map(|deadline| (deadline, number)));
+        }
+        result
+    }
+
+    /// Removes what has expired; returns how many keys that were.
+    fn sweep(&mut self, now_ms: u64) -> u64 {
+        let mut swept = 0;
+        while let Some(&(deadline, number)) = self.firsts.first()
+            && deadline <= now_ms
+        {
+            swept += self.change(number, |space| space.sweep(now_ms));
+        }
+        swept
+    }
 }
 
 /// The keys of a space, and those that have a deadline by it.
@@ -72,6 +113,10 @@ impl Space {
         if let Some(deadline) = old.and_then(|old| old.expires_at) {
             self.deadlines.remove(&(deadline, key.to_vec()));
         }
+    }
+
+    fn first(&self) -> Option<u64> {
+        self.deadlines.first().map(|&(deadline, _)| deadline)
     }
 
     fn count(&self) -> Count {
@@ -108,7 +153,7 @@ impl MemoryEngine {
     /// An empty store whose deadlines are by `clock`.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         let shared = Shared {
-            spaces: Mutex::new(Rank::Spaces, BTreeMap::new()),
+            spaces: Mutex::new(Rank::Spaces, Spaces::default()),
             watches: Watches::default(),
             guide: Guide::new(0),
             clock: StoreClock::new(clock, ClockPair::default()),
@@ -119,37 +164,36 @@ impl MemoryEngine {
     }
 
     /// The spaces, locked; refused from inside a closure, which has them locked.
-    fn spaces(&self) -> Result<MutexGuard<'_, BTreeMap<u32, Space>>> {
+    fn spaces(&self) -> Result<MutexGuard<'_, Spaces>> {
         check_outside(&*self.shared)?;
         Ok(lock(&self.shared.spaces))
     }
 
     /// The same without what has expired; for writers.
-    fn swept(&self, now_ms: u64) -> Result<MutexGuard<'_, BTreeMap<u32, Space>>> {
+    fn swept(&self, now_ms: u64) -> Result<MutexGuard<'_, Spaces>> {
         let mut spaces = self.spaces()?;
-        let swept = spaces.values_mut().map(|space| space.sweep(now_ms)).sum();
+        let swept = spaces.sweep(now_ms);
         self.shared.expired_keys.fetch_add(swept, Ordering::Relaxed);
-        self.shared.keys.fetch_sub(swept, Ordering::Relaxed);
+        self.shared.keys.store(spaces.keys, Ordering::Relaxed);
         Ok(spaces)
     }
 
-    fn apply(&self, spaces: &mut BTreeMap<u32, Space>, effects: Effects) {
+    fn apply(&self, spaces: &mut Spaces, effects: Effects) {
         let Effects { generations, writes } = effects;
         let watches = &self.shared.watches;
         let mut held: BTreeMap<Generation, Space> = BTreeMap::new();
         for space in generations.keys() {
-            held.insert(Generation::Old(*space), spaces.remove(space).unwrap_or_default());
+            held.insert(Generation::Old(*space), spaces.change(*space, mem::take));
         }
         let before = if watches.any() { held.clone() } else { BTreeMap::new() };
         for ((generation, key), stored) in writes {
-            let space = match generation {
+            match generation {
                 Generation::Old(space) if !held.contains_key(&generation) => {
                     watches.touch(space, &key);
-                    spaces.entry(space).or_default()
+                    spaces.change(space, |space| space.put(key, stored));
                 }
-                _ => held.entry(generation).or_default(),
-            };
-            space.put(key, stored);
+                _ => drop(held.entry(generation).or_default().put(key, stored)),
+            }
         }
         for (space, generation) in generations {
             let now = held.remove(&generation).unwrap_or_default();
@@ -158,20 +202,20 @@ impl MemoryEngine {
                 before.is_some_and(|before| before.keys.contains_key(key))
                     || now.keys.contains_key(key)
             });
-            spaces.insert(space, now);
+            spaces.change(space, |space| *space = now);
         }
     }
 }
 
 struct NewestInMaps<'a> {
-    spaces: &'a BTreeMap<u32, Space>,
+    spaces: &'a Spaces,
     now_ms: u64,
     clock_offset_ms: i64,
 }
 
 impl NewestInMaps<'_> {
     fn get(&self, space: u32, key: &[u8]) -> Option<&Stored> {
-        self.spaces.get(&space)?.keys.get(key)
+        self.spaces.get(space)?.keys.get(key)
     }
 }
 
@@ -193,12 +237,12 @@ impl Newest for NewestInMaps<'_> {
     }
 
     fn keys(&mut self, space: u32, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>> {
-        let Some(space) = self.spaces.get(&space) else { return Ok(Vec::new()) };
+        let Some(space) = self.spaces.get(space) else { return Ok(Vec::new()) };
         Ok(walk(space, range).map(|(key, _)| key.clone()).take(limit).collect())
     }
 
     fn count(&mut self, space: u32) -> Result<Count> {
-        Ok(self.spaces.get(&space).map(Space::count).unwrap_or_default())
+        Ok(self.spaces.get(space).map(Space::count).unwrap_or_default())
     }
 }
 
@@ -247,7 +291,7 @@ impl KvsEngine for MemoryEngine {
     fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {
         let now_ms = self.now_ms();
         let spaces = self.spaces()?;
-        let stored = spaces.get(&self.space).and_then(|space| space.keys.get(key));
+        let stored = spaces.get(self.space).and_then(|space| space.keys.get(key));
         let stored = stored.filter(|stored| !stored.is_expired(now_ms));
         Ok((stored.cloned(), Position::ZERO))
     }
@@ -260,7 +304,7 @@ impl KvsEngine for MemoryEngine {
         let now_ms = self.now_ms();
         let mut page = KeyPage { done: true, ..KeyPage::default() };
         let spaces = self.spaces()?;
-        let Some(space) = spaces.get(&self.space) else { return Ok(page) };
+        let Some(space) = spaces.get(self.space) else { return Ok(page) };
         for (key, stored) in walk(space, range) {
             if page.keys.len() == limit {
                 page.done = false;
@@ -276,13 +320,13 @@ impl KvsEngine for MemoryEngine {
     }
 
     fn count(&self) -> Result<(Count, Position)> {
-        let count = self.spaces()?.get(&self.space).map(Space::count);
+        let count = self.spaces()?.get(self.space).map(Space::count);
         Ok((count.unwrap_or_default(), Position::ZERO))
     }
 
     fn watch(&self, key: &[u8]) -> Result<Watch> {
         let spaces = self.swept(self.now_ms())?;
-        let stored = spaces.get(&self.space).and_then(|space| space.keys.get(key));
+        let stored = spaces.get(self.space).and_then(|space| space.keys.get(key));
         let expires_at = stored.and_then(|stored| stored.expires_at);
         Ok(self.shared.watches.watch(self.space, key, expires_at))
     }
@@ -293,22 +337,20 @@ impl KvsEngine for MemoryEngine {
         }
         let now_ms = self.now_ms();
         let mut spaces = self.swept(now_ms)?;
-        let space = spaces.entry(self.space).or_default();
-        let before = space.keys.len() as u64;
         let mut removed = 0;
-        for write in batch.into_writes() {
-            self.shared.watches.touch(self.space, write.key());
-            match write {
-                Write::Set { key, value, expires_at } => {
-                    let stored = Stored { value, expires_at };
-                    space.put(key, (!stored.is_expired(now_ms)).then_some(stored));
+        spaces.change(self.space, |space| {
+            for write in batch.into_writes() {
+                self.shared.watches.touch(self.space, write.key());
+                match write {
+                    Write::Set { key, value, expires_at } => {
+                        let stored = Stored { value, expires_at };
+                        space.put(key, (!stored.is_expired(now_ms)).then_some(stored));
+                    }
+                    Write::Remove { key } => removed += u64::from(space.put(key, None).is_some()),
                 }
-                Write::Remove { key } => removed += u64::from(space.put(key, None).is_some()),
             }
-        }
-        // One after the other: the count never is below the number of keys.
-        self.shared.keys.fetch_add(space.keys.len() as u64, Ordering::Relaxed);
-        self.shared.keys.fetch_sub(before, Ordering::Relaxed);
+        });
+        self.shared.keys.store(spaces.keys, Ordering::Relaxed);
         Ok((removed, Position::ZERO))
     }
 
@@ -330,8 +372,7 @@ impl KvsEngine for MemoryEngine {
             check(key, stored.as_ref().map(|stored| stored.value.as_slice()))?;
         }
         self.apply(&mut spaces, effects);
-        let keys = spaces.values().map(|space| space.keys.len() as u64).sum();
-        self.shared.keys.store(keys, Ordering::Relaxed);
+        self.shared.keys.store(spaces.keys, Ordering::Relaxed);
         Ok((result, Position::ZERO))
     }
 
@@ -339,7 +380,7 @@ impl KvsEngine for MemoryEngine {
         let now_ms = self.now_ms();
         let mut page = Page { done: true, ..Page::default() };
         let spaces = self.spaces()?;
-        let Some(space) = spaces.get(&self.space) else { return Ok(page) };
+        let Some(space) = spaces.get(self.space) else { return Ok(page) };
         for (key, stored) in walk(space, range) {
             if page.entries.len() == limit {
                 page.done = false;

@@ -10,7 +10,7 @@
 //!   [`Newest::now_ms`].
 //! - A key whose deadline has passed is not there, for a transaction as for everybody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::range::KeyRange;
@@ -319,12 +319,10 @@ impl<'a> Transaction<'a> {
         let Transaction { mut generations, mut writes, .. } = self;
         // A generation that a space kept, and one that none has any more.
         generations.retain(|space, generation| *generation != Generation::Old(*space));
+        let kept: BTreeSet<Generation> = generations.values().copied().collect();
         writes.retain(|(generation, _), _| match generation {
-            Generation::Old(space) => {
-                !generations.contains_key(space)
-                    || generations.values().any(|has| has == generation)
-            }
-            Generation::New(_) => generations.values().any(|has| has == generation),
+            Generation::Old(space) => !generations.contains_key(space) || kept.contains(generation),
+            Generation::New(_) => kept.contains(generation),
         });
         Effects { generations, writes }
     }

@@ -14,8 +14,9 @@
 //!                 segment, offset, length of the newest record
 //! ```
 //!
-//! There is one list per generation, and a table says which generation a space has (spaces.rs). Entries
-//! come from one arena, so that whoever moves or removes a record needs no list. A deadline stands
+//! There is one list per generation, and a slot says which generation a space has (spaces.rs, as its
+//! records in the log say, table.rs). Entries come from one arena, so that moving or removing a record
+//! needs no list. A deadline stands
 //! beside its entry, and again in an ordered set that only the writer sees
 //! (`docs/decisions/0010`).
 //!
@@ -24,6 +25,7 @@
 
 mod arena;
 mod cursor;
+mod deadlines;
 mod dropped;
 mod entry;
 mod front;
@@ -32,12 +34,11 @@ mod list;
 mod order;
 mod slot;
 mod spaces;
+mod table;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use arc_swap::ArcSwap;
 use crossbeam_epoch as epoch;
 
 use crate::engine::{Count, KeyRange};
@@ -51,7 +52,9 @@ use entry::Entry;
 pub(crate) use entry::{EntryId, Found};
 use list::{HashKey, KeyList};
 pub(crate) use slot::Slot;
-pub(crate) use spaces::{Change, SpaceState, SpaceTable, TABLE_GENERATION, TABLE_KEY};
+pub(crate) use spaces::{Change, SpaceState};
+use spaces::{ListCell, Spaces};
+pub(crate) use table::{SpaceTable, TABLE_GENERATION, table_key, table_record_name, table_value};
 pub(crate) use writer::IndexWriter;
 
 /// The slot and the deadline that a write replaced.
@@ -63,38 +66,34 @@ pub(crate) struct Old {
 
 /// The index of all spaces.
 pub(crate) struct Index {
-    table: ArcSwap<SpaceTable>,
+    spaces: Spaces,
     arena: Arc<Arena>,
     hash: HashKey,
 }
 
 impl fmt::Debug for Index {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.table.load().fmt(f)
+        self.spaces.fmt(f)
     }
 }
 
 impl Index {
-    /// An index without keys whose spaces have the generations that a table says; the seed makes its
-    /// hashes secret.
-    pub(crate) fn with_table(table: SpaceTable, seed: u64) -> Index {
-        let hash = HashKey::new(seed);
-        Index { table: ArcSwap::from_pointee(table), arena: Arc::new(Arena::new()), hash }
-    }
-
-    /// The table as it is now.
-    pub(crate) fn table(&self) -> Arc<SpaceTable> {
-        self.table.load_full()
+    /// An index without keys whose spaces have the generations that a table says, and the writer's
+    /// part of it; the seed makes its hashes secret.
+    pub(crate) fn of_table(table: &SpaceTable, seed: u64) -> (Index, IndexWriter) {
+        let (spaces, hash) = (Spaces::of_table(table), HashKey::new(seed));
+        let writer = IndexWriter { next_generation: table.next(), ..IndexWriter::default() };
+        (Index { spaces, arena: Arc::new(Arena::new()), hash }, writer)
     }
 
     /// The generation of a space now.
     pub(crate) fn state_of(&self, space: u32) -> SpaceState {
-        self.table.load().state_of(space)
+        self.spaces.state_of(space)
     }
 
     /// Whether records of a generation count.
     pub(crate) fn is_in_use(&self, generation: u64) -> bool {
-        self.table.load().is_in_use(generation)
+        self.spaces.is_in_use(generation)
     }
 
     /// The generation of a space, and the entry of `key` in it. No lock.
@@ -104,10 +103,9 @@ impl Index {
         key: &[u8],
         pin: &'g epoch::Guard,
     ) -> (SpaceState, Option<Found<'g>>) {
-        let table = self.table.load();
-        let state = table.state_of(space);
-        let list = table.lists.get(&state.generation);
-        (state, list.and_then(|list| list.find(&self.arena, key, pin)))
+        self.spaces.look(space, |state, list| {
+            (state, list.and_then(|list| list.find(&self.arena, key, pin)))
+        })
     }
 
     /// The entry of `key` in a generation. No lock.
@@ -117,8 +115,7 @@ impl Index {
         key: &[u8],
         pin: &'g epoch::Guard,
     ) -> Option<Found<'g>> {
-        let table = self.table.load();
-        table.lists.get(&generation).and_then(|list| list.find(&self.arena, key, pin))
+        self.spaces.look_in(generation, |list| list?.find(&self.arena, key, pin))
     }
 
     /// Calls `visit` with the entries of a range of a space in order until it returns false;
@@ -130,12 +127,12 @@ impl Index {
         pin: &'g epoch::Guard,
         visit: impl FnMut(&'g [u8], Found<'g>) -> bool,
     ) -> SpaceState {
-        let table = self.table.load();
-        let state = table.state_of(space);
-        if let Some(list) = table.lists.get(&state.generation) {
-            list.walk(&self.arena, range, pin, visit);
-        }
-        state
+        self.spaces.look(space, |state, list| {
+            if let Some(list) = list {
+                list.walk(&self.arena, range, pin, visit);
+            }
+            state
+        })
     }
 
     /// Calls `visit` with the entries of a space by their numbers, from `from` on, until it returns
@@ -149,16 +146,14 @@ impl Index {
         pin: &'g epoch::Guard,
         visit: impl FnMut(&'g [u8], Found<'g>) -> bool,
     ) -> (SpaceState, Option<EntryId>) {
-        let table = self.table.load();
-        let state = table.state_of(space);
-        let list = table.lists.get(&state.generation);
-        (state, list.and_then(|list| list.visit(&self.arena, from, max, pin, visit)))
+        self.spaces.look(space, |state, list| {
+            (state, list.and_then(|list| list.visit(&self.arena, from, max, pin, visit)))
+        })
     }
 
     /// How many keys a space has.
     pub(crate) fn count(&self, space: u32) -> Count {
-        let table = self.table.load();
-        table.count_in(table.state_of(space).generation)
+        self.spaces.look(space, |_, list| list.map(KeyList::count).unwrap_or_default())
     }
 
     /// Points a key's entry, which `found` is if there is one, at a newer record; returns its
@@ -173,37 +168,26 @@ impl Index {
     ) -> Option<Old> {
         let Extra { generation, expires_at } = extra;
         let slot = slot.with_deadline(expires_at.is_some());
-        let list = self.list_of(generation);
+        let cell = self.spaces.cell_of(generation);
+        let list = self.list(&cell);
         list.account(slot, 1);
         let Some(found) = found else {
-            let id = self.insert(writer, &list, extra, key, slot);
-            writer.note(generation, id, expires_at);
+            let id = self.insert(writer, list, extra, key, slot);
+            writer.deadlines.note(generation, id, expires_at);
             return None;
         };
         let (_, old_deadline) = found.slot_and_deadline();
         let old = found.publish(slot, expires_at);
         list.account(old, -1);
         let id = found.id();
-        writer.forget(generation, id, old_deadline);
-        writer.note(generation, id, expires_at);
+        writer.deadlines.forget(generation, id, old_deadline);
+        writer.deadlines.note(generation, id, expires_at);
         Some(Old { slot: old, expires_at: old_deadline })
     }
 
-    /// The list of a generation, made if it has none yet. For the writer only.
-    fn list_of(&self, generation: u64) -> Arc<KeyList> {
-        let table = self.table.load();
-        if let Some(list) = table.lists.get(&generation) {
-            return Arc::clone(list);
-        }
-        let list = Arc::new(KeyList::new(&self.arena, self.hash));
-        self.add_list(generation, Arc::clone(&list));
-        list
-    }
-
-    fn add_list(&self, generation: u64, list: Arc<KeyList>) {
-        let mut table = SpaceTable::clone(&self.table.load());
-        table.lists.insert(generation, list);
-        self.table.store(Arc::new(table));
+    /// The list of a cell, made if it has none yet. For the writer only.
+    fn list<'c>(&self, cell: &'c ListCell) -> &'c KeyList {
+        cell.get_or_make(|| KeyList::new(&self.arena, self.hash))
     }
 
     /// Adds a key that the list does not hold.
@@ -248,15 +232,15 @@ impl Index {
         for (key, extra, slot) in keys {
             let slot = slot.with_deadline(extra.expires_at.is_some());
             let id = self.entry_for(writer, extra, key, slot).id;
-            writer.note(generation, id, extra.expires_at);
+            writer.deadlines.note(generation, id, extra.expires_at);
             ids.push(id);
             slots.push(slot);
         }
-        let list = KeyList::of_sorted(&self.arena, self.hash, &ids);
+        let cell = self.spaces.cell_of(generation);
+        let list = cell.get_or_make(|| KeyList::of_sorted(&self.arena, self.hash, &ids));
         for slot in slots {
             list.account(slot, 1);
         }
-        self.add_list(generation, Arc::new(list));
     }
 
     /// Points an entry at a copy of the record that it points at, unless it has moved on. An entry
@@ -273,9 +257,7 @@ impl Index {
         if entry.slot.load(Ordering::Acquire) != tombstone.0 {
             return false;
         }
-        let table = self.table.load();
-        let list = table.lists.get(&generation);
-        list.is_some_and(|list| list.unlink(entry))
+        self.spaces.look_in(generation, |list| list.is_some_and(|list| list.unlink(entry)))
     }
 
     /// The slot of an entry.
@@ -288,26 +270,21 @@ impl Index {
         self.arena.entry(id).key().to_vec()
     }
 
-    /// Changes the table; returns the generations that no space has any more. For the writer only, who
-    /// sees to it that no reader sees half of what it publishes.
+    /// Gives spaces other generations; returns the generations with keys that no space has any more.
+    /// For the writer only, which keeps readers from seeing a part of what it publishes.
     pub(crate) fn change(
         &self,
         writer: &mut IndexWriter,
         change: &Change,
         position: u64,
     ) -> Vec<Dropped> {
-        let mut table = self.table.load().after(change, position);
-        let lists = std::mem::take(&mut table.lists);
-        let (alive, dead) =
-            lists.into_iter().partition(|&(generation, _)| table.is_alive(generation));
-        table.lists = alive;
-        self.table.store(Arc::new(table));
-        let dropped = |(generation, list): (u64, _)| {
-            let deadlines = Arc::new(writer.deadlines.remove(&generation).unwrap_or_default());
-            Dropped::new(list, deadlines, position)
-        };
-        let dead: BTreeMap<u64, Arc<KeyList>> = dead;
-        dead.into_iter().map(dropped).collect()
+        writer.next_generation = change.next;
+        let dead = self.spaces.change(change, position).into_iter();
+        let with_keys = dead.filter(|(_, cell)| cell.get().is_some());
+        let dropped = with_keys.map(|(generation, cell)| {
+            Dropped::new(cell, Arc::new(writer.deadlines.drop_generation(generation)), position)
+        });
+        dropped.collect()
     }
 }
 
@@ -342,8 +319,7 @@ mod tests {
 
     #[test]
     fn keys_are_found_and_walked_in_the_order_of_their_bytes() {
-        let (index, mut writer, keys) =
-            (Index::with_table(SpaceTable::default(), 7), IndexWriter::default(), keys());
+        let ((index, mut writer), keys) = (Index::of_table(&SpaceTable::default(), 7), keys());
         for (at, key) in keys.iter().enumerate().rev() {
             put(&index, &mut writer, key, Slot::new(1, 8 * (at as u64 + 1), 64, false));
         }
@@ -369,8 +345,7 @@ mod tests {
     /// The window is a few instructions wide, so threads would hardly ever hit it.
     #[test]
     fn an_entry_is_not_reused_under_the_pin_of_somebody_who_found_it() {
-        let (index, mut writer) =
-            (Index::with_table(SpaceTable::default(), 7), IndexWriter::default());
+        let (index, mut writer) = Index::of_table(&SpaceTable::default(), 7);
         put(&index, &mut writer, b"a", Slot::new(1, 64, 64, false));
         let pin = epoch::pin();
         let found = index.find(0, b"a", &pin).1.expect("it was inserted");
@@ -387,8 +362,7 @@ mod tests {
 
     #[test]
     fn a_deadline_is_never_that_of_another_write() {
-        let (index, mut writer) =
-            (Index::with_table(SpaceTable::default(), 7), IndexWriter::default());
+        let (index, mut writer) = Index::of_table(&SpaceTable::default(), 7);
         put(&index, &mut writer, b"k", Slot::new(1, 8, 64, false));
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -411,7 +385,7 @@ mod tests {
             }
             done.store(true, Ordering::Relaxed);
         });
-        assert_eq!(writer.next_deadline(), Some(8 * 199_999), "no other is left");
+        assert_eq!(writer.deadlines.next(), Some(8 * 199_999), "no other is left");
     }
 
     #[test]

@@ -1,38 +1,56 @@
-//! Spaces: which generation a space of keys has, and the lists of all generations.
+//! Spaces in memory: which generation each space has, and the list of keys of each generation.
 //!
-//! What a space holds is a *generation*, a list of keys with a number that is never used again. At
-//! first every space has the generation of its own number. Emptying a space gives it a new one, swapping
-//! two exchanges theirs; the table that says so is a record like others (of [`TABLE_KEY`] in
-//! [`TABLE_GENERATION`]), so recovery, compaction and salvage need to know nothing more of it than that
-//! the records of a generation that no space has are dead.
+//! ```text
+//! space 0..15 -> slot          array
+//! space 16..  -> slot          skip list; a space without a slot has the generation of its number
+//!                  |
+//!        generation, since, list cell --> list of keys (made with the first key)
+//!                                ^
+//! generation ------------------- +     skip list
+//! ```
+//!
+//! A space has a *generation*, a list of keys with a number that is never given twice (table.rs). At
+//! first every space has the generation of its own number. Emptying a space gives it a new one,
+//! swapping two exchanges theirs. A change replaces the slots of the spaces that it changes and
+//! touches no other.
 //!
 //! Invariants:
-//! - Only the writer changes the table, by putting a new one in its place. A table that gives a space
-//!   another generation is published like a frame of several records, so no reader sees half of it.
-//! - Whoever loads the table holds a pin that is older than that, so the entries that it leads to
-//!   are not reused.
-//! - What a space shows depends on the record that gave it its generation, be it a value or an
+//! - Only the writer changes slots and generations. A change of several spaces is published like a
+//!   frame of several records, so no reader sees half of it.
+//! - A reader loads a slot under a pin, so the entries that its list leads to are not reused.
+//! - A generation that a space has by a slot is among the generations, with the same cell: it gets
+//!   there before the first slot names it, and leaves after the last. So compaction never takes the
+//!   records of a space for dead while the space moves.
+//! - Neither map ever gets a key that it holds: `SkipMap::insert` would let it vanish for a moment.
+//! - An answer about a space depends on the record that gave it its generation, be it a value or an
 //!   absence: see [`SpaceState::since`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::{fmt, iter};
+use std::fmt;
+
+use arc_swap::ArcSwap;
+use crossbeam_skiplist::SkipMap;
 
 use super::list::KeyList;
-use crate::engine::Count;
-use crate::sync::Arc;
+use super::table::{SpaceTable, TABLE_GENERATION};
+use crate::sync::{Arc, OnceLock};
 
-/// New generations have numbers from here on; lower ones are those of spaces.
-const GENERATION_MIN: u64 = 1 << 32;
-/// The generation of the table's own record, and its key.
-pub(crate) const TABLE_GENERATION: u64 = u64::MAX;
-pub(crate) const TABLE_KEY: &[u8] = b"spaces";
+/// Spaces that have a slot from the start.
+const LOW_SPACES: u32 = 16;
 
-/// What a space holds.
+/// The generation of a space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SpaceState {
     pub(crate) generation: u64,
-    /// What a crash must not undo for that to stay so: a position.
+    /// The position that a crash must not undo for that to stay so.
     pub(crate) since: u64,
+}
+
+impl SpaceState {
+    /// The state of a space that was never changed.
+    fn first(space: u32) -> SpaceState {
+        SpaceState { generation: space.into(), since: 0 }
+    }
 }
 
 /// A change of the table: the generation that some spaces get, and the next generation's number.
@@ -42,107 +60,146 @@ pub(crate) struct Change {
     pub(crate) next: u64,
 }
 
-/// Which generation each space has.
-#[derive(Clone)]
-pub(crate) struct SpaceTable {
-    /// Of all others the generation has the space's number.
-    spaces: BTreeMap<u32, SpaceState>,
-    pub(super) lists: BTreeMap<u64, Arc<KeyList>>,
-    next: u64,
+/// The list of a generation, once it has had a key.
+#[derive(Debug, Default)]
+pub(super) struct ListCell(OnceLock<Box<KeyList>>);
+
+impl ListCell {
+    pub(super) fn get(&self) -> Option<&KeyList> {
+        self.0.get().map(|list| &**list)
+    }
+
+    pub(super) fn get_or_make(&self, make: impl FnOnce() -> KeyList) -> &KeyList {
+        self.0.get_or_init(|| Box::new(make()))
+    }
 }
 
-impl fmt::Debug for SpaceTable {
+/// The contents of a slot. Never changed: another one takes its place.
+struct Held {
+    state: SpaceState,
+    list: Arc<ListCell>,
+}
+
+/// All spaces and generations.
+pub(super) struct Spaces {
+    low: Vec<ArcSwap<Held>>,
+    high: SkipMap<u32, ArcSwap<Held>>,
+    generations: SkipMap<u64, Arc<ListCell>>,
+}
+
+impl fmt::Debug for Spaces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SpaceTable of {:?}, next {}", self.spaces, self.next)
+        write!(f, "Spaces, {} high ones, {} generations", self.high.len(), self.generations.len())
     }
 }
 
-impl Default for SpaceTable {
-    fn default() -> Self {
-        SpaceTable { spaces: BTreeMap::new(), lists: BTreeMap::new(), next: GENERATION_MIN }
-    }
-}
-
-impl SpaceTable {
-    pub(crate) fn state_of(&self, space: u32) -> SpaceState {
-        self.spaces
-            .get(&space)
-            .copied()
-            .unwrap_or(SpaceState { generation: space.into(), since: 0 })
-    }
-
-    /// The number of the next new generation.
-    pub(crate) fn next(&self) -> u64 {
-        self.next
-    }
-
-    /// The space that has a generation, if any has.
-    pub(crate) fn space_of(&self, generation: u64) -> Option<u32> {
-        if let Ok(space) = u32::try_from(generation)
-            && !self.spaces.contains_key(&space)
-        {
-            return Some(space);
+impl Spaces {
+    /// Spaces without keys.
+    pub(super) fn of_table(table: &SpaceTable) -> Spaces {
+        let (high, generations) = (SkipMap::new(), SkipMap::new());
+        let mut spaces = Spaces { low: Vec::new(), high, generations };
+        spaces.cell(TABLE_GENERATION);
+        for space in 0..LOW_SPACES {
+            let held = spaces.held(table.generation(space), 0);
+            spaces.low.push(ArcSwap::from_pointee(held));
         }
-        let mut spaces = self.spaces.iter();
-        spaces.find(|(_, state)| state.generation == generation).map(|(&space, _)| space)
+        for (space, generation) in table.spaces().filter(|(space, _)| *space >= LOW_SPACES) {
+            spaces.set(space, generation, 0);
+        }
+        spaces
+    }
+
+    /// Calls `look` with the state of a space and the list of its keys, if it has had any.
+    pub(super) fn look<R>(
+        &self,
+        space: u32,
+        look: impl FnOnce(SpaceState, Option<&KeyList>) -> R,
+    ) -> R {
+        if let Some(slot) = self.low.get(space as usize) {
+            let held = slot.load();
+            return look(held.state, held.list.get());
+        }
+        match self.high.get(&space) {
+            Some(slot) => {
+                let held = slot.value().load();
+                look(held.state, held.list.get())
+            }
+            None => look(SpaceState::first(space), None),
+        }
+    }
+
+    pub(super) fn state_of(&self, space: u32) -> SpaceState {
+        self.look(space, |state, _| state)
+    }
+
+    /// Calls `look` with the list of a generation, if a space has that, and it has had a key.
+    pub(super) fn look_in<R>(
+        &self,
+        generation: u64,
+        look: impl FnOnce(Option<&KeyList>) -> R,
+    ) -> R {
+        let cell = self.generations.get(&generation);
+        look(cell.as_ref().and_then(|cell| cell.value().get()))
     }
 
     /// Whether records of a generation count.
-    pub(crate) fn is_alive(&self, generation: u64) -> bool {
-        generation == TABLE_GENERATION || self.space_of(generation).is_some()
+    pub(super) fn is_in_use(&self, generation: u64) -> bool {
+        let is_first = |space| self.state_of(space).generation == generation;
+        self.generations.contains_key(&generation) || u32::try_from(generation).is_ok_and(is_first)
     }
 
-    /// The same, quicker for one that has keys. For a table that is in use.
-    pub(crate) fn is_in_use(&self, generation: u64) -> bool {
-        self.lists.contains_key(&generation) || self.is_alive(generation)
+    /// The cell of a generation that a space has. For the writer only.
+    pub(super) fn cell_of(&self, generation: u64) -> Arc<ListCell> {
+        if let Some(cell) = self.generations.get(&generation) {
+            return Arc::clone(cell.value());
+        }
+        let cell = self.cell(generation);
+        // The generation of a space's own number: now the space has a slot.
+        if let Ok(space) = u32::try_from(generation) {
+            self.set(space, generation, 0);
+        }
+        cell
     }
 
-    /// How many keys a generation has.
-    pub(crate) fn count_in(&self, generation: u64) -> Count {
-        self.lists.get(&generation).map(|list| list.count()).unwrap_or_default()
-    }
-
-    /// The table after a change that a crash undoes unless `position` is durable.
-    pub(crate) fn after(&self, change: &Change, position: u64) -> SpaceTable {
-        let mut table = self.clone();
+    /// Gives spaces other generations; returns the cells of the generations that no space has any
+    /// more. For the writer only, which keeps readers from seeing a part.
+    pub(super) fn change(&self, change: &Change, position: u64) -> Vec<(u64, Arc<ListCell>)> {
+        let old: Vec<u64> =
+            change.spaces.keys().map(|&space| self.state_of(space).generation).collect();
+        let given: BTreeSet<u64> = change.spaces.values().copied().collect();
+        for &generation in &given {
+            self.cell(generation);
+        }
         for (&space, &generation) in &change.spaces {
-            table.spaces.insert(space, SpaceState { generation, since: position });
+            self.set(space, generation, position);
         }
-        table.next = change.next;
-        table
+        let dead = old.into_iter().filter(|generation| !given.contains(generation));
+        let removed = dead.filter_map(|generation| {
+            let cell = self.generations.remove(&generation)?;
+            Some((generation, Arc::clone(cell.value())))
+        });
+        removed.collect()
     }
 
-    /// The value of the table's record: the next number, then space and generation of each space that
-    /// has another one than that of its number.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let pairs =
-            self.spaces.iter().filter(|(space, state)| u64::from(**space) != state.generation);
-        let words = pairs.flat_map(|(&space, state)| [space.into(), state.generation]);
-        iter::once(self.next).chain(words).flat_map(u64::to_le_bytes).collect()
+    /// The cell of a generation, made if it is not there.
+    fn cell(&self, generation: u64) -> Arc<ListCell> {
+        Arc::clone(self.generations.get_or_insert_with(generation, Arc::default).value())
     }
 
-    /// The table, without lists, that a record says; `None` if it makes no sense.
-    pub(crate) fn decode(value: &[u8]) -> Option<SpaceTable> {
-        let (words, rest) = value.as_chunks::<8>();
-        let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
-        let next = words.next().filter(|&next| next >= GENERATION_MIN && rest.is_empty())?;
-        let mut table = SpaceTable { next, ..SpaceTable::default() };
-        let mut generations = BTreeSet::new();
-        while let Some(space) = words.next() {
-            let (generation, space) = (words.next()?, u32::try_from(space).ok()?);
-            let ascends = table.spaces.last_key_value().is_none_or(|(&last, _)| last < space);
-            let is_other = generation != u64::from(space) && generations.insert(generation);
-            if !ascends || !is_other || generation >= next {
-                return None;
-            }
-            table.spaces.insert(space, SpaceState { generation, since: 0 });
+    fn held(&self, generation: u64, since: u64) -> Held {
+        Held { state: SpaceState { generation, since }, list: self.cell(generation) }
+    }
+
+    /// Replaces the slot of a space, or makes it.
+    fn set(&self, space: u32, generation: u64, since: u64) {
+        let held = Arc::new(self.held(generation, since));
+        if let Some(slot) = self.low.get(space as usize) {
+            slot.store(held);
+        } else if let Some(slot) = self.high.get(&space) {
+            slot.value().store(held);
+        } else {
+            self.high.get_or_insert(space, ArcSwap::new(held));
         }
-        // A generation of a space's own number that another space has is no longer that space's.
-        let is_given = |&generation: &u64| match u32::try_from(generation) {
-            Ok(space) => table.spaces.contains_key(&space),
-            Err(_) => true,
-        };
-        generations.iter().all(is_given).then_some(table)
     }
 }
 
@@ -150,45 +207,51 @@ impl SpaceTable {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_table_reads_as_it_was_written() {
-        let spaces =
-            BTreeMap::from([(0, GENERATION_MIN), (1, 2), (2, 1), (u32::MAX, GENERATION_MIN + 1)]);
-        let change = Change { spaces, next: GENERATION_MIN + 5 };
-        let table = SpaceTable::default().after(&change, 7);
-        let again = SpaceTable::decode(&table.encode()).expect("it was written");
-        assert_eq!(again.encode(), table.encode());
-        assert_eq!(again.state_of(0), SpaceState { generation: GENERATION_MIN, since: 0 });
-        assert_eq!((again.state_of(3).generation, again.space_of(2)), (3, Some(1)));
-        assert!(!again.is_alive(0) && !again.is_alive(u64::from(u32::MAX)) && again.is_alive(3));
-        assert_eq!(
-            SpaceTable::decode(&SpaceTable::default().encode()).unwrap().next(),
-            GENERATION_MIN
-        );
+    fn change(spaces: &[(u32, u64)]) -> Change {
+        Change { spaces: spaces.iter().copied().collect(), next: 0 }
+    }
+
+    /// The dropped generations of a change.
+    fn dropped(spaces: &Spaces, pairs: &[(u32, u64)]) -> Vec<u64> {
+        let dropped = spaces.change(&change(pairs), 7);
+        dropped.into_iter().map(|(generation, _)| generation).collect()
     }
 
     #[test]
-    fn a_table_that_makes_no_sense_is_refused() {
-        let words = |words: &[u64]| {
-            SpaceTable::decode(
-                &words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>(),
-            )
-        };
-        let first = GENERATION_MIN;
-        assert!(words(&[first + 1, 0, first]).is_some());
-        for bad in [
-            &[][..],
-            &[first - 1],
-            &[first + 1, 0],
-            &[first, 0, first],
-            &[first + 1, 0, 0],
-            &[first + 1, 1 << 32, first],
-            &[first + 1, 0, first, 1, first],
-            &[first + 2, 1, first, 0, first + 1],
-            &[first + 1, 0, 1],
-        ] {
-            assert!(words(bad).is_none(), "{bad:?}");
+    fn a_generation_is_in_use_as_long_as_a_space_has_it() {
+        let new = 1 << 32;
+        let spaces = Spaces::of_table(&SpaceTable::default());
+        for space in [3, 300] {
+            let own = u64::from(space);
+            assert!(spaces.is_in_use(own) && !spaces.is_in_use(new + own));
+            // Emptied, swapped with a space that was never used, and emptied again.
+            dropped(&spaces, &[(space, new + own)]);
+            assert!(!spaces.is_in_use(own) && spaces.is_in_use(new + own));
+            assert_eq!(dropped(&spaces, &[(space, 99), (99, new + own)]), [] as [u64; 0]);
+            assert_eq!(spaces.state_of(99), SpaceState { generation: new + own, since: 7 });
+            assert!(spaces.is_in_use(99) && spaces.is_in_use(new + own));
+            assert_eq!(dropped(&spaces, &[(space, new + own), (99, 99)]), [] as [u64; 0]);
+            assert_eq!(dropped(&spaces, &[(space, new + 2 * own)]), [new + own]);
+            assert!(!spaces.is_in_use(new + own) && spaces.is_in_use(TABLE_GENERATION));
         }
-        assert!(SpaceTable::decode(&[0; 9]).is_none());
+    }
+
+    #[test]
+    fn a_change_costs_what_it_changes() {
+        let spaces = Spaces::of_table(&SpaceTable::default());
+        for space in 0..1000 {
+            spaces.cell_of(space);
+        }
+        let slots = |spaces: &Spaces| -> Vec<usize> {
+            let slot = |space: u32| spaces.look(space, |_, _| ());
+            (0..1000).for_each(slot);
+            let high = spaces.high.iter().map(|slot| Arc::as_ptr(&slot.value().load()) as usize);
+            high.collect()
+        };
+        let before = slots(&spaces);
+        spaces.change(&change(&[(500, 1 << 32)]), 1);
+        let after = slots(&spaces);
+        assert_eq!(before.iter().zip(&after).filter(|(a, b)| a != b).count(), 1, "one slot is new");
+        assert_eq!(spaces.generations.len(), 1000 + 1, "all generations and the table's own");
     }
 }

@@ -83,7 +83,7 @@ impl Log {
         let published = Published { segment: &segment, frame: &frame, frame_at, known, clock_ms };
         let removed = self.publish(writer, &published, change);
         self.next_deadline_ms
-            .store(writer.index.next_deadline().unwrap_or(u64::MAX), Ordering::Relaxed);
+            .store(writer.index.deadlines.next().unwrap_or(u64::MAX), Ordering::Relaxed);
         if count > 0 {
             writer.recent.push(frame_at, frame);
         }

@@ -156,7 +156,7 @@ impl Log {
     fn due(&self) -> Vec<Due> {
         let writer = self.lock_writer();
         let judged_ms = self.now_ms();
-        let due = writer.index.due(judged_ms, SWEEP_KEYS);
+        let due = writer.index.deadlines.due(judged_ms, SWEEP_KEYS);
         let of = |(generation, id)| Due {
             id,
             slot: self.index.slot(id),
@@ -180,13 +180,21 @@ impl Log {
     /// Gives some entries of generations back that no space has any more; returns whether there were
     /// any.
     pub(super) fn purge_some(&self) -> bool {
-        let Some(dropped) = self.purgeable() else {
-            return false;
-        };
-        if dropped.purge(PURGE_ENTRIES, |slot| self.account_segment(slot, -1)) {
-            lock(&self.writer).dropped.retain(|other| !other.is(&dropped));
+        let mut done = 0;
+        while done < PURGE_ENTRIES
+            && let Some(dropped) = self.purgeable()
+        {
+            let account = |slot| self.account_segment(slot, -1);
+            let (entries, is_last) = dropped.purge(PURGE_ENTRIES - done, account);
+            // A generation without entries is work, too.
+            done += entries.max(1);
+            // Another thread may have come to the end of it first.
+            let queue = &mut lock(&self.writer).dropped;
+            if is_last && queue.front().is_some_and(|first| first.is(&dropped)) {
+                queue.pop_front();
+            }
         }
-        true
+        done > 0
     }
 
     /// Takes removed keys out of the index, once their absence is durable.
@@ -259,10 +267,12 @@ mod tests {
         let dir = std::path::Path::new("/store");
         crate::fs::Fs::create_dir(&*fs, crate::fs::Site::DirCreate, dir).unwrap();
         let state = State { seq: 1, ..State::default() };
+        let table = crate::index::SpaceTable::default();
+        let (index, index_writer) = crate::index::Index::of_table(&table, 7);
         let found = crate::log::Recovered {
             manifest: Manifest::create(&*fs, dir, 1, state).unwrap(),
-            index: crate::index::Index::with_table(crate::index::SpaceTable::default(), 7),
-            index_writer: crate::index::IndexWriter::default(),
+            index,
+            index_writer,
             table: SegmentTable::new(),
             live_bytes: 0,
             keys: 0,

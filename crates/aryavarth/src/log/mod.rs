@@ -167,7 +167,7 @@ impl Log {
         let sizes = Sizes::default();
         sizes.reserves.store(found.reserves.iter().sum(), Ordering::Relaxed);
         sizes.manifest.store(found.manifest.disk_bytes(), Ordering::Relaxed);
-        let next_deadline_ms = writer.index.next_deadline().unwrap_or(u64::MAX);
+        let next_deadline_ms = writer.index.deadlines.next().unwrap_or(u64::MAX);
         Log {
             dir,
             store_id: state.store_id,
@@ -205,7 +205,7 @@ impl Log {
     fn account(&self, generation: u64, slot: Slot, sign: i64) {
         let bytes = sign * slot.pointer().length as i64;
         self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
-        // The table's own record is no key.
+        // The table's own records are no keys.
         if generation != TABLE_GENERATION {
             self.keys.fetch_add(sign, Ordering::Relaxed);
         }

@@ -15,19 +15,19 @@
 //! - A closure that fails or panics appends nothing, and its panic goes on to the caller.
 //! - A closure's frame is appended upon the very state that it saw: no write comes in between.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crossbeam_epoch as epoch;
 
 use super::read::Seen;
-use super::writer::Recent;
+use super::writer::{Recent, Writer};
 use super::{Log, ROOM_BYTES};
 use crate::engine::{
     Count, Effects, Generation, Inside, KeyRange, KeyWalk, Newest, Position, Stored, Transaction,
 };
 use crate::error::{KvsError, Result};
-use crate::index::{Change, Found, Slot, SpaceTable, TABLE_GENERATION, TABLE_KEY};
+use crate::index::{Change, Found, Index, Slot, TABLE_GENERATION, table_key, table_value};
 use crate::record::{Extra, Frame, check_key, check_size, check_value, record_bytes};
 use crate::sync::lock;
 
@@ -206,7 +206,7 @@ impl Log {
                 }
                 Ok(Ok(done)) => done,
             };
-            let Planned { frame, change, frees } = self.plan(&effects)?;
+            let Planned { frame, change, frees } = self.plan(&writer, &effects)?;
             let watched = change.as_ref().map_or_else(Vec::new, |change| self.watched(change));
             if frame.records().is_empty() {
                 self.touch(&effects, None, watched);
@@ -269,10 +269,10 @@ impl Log {
 
     /// The frame of a closure's effects. Removals of keys that do not exist are no effects. The
     /// caller holds the writer's lock.
-    fn plan(&self, effects: &Effects) -> Result<Planned> {
-        let table = self.index.table();
-        let (numbers, change) = resolve(&table, effects)?;
-        let mut bytes = 0;
+    fn plan(&self, writer: &Writer, effects: &Effects) -> Result<Planned> {
+        let (numbers, change) = resolve(&self.index, writer.index.next_generation, effects)?;
+        let changed = change.as_ref().map_or(0, |change| change.spaces.len());
+        let mut bytes = changed * record_bytes(8 + 4, 8);
         for ((_, key), stored) in &effects.writes {
             let value = stored.as_ref().map_or(&[][..], |stored| &stored.value);
             check_key(key)?;
@@ -285,14 +285,14 @@ impl Log {
         let mut frame = Frame::new(ROOM_BYTES, bytes);
         let mut frees = effects.writes.values().all(Option::is_none);
         if let Some(change) = &change {
-            let after = table.after(change, 0);
             let extra = Extra { generation: TABLE_GENERATION, expires_at: None };
-            frame.push(extra, TABLE_KEY, Some(&after.encode()));
-            let kept = |space: &u32| after.is_alive(table.state_of(*space).generation);
-            frees &= !change.spaces.keys().all(kept);
+            for (&space, &generation) in &change.spaces {
+                frame.push(extra, &table_key(space), Some(&table_value(generation)));
+            }
+            frees &= self.drops(change);
         }
         for ((generation, key), stored) in &effects.writes {
-            let generation = number(&table, &numbers, *generation)?;
+            let generation = number(&self.index, &numbers, *generation)?;
             let exists = || {
                 let found = self.index.find_in(generation, key, &pin);
                 found.is_some_and(|found| !found.slot().is_tombstone())
@@ -306,6 +306,13 @@ impl Log {
             }
         }
         Ok(Planned { frame, change, frees })
+    }
+
+    /// Whether a change leaves a generation without a space.
+    fn drops(&self, change: &Change) -> bool {
+        let given: BTreeSet<u64> = change.spaces.values().copied().collect();
+        let is_dropped = |space: &u32| !given.contains(&self.index.state_of(*space).generation);
+        change.spaces.keys().any(is_dropped)
     }
 
     /// The keys that are watched in the spaces of a change and are there now.
@@ -353,16 +360,17 @@ impl Log {
 
 /// The numbers of a transaction's new generations, and the change of the table, if there is any.
 fn resolve(
-    table: &SpaceTable,
+    index: &Index,
+    next: u64,
     effects: &Effects,
 ) -> Result<(BTreeMap<Generation, u64>, Option<Change>)> {
     let mut numbers = BTreeMap::new();
-    let mut change = Change { next: table.next(), ..Change::default() };
+    let mut change = Change { next, ..Change::default() };
+    let kept: BTreeSet<Generation> = effects.generations.values().copied().collect();
     for (&space, generation) in &effects.generations {
-        let held = table.state_of(space).generation;
-        let is_kept = effects.generations.values().any(|other| *other == Generation::Old(space));
+        let held = index.state_of(space).generation;
         if let Generation::New(_) = generation {
-            if table.count_in(held).keys == 0 && !is_kept {
+            if index.count(space).keys == 0 && !kept.contains(&Generation::Old(space)) {
                 // It is empty as it is.
                 numbers.insert(*generation, held);
                 continue;
@@ -370,7 +378,7 @@ fn resolve(
             numbers.insert(*generation, change.next);
             change.next += 1;
         }
-        let generation = number(table, &numbers, *generation)?;
+        let generation = number(index, &numbers, *generation)?;
         if generation != held {
             change.spaces.insert(space, generation);
         }
@@ -381,12 +389,12 @@ fn resolve(
 
 /// The number of a transaction's generation.
 fn number(
-    table: &SpaceTable,
+    index: &Index,
     numbers: &BTreeMap<Generation, u64>,
     generation: Generation,
 ) -> Result<u64> {
     match generation {
-        Generation::Old(space) => Ok(table.state_of(space).generation),
+        Generation::Old(space) => Ok(index.state_of(space).generation),
         Generation::New(_) => numbers.get(&generation).copied().ok_or_else(|| {
             KvsError::InvalidOption("a write to a generation that no space has".to_owned())
         }),

@@ -4,10 +4,12 @@
 //! - Per key the record with the highest sequence number wins, whatever file it lies in.
 //! - A removed key, and a key of a generation that no space has, is in no slot and in no count.
 
+use std::collections::BTreeMap;
+
 use super::Opening;
 use crate::error::{KvsError, Result};
 use crate::hint::{Place, Places};
-use crate::index::{Index, IndexWriter, Slot, SpaceTable, TABLE_GENERATION, TABLE_KEY};
+use crate::index::{Index, Slot, SpaceTable, TABLE_GENERATION, table_key, table_record_name};
 use crate::log::Recovered;
 use crate::manifest::Manifest;
 use crate::record::Kind;
@@ -15,26 +17,51 @@ use crate::segment::{Segment, SegmentTable};
 use crate::sync::{Arc, Ordering};
 
 impl Opening<'_> {
-    /// The table of spaces, from its newest record.
+    /// The table of spaces, from the newest record of each.
     pub(super) fn read_table(&self) -> Result<SpaceTable> {
-        let mut newest: Option<(u64, &Segment, u64, u64)> = None;
+        let mut table = SpaceTable::default();
+        let mut newest: BTreeMap<&[u8], (&Segment, &Place)> = BTreeMap::new();
         for (segment, places) in &self.loaded {
-            for (key, place) in
-                places.iter().filter(|(_, p)| p.extra.generation == TABLE_GENERATION)
-            {
-                if key == TABLE_KEY && newest.is_none_or(|(seq, ..)| seq < place.seq) {
-                    newest = Some((place.seq, segment, place.offset, place.bytes));
+            for (key, place) in places.iter() {
+                if place.extra.generation == TABLE_GENERATION {
+                    let known = newest.entry(key).or_insert((segment, place));
+                    if known.1.seq < place.seq {
+                        *known = (segment, place);
+                    }
+                } else {
+                    table.note(place.extra.generation);
                 }
             }
         }
-        let Some((_, segment, offset, bytes)) = newest else {
-            return Ok(SpaceTable::default());
-        };
-        let stored = segment.read_value(offset, bytes as usize, TABLE_GENERATION, TABLE_KEY)?;
-        SpaceTable::decode(&stored.value).ok_or_else(|| {
-            let reason = "the record that says what the spaces hold makes no sense";
-            KvsError::corrupt(segment.file.path(), offset, reason)
-        })
+        let mut records: Vec<_> = newest.iter().collect();
+        records.sort_unstable_by_key(|(_, (segment, place))| (segment.id, place.offset));
+        for &(&key, &(segment, place)) in &records {
+            let bytes = place.bytes as usize;
+            let stored = segment.read_value(place.offset, bytes, TABLE_GENERATION, key);
+            let stored = stored.map_err(|error| named(error, key))?;
+            table.read(place.seq, key, &stored.value).ok_or_else(|| {
+                let reason = format!("{} makes no sense", table_record_name(key));
+                KvsError::corrupt(segment.file.path(), place.offset, reason)
+            })?;
+        }
+        match table.contradictions().first() {
+            None => Ok(table),
+            Some(space) => {
+                let key = table_key(*space);
+                let reason = format!("{} is missing", table_record_name(&key));
+                Err(KvsError::corrupt(self.dir, 0, reason))
+            }
+        }
+    }
+}
+
+/// An error of a record of the table, which names the record.
+fn named(error: KvsError, key: &[u8]) -> KvsError {
+    match error {
+        KvsError::Corrupt { path, offset, reason } => {
+            KvsError::corrupt(&path, offset, format!("{reason} ({})", table_record_name(key)))
+        }
+        error => error,
     }
 }
 
@@ -44,7 +71,7 @@ pub(super) fn build(
     table: SegmentTable,
     loaded: &[(Arc<Segment>, Places)],
     manifest: Manifest,
-    (spaces, seed): (SpaceTable, u64),
+    (spaces, seed): (&SpaceTable, u64),
     reserves: [u64; 2],
 ) -> Recovered {
     let mut all: Vec<(u64, u16, &[u8], &Place)> = Vec::new();
@@ -60,11 +87,11 @@ pub(super) fn build(
     all.sort_unstable_by(|a, b| (a.0, a.2).cmp(&(b.0, b.2)).then(b.3.seq.cmp(&a.3.seq)));
     all.dedup_by(|later, first| (later.0, later.2) == (first.0, first.2));
     let (mut live_bytes, mut keys) = (0, 0);
-    let (index, mut index_writer) = (Index::with_table(spaces, seed), IndexWriter::default());
-    let spaces = index.table();
+    let (index, mut index_writer) = Index::of_table(spaces, seed);
+    let given = spaces.generations();
     for run in all.chunk_by(|one, other| one.0 == other.0) {
         let generation = run[0].0;
-        if !spaces.is_alive(generation) {
+        if !spaces.is_alive(generation, &given) {
             continue;
         }
         let values = run.iter().filter(|(.., place)| place.kind != Kind::Tombstone);
@@ -77,7 +104,7 @@ pub(super) fn build(
                 segment.note_live(bytes);
             }
             live_bytes += bytes as i64;
-            // The table's own record is no key.
+            // The table's own records are no keys.
             keys += i64::from(generation != TABLE_GENERATION);
             (key, place.extra, slot)
         });

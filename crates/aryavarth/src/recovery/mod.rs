@@ -228,7 +228,7 @@ impl<'a> Opening<'a> {
         self.report.torn_at = tail.torn_at;
         let reserves = RESERVES.map(|reserve| self.bytes_of(reserve));
         let recovered =
-            build(self.table, &self.loaded, manifest, (table, self.options.seed), reserves);
+            build(self.table, &self.loaded, manifest, (&table, self.options.seed), reserves);
         self.report.keys = recovered.keys as u64;
         let log = Log::new(self.dir.to_owned(), self.options.clone(), recovered);
         Ok((log, self.report))

@@ -9,8 +9,8 @@
 //! - A removal of which only the hint file still tells is respected: its key is not brought back.
 //! - A key whose newest record is known to be lost keeps its older value, and is listed as stale.
 //! - Where it is not known whose records were lost, the keys older than these are counted.
-//! - Keys of a space that was emptied, whose new generation no table that is left knows, are saved in
-//!   a space of their own, which the report names.
+//! - Keys of a generation of which no record that is left says whose it is are saved in a space of
+//!   their own, which the report names (table.rs).
 //! - Of a batch of which a part is lost, the whole records are kept: a salvage is for the data,
 //!   and can undo half a batch but not bring it back. The damage says that it tears a batch.
 //!
@@ -20,15 +20,17 @@
 //! - A salvage that fails removes its files again: half a copy is not to be taken for a store.
 
 mod output;
+mod table;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::{Component, Path};
 
 use output::{Writer, claim_empty, undo};
+use table::{Losses, Mended, mend};
 
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, Site};
-use crate::index::{Change, SpaceTable, TABLE_GENERATION, TABLE_KEY};
+use crate::index::{SpaceTable, TABLE_GENERATION};
 use crate::options::Options;
 use crate::record::{Header, Kind, SEQ_MAX};
 use crate::recovery::Claimed;
@@ -81,6 +83,8 @@ struct Newest {
     seq: u64,
     source: usize,
     offset: u64,
+    /// Bytes of the record.
+    bytes: u32,
     kind: Kind,
     is_saved: bool,
 }
@@ -94,13 +98,16 @@ struct Learnt {
     /// The highest number that a lost record of an unknown key may have.
     doubtful_seq_max: u64,
     seq_max: u64,
+    losses: Losses,
 }
 
 impl Learnt {
     fn record(&mut self, source: usize, record: &Checked, key: &[u8]) {
-        let Checked { offset, generation, header: Header { seq, kind, .. } } = *record;
+        let Checked { offset, generation, header } = *record;
+        let Header { seq, kind, .. } = header;
+        let bytes = header.record_bytes() as u32;
         self.seq_max = self.seq_max.max(seq);
-        let newest = || Newest { seq, source, offset, kind, is_saved: false };
+        let newest = || Newest { seq, source, offset, bytes, kind, is_saved: false };
         let known = self.newest.entry((generation, key.into())).or_insert_with(newest);
         if known.seq < seq {
             *known = newest();
@@ -112,6 +119,10 @@ impl Learnt {
             return;
         };
         let seq = *seqs.end();
+        self.losses.of_table |= damage.generation == TABLE_GENERATION;
+        if damage.key.is_none() {
+            self.losses.unknown_from = self.losses.unknown_from.min(*seqs.start());
+        }
         match (&damage.key, damage.removal) {
             (Some(key), Some(removal)) if damage.key_is_certain => {
                 let lost = self.lost.entry((damage.generation, key.as_slice().into())).or_default();
@@ -210,23 +221,19 @@ fn save_all(
         doubtful_seq_max: learnt.doubtful_seq_max,
         ..SalvageReport::default()
     };
-    let Learnt { mut newest, lost, seq_max, .. } = learnt;
-    let mut table = read_table(survey, &newest)?;
-    let housed = house(&mut table, &newest);
+    let Learnt { mut newest, lost, mut seq_max, losses, .. } = learnt;
+    let Mended { table, spaces, damage } = mend(survey, &newest, losses, seq_max + 1)?;
     judge(&mut newest, &lost, &table, &mut report);
     save(survey, &mut newest, &mut writer, &mut progress)?;
-    if !housed.is_empty() {
-        writer.push_table(&table, seq_max + 1)?;
+    for space in spaces {
+        seq_max += 1;
+        writer.push_space(space, table.generation(space), seq_max)?;
     }
     report.bytes = writer.bytes;
-    writer.finish(&survey.state, seq_max + 2)?;
+    writer.finish(&survey.state, seq_max + 1)?;
     report.read = std::mem::take(&mut survey.report);
     let dir = survey.dir();
-    for (space, generation) in housed {
-        let reason = "the record that says which space has this generation is lost";
-        let mut damage =
-            Damage::new(dir, 0, format!("{reason}; its keys are in space {space} now"));
-        damage.generation = generation;
+    for damage in damage {
         report.read.push(damage);
     }
     for ((generation, key), _) in newest.iter().filter(|(_, newest)| !newest.is_saved) {
@@ -252,44 +259,6 @@ fn refuse_inside(fs: &dyn Fs, dir: &Path, out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Which generations the spaces have, as the newest whole record of that says.
-fn read_table(survey: &Survey, newest: &Keys<Newest>) -> Result<SpaceTable> {
-    let Some(known) = newest.get(&(TABLE_GENERATION, TABLE_KEY.into())) else {
-        return Ok(SpaceTable::default());
-    };
-    let source = &survey.sources[known.source];
-    let end = source.pieces.iter().map(|piece| piece.end).max().unwrap_or(0);
-    let mut scanner = Scanner::patient(&*source.file, source.salt, known.offset, end);
-    match scanner.next() {
-        Ok(record) => {
-            let table = record.and_then(|record| SpaceTable::decode(record.value));
-            Ok(table.unwrap_or_default())
-        }
-        Err(ScanStop::Bad { .. }) => Ok(SpaceTable::default()),
-        Err(ScanStop::Io(error)) => Err(error.into()),
-    }
-}
-
-/// Gives a space of its own to each generation that is newer than the table, so that its keys can be
-/// found: the record that gave it to its space is lost. Returns these spaces and generations.
-fn house(table: &mut SpaceTable, newest: &Keys<Newest>) -> Vec<(u32, u64)> {
-    let generations: BTreeSet<u64> = newest.keys().map(|(generation, _)| *generation).collect();
-    let is_newer =
-        |generation: &u64| *generation >= table.next() && *generation != TABLE_GENERATION;
-    let homeless: Vec<u64> = generations.iter().copied().filter(is_newer).collect();
-    let mut free = (0..=u32::MAX).rev().filter(|&space| {
-        table.state_of(space).generation == u64::from(space)
-            && !generations.contains(&u64::from(space))
-    });
-    let housed: Vec<(u32, u64)> =
-        homeless.iter().filter_map(|&c| Some((free.next()?, c))).collect();
-    drop(free);
-    let next = homeless.last().map_or(table.next(), |last| last + 1);
-    let change = Change { spaces: housed.iter().copied().collect(), next };
-    *table = table.after(&change, 0);
-    housed
-}
-
 /// Decides which keys are saved: leaves the keys to save in `newest`, and counts those that may be
 /// old.
 fn judge(
@@ -298,8 +267,9 @@ fn judge(
     table: &SpaceTable,
     report: &mut SalvageReport,
 ) {
+    let given = table.generations();
     newest.retain(|key, newest| {
-        if !table.is_alive(key.0) {
+        if !table.is_alive(key.0, &given) {
             return false;
         }
         let lost = lost.get(key).filter(|(lost_seq, _)| *lost_seq > newest.seq);

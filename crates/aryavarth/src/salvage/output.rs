@@ -12,7 +12,7 @@ use std::path::Path;
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, IoError, Site, is_of_the_system};
 use crate::hint;
-use crate::index::{SpaceTable, TABLE_GENERATION, TABLE_KEY};
+use crate::index::{TABLE_GENERATION, table_key, table_value};
 use crate::log::CopyWriter;
 use crate::manifest::{Edit, Manifest, State};
 use crate::options::Options;
@@ -120,11 +120,11 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Writes the table of spaces, as a record with this number.
-    pub(super) fn push_table(&mut self, table: &SpaceTable, seq: u64) -> Result<()> {
+    /// Writes the generation of a space, as a record with this number.
+    pub(super) fn push_space(&mut self, space: u32, generation: u64, seq: u64) -> Result<()> {
         let extra = Extra { generation: TABLE_GENERATION, expires_at: None };
         let mut frame = Frame::new(0, 0);
-        frame.push(extra, TABLE_KEY, Some(&table.encode()));
+        frame.push(extra, &table_key(space), Some(&table_value(generation)));
         frame.place(seq, 0, 0);
         let bytes: &[u8] = frame.with_front(0);
         let header = bytes.first_chunk().and_then(|bytes| Header::decode(bytes, 0, 0));

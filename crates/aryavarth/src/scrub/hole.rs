@@ -126,7 +126,7 @@ pub(super) fn describe(
                 }
             }
         }
-        return each(damage);
+        return each(damage.naming_its_space());
     };
     let mut inside = by_offset.range(hole.range.clone()).peekable();
     if inside.peek().is_none() {
@@ -136,7 +136,7 @@ pub(super) fn describe(
     while let Some((&offset, &(key, place))) = inside.next() {
         let Place { kind, seq, extra, .. } = place;
         let end = inside.peek().map_or(hole.range.end, |(next, _)| **next);
-        each(Damage {
+        let lost = Damage {
             offset,
             bytes: end - offset,
             key: Some(key.to_vec()),
@@ -145,7 +145,8 @@ pub(super) fn describe(
             removal: Some(kind == Kind::Tombstone),
             seqs: Some(seq..=seq),
             ..damage.clone()
-        });
+        };
+        each(lost.naming_its_space());
     }
 }
 

@@ -21,6 +21,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
+use crate::index::{TABLE_GENERATION, table_record_name};
 use crate::options::Options;
 use crate::sync::{Mutex, Rank, lock};
 
@@ -88,6 +89,14 @@ impl Damage {
             tears_batch: false,
             verdict: Verdict::Loss,
         }
+    }
+
+    /// The same, with the space in its reason if a space's own record is damaged.
+    fn naming_its_space(mut self) -> Damage {
+        if let (TABLE_GENERATION, Some(key)) = (self.generation, &self.key) {
+            self.reason = format!("{} ({})", self.reason, table_record_name(key));
+        }
+        self
     }
 
     /// Whether data is lost by it, for all that is known.

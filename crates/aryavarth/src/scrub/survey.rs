@@ -178,7 +178,7 @@ impl Survey {
             return self.report.push(damage);
         };
         for (key, place) in places.iter() {
-            self.report.push(Damage {
+            let lost = Damage {
                 offset: place.offset,
                 bytes: place.bytes,
                 key: Some(key.to_vec()),
@@ -187,7 +187,8 @@ impl Survey {
                 removal: Some(place.kind == Kind::Tombstone),
                 seqs: Some(place.seq..=place.seq),
                 ..damage.clone()
-            });
+            };
+            self.report.push(lost.naming_its_space());
         }
     }
 

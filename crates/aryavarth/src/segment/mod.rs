@@ -31,9 +31,13 @@ pub(crate) use scan::{Checked, Remains, ScanStop, Scanned, Scanner};
 
 /// Bytes of a segment's header.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
-/// The version of everything that is written. Version 2 brought deadlines and generations, version 3 the
-/// manifest's clocks; a reader of an older version would take them for damage.
+/// The version of everything that is written. Version 3 has the manifest's clocks, which a reader of
+/// version 2 would take for damage, and a record for each space whose generation changed, where
+/// version 2 had one for all, so that it would miss them.
 pub(crate) const FORMAT_VERSION: u32 = 3;
+/// The version that brought deadlines and generations, which a reader of version 1 would take for
+/// damage.
+pub(crate) const FORMAT_WITH_GENERATIONS: u32 = 2;
 /// The oldest version that is read. Version 0 came before the first fixture.
 const FORMAT_VERSION_MIN: u32 = 1;
 /// Segments that a store can have at once.

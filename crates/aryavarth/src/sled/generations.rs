@@ -1,33 +1,39 @@
-//! What is known in memory of the generations: which space has which, how many keys each has, and
-//! which key expires when.
+//! The generations in memory: which space has which, how many keys each has, and which key expires
+//! when.
 //!
 //! Invariants:
-//! - A generation that no space has any more is in no count, and its keys expire for nobody: whoever
-//!   deletes them needs nobody's leave.
+//! - A generation that no space has any more is in no count, and its keys do not expire: their deletion
+//!   takes no part in the order of writes.
 //! - A number of a generation is given out once, over all runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crossbeam_skiplist::SkipMap;
+
 use super::layout::{MADE_FROM, RESERVED, generation_of};
 use crate::engine::Count;
 use crate::error::{KvsError, Result};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// The deadline of a key that exists.
 pub(super) type Deadline = Option<u64>;
 
-/// Which generation each space has.
-#[derive(Clone, Debug)]
+/// Which generation each space has. The writer changes it; readers read behind the counter of changes
+/// (store.rs) or hold one of the locks.
+#[derive(Debug)]
 pub(super) struct Table {
-    generations: BTreeMap<u32, u32>,
+    /// Never gets a space that it holds, see `docs/decisions/dependencies.md`.
+    generations: SkipMap<u32, AtomicU32>,
     /// The number of the next generation that is made.
-    pub(super) next: u32,
-    /// The position of the latest change of this table.
-    pub(super) changed_at: u64,
+    next: AtomicU32,
+    /// The position of the latest change.
+    changed_at: AtomicU64,
 }
 
 impl Default for Table {
     fn default() -> Self {
-        Table { generations: BTreeMap::new(), next: MADE_FROM, changed_at: 0 }
+        let (next, changed_at) = (AtomicU32::new(MADE_FROM), AtomicU64::new(0));
+        Table { generations: SkipMap::new(), next, changed_at }
     }
 }
 
@@ -35,13 +41,53 @@ impl Table {
     /// The generation of a space, if it has one: the high spaces have none at first.
     pub(super) fn generation(&self, space: u32) -> Option<u32> {
         let own = (space < MADE_FROM).then_some(space);
-        self.generations.get(&space).copied().or(own)
+        let given = self.generations.get(&space);
+        given.map(|given| given.value().load(Ordering::Acquire)).or(own)
     }
 
-    pub(super) fn set(&mut self, space: u32, generation: u32) {
-        self.generations.insert(space, generation);
+    /// The position of the latest change.
+    pub(super) fn changed_at(&self) -> u64 {
+        self.changed_at.load(Ordering::Acquire)
     }
 
+    /// The numbers that a change may give to generations.
+    pub(super) fn numbers(&self) -> Numbers {
+        Numbers { next: self.next.load(Ordering::Relaxed) }
+    }
+
+    /// Takes an entry that an open found, or a change wrote.
+    pub(super) fn set(&self, space: u32, generation: u32) {
+        match self.generations.get(&space) {
+            Some(given) => given.value().store(generation, Ordering::Release),
+            None => drop(self.generations.get_or_insert(space, AtomicU32::new(generation))),
+        }
+    }
+
+    /// The numbers below are given.
+    pub(super) fn set_next(&self, next: u32) {
+        self.next.fetch_max(next, Ordering::Relaxed);
+    }
+
+    /// Gives spaces other generations; returns the generations that no space has any more.
+    pub(super) fn change(&self, spaces: &BTreeMap<u32, u32>, position: u64) -> Vec<u32> {
+        let given: BTreeSet<u32> = spaces.values().copied().collect();
+        let old = spaces.keys().filter_map(|space| self.generation(*space));
+        let dropped = old.filter(|generation| !given.contains(generation)).collect();
+        for (space, generation) in spaces {
+            self.set(*space, *generation);
+        }
+        self.changed_at.store(position, Ordering::Release);
+        dropped
+    }
+}
+
+/// Numbers for generations; they are given once the change that has them is written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Numbers {
+    pub(super) next: u32,
+}
+
+impl Numbers {
     /// A number for a new generation.
     pub(super) fn make(&mut self) -> Result<u32> {
         if self.next == RESERVED {
@@ -53,7 +99,7 @@ impl Table {
     }
 }
 
-/// What the generations hold.
+/// The keys of the generations, counted.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     counts: BTreeMap<u32, Count>,
@@ -61,7 +107,7 @@ pub(super) struct Tally {
     /// The places of the keys that have a deadline, by it.
     deadlines: BTreeSet<(u64, Vec<u8>)>,
     /// Generations that no space has any more, and that may still have keys in sled.
-    dropped: Vec<u32>,
+    dropped: BTreeSet<u32>,
 }
 
 impl Tally {
@@ -92,20 +138,30 @@ impl Tally {
         }
     }
 
-    /// Drops every generation that no space has.
+    /// Drops a generation that no space has any more.
+    pub(super) fn drop_generation(&mut self, generation: u32) {
+        if let Some(count) = self.counts.remove(&generation)
+            && count.keys > 0
+        {
+            self.keys -= count.keys;
+            self.dropped.insert(generation);
+        }
+    }
+
+    /// Drops every generation that no space has. For an open, which finds what a crash left.
     pub(super) fn drop_unowned(&mut self, table: &Table) {
-        let moved: BTreeSet<u32> = table.generations.values().copied().collect();
-        let is_own =
-            |generation| generation < MADE_FROM && !table.generations.contains_key(&generation);
-        let (counts, dropped, keys) = (&mut self.counts, &mut self.dropped, &mut self.keys);
-        counts.retain(|&generation, count| {
-            let is_owned = is_own(generation) || moved.contains(&generation);
-            if !is_owned && count.keys > 0 {
-                *keys -= count.keys;
-                dropped.push(generation);
+        let load = |given: &AtomicU32| given.load(Ordering::Relaxed);
+        let given: BTreeSet<u32> =
+            table.generations.iter().map(|given| load(given.value())).collect();
+        let is_own = |generation: u32| {
+            generation < MADE_FROM && !table.generations.contains_key(&generation)
+        };
+        let all: Vec<u32> = self.counts.keys().copied().collect();
+        for generation in all {
+            if !is_own(generation) && !given.contains(&generation) {
+                self.drop_generation(generation);
             }
-            is_owned
-        });
+        }
     }
 
     /// A generation to delete, if there is one.
@@ -120,7 +176,7 @@ impl Tally {
 
     /// A dropped generation has no keys any more.
     pub(super) fn forget_generation(&mut self, generation: u32) {
-        self.dropped.retain(|other| *other != generation);
+        self.dropped.remove(&generation);
     }
 
     /// Keys that have expired by `now_ms`, at most `limit`, with their deadlines.

@@ -233,7 +233,7 @@ impl KvsEngine for SledKvsEngine {
         let applying = lock(&store.applying);
         let position = store.cover(&applying, now_ms)?;
         let mut keys = Vec::new();
-        let done = store.walk(store.table.load().generation(self.space), range, |key, found| {
+        let done = store.walk(store.table.generation(self.space), range, |key, found| {
             let has_room = keys.len() < limit;
             if has_room && !found.is_expired(now_ms) {
                 keys.push(key.to_vec());
@@ -251,7 +251,7 @@ impl KvsEngine for SledKvsEngine {
     fn count(&self) -> Result<(Count, Position)> {
         let store = self.open()?;
         let tally = lock(&store.applying);
-        let count = tally.count(store.table.load().generation(self.space));
+        let count = tally.count(store.table.generation(self.space));
         Ok((count, Position(store.claimed.load(Ordering::Relaxed))))
     }
 
@@ -302,7 +302,7 @@ impl KvsEngine for SledKvsEngine {
         let applying = lock(&store.applying);
         let position = store.cover(&applying, now_ms)?;
         let (mut entries, mut bytes) = (Vec::new(), 0);
-        let done = store.walk(store.table.load().generation(self.space), range, |key, found| {
+        let done = store.walk(store.table.generation(self.space), range, |key, found| {
             let has_room = entries.len() < limit && bytes < PAGE_BYTES_MAX;
             if has_room && !found.is_expired(now_ms) {
                 bytes += key.len() + found.value.len();

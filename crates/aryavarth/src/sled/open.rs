@@ -10,7 +10,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ::sled::{Db, Tree};
-use arc_swap::ArcSwap;
 
 use super::files::{self, Buffers, Files, failed};
 use super::generations::{Table, Tally};
@@ -80,7 +79,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Store, DirLock)> {
         writer: Mutex::new(Rank::Writer, ()),
         keys: AtomicU64::new(tally.keys()),
         applying: Mutex::new(Rank::Applying, tally),
-        table: ArcSwap::new(Arc::new(table)),
+        table,
         table_changes: AtomicU64::new(0),
         claimed: AtomicU64::new(base),
         base,
@@ -121,7 +120,7 @@ fn survey(db: &Db, meta: &Tree, home: &Path) -> Result<Survey> {
         if generation == RESERVED {
             match Entry::decode(name, &bytes, home)? {
                 Entry::Space(space, generation) => survey.table.set(space, generation),
-                Entry::Next(next) => survey.table.next = survey.table.next.max(next),
+                Entry::Next(next) => survey.table.set_next(next),
             }
             continue;
         }

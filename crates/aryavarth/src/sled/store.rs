@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use ::sled::{Db, IVec, Tree};
-use arc_swap::ArcSwap;
 
 use super::files::{Buffers, Files, failed};
 use super::generations::{Table, Tally};
@@ -40,7 +39,7 @@ pub(super) struct Store {
     /// Held from the claim of a position until it is written, and by scans.
     pub(super) applying: Mutex<Tally>,
     /// Changed by the writer alone.
-    pub(super) table: ArcSwap<Table>,
+    pub(super) table: Table,
     /// Odd while the table is being changed.
     pub(super) table_changes: AtomicU64,
     pub(super) claimed: AtomicU64,
@@ -103,11 +102,11 @@ impl Store {
         loop {
             let changes = self.table_changes.load(Ordering::Acquire);
             if changes.is_multiple_of(2) {
-                let table = self.table.load();
-                let bytes = self.get(table.generation(space), key)?;
+                let bytes = self.get(self.table.generation(space), key)?;
+                let changed_at = self.table.changed_at();
                 fence(Ordering::Acquire);
                 if self.table_changes.load(Ordering::Relaxed) == changes {
-                    return Ok((bytes, table.changed_at));
+                    return Ok((bytes, changed_at));
                 }
             } else {
                 // The thread that changes the table holds it.

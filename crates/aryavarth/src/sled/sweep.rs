@@ -120,7 +120,7 @@ impl Store {
         for (deadline, place) in expired(STEP_KEYS) {
             change.effects.insert(place, Effect::removal(deadline));
         }
-        self.apply(change, self.table.load_full(), now_ms)?;
+        self.apply(change, now_ms)?;
         Ok(true)
     }
 

@@ -10,7 +10,7 @@ use std::collections::btree_map::Entry::{Occupied, Vacant};
 use std::mem;
 
 use super::files::failed;
-use super::generations::{Deadline, Table, Tally};
+use super::generations::{Deadline, Tally};
 use super::layout::{self, Entry, generation_of, key_of, place};
 use super::store::Store;
 use crate::clock::ClockPair;
@@ -19,7 +19,7 @@ use crate::engine::{
 };
 use crate::error::Result;
 use crate::record::{Batch, Write, check_key, check_size, check_value, record_bytes};
-use crate::sync::{Arc, MutexGuard, Ordering, lock};
+use crate::sync::{MutexGuard, Ordering, lock};
 
 /// Keys of the tree beside the data: a position that no removal so far lies above, and a time that
 /// the clock has reached.
@@ -43,8 +43,9 @@ pub(super) struct Effect {
 pub(super) struct Change {
     /// By place.
     pub(super) effects: BTreeMap<Vec<u8>, Effect>,
-    /// The new generation of spaces.
+    /// The new generation of spaces, and the number that the next generation gets then.
     spaces: BTreeMap<u32, u32>,
+    next: u32,
 }
 
 fn is_live(deadline: Option<Deadline>, now_ms: u64) -> bool {
@@ -85,13 +86,13 @@ impl Store {
     /// Writes a batch. For the writer only.
     pub(super) fn write_batch(&self, space: u32, batch: Batch) -> Result<(u64, Position)> {
         let now_ms = self.now_ms();
-        let mut table = self.table.load_full();
+        let mut numbers = self.table.numbers();
         let mut change = Change::default();
-        let generation = match table.generation(space) {
+        let generation = match self.table.generation(space) {
             Some(generation) => generation,
             None if batch.writes().is_empty() => return Ok((0, self.written())),
             None => {
-                let generation = Arc::make_mut(&mut table).make()?;
+                let generation = numbers.make()?;
                 change.spaces.insert(space, generation);
                 generation
             }
@@ -117,24 +118,25 @@ impl Store {
         for place in change.effects.keys() {
             self.watches.touch(space, key_of(place));
         }
-        Ok((removed, self.apply(change, table, now_ms)?))
+        change.next = numbers.next;
+        Ok((removed, self.apply(change, now_ms)?))
     }
 
     /// Writes the effects of a closure. For the writer only.
     pub(super) fn write_effects(&self, effects: Effects, now_ms: u64) -> Result<Position> {
-        let mut table = self.table.load_full();
+        let mut numbers = self.table.numbers();
         let mut change = Change::default();
-        let mut numbers = BTreeMap::new();
+        let mut known = BTreeMap::new();
         let mut number_of = |generation: Generation| -> Result<u32> {
-            if let Some(number) = numbers.get(&generation) {
+            if let Some(number) = known.get(&generation) {
                 return Ok(*number);
             }
             let old = match generation {
-                Generation::Old(space) => table.generation(space),
+                Generation::Old(space) => self.table.generation(space),
                 Generation::New(_) => None,
             };
-            let number = old.map_or_else(|| Arc::make_mut(&mut table).make(), Ok)?;
-            numbers.insert(generation, number);
+            let number = old.map_or_else(|| numbers.make(), Ok)?;
+            known.insert(generation, number);
             Ok(number)
         };
         let mut bytes = 0;
@@ -158,7 +160,7 @@ impl Store {
         for (space, generation) in effects.generations {
             change.spaces.insert(space, number_of(generation)?);
         }
-        let before = self.table.load();
+        let before = &self.table;
         for (space, generation) in &change.spaces {
             self.touch_space(*space, before.generation(*space), *generation, &change, now_ms);
         }
@@ -170,7 +172,8 @@ impl Store {
         // A high space that is written for the first time gets a generation.
         let new = keepers.into_iter().filter(|(_, space)| before.generation(*space).is_none());
         change.spaces.extend(new.map(|(number, space)| (space, number)));
-        self.apply(change, table, now_ms)
+        change.next = numbers.next;
+        self.apply(change, now_ms)
     }
 
     fn touch_space(&self, space: u32, old: Option<u32>, new: u32, change: &Change, now_ms: u64) {
@@ -187,14 +190,8 @@ impl Store {
         Position(self.synced.written())
     }
 
-    /// Writes a change, all of it or nothing. `table` is the newest one, with the numbers taken
-    /// that the change gives to generations. For the writer only.
-    pub(super) fn apply(
-        &self,
-        mut change: Change,
-        mut table: Arc<Table>,
-        now_ms: u64,
-    ) -> Result<Position> {
+    /// Writes a change, all of it or nothing. For the writer only.
+    pub(super) fn apply(&self, mut change: Change, now_ms: u64) -> Result<Position> {
         change.effects.retain(|_, effect| effect.before.is_some() || effect.after.is_some());
         if change.effects.is_empty() && change.spaces.is_empty() {
             return Ok(self.written());
@@ -206,7 +203,7 @@ impl Store {
         if !change.spaces.is_empty() {
             self.table_changes.fetch_add(1, Ordering::AcqRel);
         }
-        let stored = self.store(&change, &table, position, now_ms);
+        let stored = self.store(&change, position, now_ms);
         stored.map_err(|error| self.poison(&failed(error)))?;
         let was_settled = tally.is_settled();
         for (place, effect) in &change.effects {
@@ -215,11 +212,10 @@ impl Store {
             tally.change(place, effect.before, effect.after());
         }
         if !change.spaces.is_empty() {
-            let new = Arc::make_mut(&mut table);
-            new.changed_at = position;
-            change.spaces.iter().for_each(|(space, generation)| new.set(*space, *generation));
-            tally.drop_unowned(new);
-            self.table.store(table);
+            self.table.set_next(change.next);
+            for generation in self.table.change(&change.spaces, position) {
+                tally.drop_generation(generation);
+            }
             self.table_changes.fetch_add(1, Ordering::AcqRel);
         }
         mem::forget(unfinished);
@@ -232,13 +228,7 @@ impl Store {
         Ok(Position(position))
     }
 
-    fn store(
-        &self,
-        change: &Change,
-        table: &Table,
-        position: u64,
-        now_ms: u64,
-    ) -> Result<(), ::sled::Error> {
+    fn store(&self, change: &Change, position: u64, now_ms: u64) -> Result<(), ::sled::Error> {
         if change.has_removals() {
             // A removal leaves no value that would keep its position.
             self.meta.insert(REMOVED_UP_TO, &position.to_le_bytes())?;
@@ -266,7 +256,7 @@ impl Store {
         if !change.spaces.is_empty() {
             let spaces = change.spaces.iter();
             let spaces = spaces.map(|(space, generation)| Entry::Space(*space, *generation));
-            for entry in spaces.chain([Entry::Next(table.next)]) {
+            for entry in spaces.chain([Entry::Next(change.next)]) {
                 let (place, bytes) = entry.encode();
                 batch.insert(place, &bytes);
             }
@@ -346,7 +336,7 @@ pub(super) struct NewestInSled<'a> {
 
 impl NewestInSled<'_> {
     fn generation(&self, space: u32) -> Option<u32> {
-        self.store.table.load().generation(space)
+        self.store.table.generation(space)
     }
 }
 

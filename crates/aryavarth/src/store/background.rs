@@ -15,6 +15,8 @@ use crate::sync::{Arc, Ordering, lock};
 
 /// How often the maintenance thread looks around without being called.
 const KEEPER_REST: Duration = Duration::from_millis(250);
+/// The same while there is work: the entries of emptied spaces are given back a few at a time.
+const BUSY_REST: Duration = Duration::from_millis(5);
 /// How often the compactor looks whether there is work.
 const COMPACTOR_REST: Duration = Duration::from_millis(250);
 /// Without writes for this long, a store is at rest.
@@ -70,8 +72,8 @@ impl Drop for Inner {
 fn maintain(log: &Log) {
     loop {
         // Work that fails here fails again, with an answer, where a caller needs it.
-        drop(log.tend());
-        let rest = log.sweep_and_rest(KEEPER_REST);
+        let is_busy = matches!(log.tend(), Ok(true));
+        let rest = log.sweep_and_rest(if is_busy { BUSY_REST } else { KEEPER_REST });
         if !log.rest(rest) {
             return;
         }

@@ -42,6 +42,8 @@ mod linear;
 #[cfg(test)]
 mod locks;
 #[cfg(test)]
+mod many_spaces;
+#[cfg(test)]
 mod moved;
 #[cfg(test)]
 mod oracle;

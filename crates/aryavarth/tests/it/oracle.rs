@@ -233,7 +233,7 @@ impl Oracle {
         let expected = self.visible_state(&self.newest);
         assert!(*found == expected, "the state is the newest\n{}", difference(found, &expected));
         let spaces: Vec<u32> = self.touched.keys().map(|(space, _)| *space).collect();
-        for space in spaces.into_iter().chain([0, 1, 2]) {
+        for space in spaces.into_iter().chain([0, 1, 2, 300]) {
             self.told_expired(Durability::Always, space, |_| true);
             self.saw(space, |_| true);
         }

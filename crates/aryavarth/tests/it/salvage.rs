@@ -353,7 +353,7 @@ fn a_segment_that_was_cut_is_read_up_to_the_cut() {
 fn verify_and_salvage_see_the_same_damage() {
     let disk = Disk::made(44, true);
     for path in disk.paths(".log").into_iter().chain(disk.paths("MANIFEST-1")) {
-        let fs = disk.flipped(&path, 130, 0xff);
+        let fs = disk.flipped(&path, 128, 0xff);
         let report = verify(DIR, &options(&fs), |_, _| {}).unwrap();
         assert!(
             report.damaged == 1 && report.is_good() != report.damage[0].is_loss(),
@@ -501,29 +501,44 @@ fn salvage_sees_through_links_and_detours() {
     assert_eq!(names(), before);
 }
 
-/// Spaces and deadlines are saved as they were; and where the record of the table of
-/// spaces is lost, no other record is.
+/// Replaces a byte of the first record that holds `part`, which is found in 0.log.
+fn damage_record(fs: &SimFs, part: &[u8]) {
+    let file = fs.open(Site::TailOpen, Path::new("/damaged/0.log"), OpenHow::Write).unwrap();
+    let mut bytes = vec![0; file.len(Site::VerifyLength).unwrap() as usize];
+    read_full(&*file, Site::SegmentScan, &mut bytes, 0).unwrap();
+    let at = bytes.windows(part.len()).position(|bytes| bytes == part).unwrap();
+    let last = at + part.len() - 1;
+    file.write_at(Site::FrameWrite, &[bytes[last] ^ 0x40], last as u64).unwrap();
+}
+
+/// The payload of the record of a space: the generation of the table, the space, its generation.
+fn table_record(space: u32, generation: u64) -> Vec<u8> {
+    [&[0xff; 8][..], &space.to_be_bytes(), &generation.to_le_bytes()].concat()
+}
+
+/// Spaces and deadlines are saved as they were; and where the record of a space is lost, no
+/// other record is, and no other space has other keys.
 #[test]
 fn spaces_and_deadlines_are_saved_and_keys_without_a_space_too() {
     for is_table_lost in [false, true] {
         let fs = SimFs::new();
         let options = options(&fs);
         let store = KvStore::open_with("/damaged", options.clone()).unwrap();
-        let second = store.with_space(1);
-        second.put(b"emptied", b"away").unwrap();
-        second.clear().unwrap();
-        second.put_until(b"until", b"later", u64::MAX).unwrap();
+        for space in [1, 2] {
+            let space = store.with_space(space);
+            space.put(b"emptied", b"away").unwrap();
+            space.clear().unwrap();
+            space.put_until(b"until", b"later", u64::MAX).unwrap();
+        }
         store.put(b"k", b"v").unwrap();
-        drop(second);
         store.close().unwrap();
         if is_table_lost {
-            let path = Path::new("/damaged/0.log");
-            let file = fs.open(Site::TailOpen, path, OpenHow::Write).unwrap();
-            let mut bytes = vec![0; file.len(Site::VerifyLength).unwrap() as usize];
-            read_full(&*file, Site::SegmentScan, &mut bytes, 0).unwrap();
-            let at = bytes.windows(6).position(|part| part == b"spaces").unwrap() as u64;
-            file.write_at(Site::FrameWrite, b"S", at).unwrap();
-            assert!(KvStore::open_with("/damaged", options.clone()).is_err(), "it is rot");
+            damage_record(&fs, &table_record(1, 1 << 32));
+            let refused = KvStore::open_with("/damaged", options.clone()).unwrap_err().to_string();
+            assert!(refused.contains("of the generation of space 1"), "{refused}");
+            let report = verify("/damaged", &options, |_, _| {}).unwrap();
+            assert!(report.damage[0].reason.contains("of the generation of space 1"));
+            assert_eq!(report.damage.len(), 1);
         }
         let report = aryavarth::salvage("/damaged", "/saved", &options, |_, _| {}).unwrap();
         let saved = KvStore::open_with("/saved", options).unwrap();
@@ -531,12 +546,52 @@ fn spaces_and_deadlines_are_saved_and_keys_without_a_space_too() {
         // Whether the lost record had emptied space 1 is unknown.
         let old = is_table_lost.then(|| b"away".to_vec());
         assert_eq!(saved.with_space(1).read(b"emptied").unwrap(), old);
-        let space = if is_table_lost { u32::MAX } else { 1 };
-        let until = saved.with_space(space);
-        assert_eq!(until.read(b"until").unwrap().as_deref(), Some(&b"later"[..]));
-        assert_eq!(until.deadline(b"until").unwrap(), Some(Some(u64::MAX)));
-        assert_eq!(report.keys, if is_table_lost { 3 } else { 2 });
+        assert_eq!(saved.with_space(2).read(b"emptied").unwrap(), None);
+        for space in [if is_table_lost { u32::MAX } else { 1 }, 2] {
+            let until = saved.with_space(space);
+            assert_eq!(until.read(b"until").unwrap().as_deref(), Some(&b"later"[..]));
+            assert_eq!(until.deadline(b"until").unwrap(), Some(Some(u64::MAX)));
+        }
+        // And nothing says whether the keys that space 2 was emptied of are those of space 1.
+        assert_eq!(saved.with_space(u32::MAX - 1).read(b"emptied").unwrap(), old);
+        assert_eq!(report.keys, if is_table_lost { 5 } else { 3 });
         let told = report.read.damage.iter().any(|damage| damage.reason.contains("4294967295"));
         assert_eq!(told, is_table_lost, "{report:?}");
+        // The next number is new, whatever was lost.
+        let third = saved.with_space(3);
+        third.put(b"third", b"").unwrap();
+        third.clear().unwrap();
+        assert!(third.scan(KeyRange::all()).next().is_none());
+    }
+}
+
+/// Two spaces were swapped, and one of the two records is lost: the space is empty, and the keys that
+/// it had are in a space of their own.
+#[test]
+fn a_space_whose_generation_another_one_has_is_empty_after_a_salvage() {
+    for lost in [1, 300] {
+        let fs = SimFs::new();
+        let options = options(&fs);
+        let store = KvStore::open_with("/damaged", options.clone()).unwrap();
+        for space in [1, 2, 300] {
+            store.with_space(space).put(b"k", &[space as u8]).unwrap();
+        }
+        let swap = |transaction: &mut aryavarth::Transaction<'_>| {
+            transaction.swap(1, 300);
+            Ok(())
+        };
+        store.transact(&[], swap).unwrap();
+        store.close().unwrap();
+        let kept = 301 - lost;
+        damage_record(&fs, &table_record(lost, kept.into()));
+        let report = aryavarth::salvage("/damaged", "/saved", &options, |_, _| {}).unwrap();
+        let saved = KvStore::open_with("/saved", options).unwrap();
+        let read = |space: u32| saved.with_space(space).read(b"k").unwrap();
+        assert_eq!(read(kept), Some(vec![lost as u8]), "its record is whole");
+        assert_eq!(read(lost), None);
+        assert_eq!(read(u32::MAX), Some(vec![kept as u8]), "{report:?}");
+        assert_eq!((read(2), report.keys), (Some(vec![2]), 3));
+        let is_told = |what: String| report.read.damage.iter().any(|d| d.reason.contains(&what));
+        assert!(is_told(format!("space {lost} is lost")) && is_told(u32::MAX.to_string()));
     }
 }

@@ -33,6 +33,7 @@ impl Workload {
 }
 
 /// Draws that can be repeated.
+#[derive(Clone)]
 pub(crate) struct Dice(u64);
 
 impl Dice {
@@ -99,6 +100,7 @@ pub(crate) fn scripted() -> Vec<Workload> {
         Workload::new("refused", refused()),
         Workload::new("broken off", broken_off()),
         Workload::new("spaces", spaces()),
+        Workload::new("records of spaces", records_of_spaces()),
         Workload::new("deadlines", deadlines()),
         Workload::new("wall clocks", wall_clocks()),
         Workload::new("never allocated", never_allocated(rotation())),
@@ -301,6 +303,31 @@ fn spaces() -> Vec<Act> {
     acts.extend([Act::Mix(OS, 1, key(2), value(9, 900)), Act::Compact, Act::Read(ALWAYS, key(2))]);
     acts.extend([Act::Swap(ALWAYS, 0, 0), Act::Swap(ALWAYS, 2, 0), Act::Verify, scan_all()]);
     acts.extend([Act::Use(1), scan_all(), Act::Clear(ALWAYS), Act::Work(20), Act::Compact]);
+    acts
+}
+
+/// The records that say which generation a space has: written, superseded, copied, and read again by
+/// opens that give the next numbers.
+fn records_of_spaces() -> Vec<Act> {
+    let mut acts = Vec::new();
+    for round in 0..4 {
+        for (n, space) in [0, 1, 300].into_iter().enumerate() {
+            let k = round * 10 + n as u64;
+            acts.extend([Act::Use(space), set(k, k % 4, 900), Act::Set(OS, key(9), value(k, 20))]);
+            acts.extend((round > 0).then_some(Act::Clear(if n == 1 { OS } else { ALWAYS })));
+            acts.push(set(k + 100, 5, 300));
+        }
+        acts.extend([Act::Swap(if round % 2 == 0 { ALWAYS } else { OS }, 1, 300), scan_all()]);
+        acts.extend([Act::Work(20), Act::Compact, Act::Reopen, Act::Use(1), scan_all()]);
+        // After an open, and before anything else: the number must be new.
+        acts.extend([Act::Clear(ALWAYS), Act::Use(300), scan_all(), set(round + 200, 5, 10)]);
+        acts.extend([
+            Act::Use(1),
+            scan_all(),
+            Act::Mix(ALWAYS, 2, key(4), value(round + 300, 600)),
+        ]);
+    }
+    acts.extend([Act::Compact, Act::Verify, Act::Use(2), scan_all(), Act::Use(300), scan_all()]);
     acts
 }
 
