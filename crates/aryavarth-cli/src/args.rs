@@ -9,6 +9,7 @@ use aryavarth::Durability;
 use clap::builder::FalseyValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::log::{Format, Level};
 use crate::size;
 
 /// A key-value store that does not say OK until the write is on disk.
@@ -305,6 +306,16 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
     #[arg(env = "ARYAVARTH_OUTPUT_MAX", hide_env_values = true)]
     pub(crate) output_max: usize,
+
+    /// Lines of the log on standard error, from the ones about trouble to all
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = Level::Info)]
+    #[arg(env = "ARYAVARTH_LOG_LEVEL", hide_env_values = true)]
+    pub(crate) log_level: Level,
+
+    /// How these lines are written
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
+    #[arg(env = "ARYAVARTH_LOG_FORMAT", hide_env_values = true)]
+    pub(crate) log_format: Format,
 
     /// Listen also where other machines can connect, without any authentication; take a password
     /// file that others can read

@@ -13,6 +13,7 @@ mod export;
 mod import;
 mod keys;
 mod line;
+mod log;
 mod notify;
 mod output;
 mod password;
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let output = Output::new(args.json);
     let done = match args.command {
-        Command::Server(options) => server::run(&options),
+        Command::Server(options) => server::run(&options, args.json),
         Command::Get { key, raw, at } => client::get(&at, &key, raw, &output),
         Command::Set { key, value, options, at } => client::set(&at, &key, &value, &options),
         Command::Rm { key, at } => client::remove(&at, &key),
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,
+        Err(failure @ Failure::Logged) => failure.exit_code(),
         Err(failure) => {
             output.error(&failure.to_string());
             failure.exit_code()

@@ -10,14 +10,15 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-use crate::output::say;
+use tracing::warn;
 
 /// Sends a state to the service manager, if there is one. A failure is a line on standard error:
 /// the server serves without its manager's knowledge.
 pub(crate) fn state(state: &str) {
     let Some(socket) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return };
     if let Err(error) = send(&socket, state) {
-        say(format_args!("cannot tell the service manager {state}: {error}"));
+        let reason = error.to_string();
+        warn!(state, reason, "service manager not told");
     }
 }
 

@@ -147,6 +147,8 @@ pub(crate) enum Failure {
     /// The reader of standard output has gone, which is no error: `aryavarth scan | head`.
     ReaderGone,
     Other(String),
+    /// The server's failure, which is a line of its log already.
+    Logged,
 }
 
 impl Failure {
@@ -154,7 +156,7 @@ impl Failure {
         match self {
             Failure::ReaderGone => ExitCode::SUCCESS,
             Failure::KeyNotFound | Failure::NotSet(_) => ExitCode::from(1),
-            Failure::Other(_) => ExitCode::from(2),
+            Failure::Other(_) | Failure::Logged => ExitCode::from(2),
         }
     }
 
@@ -172,6 +174,7 @@ impl fmt::Display for Failure {
             Failure::KeyNotFound => f.write_str("Key not found"),
             Failure::NotSet(reason) => f.write_str(reason),
             Failure::ReaderGone => f.write_str("the reader of the output has gone"),
+            Failure::Logged => f.write_str("see the log"),
             Failure::Other(message) => f.write_str(message),
         }
     }

@@ -1,25 +1,29 @@
 //! The server command: a listening socket, a store, a pool, and an orderly end.
 //!
-//! Wrong options are refused before the store is opened, which would change its directory. The last
-//! line printed on the way up is `ready`: scripts wait for it.
+//! Wrong options are refused before the store is opened, which would change its directory. Each change
+//! of state is a line of the log (log.rs); the last line on the way up is `ready`.
 
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[cfg(feature = "sled")]
 use aryavarth::SledKvsEngine;
 use aryavarth::{KvStore, KvsEngine, KvsError, Options, Recovery};
 use aryavarth_server::{
     Config, KvServer, Limits, Listener, MemoryHooks, NaiveThreadPool, RayonThreadPool,
-    SharedQueueThreadPool, ThreadPool, ignore_stray_signals,
+    SharedQueueThreadPool, ThreadPool, ignore_stray_signals, log_events,
 };
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::{error, info, warn};
 
 use crate::allocator;
 use crate::args::{Engine, Pool, ServerOptions};
+use crate::log::{self, Format};
 use crate::notify;
-use crate::output::{Failure, say};
+use crate::output::Failure;
 use crate::password;
 
 /// How long the store may take to close once the clients are gone.
@@ -27,14 +31,24 @@ const CLOSE_TIME: Duration = Duration::from_millis(2_200);
 /// Descriptors that are not connections: the store's files mostly.
 const DESCRIPTORS_KEPT: u64 = 256;
 
-pub(crate) fn run(options: &ServerOptions) -> Result<(), Failure> {
+pub(crate) fn run(options: &ServerOptions, json: bool) -> Result<(), Failure> {
     ignore_stray_signals().map_err(|error| Failure::Other(format!("no signals: {error}")))?;
+    let format = if json { Format::Json } else { options.log_format };
+    log::begin(options.log_level, format)
+        .map_err(|error| Failure::Other(format!("no log: {error}")))?;
     allocator::use_huge_pages(false);
-    match options.pool {
+    let done = match options.pool {
         Pool::SharedQueue => run_on::<SharedQueueThreadPool>(options),
         Pool::Rayon => run_on::<RayonThreadPool>(options),
         Pool::Naive => run_on::<NaiveThreadPool>(options),
-    }
+    };
+    let done = done.map_err(|failure| {
+        let reason = failure.to_string();
+        error!(reason, "failed");
+        Failure::Logged
+    });
+    log::flush();
+    done
 }
 
 fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
@@ -56,20 +70,22 @@ fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
             use_huge_pages: Some(allocator::use_huge_pages),
         },
     };
-    let store_options = Options { durability: options.durability, ..Options::default() };
+    let events = log_events().map_err(|error| Failure::Other(format!("no threads: {error}")))?;
+    let store_options = Options { durability: options.durability, events, ..Options::default() };
+    log_start(options);
+    let begun = Instant::now();
     match options.engine {
         Engine::Kvs => {
             let store = opened(options, KvStore::open_with(&options.data, store_options))?;
-            say_store(options, &store);
-            say_recovery(store.recovery());
+            log_recovery(store.recovery(), begun.elapsed());
             let server = KvServer::with_config(listener, store.clone(), pool, config);
             serve(server, || store.close())
         }
         #[cfg(feature = "sled")]
         Engine::Sled => {
             let store = opened(options, SledKvsEngine::new_with(&options.data, store_options))?;
-            say_store(options, &store);
-            say(format_args!("{} keys", store.stats().keys));
+            let took_ms = ms(begun.elapsed());
+            info!(keys = store.stats().keys, took_ms, "recovered");
             let server = KvServer::with_config(listener, store.clone(), pool, config);
             serve(server, || store.close())
         }
@@ -81,9 +97,9 @@ fn serve<E: KvsEngine, P: ThreadPool>(
     server: KvServer<E, P>,
     close_store: impl FnOnce() -> Result<(), KvsError> + Send + 'static,
 ) -> Result<(), Failure> {
-    say(format_args!("listening on {}", server.local_addr()));
+    log::plain(&format!("listening on {}", server.local_addr()));
     server.run_with(|| {
-        say("ready");
+        log::plain("ready");
         notify::state("READY=1");
     })?;
     notify::state("STOPPING=1");
@@ -106,26 +122,45 @@ fn opened<E>(options: &ServerOptions, opened: Result<E, KvsError>) -> Result<E, 
     })
 }
 
-fn say_store(options: &ServerOptions, store: &impl KvsEngine) {
-    say(format_args!("aryavarth {}", env!("CARGO_PKG_VERSION")));
-    say(format_args!("engine {}, data in {}", store.name(), options.data.display()));
-    say(format_args!("durability {}", store.durability()));
+fn log_start(options: &ServerOptions) {
+    let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+    let directory = options.data.display().to_string();
+    let engine = options.engine.to_possible_value();
+    let engine = engine.as_ref().map(PossibleValue::get_name);
+    info!(version, pid, directory, engine, durability = %options.durability, "started");
 }
 
-/// Prints the findings of the open, and the losses of a crash.
-fn say_recovery(found: &Recovery) {
-    let Recovery { keys, kept_records, torn_bytes, .. } = found;
+/// The findings of the open. A log that a crash left is told by its whole records, which were kept;
+/// bytes of a record that is not whole have a line of their own.
+fn log_recovery(found: &Recovery, took: Duration) {
+    let Recovery { keys, segments, kept_records, torn_bytes, merged_segments, .. } = *found;
+    let took_ms = ms(took);
     if found.clean {
-        say(format_args!("{keys} keys"));
+        info!(keys, segments, merged_segments, took_ms, clean = true, "recovered");
         return;
     }
-    say(format_args!(
-        "the store was not closed the last time: {keys} keys, {kept_records} records kept that had \
-         not been synced, {torn_bytes} bytes of a torn tail cut off"
-    ));
+    let note = "the store was not closed the last time; all whole records behind the last mark of a \
+                sync were kept";
+    info!(
+        keys,
+        segments,
+        merged_segments,
+        took_ms,
+        clean = false,
+        kept_records,
+        torn_bytes,
+        note,
+        "recovered"
+    );
     if let Some((path, offset)) = &found.torn_at {
-        say(format_args!("the torn tail began at byte {offset} of {}", path.display()));
+        let file = path.display().to_string();
+        let note = "these bytes were no whole records, as a crash amid a write leaves them";
+        warn!(file, offset, bytes = torn_bytes, note, "tail cut");
     }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Lets jobs that still run finish and closes the store, within reason: an unclean close loses
@@ -142,10 +177,11 @@ fn close<E: KvsEngine, P: ThreadPool>(
     match wait.recv_timeout(CLOSE_TIME) {
         Ok(result) => {
             result?;
-            say("closed");
+            info!("closed");
         }
         Err(_late) => {
-            say("stopped while work was still running; nothing acknowledged is lost");
+            let safe = "nothing acknowledged is lost";
+            warn!(safe, "stopped while work was running");
         }
     }
     Ok(())

@@ -63,10 +63,6 @@ fn assert_survives(server: &Server, signal: Signal) {
     }
 }
 
-fn closed() -> (String, Option<i32>) {
-    ("closed\n".to_owned(), Some(0))
-}
-
 #[test]
 fn signals_that_are_not_for_the_server_do_nothing() {
     let (_dir, data) = data();
@@ -85,7 +81,7 @@ fn signals_that_are_not_for_the_server_do_nothing() {
         assert_survives(&server, signal);
     }
     server.signal(Signal::TERM);
-    assert_eq!(server.wait(), closed());
+    server.assert_closes();
 }
 
 #[test]
@@ -94,7 +90,7 @@ fn a_terminal_that_closes_stops_the_server_cleanly() {
     let (window, inside) = terminal();
     let mut server = server_in_session(&data, Some(&inside), &[]);
     drop((window, inside));
-    assert_eq!(server.wait(), closed());
+    server.assert_closes();
 }
 
 #[test]
@@ -103,7 +99,7 @@ fn hangup_does_nothing_to_a_daemon() {
     let mut server = server_in_session(&data, None, &[]);
     assert_survives(&server, Signal::HUP);
     server.signal(Signal::TERM);
-    assert_eq!(server.wait(), closed());
+    server.assert_closes();
 }
 
 #[test]
@@ -115,7 +111,7 @@ fn a_hangup_that_nohup_ignores_stays_ignored() {
     drop((window, inside));
     assert_survives(&server, Signal::HUP);
     server.signal(Signal::TERM);
-    assert_eq!(server.wait(), closed());
+    server.assert_closes();
 }
 
 #[test]
@@ -123,7 +119,7 @@ fn a_warning_about_processor_time_stops_the_server_cleanly() {
     let (_dir, data) = data();
     let mut server = Server::start(&data);
     server.signal(Signal::XCPU);
-    assert_eq!(server.wait(), closed());
+    server.assert_closes();
 }
 
 /// The system sends XFSZ at such a limit, which once ended the program, also while it opened a store.

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, sleep, timeout};
+use tracing::info;
 
 use crate::budget::{Budget, OutputBudget};
 use crate::clients::Clients;
@@ -181,10 +182,12 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
                 .map_err(|source| ServerError::Runtime { what: "listen for signals", source })?;
             let handle = self.handle();
             tokio::spawn(async move {
-                asked.await;
+                let signal = asked.await;
+                info!(signal, "stopping");
                 handle.shutdown();
             });
         }
+        info!(address = %self.local_addr, "listening");
         ready();
         let mut stop = self.shared.stop.subscribe();
         let mut tasks = JoinSet::new();
@@ -193,25 +196,38 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !*stop.borrow() {
             tokio::select! {
-                _ = upkeep.tick() => self.look_after_memory(),
+                _ = upkeep.tick() => {
+                    self.log_incidents();
+                    self.look_after_memory();
+                }
                 _ = stop.changed() => {}
                 Some(_) = tasks.join_next() => {}
                 Some(_) = refusals.join_next() => {}
                 accepted = listener.accept() => {
-                    if let Ok((stream, peer)) = accepted {
-                        self.admit(stream, peer, &mut tasks, &mut refusals);
-                    } else {
-                        count(&self.shared.counters.accept_errors, 1);
-                        sleep(ACCEPT_PAUSE).await;
+                    match accepted {
+                        Ok((stream, peer)) => {
+                            self.admit(stream, peer, &mut tasks, &mut refusals);
+                        }
+                        Err(error) => {
+                            count(&self.shared.counters.accept_errors, 1);
+                            self.shared.settings.incidents.accept_errors.note(error);
+                            sleep(ACCEPT_PAUSE).await;
+                        }
                     }
                 }
             }
         }
         drop(listener);
+        self.log_incidents();
         let drained = async { while tasks.join_next().await.is_some() {} };
         // Unfinished calls are cut off: unanswered, so nothing was promised.
         drop(timeout(self.config.limits.drain, drained).await);
         Ok(())
+    }
+
+    fn log_incidents(&self) {
+        let settings = &self.shared.settings;
+        settings.incidents.log(settings.connections_max());
     }
 
     fn look_after_memory(&self) {
@@ -233,6 +249,7 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
         let connections_max = self.shared.settings.connections_max();
         if tasks.len() as u64 >= connections_max {
             count(&counters.connections_refused, 1);
+            self.shared.settings.incidents.refused.note(peer);
             if refusals.len() < REFUSALS_MAX {
                 let json = !self.shared.settings.has_password();
                 refusals.spawn(refuse(stream, *limits, json, connections_max));

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use aryavarth::{Durability, Stats};
 
 use crate::limits::Limits;
+use crate::log::Incidents;
 use crate::process::{self, Memory};
 
 /// How old a sample of the memory in use may be, in milliseconds.
@@ -47,6 +48,8 @@ pub(crate) struct ServerSettings {
     pub(crate) sweeps: AtomicBool,
     /// When all that was written was last known to be on disk, in seconds since 1970.
     saved_at: AtomicU64,
+    /// Incidents that the log has not told yet.
+    pub(crate) incidents: Incidents,
     /// How many saves were asked for and are not done.
     pub(crate) saves_asked: AtomicU64,
 }
@@ -77,6 +80,7 @@ impl ServerSettings {
             slow_entries_max: AtomicU64::new(128),
             sweeps: AtomicBool::new(true),
             saves_asked: AtomicU64::new(0),
+            incidents: Incidents::default(),
             saved_at: AtomicU64::new(process::unix_time().as_secs()),
         }
     }

@@ -19,6 +19,7 @@ use std::io;
 use std::task::Poll;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::info;
 
 /// Numbers of signals that the runtime has no name for, on Linux.
 const XCPU: i32 = 24;
@@ -41,20 +42,51 @@ pub fn ignore_stray_signals() -> io::Result<()> {
 }
 
 /// Listens for signals from now on; the future that is returned ends with the first one that asks
-/// for a stop. Call it within a runtime.
+/// for a stop, whose name it returns. Others that a person may send are lines in the log. Call it
+/// within a runtime.
 ///
 /// # Errors
 /// The system's, if it refuses a handler.
-pub(crate) fn stop_asked() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+pub(crate) fn stop_asked() -> io::Result<impl Future<Output = &'static str> + Send + 'static> {
     let has_hangup = !is_ignored(SignalKind::hangup()) && has_terminal();
     ignore_strays()?;
-    let mut stops = vec![SignalKind::terminate(), SignalKind::interrupt(), from_raw(XCPU)];
-    stops.extend(has_hangup.then(SignalKind::hangup));
-    let mut stops = stops.into_iter().map(signal).collect::<io::Result<Vec<Signal>>>()?;
+    let mut stops = Named::listen(&[
+        ("SIGTERM", SignalKind::terminate()),
+        ("SIGINT", SignalKind::interrupt()),
+        ("SIGXCPU", from_raw(XCPU)),
+    ])?;
+    let mut others = Named::listen(&[
+        ("SIGUSR1", SignalKind::user_defined1()),
+        ("SIGUSR2", SignalKind::user_defined2()),
+    ])?;
+    if !is_ignored(SignalKind::hangup()) {
+        let hangup = Named::listen(&[("SIGHUP", SignalKind::hangup())])?;
+        if has_hangup { stops.extend(hangup) } else { others.extend(hangup) }
+    }
     Ok(poll_fn(move |context| {
-        let came = stops.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
-        if came { Poll::Ready(()) } else { Poll::Pending }
+        for Named { name, signal } in &mut others {
+            while signal.poll_recv(context).is_ready() {
+                info!(signal = name, "signal ignored");
+            }
+        }
+        let came = stops.iter_mut().find_map(|Named { name, signal }| {
+            signal.poll_recv(context).is_ready().then_some(*name)
+        });
+        came.map_or(Poll::Pending, Poll::Ready)
     }))
+}
+
+/// A signal with its name.
+struct Named {
+    name: &'static str,
+    signal: Signal,
+}
+
+impl Named {
+    fn listen(kinds: &[(&'static str, SignalKind)]) -> io::Result<Vec<Named>> {
+        let listen = |&(name, kind)| Ok(Named { name, signal: signal(kind)? });
+        kinds.iter().map(listen).collect()
+    }
 }
 
 fn ignore_strays() -> io::Result<()> {

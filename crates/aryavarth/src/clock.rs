@@ -21,6 +21,7 @@
 //! - The store clock never goes back: no key that has expired comes back.
 //! - A jump changes the offset alone; each is counted.
 
+use crate::events::{Event, Events};
 use crate::options::Clock;
 use crate::sync::{Arc, AtomicI64, AtomicU64, Mutex, Ordering, Rank, lock};
 
@@ -42,6 +43,9 @@ pub(crate) struct StoreClock {
     /// The latest time of the store clock.
     latest_ms: AtomicU64,
     jumps: AtomicU64,
+    events: Events,
+    /// The jump that the open found.
+    first_jump_ms: i64,
     last: Mutex<Look>,
 }
 
@@ -83,12 +87,23 @@ impl StoreClock {
         let has_jumped = ahead_ms.saturating_sub(kept_ms) < -TOLERANCE_MS;
         StoreClock {
             clock,
+            events: Events::default(),
+            first_jump_ms: if has_jumped { ahead_ms.saturating_sub(kept_ms) } else { 0 },
             wall_ms: AtomicU64::new(look.wall_ms),
             offset_ms: AtomicI64::new(if has_jumped { ahead_ms } else { kept_ms }),
             latest_ms: AtomicU64::new(past.store_ms),
             jumps: AtomicU64::new(u64::from(has_jumped)),
             last: Mutex::new(Rank::Clock, look),
         }
+    }
+
+    /// The same, with a listener for jumps.
+    pub(crate) fn with_events(self, events: Events) -> StoreClock {
+        let (by_ms, offset_ms) = (self.first_jump_ms, self.offset_ms());
+        if by_ms != 0 {
+            events.tell(|| Event::ClockJumped { by_ms, offset_ms });
+        }
+        StoreClock { events, ..self }
     }
 
     /// The store clock, in milliseconds since 1970.
@@ -147,6 +162,7 @@ impl StoreClock {
             let offset_ms = if offset_ms.abs() <= TOLERANCE_MS { 0 } else { offset_ms };
             self.offset_ms.store(offset_ms, Ordering::Release);
             self.jumps.fetch_add(1, Ordering::Relaxed);
+            self.events.tell(|| Event::ClockJumped { by_ms: jump_ms, offset_ms });
         }
         self.wall_ms.store(look.wall_ms, Ordering::Relaxed);
         *last = look;

@@ -12,6 +12,7 @@ mod clock;
 mod compaction;
 mod engine;
 mod error;
+mod events;
 pub mod fs;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -39,6 +40,7 @@ pub use engine::{
     Position, Stored, Transaction, Watch,
 };
 pub use error::{KvsError, Result};
+pub use events::{Event, Events};
 pub use memory::MemoryEngine;
 pub use options::{Clock, Durability, KEY_BYTES_MAX, Options, SystemClock, VALUE_BYTES_MAX};
 pub use record::{Batch, Write, record_bytes};

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{KvsError, Result};
+use crate::events::Events;
 use crate::fs::{Fs, RealFs};
 use crate::sync::Arc;
 
@@ -142,6 +143,8 @@ pub struct Options {
     /// Whether the store runs its own threads for syncs, allocation, compaction and scrubbing. Off,
     /// the caller runs [`KvStore::step`](crate::KvStore::step), which tests use to repeat a run.
     pub background: bool,
+    /// A listener for changes of the store's state, such as a full disk. Default: none.
+    pub events: Events,
     /// The file system.
     pub fs: Arc<dyn Fs>,
     /// The clock.
@@ -160,6 +163,7 @@ impl Default for Options {
             segment_bytes_max: 1 << 30,
             scrub_bytes_per_second: 4 << 20,
             background: true,
+            events: Events::default(),
             fs: Arc::new(RealFs),
             clock: Arc::new(SystemClock),
             seed: RandomState::new().hash_one(0x5eed),

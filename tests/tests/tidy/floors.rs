@@ -29,6 +29,7 @@ const ENGINE: Order = Order {
         "sync",
         "fs",
         "error",
+        "events",
         "options",
         "clock",
         "stats",
@@ -59,6 +60,7 @@ const SERVER: Order = Order {
     rooms: &[
         "limits",
         "error",
+        "log",
         "budget",
         "counters",
         "figures",

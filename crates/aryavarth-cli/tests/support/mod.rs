@@ -21,7 +21,8 @@ pub(crate) fn program() -> Command {
     for name in ["ADDR", "DATA", "DURABILITY", "ENGINE", "INSECURE", "JSON", "LISTEN", "THREADS"] {
         program.env_remove(format!("ARYAVARTH_{name}"));
     }
-    for name in ["DB", "MEMORY_MAX", "PASSWORD", "PASSWORD_FILE", "USER"] {
+    for name in ["DB", "LOG_FORMAT", "LOG_LEVEL", "MEMORY_MAX", "PASSWORD", "PASSWORD_FILE", "USER"]
+    {
         program.env_remove(format!("ARYAVARTH_{name}"));
     }
     program
@@ -74,7 +75,7 @@ pub(crate) struct Server {
     pub(crate) addr: String,
     pub(crate) said: Vec<String>,
     /// Kept open, so that the server's last messages have somewhere to go.
-    stderr: BufReader<std::process::ChildStderr>,
+    stderr: Option<BufReader<std::process::ChildStderr>>,
 }
 
 impl Server {
@@ -100,7 +101,37 @@ impl Server {
             said.push(line.trim_end().to_owned());
         }
         let addr = said.iter().find_map(|line| line.strip_prefix("listening on ")).unwrap();
-        Server { child, addr: addr.to_owned(), said, stderr }
+        Server { child, addr: addr.to_owned(), said, stderr: Some(stderr) }
+    }
+
+    /// Whether the server said a line with all of these parts on its way up.
+    pub(crate) fn has_said(&self, parts: &[&str]) -> bool {
+        self.said.iter().any(|line| parts.iter().all(|part| line.contains(part)))
+    }
+
+    /// The server's next line; it must say one.
+    pub(crate) fn next_line(&mut self) -> String {
+        let mut line = String::new();
+        self.stderr.as_mut().unwrap().read_line(&mut line).unwrap();
+        assert!(line.ends_with('\n'), "the server ended: {line:?}");
+        line.trim_end().to_owned()
+    }
+
+    /// Closes the way that the server's messages take.
+    pub(crate) fn close_stderr(&mut self) {
+        self.stderr = None;
+    }
+
+    /// Waits for an end without a failure.
+    pub(crate) fn assert_ends(&mut self) {
+        let (said, code) = self.wait();
+        assert_eq!(code, Some(0), "{said}");
+    }
+
+    /// Waits for a clean end, told as text.
+    pub(crate) fn assert_closes(&mut self) {
+        let (said, code) = self.wait();
+        assert!(code == Some(0) && said.trim_end().ends_with("INFO closed"), "{code:?} {said}");
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
@@ -129,7 +160,7 @@ impl Server {
     /// Waits until the server has ended; its messages meanwhile, and its exit code.
     pub(crate) fn wait(&mut self) -> (String, Option<i32>) {
         let mut said = String::new();
-        self.stderr.read_to_string(&mut said).unwrap();
+        self.stderr.as_mut().unwrap().read_to_string(&mut said).unwrap();
         (said, self.child.wait().unwrap().code())
     }
 }

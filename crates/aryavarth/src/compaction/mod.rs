@@ -52,6 +52,11 @@ pub(crate) fn is_due(log: &Log, at_rest: bool) -> bool {
     log.disk_bytes() > SLACK_BYTES + if at_rest { live + live / 10 * 3 } else { live * 2 }
 }
 
+/// Whether the directory takes more than the promise allows, while there is space for compaction.
+pub(crate) fn is_behind(log: &Log) -> bool {
+    !log.is_full() && is_due(log, false)
+}
+
 /// One background round over the segments that pay best; returns whether it gave anything back. At
 /// rest the active segment, if it is mostly dead, is one of them.
 pub(crate) fn run(log: &Log, at_rest: bool) -> Result<bool> {

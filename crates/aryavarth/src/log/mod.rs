@@ -48,6 +48,7 @@ mod writer;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use crossbeam_epoch as epoch;
@@ -110,6 +111,8 @@ pub(crate) struct Log {
     sizes: Sizes,
     /// The call that found no space, while the disk is full.
     full: ArcSwapOption<IoError>,
+    /// Since when, if the listener was told of it.
+    full_since: Mutex<Option<Instant>>,
     chores: Mutex<Chores>,
     call: Condvar,
 }
@@ -128,7 +131,7 @@ struct Chores {
     stopped: bool,
     /// Whether the maintenance thread was called since it last looked, and until when its sweep is held.
     called: bool,
-    sweep_held: Option<std::time::Instant>,
+    sweep_held: Option<Instant>,
 }
 
 /// The parts that a recovery hands over: the log as it was found, about to go on.
@@ -173,7 +176,7 @@ impl Log {
             store_id: state.store_id,
             index: found.index,
             table: Arc::new(found.table),
-            watermarks: Watermarks::new(state.position),
+            watermarks: Watermarks::new(state.position).with_events(options.events.clone()),
             retired: Mutex::new(Rank::Retired, Vec::new()),
             compacting: Mutex::new(Rank::Compacting, ()),
             writer: Mutex::new(Rank::Writer, writer),
@@ -182,7 +185,8 @@ impl Log {
             multi: AtomicU64::new(0),
             watches: Watches::default(),
             cursors: Cursors::new(state.store_id, found.manifest.number()),
-            clock: StoreClock::new(Arc::clone(&options.clock), state.clock),
+            clock: StoreClock::new(Arc::clone(&options.clock), state.clock)
+                .with_events(options.events.clone()),
             stamp: stamp::Stamp::of_manifest(state.clock.store_ms),
             next_deadline_ms: AtomicU64::new(next_deadline_ms),
             expired_keys: AtomicU64::new(0),
@@ -194,6 +198,7 @@ impl Log {
             compactions: AtomicU64::new(0),
             sizes,
             full: ArcSwapOption::empty(),
+            full_since: Mutex::new(Rank::FullSince, None),
             chores: Mutex::new(Rank::Chores, Chores::default()),
             call: Condvar::new(),
             manifest: Mutex::new(Rank::Manifest, found.manifest),

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use super::writer::{Recent, Writer};
 use super::{Log, need_of};
 use crate::error::{KvsError, Result};
+use crate::events::Event;
 use crate::fs::{FsFile, IoError, OpenHow, Site};
 use crate::manifest::{AppendError, Edit};
 use crate::segment::{Segment, SegmentHeader, SegmentKind, log_path};
@@ -298,7 +299,13 @@ impl Log {
         if spare && !self.is_full() {
             done |= self.or_full(self.prepare_spare(self.step_bytes()))?;
         }
-        Ok(done || (was_full && !self.is_full()))
+        if self.is_full() {
+            return Ok(done);
+        }
+        if let Some(since) = lock(&self.full_since).take() {
+            self.options.events.tell(|| Event::DiskWritable { after: since.elapsed() });
+        }
+        Ok(done || was_full)
     }
 
     /// No space while working ahead is not the caller's error: it makes the store read-only.
@@ -323,6 +330,12 @@ impl Log {
         if self.full.swap(Some(Arc::clone(&source))).is_none() {
             self.call_background();
         }
+        let mut since = lock(&self.full_since);
+        if since.is_none() {
+            *since = Some(Instant::now());
+            self.options.events.tell(|| Event::DiskFull { reason: source.to_string() });
+        }
+        drop(since);
         KvsError::Full { source }
     }
 

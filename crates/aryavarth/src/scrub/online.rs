@@ -10,13 +10,15 @@
 //!   between two slices: compaction retires any segment, and its file is closed soon after.
 //! - Damage counts only if the segment is still in the table after it was found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crossbeam_epoch as epoch;
 
 use super::hole::{Hole, Known, describe, walk};
 use super::{DAMAGE_LISTED_MAX, Damage, Verdict, VerifyReport};
+use crate::error::KvsError;
+use crate::events::Event;
 use crate::hint;
 use crate::log::Log;
 use crate::record::Kind;
@@ -49,11 +51,18 @@ pub(crate) struct Scrubber {
     pass: Mutex<Pass>,
     /// When a step may read on, by the store's clock.
     next_ms: AtomicU64,
-    /// By segment and offset.
-    found: Mutex<BTreeMap<(u64, u64), Damage>>,
+    found: Mutex<Found>,
     bytes: AtomicU64,
     stopped: Mutex<bool>,
     call: Condvar,
+}
+
+/// Damage that is known, by segment and offset.
+#[derive(Debug, Default)]
+struct Found {
+    damage: BTreeMap<(u64, u64), Damage>,
+    /// The places that the listener was told of.
+    told: BTreeSet<(u64, u64)>,
 }
 
 impl Scrubber {
@@ -62,7 +71,7 @@ impl Scrubber {
         Scrubber {
             pass: Mutex::new(Rank::ScrubPass, Pass::default()),
             next_ms: AtomicU64::new(first_ms),
-            found: Mutex::new(Rank::Found, BTreeMap::new()),
+            found: Mutex::new(Rank::Found, Found::default()),
             bytes: AtomicU64::new(0),
             stopped: Mutex::new(Rank::Stopped, false),
             call: Condvar::new(),
@@ -79,7 +88,7 @@ impl Scrubber {
         let segments: BTreeMap<u64, Arc<Segment>> =
             log.table.all().into_iter().map(|segment| (segment.id, segment)).collect();
         let mut found = lock(&self.found);
-        found.retain(|(id, _), damage| {
+        found.damage.retain(|(id, _), damage| {
             let segment = segments.get(id);
             // The key may have been written again since.
             if let Some(segment) = segment {
@@ -87,7 +96,7 @@ impl Scrubber {
             }
             segment.is_some()
         });
-        found.values().cloned().collect()
+        found.damage.values().cloned().collect()
     }
 
     /// Damaged places that are known and by which data is lost.
@@ -154,16 +163,38 @@ impl Scrubber {
         }
         let damage = if holes.is_empty() { Vec::new() } else { name(log, &segment, &holes) };
         if is_there(log, segment.id, segment.table_index) {
-            self.note(segment.id, damage, report);
+            self.note(log, segment.id, damage, report);
         }
         true
     }
 
-    fn note(&self, id: u64, damage: Vec<Damage>, report: &mut VerifyReport) {
+    /// Lists the damage that a read or a compaction met, if `error` is of that kind.
+    pub(crate) fn note_error(&self, log: &Log, error: &KvsError) {
+        let KvsError::Corrupt { path, offset, reason } = error else { return };
+        let segments = log.table.all();
+        let Some(segment) = segments.iter().find(|segment| segment.file.path() == path) else {
+            return;
+        };
+        if lock(&self.found).damage.contains_key(&(segment.id, *offset)) {
+            return;
+        }
+        let mut damage = examine(log, segment, *offset);
+        if damage.is_empty() {
+            // Its checksums are right, or right again.
+            damage.push(Damage::new(path, *offset, reason.as_str()));
+        }
+        self.note(log, segment.id, damage, &mut VerifyReport::default());
+    }
+
+    fn note(&self, log: &Log, id: u64, damage: Vec<Damage>, report: &mut VerifyReport) {
         let mut found = lock(&self.found);
+        let Found { damage: listed, told } = &mut *found;
         for damage in damage {
-            if found.len() < DAMAGE_LISTED_MAX {
-                found.insert((id, damage.offset), damage.clone());
+            if listed.len() < DAMAGE_LISTED_MAX {
+                listed.insert((id, damage.offset), damage.clone());
+            }
+            if told.len() < DAMAGE_LISTED_MAX && told.insert((id, damage.offset)) {
+                log.options.events.tell(|| event_of(&damage));
             }
             report.push(damage);
         }
@@ -195,7 +226,7 @@ impl Scrubber {
         // Damage that was found there earlier is found again, unless it was a passing fault of the
         // disk.
         let (id, found) = (segment.id, &self.found);
-        lock(found).retain(|(of, _), _| *of != id);
+        lock(found).damage.retain(|(of, _), _| *of != id);
         Some((segment, SEGMENT_HEADER_BYTES as u64))
     }
 
@@ -217,6 +248,25 @@ impl Scrubber {
             stopped = wait_timeout(&self.call, stopped, left);
         }
         false
+    }
+}
+
+/// Reads the record at a place again; returns the damage there.
+fn examine(log: &Log, segment: &Segment, offset: u64) -> Vec<Damage> {
+    let end = segment.end.load(Ordering::Acquire);
+    let mut scanner = Scanner::patient(&*segment.file, segment.salt, offset, end);
+    let holes = walk(&mut scanner, end, offset + 1, |_, _| ());
+    if holes.is_empty() { Vec::new() } else { name(log, segment, &holes) }
+}
+
+fn event_of(damage: &Damage) -> Event {
+    Event::Damaged {
+        path: damage.path.clone(),
+        offset: damage.offset,
+        reason: damage.reason.clone(),
+        key: damage.key.clone(),
+        is_loss: damage.is_loss(),
+        is_known: false,
     }
 }
 

@@ -74,7 +74,8 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Store, DirLock)> {
         value_bytes_max: options.value_bytes_max,
         batch_bytes_max: options.batch_bytes_max,
         meta,
-        clock: StoreClock::new(Arc::clone(&options.clock), clock),
+        clock: StoreClock::new(Arc::clone(&options.clock), clock)
+            .with_events(options.events.clone()),
         remembered_ms: AtomicU64::new(clock.store_ms),
         writer: Mutex::new(Rank::Writer, ()),
         keys: AtomicU64::new(tally.keys()),
@@ -88,7 +89,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Store, DirLock)> {
         watches: Watches::default(),
         guide: Guide::new(state.store_id),
         flushed: Arc::new(Watermarks::over(Buffers(db.clone()), base)),
-        synced: Arc::new(Watermarks::over(files, base)),
+        synced: Arc::new(Watermarks::over(files, base).with_events(options.events.clone())),
         bell: Bell::default(),
         db,
     };

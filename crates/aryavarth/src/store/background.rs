@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Inner;
+use super::trouble::Trouble;
 use crate::compaction;
 use crate::error::{KvsError, Result};
 use crate::log::Log;
@@ -41,7 +42,7 @@ impl Inner {
         if self.log.options.scrub_bytes_per_second > 0 {
             spawn("scrubber", |log, scrubber| scrubber.run(log))?;
         }
-        spawn("compactor", |log, _| compact(log))
+        spawn("compactor", compact)
     }
 
     pub(super) fn close(&self) -> Result<()> {
@@ -81,7 +82,8 @@ fn maintain(log: &Log) {
 }
 
 /// The compactor's life: a round whenever the directory has grown too large.
-fn compact(log: &Log) {
+fn compact(log: &Log, scrubber: &Scrubber) {
+    let mut trouble = Trouble::default();
     let mut written = log.last_position();
     let mut written_at = Instant::now();
     // Where a round gave nothing back, or failed, another one waits for new writes, or a while.
@@ -103,13 +105,15 @@ fn compact(log: &Log) {
                 break;
             }
             tried_at = Instant::now();
-            let useful = compaction::run(log, at_rest).unwrap_or(false);
-            if !useful {
+            let useful = compaction::run(log, at_rest);
+            trouble.round(log, scrubber, &useful);
+            if !useful.unwrap_or(false) {
                 futile_at = Some((now, at_rest));
             }
             if log.is_stopping() {
                 return;
             }
         }
+        trouble.look(log);
     }
 }

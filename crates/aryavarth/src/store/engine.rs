@@ -40,11 +40,11 @@ impl KvsEngine for KvStore {
     }
 
     fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {
-        self.log()?.find(self.space, key)
+        self.noted(self.log()?.find(self.space, key))
     }
 
     fn find_now(&self, key: &[u8]) -> Result<Option<(Option<Stored>, Position)>> {
-        self.log()?.find_now(self.space, key)
+        self.noted(self.log()?.find_now(self.space, key))
     }
 
     fn size_hint(&self, key: &[u8]) -> usize {
@@ -92,11 +92,11 @@ impl KvsEngine for KvStore {
         keys: &[&[u8]],
         body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<(R, Position)> {
-        self.outside()?.transact(self.space, keys, body)
+        self.noted(self.outside()?.transact(self.space, keys, body))
     }
 
     fn scan(&self, range: &KeyRange, limit: usize) -> Result<Page> {
-        self.log()?.scan(self.space, range, limit)
+        self.noted(self.log()?.scan(self.space, range, limit))
     }
 
     fn wait(&self, position: Position, level: Durability) -> Result<()> {

@@ -8,6 +8,7 @@
 mod background;
 mod engine;
 mod scan;
+mod trouble;
 
 use std::fmt;
 use std::path::Path;
@@ -240,7 +241,7 @@ impl KvStore {
         let log = self.outside()?;
         log.watermarks.check()?;
         log.seal_active()?;
-        compaction::run_all(log).map_err(KvsError::told_full)
+        self.noted(compaction::run_all(log)).map_err(KvsError::told_full)
     }
 
     /// Figures of the store. No system call.
@@ -319,6 +320,11 @@ impl KvStore {
             return Err(KvsError::Closed);
         }
         Ok(&self.inner.log)
+    }
+
+    /// Lists the damage that a read met.
+    fn noted<T>(&self, done: Result<T>) -> Result<T> {
+        done.inspect_err(|error| self.inner.scrubber.note_error(&self.inner.log, error))
     }
 
     /// The log, for a call that needs the writer's lock or waits for the disk.

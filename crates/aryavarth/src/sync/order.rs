@@ -61,6 +61,8 @@ pub(crate) enum Rank {
     Watches,
     Waiters,
     Unsynced,
+    /// Since when the disk is full.
+    FullSince,
     /// Damage that the scrubber found.
     Found,
     /// The end of the scrubber.

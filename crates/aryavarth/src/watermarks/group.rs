@@ -16,10 +16,14 @@ use super::waiters::Waiters;
 use super::{NEVER, Watermarks};
 use crate::engine::Position;
 use crate::error::Result;
+use crate::events::Event;
 use crate::fs::Site;
 use crate::options::Durability;
 use crate::segment::Segment;
 use crate::sync::{Arc, Mutex, MutexGuard, Ordering, Rank, fence, lock, wait, wait_timeout};
+
+/// A sync that takes longer is an event.
+const SLOW_SYNC: Duration = Duration::from_secs(1);
 
 /// Files whose sync makes everything durable that was written before the call.
 pub(crate) trait Syncable {
@@ -96,8 +100,20 @@ impl<F: Syncable> Watermarks<F> {
         }
     }
 
-    /// Syncs everything written since the last sync and moves the watermarks.
+    /// Syncs the files, and tells a sync that took long.
     fn sync_files(&self) -> Result<()> {
+        let (begun, before) = (Instant::now(), self.durable());
+        let done = self.sync_written();
+        let took = begun.elapsed();
+        if took >= SLOW_SYNC && done.is_ok() {
+            let bytes = self.durable().saturating_sub(before);
+            self.events.tell(|| Event::SlowSync { took, bytes });
+        }
+        done
+    }
+
+    /// Syncs everything written since the last sync and moves the watermarks.
+    fn sync_written(&self) -> Result<()> {
         self.check()?;
         // The order matters: frames written by now lie in the files that are synced afterwards.
         self.delay_ms.store(NEVER, Ordering::Relaxed);

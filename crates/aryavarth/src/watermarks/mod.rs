@@ -30,6 +30,7 @@ use std::fmt;
 
 use crate::engine::Position;
 use crate::error::{KvsError, Result};
+use crate::events::{Event, Events};
 use crate::options::Durability;
 use crate::sync::{Arc, AtomicU64, Condvar, Mutex, OnceLock, Ordering, Rank, fence, lock};
 pub(crate) use group::{Syncable, Unsynced};
@@ -55,6 +56,7 @@ pub(crate) struct Watermarks<F = Unsynced> {
     /// The shortest delay in milliseconds within which a caller asked a sync to start.
     delay_ms: AtomicU64,
     syncs: AtomicU64,
+    events: Events,
 }
 
 impl<F: Syncable> fmt::Debug for Watermarks<F> {
@@ -83,7 +85,13 @@ impl<F: Syncable> Watermarks<F> {
             call: Condvar::new(),
             delay_ms: AtomicU64::new(NEVER),
             syncs: AtomicU64::new(0),
+            events: Events::default(),
         }
+    }
+
+    /// The same, with a listener for failed and slow syncs.
+    pub(crate) fn with_events(self, events: Events) -> Watermarks<F> {
+        Watermarks { events, ..self }
     }
 
     pub(crate) fn written(&self) -> u64 {
@@ -128,7 +136,10 @@ impl<F: Syncable> Watermarks<F> {
 
     /// Gives up on the log: a write or sync failed in a way that leaves its outcome unknown.
     pub(crate) fn poison(&self, error: &KvsError) -> KvsError {
-        let reason = self.poison.get_or_init(|| error.to_string().into());
+        let reason = self.poison.get_or_init(|| {
+            self.events.tell(|| Event::Poisoned { reason: error.to_string() });
+            error.to_string().into()
+        });
         let mut waiters = lock(&self.waiters);
         waiters.sleepers.drain(..).for_each(Sleeper::wake);
         let wakers = std::mem::take(&mut waiters.wakers);

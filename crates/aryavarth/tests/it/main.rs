@@ -28,6 +28,8 @@ mod disk;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod expired;
 #[cfg(test)]
 mod fixture;

@@ -12,20 +12,30 @@ use crate::runner::{DIR, TestClock, options};
 const SITE: Site = Site::SegmentOpen;
 
 /// Flips a bit of the first place in the store's logs that holds `bytes`.
-fn rot(fs: &SimFs, bytes: &[u8]) {
+pub(crate) fn rot(fs: &SimFs, bytes: &[u8]) {
+    assert!(rot_some(fs, bytes, 1) > 0, "no log holds these bytes");
+}
+
+/// The same in each log.
+pub(crate) fn rot_each(fs: &SimFs, bytes: &[u8]) {
+    assert!(rot_some(fs, bytes, usize::MAX) > 0, "no log holds these bytes");
+}
+
+fn rot_some(fs: &SimFs, bytes: &[u8], logs_max: usize) -> usize {
+    let mut logs = 0;
     for name in fs.list(SITE, Path::new(DIR)).unwrap() {
         let path = Path::new(DIR).join(&name);
         let file = fs.open(SITE, &path, OpenHow::Write).unwrap();
-        let mut generations = vec![0; file.len(SITE).unwrap() as usize];
-        read_full(&*file, SITE, &mut generations, 0).unwrap();
-        let at = generations.windows(bytes.len()).position(|part| part == bytes);
+        let mut contents = vec![0; file.len(SITE).unwrap() as usize];
+        read_full(&*file, SITE, &mut contents, 0).unwrap();
+        let at = contents.windows(bytes.len()).position(|part| part == bytes);
         let is_log = path.extension().is_some_and(|extension| extension == "log");
-        if let Some(at) = at.filter(|_| is_log) {
-            write_full(&*file, SITE, &[generations[at] ^ 4], at as u64).unwrap();
-            return;
+        if let Some(at) = at.filter(|_| is_log && logs < logs_max) {
+            write_full(&*file, SITE, &[contents[at] ^ 4], at as u64).unwrap();
+            logs += 1;
         }
     }
-    panic!("no log holds these bytes");
+    logs
 }
 
 /// Cuts the store's only sealed log to its header and `kept` bytes of records; returns how many

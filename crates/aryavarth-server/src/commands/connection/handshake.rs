@@ -71,6 +71,7 @@ fn authenticate(context: &mut Context<'_>, user: &[u8], password: &[u8]) -> Resu
     // Without a password, the one user there is needs none.
     let is_right = !settings.has_password() || settings.is_password(password);
     if user != b"default" || !is_right {
+        settings.incidents.wrong_passwords.note(context.entry.peer());
         return refused(WRONG_PASSWORD);
     }
     context.settings.authenticated = true;

@@ -8,6 +8,7 @@
 use std::sync::atomic::Ordering;
 
 use aryavarth_protocol::Reply;
+use tracing::info;
 
 use super::constants::CONSTANTS;
 use crate::commands::kit::args::DATABASES;
@@ -151,8 +152,15 @@ fn set(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
             Err(why) => return failed(&why),
         }
     }
-    for (_, change) in &changes {
+    for (name, change) in &changes {
         change.apply(context);
+        if !matches!(change, Change::Nothing) {
+            let value = match change {
+                Change::Password(_) => "(not shown)".to_owned(),
+                _ => value_of(context, name).unwrap_or_default(),
+            };
+            info!(name, value, client = %context.entry.peer(), "setting changed");
+        }
     }
     Ok(Reply::OK)
 }
