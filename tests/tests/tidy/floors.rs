@@ -18,8 +18,6 @@ use crate::sources::{imports, rust_sources};
 pub(crate) struct Order {
     pub(crate) src: &'static str,
     pub(crate) rooms: &'static [&'static str],
-    /// Rooms that still need each other, and count as one.
-    pub(crate) tied: &'static [&'static str],
 }
 
 /// The steps of the engine's data path.
@@ -51,7 +49,6 @@ const ENGINE: Order = Order {
         "fuzzing",
         "lib",
     ],
-    tied: &[],
 };
 
 /// The server, from its limits to its sockets: see the drawing in ARCHITECTURE.md.
@@ -88,7 +85,6 @@ const SERVER: Order = Order {
         "server",
         "lib",
     ],
-    tied: &[],
 };
 
 const ORDERS: &[Order] = &[ENGINE, SERVER];
@@ -156,7 +152,7 @@ fn passages(src: &str, rooms: &[&str]) -> Vec<Passage> {
 #[test]
 fn rooms_with_an_order_import_only_rooms_before_them() {
     let mut offenders = Vec::new();
-    for Order { src, rooms, tied } in ORDERS {
+    for Order { src, rooms } in ORDERS {
         let place = |name: &str| rooms.iter().position(|room| *room == name);
         for file in rust_sources().iter().filter(|file| file.path.starts_with(src)) {
             let own = module_of(file, src);
@@ -165,8 +161,7 @@ fn rooms_with_an_order_import_only_rooms_before_them() {
             }
         }
         for Passage { at, from, to } in passages(src, rooms) {
-            let are_tied = tied.contains(&to.as_str()) && tied.contains(&from.as_str());
-            if place(&to) >= place(&from) && !are_tied {
+            if place(&to) >= place(&from) {
                 offenders.push(format!("{at}: {from} imports {to}, a later room"));
             }
         }
