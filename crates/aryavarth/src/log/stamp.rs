@@ -44,8 +44,12 @@ impl Stamp {
         self.clock_ms.store(clock_ms, Ordering::Release);
     }
 
-    /// The position of a stamp whose clock has reached a deadline, if there is one.
+    /// The position of a stamp whose clock has reached a deadline, if there is one. 0 stands for no
+    /// deadline.
     pub(super) fn of(&self, deadline_ms: u64) -> Option<Position> {
+        if deadline_ms == 0 {
+            return Some(Position::ZERO);
+        }
         let is_reached = self.clock_ms.load(Ordering::Acquire) >= deadline_ms;
         is_reached.then(|| Position(self.position.load(Ordering::Relaxed)))
     }

@@ -71,17 +71,16 @@ impl Log {
             }
             let state = SpaceState { generation, since };
             let absent =
-                if only_removes { self.absent(&writer, batch, state, known[0]) } else { None };
-            let (done, expired_ms) = match absent {
-                Some((absent, expired_ms)) => (Ok(absent), expired_ms),
-                None => (self.append(&mut writer, frame, &known, None)?, 0),
+                if only_removes { self.absent(&mut writer, batch, state, known[0]) } else { None };
+            let done = match absent {
+                Some(absent) => Ok(absent),
+                None => self.append(&mut writer, frame, &known, None)?,
             };
             match done {
-                Ok(mut appended) => {
+                Ok(appended) => {
                     batch.writes().iter().for_each(|w| self.watches.touch(space, w.key()));
                     drop(writer);
                     drop(pin);
-                    appended.position = appended.position.max(self.cover(expired_ms)?.0);
                     if batch.writes().len() >= FLUSHED_WRITES {
                         epoch::pin().flush();
                     }
@@ -98,32 +97,34 @@ impl Log {
     }
 
     /// What a batch of removals has to say if none of its keys exists: nothing to write, but what
-    /// it saw (an absence that may be young) has a position, and perhaps the latest deadline of keys
-    /// that have expired.
+    /// it saw (an absence that may be young) has a position.
     fn absent(
         &self,
-        writer: &Writer,
+        writer: &mut Writer,
         batch: &Batch,
         state: SpaceState,
         known: Option<Found<'_>>,
-    ) -> Option<(Appended, u64)> {
+    ) -> Option<Appended> {
         let pin = epoch::pin();
-        let (mut position, mut expired_ms) = (state.since, 0);
+        let mut position = state.since;
         for write in batch.writes() {
             let found = known.filter(|found| is_linked(*found));
             let found = found.or_else(|| self.index.find_in(state.generation, write.key(), &pin));
             if let Some(found) = found {
                 let (slot, expires_at) = found.slot_and_deadline();
                 let passed = self.passed(expires_at);
-                if !slot.is_tombstone() && passed.is_none() {
+                let stamp = self.stamp.of(passed.unwrap_or(0));
+                // A key that has expired is removed after all where nothing covers its deadline yet.
+                writer.wants_stamp |= stamp.is_none();
+                if (!slot.is_tombstone() && passed.is_none()) || stamp.is_none() {
                     return None;
                 }
-                expired_ms = expired_ms.max(passed.unwrap_or(0));
+                position = position.max(stamp.map_or(0, |stamp| stamp.0));
                 position = position.max(self.position_of(slot));
             }
         }
         debug_assert!(position <= writer.position, "published before it was written");
-        Some((Appended { removed: 0, position }, expired_ms))
+        Some(Appended { removed: 0, position })
     }
 
     /// Appends batches to a space, each as a frame of its own, and as many of them together as go
