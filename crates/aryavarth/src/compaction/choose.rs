@@ -71,7 +71,7 @@ pub(super) fn candidates(log: &Log) -> Vec<Candidate> {
     let is_candidate = |segment: &&Arc<Segment>| {
         let end = segment.end.load(Ordering::Acquire);
         sealed.contains(&segment.id)
-            && !segment.damaged.load(Ordering::Relaxed)
+            && !segment.has_lost()
             && segment.position_of(end) <= released + crate::record::ALIGN as u64
     };
     segments.iter().filter(is_candidate).map(of).collect()

@@ -120,8 +120,8 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    /// Goes on behind a damaged place if no record there needs a copy; else the file is left
-    /// alone from now on.
+    /// Goes on behind a damaged place if no record there needs a copy; else the file is
+    /// left alone until the record that it needs is dead.
     fn step_over_dead(
         &self,
         input: &Segment,
@@ -131,26 +131,35 @@ impl<'a> Round<'a> {
         if let ScanStop::Bad { offset, .. } = stop {
             let is_behind = scanner.offset() > offset || scanner.step_over(offset).is_ok();
             let hole = offset..scanner.offset();
-            if is_behind && !hole.is_empty() && self.held_nothing_needed(input, &hole) {
-                return Ok(());
+            match if is_behind { self.needed_in(input, &hole) } else { Some(None) } {
+                None => return Ok(()),
+                Some(lost_at) => input.note_lost(lost_at),
             }
-            input.damaged.store(true, Ordering::Relaxed);
         }
         Err(bad_at(input.file.path(), stop))
     }
 
-    /// Whether the records of a stretch, as the hint file lists them, need no copy.
-    fn held_nothing_needed(&self, input: &Segment, hole: &Range<u64>) -> bool {
+    /// A record of a stretch that a copy needs, by what the hint file says of it: its offset, if that is
+    /// known.
+    #[expect(
+        clippy::option_option,
+        reason = "whether there is one; then whether its place is known"
+    )]
+    fn needed_in(&self, input: &Segment, hole: &Range<u64>) -> Option<Option<u64>> {
+        if hole.is_empty() {
+            return Some(None);
+        }
         let Some(places) = hint::read(&*self.log.options.fs, &self.log.dir, input) else {
-            return false;
+            return Some(None);
         };
         let mut lost = places.iter().filter(|(_, place)| hole.contains(&place.offset));
-        lost.all(|(key, place)| {
+        let needed = lost.find(|(key, place)| {
             let is_tombstone = place.kind == Kind::Tombstone;
             let here = Slot::new(input.table_index, place.offset, place.bytes, is_tombstone);
             let here = here.with_deadline(place.extra.expires_at.is_some());
-            self.is_needed(input, place.extra, key, place.seq, here).is_none()
-        })
+            self.is_needed(input, place.extra, key, place.seq, here).is_some()
+        });
+        needed.map(|(_, place)| Some(place.offset))
     }
 
     /// Whether a record has to be copied; if so, the entry that points at it, if any does. `here` is

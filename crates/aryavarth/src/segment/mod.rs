@@ -24,7 +24,7 @@ use crate::engine::Stored;
 use crate::error::{KvsError, Result};
 use crate::fs::{FsFile, IoError, Site, read_full};
 use crate::record::{ALIGN, HEADER_BYTES, Header, Kind, Parts, padded, u16_at, u32_at, u64_at};
-use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, Mutex, OnceLock, Ordering, Rank, lock};
+use crate::sync::{Arc, AtomicI64, AtomicU64, Mutex, OnceLock, Ordering, Rank, lock};
 
 use dead::DeadMap;
 pub(crate) use scan::{Checked, Remains, ScanStop, Scanned, Scanner};
@@ -40,6 +40,9 @@ pub(crate) const FORMAT_VERSION: u32 = 3;
 pub(crate) const FORMAT_WITH_GENERATIONS: u32 = 2;
 /// The oldest version that is read. Version 0 came before the first fixture.
 const FORMAT_VERSION_MIN: u32 = 1;
+/// No compaction found damage, or found it at a place that is not known: beyond every offset.
+const WHOLE: u64 = u64::MAX;
+const UNKNOWN_PLACE: u64 = WHOLE - 1;
 /// Segments that a store can have at once.
 const TABLE_MAX: usize = 1 << 16;
 const TABLE_CHUNK: usize = 256;
@@ -170,8 +173,8 @@ pub(crate) struct Segment {
     pub(crate) seq_max: AtomicU64,
     /// No record here is superseded by one numbered below this; 0 for pieces of the log.
     pub(crate) purged_seq: AtomicU64,
-    /// Whether a compaction found it damaged, so that the next one leaves it alone.
-    pub(crate) damaged: AtomicBool,
+    /// The offset of a damaged record that a compaction needed, else [`WHOLE`].
+    lost_at: AtomicU64,
 }
 
 impl Segment {
@@ -196,7 +199,7 @@ impl Segment {
             seq_min: AtomicU64::new(u64::MAX),
             seq_max: AtomicU64::new(0),
             purged_seq: AtomicU64::new(0),
-            damaged: AtomicBool::new(false),
+            lost_at: AtomicU64::new(WHOLE),
         }
     }
 
@@ -214,6 +217,18 @@ impl Segment {
     pub(crate) fn note_dead(&self, offset: u64, bytes: u64) {
         self.live_bytes.fetch_sub(bytes as i64, Ordering::Relaxed);
         self.dead.set(offset);
+    }
+
+    /// Notes a damaged record that a copy of the segment would need: compaction leaves the segment alone
+    /// until that record is dead. `None` stands for a place that no hint file tells: until a reopen.
+    pub(crate) fn note_lost(&self, offset: Option<u64>) {
+        self.lost_at.store(offset.unwrap_or(UNKNOWN_PLACE), Ordering::Relaxed);
+    }
+
+    /// Whether a compaction would fail at a damaged record, as far as is known.
+    pub(crate) fn has_lost(&self) -> bool {
+        let offset = self.lost_at.load(Ordering::Relaxed);
+        offset != WHOLE && !self.is_dead(offset)
     }
 
     /// Whether it is known that no slot points at the record at `offset`, nor ever will.

@@ -290,7 +290,8 @@ impl KvStore {
     }
 
     /// The damage that scrubbing found, in files that still exist. A key that is written again has lost
-    /// nothing: compaction drops its damaged record, and leaves a file with a loss alone until a reopen.
+    /// nothing: compaction drops its damaged record, and leaves a file with a loss alone until the lost
+    /// key is written again or removed.
     pub fn damage(&self) -> Vec<Damage> {
         self.inner.scrubber.damage(&self.inner.log)
     }

@@ -190,6 +190,36 @@ fn compaction_leaves_a_file_alone_that_was_cut_short_behind_a_record() {
     assert!(matches!(error, KvsError::Corrupt { .. }), "{error}");
 }
 
+/// A compaction that needs a damaged record fails, and later ones leave its file alone instead of reading
+/// it in vain. Once the lost key is written again they take the file up, without a reopen.
+#[test]
+fn a_damaged_file_is_compacted_again_once_the_lost_keys_are_written_again() {
+    let fs = SimFs::new();
+    let options = Options { segment_bytes_min: 1 << 20, ..options(&fs) };
+    let store = KvStore::open_with(DIR, options).unwrap();
+    for n in 0..40_u8 {
+        store.put(&[n], &vec![n + 100; 1000]).unwrap();
+    }
+    store.compact().unwrap();
+    let whole = store.stats().disk_bytes;
+    rot(&fs, &[107; 100]);
+    rot(&fs, &[117; 100]);
+    assert!(matches!(store.compact(), Err(KvsError::Corrupt { .. })));
+    for n in (0..40).filter(|n| ![7, 17].contains(n)) {
+        store.delete(&[n]).unwrap();
+    }
+    store.compact().expect("the file is left alone");
+    assert!(store.stats().disk_bytes >= whole, "it still holds what was removed");
+    store.put(&[7], b"again").unwrap();
+    assert!(matches!(store.compact(), Err(KvsError::Corrupt { .. })), "the second loss is found");
+    store.compact().expect("and the file is left alone again");
+    store.delete(&[17]).unwrap();
+    store.compact().unwrap();
+    assert!(store.stats().disk_bytes < whole, "{:?}", store.stats());
+    assert_eq!(store.scrub().unwrap().damaged, 0);
+    assert_eq!(store.read(&[7]).unwrap().unwrap(), b"again");
+}
+
 #[test]
 fn a_store_without_threads_scrubs_in_its_steps_as_the_clock_allows() {
     let (fs, clock) = (SimFs::new(), TestClock::new());
