@@ -66,7 +66,7 @@ use crate::sync::{Arc, AtomicI64, AtomicU64, Condvar, Mutex, MutexGuard, Orderin
 use crate::watermarks::Watermarks;
 
 pub(crate) use copy::{Copied, CopyWriter, small_segments};
-pub(crate) use reserve::RESERVES;
+pub(crate) use reserve::{RESERVE_NEXT, RESERVES};
 use writer::{Recent, Writer};
 
 /// Room in front of a frame for a segment's header and a mark: one write for all three.

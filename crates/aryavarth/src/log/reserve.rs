@@ -7,6 +7,7 @@
 //! Invariants:
 //! - Nothing is made ahead while a compaction works from the space of the reserve.
 //! - A reserve outlives the process; an open takes over those that it did not need.
+//! - A larger reserve is there before the smaller one goes; where it does not fit, the smaller one stays.
 
 use std::time::Instant;
 
@@ -19,6 +20,8 @@ use crate::sync::{Ordering, lock};
 const RESERVE_BYTES_MIN: u64 = 128 << 10;
 /// The reserve for removals and compaction, and the one for the next open.
 pub(crate) const RESERVES: [&str; 2] = ["reserve", "reserve.open"];
+/// A larger reserve, until it takes the place of the smaller one.
+pub(crate) const RESERVE_NEXT: &str = "reserve.next";
 /// Beside a manifest an open needs a `CURRENT` and perhaps a small copy.
 const OPEN_BYTES: u64 = 32 << 10;
 
@@ -54,7 +57,7 @@ impl Log {
             let bytes = blocks(2 * manifest_bytes + OPEN_BYTES);
             growth.open_bytes = self.make_reserve(of_open, growth.open_bytes, bytes)?;
             self.note_reserves(growth);
-            done = growth.open_bytes > 0;
+            done = growth.open_bytes > 0 && !self.is_full();
         }
         let live = self.live_bytes.load(Ordering::Relaxed).max(0) as u64;
         let bytes = blocks((live / 4).min(self.segment_limit()).max(RESERVE_BYTES_MIN));
@@ -63,7 +66,7 @@ impl Log {
         }
         growth.reserve_bytes = self.make_reserve(reserve, growth.reserve_bytes, bytes)?;
         self.note_reserves(growth);
-        Ok(done || growth.reserve_bytes > 0)
+        Ok(done || (growth.reserve_bytes > 0 && !self.is_full()))
     }
 
     /// Leaves the sizes of the reserves where figures find them without a lock.
@@ -71,24 +74,33 @@ impl Log {
         self.sizes.reserves.store(growth.reserve_bytes + growth.open_bytes, Ordering::Relaxed);
     }
 
-    /// Makes a reserve in place of one of another size; returns its size, 0 if the disk is full.
+    /// Makes a reserve in place of one of another size; returns the size that there is afterwards.
     fn make_reserve(&self, name: &str, old_bytes: u64, bytes: u64) -> Result<u64> {
-        if old_bytes > 0 {
+        let fs = &*self.options.fs;
+        let is_larger = old_bytes > 0 && bytes > old_bytes;
+        if old_bytes > bytes {
+            // The space of the old one is enough for the new one.
             self.remove_reserve(name);
         }
-        let path = self.dir.join(name);
+        let made = if is_larger { RESERVE_NEXT } else { name };
+        let path = self.dir.join(made);
         let make = || {
-            let file = self.options.fs.open(Site::ReserveCreate, &path, OpenHow::CreateNew)?;
+            let file = fs.open(Site::ReserveCreate, &path, OpenHow::CreateNew)?;
             file.allocate(Site::ReserveAllocate, bytes)?;
             // Its name is synced with that of the next segment.
-            file.sync(Site::ReserveSync)
+            file.sync(Site::ReserveSync)?;
+            if is_larger {
+                fs.rename(Site::ReserveRename, &path, &self.dir.join(name))?;
+            }
+            Ok(())
         };
         match make() {
             Ok(()) => Ok(bytes),
             Err(error) => {
                 // The part that was made is removed as well.
-                self.remove_reserve(name);
-                self.or_full(Err(self.refused_file(error))).map(|_| 0)
+                self.remove_reserve(made);
+                let kept_bytes = if is_larger { old_bytes } else { 0 };
+                self.or_full(Err(self.refused_file(error))).map(|_| kept_bytes)
             }
         }
     }

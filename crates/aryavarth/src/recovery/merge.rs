@@ -10,14 +10,16 @@
 //! - The new manifest, which names the copy in place of its sources, makes the merge true; a crash
 //!   before it leaves the sources, and the copy as a stray.
 //! - The open needs no space for a merge: where the copy cannot be written, the sources are opened.
+//! - An open that fails before its manifest is written takes its copies back: else each try would leave
+//!   another one on a disk that is full already.
 
 use super::{Opening, bad_at, load};
 use crate::error::{KvsError, Result};
 use crate::hint;
-use crate::log::{Copied, CopyWriter, small_segments};
+use crate::log::{Copied, small_segments};
 use crate::manifest::{Seal, State};
 use crate::record::Kind;
-use crate::segment::{SEGMENT_HEADER_BYTES, Scanned, Scanner, SegmentHeader, SegmentKind, blocks};
+use crate::segment::{SEGMENT_HEADER_BYTES, Scanned, Scanner, blocks};
 use crate::sync::Ordering;
 
 /// A sealed segment that is merged.
@@ -85,23 +87,9 @@ impl Opening<'_> {
     }
 
     /// The copy on disk; `None`, and nothing is left of it, if it cannot be written.
-    fn copy_small(&self, small: &[Small], state: &mut State) -> Result<Option<Copied>> {
+    fn copy_small(&mut self, small: &[Small], state: &mut State) -> Result<Option<Copied>> {
+        let Ok(mut writer) = self.begin_copy(state) else { return Ok(None) };
         let fs = &*self.options.fs;
-        let Some(index) = self.table.reserve() else { return Ok(None) };
-        let id = state.file_id;
-        state.file_id += 1;
-        let header = SegmentHeader {
-            kind: SegmentKind::Copy,
-            id,
-            salt: self.options.seed.rotate_left(29) ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15),
-            base: 0,
-            created_ms: self.options.clock.now_ms(),
-            store_id: state.store_id,
-        };
-        let Ok(mut writer) = CopyWriter::create(fs, self.dir, header, index) else {
-            self.table.release(index);
-            return Ok(None);
-        };
         let mut copy = || -> Result<Copied> {
             for small in small {
                 self.scan_small(small, |record| Ok(writer.push(record).map(drop)?))?;
@@ -111,8 +99,7 @@ impl Opening<'_> {
         match copy() {
             Ok(copied) => Ok(Some(copied)),
             Err(error) => {
-                writer.discard(fs, self.dir);
-                self.table.release(index);
+                self.give_up_copy(writer);
                 // A record that was good a moment ago and is not any more is no reason to go on.
                 if matches!(error, KvsError::Corrupt { .. }) { Err(error) } else { Ok(None) }
             }
@@ -209,6 +196,30 @@ mod tests {
         fs.fail_next(Site::CopyWrite, Fault::NoSpace);
         let (log, _lock, report) = open(&fs);
         assert_eq!(report.merged_segments, 0);
+        check(&log);
+    }
+
+    /// Each try of an open that found no space left its copy behind, until the disk was full of them.
+    #[test]
+    fn an_open_that_fails_after_its_merge_takes_the_copy_back() {
+        let fs = old_store();
+        let names = || {
+            let mut names = fs.list(Site::DirList, "/store".as_ref()).unwrap();
+            names.sort();
+            names
+        };
+        let before = names();
+        for site in [Site::ManifestCreate, Site::ManifestAllocate, Site::CurrentCreate] {
+            // The store is closed without a reserve that the open could give up.
+            fs.fail_next(site, Fault::NoSpace);
+            let options =
+                Options { fs: Arc::new(fs.clone()), background: false, ..Options::default() };
+            let error = recovery::open("/store".as_ref(), &options).unwrap_err();
+            assert!(error.is_full(), "{error}");
+            assert_eq!(names(), before, "after no space at {site:?}");
+        }
+        let (log, _lock, report) = open(&fs);
+        assert_eq!(report.merged_segments, u64::from(SEGMENTS));
         check(&log);
     }
 

@@ -24,7 +24,8 @@ use std::path::{Path, PathBuf};
 use crate::error::{KvsError, Result};
 use crate::fs::{FsFile, IoError, OpenHow, Site, read_full};
 use crate::hint::{self, Places};
-use crate::log::{Copied, CopyWriter, Log, RESERVES};
+use crate::index::SpaceTable;
+use crate::log::{Copied, CopyWriter, Log, RESERVE_NEXT, RESERVES};
 use crate::manifest::{self, Manifest, Seal, SegmentFacts, State, manifest_path};
 use crate::options::Options;
 use crate::record::{Kind, SEQ_MAX};
@@ -134,6 +135,8 @@ struct Opening<'a> {
     /// Ids of the sealed segments that this open merges into one, see merge.rs.
     small: Vec<Small>,
     loaded: Vec<(Arc<Segment>, Places)>,
+    /// Ids of the copies that this open has made.
+    copies: Vec<u64>,
     /// Files to be cut to their end, once the manifest says so.
     overlong: Vec<(u64, u64)>,
     /// The reserves that are left, the one to be given up first last.
@@ -154,6 +157,7 @@ impl<'a> Opening<'a> {
             unsealed: Vec::new(),
             small: Vec::new(),
             loaded: Vec::new(),
+            copies: Vec::new(),
             overlong: Vec::new(),
             reserves: Vec::new(),
             report,
@@ -183,8 +187,33 @@ impl<'a> Opening<'a> {
 
     /// Makes the recovered state the store's, on disk and in memory.
     fn finish(mut self, tail: Tail, files: &Files, number: u64) -> Result<(Log, Recovery)> {
-        let fs = &*self.options.fs;
         self.reserves.clone_from(&files.reserves);
+        let (manifest, spaces) = self.prepare(&tail, files, number).inspect_err(|_| {
+            self.discard_copies();
+            self.remove_leftovers(number + 1);
+        })?;
+        // From here on the new manifest may be the current one, and its copies are the store's.
+        manifest::make_current(&*self.options.fs, self.dir)?;
+        self.cut(&tail);
+        self.remove_strays(files, &tail, &manifest);
+        self.report.torn_bytes = tail.torn_bytes;
+        self.report.torn_at = tail.torn_at;
+        let reserves = RESERVES.map(|reserve| self.bytes_of(reserve));
+        let recovered =
+            build(self.table, &self.loaded, manifest, (&spaces, self.options.seed), reserves);
+        self.report.keys = recovered.keys as u64;
+        let log = Log::new(self.dir.to_owned(), self.options.clone(), recovered);
+        Ok((log, self.report))
+    }
+
+    /// Everything up to the rename that makes the new manifest the current one: copies, the state, the
+    /// manifest.
+    fn prepare(
+        &mut self,
+        tail: &Tail,
+        files: &Files,
+        number: u64,
+    ) -> Result<(Manifest, SpaceTable)> {
         let mut state = std::mem::take(&mut self.state);
         let highest = files.logs.iter().max().map_or(0, |id| id + 1);
         state.file_id = state.file_id.max(highest);
@@ -205,7 +234,7 @@ impl<'a> Opening<'a> {
         for id in &tail.dropped {
             state.segments.remove(id);
         }
-        if let Some(copied) = self.with_space(|opening| opening.copy_tail(&tail, &mut state))? {
+        if let Some(copied) = self.with_space(|opening| opening.copy_tail(tail, &mut state))? {
             self.report.kept_records = copied.places.len() as u64;
             for edit in copied.edits() {
                 state.apply(&edit).map_err(|reason| KvsError::corrupt(self.dir, 0, reason))?;
@@ -216,22 +245,12 @@ impl<'a> Opening<'a> {
         state.clean = false;
         // Records that are written from now on an older version may not understand.
         state.format = FORMAT_VERSION;
-        let table = self.read_table()?;
+        let spaces = self.read_table()?;
         let manifest = self.with_space(|opening| {
             opening.remove_leftovers(number + 1);
-            Manifest::prepare(fs, opening.dir, number + 1, state.clone())
+            Manifest::prepare(&*opening.options.fs, opening.dir, number + 1, state.clone())
         })?;
-        manifest::make_current(fs, self.dir)?;
-        self.cut(&tail);
-        self.remove_strays(files, &tail, &manifest);
-        self.report.torn_bytes = tail.torn_bytes;
-        self.report.torn_at = tail.torn_at;
-        let reserves = RESERVES.map(|reserve| self.bytes_of(reserve));
-        let recovered =
-            build(self.table, &self.loaded, manifest, (&table, self.options.seed), reserves);
-        self.report.keys = recovered.keys as u64;
-        let log = Log::new(self.dir.to_owned(), self.options.clone(), recovered);
-        Ok((log, self.report))
+        Ok((manifest, spaces))
     }
 
     /// Runs a step that needs space, again with that of a reserve if the disk is full: else a full
@@ -269,9 +288,19 @@ impl<'a> Opening<'a> {
         bytes
     }
 
+    /// Removes the copies of an open that failed, which nothing names.
+    fn discard_copies(&self) {
+        for &id in &self.copies {
+            for path in [log_path(self.dir, id), hint_path(self.dir, id)] {
+                drop(self.options.fs.remove(Site::CopyTakeBack, &path));
+            }
+        }
+    }
+
     /// Removes the files in the way of the new manifest, which nothing names or ever named.
     fn remove_leftovers(&self, next: u64) {
-        for path in [manifest_path(self.dir, next), self.dir.join("CURRENT.next")] {
+        let names = ["CURRENT.next", RESERVE_NEXT].map(|name| self.dir.join(name));
+        for path in names.into_iter().chain([manifest_path(self.dir, next)]) {
             drop(self.options.fs.remove(Site::LeftoverRemove, &path));
         }
     }
@@ -291,12 +320,8 @@ impl<'a> Opening<'a> {
         }
     }
 
-    /// Copies the records that nothing proves durable into a segment of their own.
-    fn copy_tail(&self, tail: &Tail, state: &mut State) -> Result<Option<Copied>> {
-        if tail.loose.is_empty() {
-            return Ok(None);
-        }
-        let fs = &*self.options.fs;
+    /// Begins a copy, with a file id that no file has.
+    fn begin_copy(&mut self, state: &mut State) -> Result<CopyWriter> {
         let id = state.file_id;
         state.file_id += 1;
         let header = SegmentHeader {
@@ -310,12 +335,27 @@ impl<'a> Opening<'a> {
         let Some(index) = self.table.reserve() else {
             return Err(KvsError::corrupt(self.dir, 0, "it has more than 65,536 segments"));
         };
-        let mut writer = CopyWriter::create(fs, self.dir, header, index)
+        let writer = CopyWriter::create(&*self.options.fs, self.dir, header, index)
             .inspect_err(|_| self.table.release(index))?;
+        self.copies.push(id);
+        Ok(writer)
+    }
+
+    fn give_up_copy(&mut self, writer: CopyWriter) {
+        self.table.release(writer.table_index());
+        self.copies.pop();
+        writer.discard(&*self.options.fs, self.dir);
+    }
+
+    /// Copies the records that nothing proves durable into a segment of their own.
+    fn copy_tail(&mut self, tail: &Tail, state: &mut State) -> Result<Option<Copied>> {
+        if tail.loose.is_empty() {
+            return Ok(None);
+        }
+        let mut writer = self.begin_copy(state)?;
         let copied = self.copy_loose(tail, &mut writer);
         if !matches!(copied, Ok(Some(_))) {
-            writer.discard(fs, self.dir);
-            self.table.release(index);
+            self.give_up_copy(writer);
         }
         copied
     }

@@ -52,6 +52,7 @@ const NOT_CROSSED: &[(Site, &str)] = &[
     (Site::HintSaltOpen, "only where rot has taken an edit of the manifest"),
     (Site::HintSaltRead, "only where rot has taken an edit of the manifest"),
     (Site::ReserveSpend, "only an open on a full disk, which has a test of its own"),
+    (Site::ReserveRename, "only a reserve that has to grow, which has a test of its own"),
     (Site::SalvagePath, "the simulated disk has no links"),
     (Site::SalvageDirCreate, "salvage is cut short at every call by its own test"),
     (Site::SalvageDirList, "salvage is cut short at every call by its own test"),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use aryavarth::fs::{Crash, SimFs};
+use aryavarth::fs::{Crash, Fault, Fs, SimFs, Site};
 use aryavarth::{KvStore, KvsError, Options, verify};
 
 type Known = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
@@ -133,7 +133,6 @@ fn an_open_that_finds_no_space_at_all_leaves_the_store_as_it_was() {
     work(&store);
     let left = fs.crash(Crash::Everything);
     for reserve in ["reserve", "reserve.open"] {
-        use aryavarth::fs::{Fs, Site};
         left.remove(Site::ReserveRemove, &Path::new(DIR).join(reserve)).unwrap();
     }
     left.limit_space(left.space_used());
@@ -142,4 +141,44 @@ fn an_open_that_finds_no_space_at_all_leaves_the_store_as_it_was() {
     left.limit_space(u64::MAX);
     let store = open(&left);
     assert_eq!(store.read(b"k").unwrap(), Some(b"v".to_vec()));
+}
+
+/// A reserve that has to grow was removed before the larger one was made: a crash, or a disk that was
+/// full for the larger one, left the next open without any.
+#[test]
+fn a_reserve_that_grows_is_never_missing() {
+    let run = |fs: &SimFs| {
+        let (segment_bytes_min, segment_bytes_max) = (1 << 20, 4 << 20);
+        let options = Options { segment_bytes_min, segment_bytes_max, ..options(fs) };
+        let Ok(store) = KvStore::open_with(DIR, options) else { return };
+        for n in 0..8_u8 {
+            if store.put(&[n], &vec![n; 200 << 10]).is_err() || store.step().is_err() {
+                return;
+            }
+            while store.step().unwrap_or(false) {}
+        }
+    };
+    let fs = SimFs::new();
+    run(&fs);
+    let trace = fs.trace();
+    let grown = trace.iter().position(|site| *site == Site::ReserveRename).expect("it has grown");
+    for call in grown - 4..grown + 4 {
+        for crash in [Crash::Nothing, Crash::Everything] {
+            let fs = SimFs::new();
+            fs.fail_from(call as u64);
+            run(&fs);
+            let left = crashed(&fs, crash);
+            let store = open(&left);
+            let names = left.list(Site::DirList, Path::new(DIR)).unwrap();
+            assert!(!names.iter().any(|name| name == "reserve.next"), "{names:?}");
+            assert_eq!(store.read(&[0]).unwrap().unwrap(), vec![0; 200 << 10]);
+        }
+    }
+    // No space for the larger one: the smaller one stays.
+    let fs = SimFs::new();
+    fs.fail_call(grown as u64 - 2, Fault::NoSpace);
+    run(&fs);
+    let names = fs.list(Site::DirList, Path::new(DIR)).unwrap();
+    assert!(names.iter().any(|name| name == "reserve"), "{names:?}");
+    assert!(!names.iter().any(|name| name == "reserve.next"), "{names:?}");
 }

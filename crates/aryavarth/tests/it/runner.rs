@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use aryavarth::fs::{Crash, Fault, SimFs, Site};
+use aryavarth::fs::{Crash, Fault, Fs, SimFs, Site};
 use aryavarth::{
     Batch, Clock, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options, Stored, Write,
 };
@@ -116,6 +116,8 @@ pub(crate) enum Act {
     Jump(i64),
     /// A clean close and an open.
     Reopen,
+    /// A clean close, and opens without a reserve, the first of which finds no space for its manifest.
+    RefusedOpen,
     /// A clean close, a look at every byte, and an open.
     Verify,
     /// A second open, while the first handle lives.
@@ -345,6 +347,7 @@ impl Runner {
                 let found = self.state()?;
                 self.oracle.shown_all(&found);
             }
+            Act::RefusedOpen => self.open_refused()?,
             Act::Verify => {
                 self.close()?;
                 self.oracle.synced_all();
@@ -367,6 +370,19 @@ impl Runner {
             _ => unreachable!("played by play"),
         }
         Ok(())
+    }
+
+    fn open_refused(&mut self) -> Result<(), KvsError> {
+        self.close()?;
+        self.oracle.synced_all();
+        for reserve in ["reserve", "reserve.open"] {
+            drop(self.fs.remove(Site::ReserveRemove, &Path::new(DIR).join(reserve)));
+        }
+        self.fs.fail_next(Site::ManifestCreate, Fault::NoSpace);
+        match self.open() {
+            Err(error) if error.is_full() => self.open(),
+            done => done,
+        }
     }
 
     fn write(

@@ -102,12 +102,13 @@ pub(crate) fn scripted() -> Vec<Workload> {
         Workload::new("spaces", spaces()),
         Workload::new("records of spaces", records_of_spaces()),
         Workload::new("deadlines", deadlines()),
-        Workload::new("wall clocks", wall_clocks()),
+        Workload::new("clocks", wall_clocks()),
         Workload::new("never allocated", never_allocated(rotation())),
         extended("extended", growing()),
         extended("extended, never allocated", never_allocated(growing())),
         Workload::new("many edits", many_edits()).near(Site::ManifestRemove),
         Workload::new("due", due()).near(Site::SegmentRemove),
+        Workload::new("refused open", refused_open()).near(Site::CopyTakeBack),
     ];
     scripts.into_iter().chain(tombstones::workloads()).collect()
 }
@@ -370,6 +371,13 @@ fn wall_clocks() -> Vec<Act> {
         Act::Work(9),
         set(21, 1, 9),
     ]);
+    acts
+}
+
+/// So many small segments that the open merges them, and an open that finds no space after its merge.
+fn refused_open() -> Vec<Act> {
+    let mut acts: Vec<Act> = (0..16).flat_map(|n| [set(n, n % 9, 40), Act::Reopen]).collect();
+    acts.extend([set(20, 3, 40), Act::RefusedOpen, scan_all(), set(21, 4, 40), Act::Reopen]);
     acts
 }
 
