@@ -3,6 +3,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use aryavarth::{Batch, Count, KvsEngine};
 
@@ -15,6 +17,7 @@ stories! { [every_on_disk] on_disk [
     swapped_spaces_stay_swapped,
     a_clock_that_was_set_back_meanwhile_revives_nothing,
     what_expired_meanwhile_is_gone,
+    a_held_sweep_keeps_the_records_of_keys_that_have_expired,
 ] }
 
 fn until(clock: &TestClock, ms: u64) -> u64 {
@@ -117,4 +120,32 @@ fn what_expired_meanwhile_is_gone<E: OnDisk>(dir: &Path, clock: &Arc<TestClock>)
     drop(engine);
     clock.set(deadline + 1);
     assert_eq!(names(&E::open_at(dir, clock)), ["0"]);
+}
+
+/// CLIENT PAUSE holds the sweep: nobody sees an expired key meanwhile, and its record stays until the
+/// hold ends.
+fn a_held_sweep_keeps_the_records_of_keys_that_have_expired<E: OnDisk>(
+    dir: &Path,
+    clock: &Arc<TestClock>,
+) {
+    let deadline = until(clock, 1000);
+    let engine = E::open_at(dir, clock);
+    for n in 0..20 {
+        put_until(&engine, &n.to_string(), "v", deadline);
+    }
+    engine.hold_sweep(Some(Instant::now() + Duration::from_secs(3600)));
+    clock.set(deadline);
+    assert_eq!(names(&engine), [""; 0]);
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(engine.count().unwrap().0.keys, 20, "the sweep is held");
+    assert_eq!(engine.stats().expired_keys, 0);
+    engine.hold_sweep(None);
+    let begin = Instant::now();
+    while engine.count().unwrap().0.keys > 0 {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", engine.count());
+        // A write wakes whoever sweeps.
+        engine.write(Batch::new().set("any", "write").remove("any")).unwrap();
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(engine.stats().expired_keys, 20);
 }
