@@ -171,3 +171,24 @@ fn monitor_shows_no_write_that_is_not_on_disk() {
     assert!(blind.reply().starts_with("-MISCONF"));
     assert!(monitor.reply().starts_with("-MISCONF"));
 }
+
+/// While a call ran on the pool the connection did not know that its client wanted no replies, and
+/// sent the lines of MONITOR.
+#[test]
+fn a_monitor_without_replies_hears_no_line_while_its_call_runs() {
+    let engine = Obedient::default();
+    engine.sync_always();
+    let server = Server::with(engine.clone(), Limits::default());
+    let mut monitor = server.client();
+    assert_eq!(monitor.ask("MONITOR\r\n"), "+OK\r");
+    monitor.send("CLIENT REPLY OFF\r\nGET gate\r\n");
+    eventually("it is read", || server.handle.counters().requests == 3);
+    let mut other = server.client();
+    for _ in 0..10 {
+        assert_eq!(other.ask("PING\r\n"), "+PONG\r");
+    }
+    // Its lines have been taken from the feed, or are dropped with it when it reads on.
+    monitor.send("CLIENT REPLY ON\r\n");
+    engine.open_gate();
+    assert_eq!(monitor.reply(), "+OK\r");
+}
