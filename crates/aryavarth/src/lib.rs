@@ -23,6 +23,7 @@ mod log;
 mod manifest;
 mod memory;
 mod options;
+pub mod plain;
 mod record;
 mod recovery;
 mod salvage;
@@ -36,8 +37,8 @@ mod sync;
 mod watermarks;
 
 pub use engine::{
-    Count, Effects, Entry, Generation, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest, Page,
-    Position, Stored, Transaction, Watch,
+    Count, Deadline, Effects, Entry, Generation, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest,
+    Page, Position, Stored, Transaction, Watch,
 };
 pub use error::{KvsError, Result};
 pub use events::{Event, Events};
@@ -50,4 +51,6 @@ pub use scrub::{Damage, Verdict, VerifyReport, verify};
 #[cfg(feature = "sled")]
 pub use sled::SledKvsEngine;
 pub use stats::Stats;
-pub use store::{KvStore, Scan};
+#[cfg(feature = "async")]
+pub use store::AsyncKvStore;
+pub use store::{Keys, KvReader, KvStore, Scan};

@@ -45,6 +45,7 @@ const ENGINE: Order = Order {
         "salvage",
         "store",
         "memory",
+        "plain",
         "sled",
         "fuzzing",
         "lib",

@@ -62,6 +62,43 @@ impl Stored {
     }
 }
 
+/// When a key goes, in milliseconds since 1970 by the store's clock.
+///
+/// ```
+/// use aryavarth::Deadline;
+///
+/// assert!(!Deadline::Never.has_passed(u64::MAX) && Deadline::At(1_000).has_passed(1_000));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Deadline {
+    /// The key stays until it is removed.
+    #[default]
+    Never,
+    /// The key is gone from this moment on.
+    At(u64),
+}
+
+impl Deadline {
+    /// The moment, if there is one.
+    pub fn at(self) -> Option<u64> {
+        match self {
+            Deadline::Never => None,
+            Deadline::At(at) => Some(at),
+        }
+    }
+
+    /// Whether a key with this deadline is gone at `now_ms`.
+    pub fn has_passed(self, now_ms: u64) -> bool {
+        self.at().is_some_and(|at| at <= now_ms)
+    }
+}
+
+impl From<Option<u64>> for Deadline {
+    fn from(at: Option<u64>) -> Deadline {
+        at.map_or(Deadline::Never, Deadline::At)
+    }
+}
+
 /// How many keys a space has, those that have expired and were not removed yet included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {

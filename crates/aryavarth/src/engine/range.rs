@@ -1,8 +1,17 @@
 //! Which keys a scan visits: a range of keys, and a direction.
 
-use std::ops::Bound;
+use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
-/// Which keys a scan visits, and in which direction.
+/// Which keys a scan visits, and in which direction. Each range of Rust over keys is one.
+///
+/// ```
+/// use aryavarth::KeyRange;
+///
+/// assert!(KeyRange::from("a".."c").contains(b"b") && !KeyRange::from("a".."c").contains(b"c"));
+/// assert!(KeyRange::from(..="c").contains(b"c"));
+/// assert!(KeyRange::from(vec![7]..).contains(&[7, 0]));
+/// assert_eq!(KeyRange::from(..), KeyRange::all());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRange {
     /// The lower end.
@@ -41,6 +50,11 @@ impl KeyRange {
             None => Bound::Unbounded,
         };
         KeyRange { start: Bound::Included(prefix.to_vec()), end, reverse: false }
+    }
+
+    /// The keys between two bounds, ascending.
+    pub fn between<K: Into<Vec<u8>>>(start: Bound<K>, end: Bound<K>) -> Self {
+        KeyRange { start: start.map(Into::into), end: end.map(Into::into), reverse: false }
     }
 
     /// The same keys in descending order.
@@ -90,5 +104,42 @@ impl KeyRange {
             | (Bound::Excluded(a), Bound::Included(b)) => a >= b,
             _ => false,
         }
+    }
+}
+
+impl From<RangeFull> for KeyRange {
+    fn from(_: RangeFull) -> KeyRange {
+        KeyRange::all()
+    }
+}
+
+impl<K: Into<Vec<u8>>> From<Range<K>> for KeyRange {
+    fn from(Range { start, end }: Range<K>) -> KeyRange {
+        KeyRange::between(Bound::Included(start), Bound::Excluded(end))
+    }
+}
+
+impl<K: Into<Vec<u8>>> From<RangeInclusive<K>> for KeyRange {
+    fn from(range: RangeInclusive<K>) -> KeyRange {
+        let (start, end) = range.into_inner();
+        KeyRange::between(Bound::Included(start), Bound::Included(end))
+    }
+}
+
+impl<K: Into<Vec<u8>>> From<RangeFrom<K>> for KeyRange {
+    fn from(range: RangeFrom<K>) -> KeyRange {
+        KeyRange::between(Bound::Included(range.start), Bound::Unbounded)
+    }
+}
+
+impl<K: Into<Vec<u8>>> From<RangeTo<K>> for KeyRange {
+    fn from(range: RangeTo<K>) -> KeyRange {
+        KeyRange::between(Bound::Unbounded, Bound::Excluded(range.end))
+    }
+}
+
+impl<K: Into<Vec<u8>>> From<RangeToInclusive<K>> for KeyRange {
+    fn from(range: RangeToInclusive<K>) -> KeyRange {
+        KeyRange::between(Bound::Unbounded, Bound::Included(range.end))
     }
 }

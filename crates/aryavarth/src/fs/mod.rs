@@ -4,7 +4,8 @@
 //! [`RealFs`] is the operating system, [`SimFs`] keeps a live and a durable image of every file
 //! and directory in memory, so that a test can pull the plug at any call. Every call names its
 //! [`Site`], which serves twice: an error tells the store's intent, and a crash sweep can
-//! list the sites that it never crossed.
+//! list the sites that it never crossed. A [`View`] shows a directory to a second process: it reads
+//! files as they were at one moment and keeps all changes in memory.
 //!
 //! A store opens its directory once, with [`Fs::open_dir`], and names its files relative to that:
 //! a path that is resolved again later may lead to another directory.
@@ -17,6 +18,7 @@
 mod entries;
 mod real;
 mod sim;
+mod view;
 
 use std::fmt;
 use std::io;
@@ -29,6 +31,7 @@ use crate::sync::Arc;
 pub(crate) use entries::is_of_the_system;
 pub use real::RealFs;
 pub use sim::{Crash, Fault, SimFs};
+pub(crate) use view::{Captured, View, in_memory};
 
 macro_rules! sites {
     ($($name:ident = $text:literal,)*) => {
@@ -162,6 +165,10 @@ sites! {
     SalvageDirList = "look into the directory for what is saved",
     SalvageUndoList = "look into the directory of a salvage that failed",
     SalvageUndo = "remove a file of a salvage that failed",
+    BesideDirOpen = "open the data directory beside the store's writer",
+    BesideOpen = "open a file beside the store's writer",
+    BesideLength = "measure a file beside the store's writer",
+    BesideSync = "sync a segment beside the store's writer",
     SpaceMeasure = "measure a file's blocks",
     SledStrayRemove = "remove an unfinished manifest",
     SledManifestRemove = "remove the manifest of a store in the making",

@@ -77,8 +77,7 @@ impl Batch {
     /// Adds: set `key` to `value`.
     #[must_use]
     pub fn set(mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
-        let (key, value) = (key.into(), value.into());
-        self.writes.push(Write::Set { key, value, expires_at: None });
+        self.add(key, value, None);
         self
     }
 
@@ -91,21 +90,74 @@ impl Batch {
         value: impl Into<Vec<u8>>,
         expires_at: u64,
     ) -> Self {
-        let (key, value) = (key.into(), value.into());
-        self.writes.push(Write::Set { key, value, expires_at: Some(expires_at) });
+        self.add(key, value, Some(expires_at));
         self
     }
 
     /// Adds: remove `key`, if it exists by then.
     #[must_use]
     pub fn remove(mut self, key: impl Into<Vec<u8>>) -> Self {
-        self.writes.push(Write::Remove { key: key.into() });
+        self.delete(key);
         self
     }
 
     /// Adds a write.
     pub fn push(&mut self, write: Write) {
         self.writes.push(write);
+    }
+
+    /// Adds in place, for a loop: set `key` to `value`.
+    ///
+    /// ```
+    /// use aryavarth::Batch;
+    ///
+    /// let mut batch = Batch::new();
+    /// for number in 0..3 {
+    ///     batch.put(format!("key {number}"), "value");
+    /// }
+    /// batch.delete("key 1");
+    /// batch.extend([("key 3", "value")]);
+    /// assert_eq!(batch.len(), 5);
+    /// ```
+    pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> &mut Self {
+        self.add(key, value, None)
+    }
+
+    /// Adds in place: set `key` to `value` until `expires_at`, as
+    /// [`set_until`](Self::set_until).
+    pub fn put_until(
+        &mut self,
+        key: impl Into<Vec<u8>>,
+        value: impl Into<Vec<u8>>,
+        expires_at: u64,
+    ) -> &mut Self {
+        self.add(key, value, Some(expires_at))
+    }
+
+    /// Adds in place: remove `key`, if it exists by then.
+    pub fn delete(&mut self, key: impl Into<Vec<u8>>) -> &mut Self {
+        self.writes.push(Write::Remove { key: key.into() });
+        self
+    }
+
+    fn add(
+        &mut self,
+        key: impl Into<Vec<u8>>,
+        value: impl Into<Vec<u8>>,
+        expires_at: Option<u64>,
+    ) -> &mut Self {
+        self.writes.push(Write::Set { key: key.into(), value: value.into(), expires_at });
+        self
+    }
+
+    /// How many writes the batch has.
+    pub fn len(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// Whether the batch has no writes.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
     }
 
     /// The writes, in order.
@@ -130,5 +182,26 @@ impl Batch {
             record_bytes(extra_bytes(true, true) + write.key().len(), value_bytes)
         };
         self.writes.iter().map(record).sum()
+    }
+}
+
+impl Extend<Write> for Batch {
+    fn extend<I: IntoIterator<Item = Write>>(&mut self, writes: I) {
+        self.writes.extend(writes);
+    }
+}
+
+/// Adds a set for each pair of key and value.
+impl<K: Into<Vec<u8>>, V: Into<Vec<u8>>> Extend<(K, V)> for Batch {
+    fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, pairs: I) {
+        for (key, value) in pairs {
+            self.put(key, value);
+        }
+    }
+}
+
+impl FromIterator<Write> for Batch {
+    fn from_iter<I: IntoIterator<Item = Write>>(writes: I) -> Batch {
+        Batch { writes: writes.into_iter().collect() }
     }
 }

@@ -75,7 +75,7 @@ fn sync_ancestors(fs: &dyn Fs, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn load_manifest(fs: &dyn Fs, dir: &Path, engine: &str) -> Result<(u64, State)> {
+pub(super) fn load_manifest(fs: &dyn Fs, dir: &Path, engine: &str) -> Result<(u64, State)> {
     let (number, state) = manifest::load(fs, dir)?;
     if state.engine != engine {
         let (path, found) = (dir.to_owned(), state.engine);

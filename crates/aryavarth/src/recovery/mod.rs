@@ -12,6 +12,7 @@
 //! - A crash at any point leaves either the old state or the new one; running again is harmless.
 //! - No position, sequence number or file id that may have been used is used again.
 
+mod beside;
 mod build;
 mod claim;
 mod lock;
@@ -35,6 +36,7 @@ use crate::segment::{
 };
 use crate::sync::Arc;
 
+pub(crate) use beside::open_beside;
 use build::build;
 pub(crate) use claim::{Claimed, claim};
 pub(crate) use lock::{DirLock, hold_lock_as_found};

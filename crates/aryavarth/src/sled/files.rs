@@ -29,7 +29,14 @@ const LOG: &str = "db";
 const BLOBS: &str = "blobs";
 
 pub(super) fn failed(error: ::sled::Error) -> KvsError {
-    KvsError::Engine(Arc::new(error))
+    KvsError::from(error)
+}
+
+/// For engines over sled outside of this crate.
+impl From<::sled::Error> for KvsError {
+    fn from(error: ::sled::Error) -> KvsError {
+        KvsError::Engine(Arc::new(error))
+    }
 }
 
 /// sled's buffers, which a `kill -9` would take along: a sync hands them to the system.

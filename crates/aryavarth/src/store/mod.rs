@@ -5,8 +5,13 @@
 //! block until their results are as durable as the handle's level asks; the methods of
 //! [`KvsEngine`] of the same names return at once, with a position to wait for.
 
+#[cfg(feature = "async")]
+mod asynchronous;
 mod background;
+mod calls;
 mod engine;
+mod names;
+mod reader;
 mod scan;
 mod trouble;
 
@@ -15,7 +20,7 @@ use std::path::Path;
 use std::thread::JoinHandle;
 
 use crate::compaction;
-use crate::engine::{KeyRange, KvsEngine, Position, Transaction, check_outside};
+use crate::engine::{Deadline, KeyRange, KvsEngine, Position, Transaction, check_outside};
 use crate::error::{KvsError, Result};
 use crate::log::Log;
 use crate::options::{Durability, Options};
@@ -25,7 +30,10 @@ use crate::scrub::{Damage, Scrubber, VerifyReport};
 use crate::stats::Stats;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Rank};
 
-pub use scan::Scan;
+#[cfg(feature = "async")]
+pub use asynchronous::AsyncKvStore;
+pub use reader::KvReader;
+pub use scan::{Keys, Scan};
 
 /// A durable, ordered key-value store in a directory.
 ///
@@ -95,9 +103,12 @@ impl KvStore {
     /// Opens the store in a directory with options of your own.
     #[expect(clippy::needless_pass_by_value, reason = "options are made for one open")]
     pub fn open_with(dir: impl AsRef<Path>, options: Options) -> Result<KvStore> {
-        let durability = options.durability;
-        let background = options.background;
-        let (log, dir_lock, recovery) = recovery::open(dir.as_ref(), &options)?;
+        KvStore::of(recovery::open(dir.as_ref(), &options)?, &options)
+    }
+
+    /// A handle of a store that recovery opened.
+    fn of(opened: (Log, DirLock, Recovery), options: &Options) -> Result<KvStore> {
+        let (log, dir_lock, recovery) = opened;
         let log = Arc::new(log);
         let inner = Inner {
             scrubber: Arc::new(Scrubber::new(&log)),
@@ -107,10 +118,10 @@ impl KvStore {
             _lock: dir_lock,
             log,
         };
-        if background {
+        if options.background {
             inner.start()?;
         }
-        Ok(KvStore { inner: Arc::new(inner), durability, space: 0 })
+        Ok(KvStore { inner: Arc::new(inner), durability: options.durability, space: 0 })
     }
 
     /// A handle of the same store that waits for another level. Costs nothing.
@@ -162,10 +173,12 @@ impl KvStore {
     /// ```
     /// # let dir = tempfile::tempdir()?;
     /// # let dir = dir.path();
+    /// use aryavarth::Deadline;
+    ///
     /// let store = aryavarth::KvStore::open(dir)?;
     /// let deadline = store.now_ms() + 60_000;
     /// store.put_until(b"session", b"Alice", deadline)?;
-    /// assert_eq!(store.deadline(b"session")?, Some(Some(deadline)));
+    /// assert_eq!(store.deadline(b"session")?, Some(Deadline::At(deadline)));
     /// store.put_until(b"session", b"Alice", store.now_ms())?; // has passed: gone
     /// assert_eq!(store.read(b"session")?, None);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -174,11 +187,12 @@ impl KvStore {
         self.write(Batch::new().set_until(key, value, expires_at)).map(drop)
     }
 
-    /// The deadline of a key, when durable: `None` without a key, `Some(None)` without a deadline.
-    pub fn deadline(&self, key: &[u8]) -> Result<Option<Option<u64>>> {
-        let (stored, position) = KvsEngine::find(self, key)?;
+    /// The deadline of a key, if there is such a key; returns when that is durable. Reads no file;
+    /// errors as [`contains`](Self::contains).
+    pub fn deadline(&self, key: &[u8]) -> Result<Option<Deadline>> {
+        let (deadline, position) = KvsEngine::deadline(self, key)?;
         self.wait(position, self.durability)?;
-        Ok(stored.map(|stored| stored.expires_at))
+        Ok(deadline.map(Deadline::from))
     }
 
     /// Removes all keys of the space by one record; returns when that is durable.
@@ -226,8 +240,20 @@ impl KvStore {
     /// The entries of a range, in order, each durable when returned; ends after the first error.
     /// Among 16 to 256 keys read together (16 while such commits follow each other closely) each
     /// commit of several keys is seen wholly or not at all; the range is not seen at one moment.
-    pub fn scan(&self, range: KeyRange) -> Scan {
-        Scan::new(self.clone(), range)
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path();
+    /// use aryavarth::{Batch, KvStore};
+    ///
+    /// let store = KvStore::open(dir)?;
+    /// store.write(Batch::new().set("a", "1").set("b", "2").set("c", "3"))?;
+    /// let (key, _) = store.scan("a".."c").next_back().expect("a and b lie there")?;
+    /// assert_eq!(key, b"b");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn scan(&self, range: impl Into<KeyRange>) -> Scan {
+        Scan::new(self.clone(), range.into())
     }
 
     /// Returns when everything written before is on disk, whatever the handle's level.

@@ -30,6 +30,8 @@ use crate::sync::thread_local;
 pub(crate) enum Rank {
     /// A user's callback of progress, which runs under it.
     Progress,
+    /// An engine of three methods, while it is cloned.
+    Plain,
     /// The background threads of a store.
     Threads,
     /// One round of compaction.
@@ -76,6 +78,13 @@ pub(crate) enum Rank {
     SweepHeld,
     #[cfg(feature = "sled")]
     Bell,
+    /// The threads behind futures, their queue, and the results that tasks wait for.
+    #[cfg(feature = "async")]
+    Workers,
+    #[cfg(feature = "async")]
+    Jobs,
+    #[cfg(feature = "async")]
+    Answer,
     Clock,
     /// Free numbers of segments in their table. The collector of epochs may take it at any pin.
     Segments,
@@ -83,6 +92,8 @@ pub(crate) enum Rank {
     Lists,
     /// The state of a simulated disk.
     SimDisk,
+    /// The files of a view, and the bytes of one.
+    View,
 }
 
 #[cfg(debug_assertions)]
@@ -90,7 +101,7 @@ impl Rank {
     /// The column of the drawing.
     fn level(self) -> u32 {
         match self {
-            Rank::Progress => 0,
+            Rank::Progress | Rank::Plain => 0,
             Rank::Threads => 1,
             Rank::Compacting | Rank::ScrubPass => 2,
             Rank::Sealing => 3,
@@ -100,7 +111,7 @@ impl Rank {
             Rank::Applying => 6,
             Rank::Naming => 6,
             Rank::Clock | Rank::Segments | Rank::Lists => 8,
-            Rank::SimDisk => 9,
+            Rank::SimDisk | Rank::View => 9,
             _ => 7,
         }
     }

@@ -41,7 +41,7 @@ fn a_key_that_was_shown_as_expired_stays_gone_after_a_power_cut() {
     told_and_cut("read", |store| assert_eq!(store.read(KEY).unwrap(), None));
     told_and_cut("deadline", |store| assert_eq!(store.deadline(KEY).unwrap(), None));
     told_and_cut("keys", |store| {
-        let page = store.keys(&KeyRange::all(), 10).unwrap();
+        let page = KvsEngine::keys(store, &KeyRange::all(), 10).unwrap();
         assert_eq!(page.keys, [b"other"]);
         store.wait(page.position, Durability::Always).unwrap();
     });

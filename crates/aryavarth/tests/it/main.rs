@@ -10,6 +10,10 @@ mod engines;
 #[allow(dead_code, unused_imports, reason = "without `sled`, no engine that `stories!` lists")]
 mod after_reopen;
 #[cfg(test)]
+mod beside;
+#[cfg(test)]
+mod calls;
+#[cfg(test)]
 mod clocks;
 #[cfg(test)]
 mod concurrent;
@@ -30,6 +34,9 @@ mod errors;
 #[cfg(test)]
 mod events;
 #[cfg(test)]
+#[cfg(feature = "async")]
+mod examples;
+#[cfg(test)]
 mod expired;
 #[cfg(test)]
 mod fixture;
@@ -37,6 +44,9 @@ mod fixture;
 mod format;
 #[cfg(test)]
 mod full_open;
+#[cfg(test)]
+#[cfg(feature = "async")]
+mod futures;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aryavarth::fs::{Crash, Fault, Fs, SimFs, Site};
 use aryavarth::{
-    Batch, Clock, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options, Stored, Write,
+    Batch, Clock, Durability, KeyRange, KvReader, KvStore, KvsEngine, KvsError, Options, Stored,
+    Write,
 };
 
 use crate::oracle::{Change, Effect, Key, Link, Oracle, Place, State};
@@ -122,6 +123,8 @@ pub(crate) enum Act {
     Verify,
     /// A second open, while the first handle lives.
     OpenTwice,
+    /// A reader beside the store opens, and reads all of it.
+    Beside,
     /// From now on the disk has only this many more bytes.
     Limit(u64),
     /// The disk has space again.
@@ -359,6 +362,7 @@ impl Runner {
                 Err(error) => return Err(error),
                 Ok(_) => panic!("a second open of a store that is open"),
             },
+            Act::Beside => self.beside()?,
             Act::Limit(bytes) => self.fs.limit_space(self.fs.space_used() + bytes),
             Act::NoSpaceAt(site) => self.fs.fail_next(*site, Fault::NoSpace),
             Act::HalfAt(site) => {
@@ -517,6 +521,17 @@ impl Runner {
         }
     }
 
+    /// A second process shows everything that was written, and what it showed stays.
+    fn beside(&mut self) -> Result<(), KvsError> {
+        let reader = KvReader::open_with(Path::new(DIR), self.options.clone())?;
+        for space in SPACES {
+            let entries = reader.with_space(space).scan(..).collect::<Result<Vec<_>, _>>()?;
+            let all = KeyRange::all();
+            self.oracle.shown_scan(Durability::Always, space, &all, usize::MAX, &entries);
+        }
+        Ok(())
+    }
+
     /// Everything in the store, looked at from all sides.
     pub(crate) fn state(&self) -> Result<State, KvsError> {
         let (mut state, mut counted) = (State::new(), 0);
@@ -525,15 +540,15 @@ impl Runner {
             let entries = store.scan(KeyRange::all()).collect::<Result<Vec<_>, _>>()?;
             let back = store.scan(KeyRange::all().reversed()).collect::<Result<Vec<_>, _>>()?;
             assert!(entries.iter().eq(back.iter().rev()), "a scan back visits the same entries");
-            let page = store.keys(&KeyRange::all(), usize::MAX)?;
+            let page = KvsEngine::keys(&store, &KeyRange::all(), usize::MAX)?;
             let keys = entries.iter().map(|(key, _)| key);
             assert!(page.done && page.keys.iter().eq(keys), "the keys are those of the scan");
-            let count = store.count()?.0;
+            let count = store.count()?;
             assert!(count.keys >= entries.len() as u64, "the count of keys");
             counted += count.keys;
             for (key, value) in entries {
                 assert_eq!(store.read(&key)?.as_ref(), Some(&value), "a read agrees with the scan");
-                let expires_at = store.deadline(&key)?.expect("the key is there");
+                let expires_at = store.deadline(&key)?.expect("the key is there").at();
                 state.insert((space, key), Stored { value, expires_at });
             }
             for place in self.oracle.keys().filter(|place| place.0 == space) {

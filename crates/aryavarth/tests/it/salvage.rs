@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use aryavarth::fs::{Crash, Fault, Fs, FsFile, OpenHow, SimFs, Site, read_full, write_full};
-use aryavarth::{Batch, Damage, KeyRange, KvStore, KvsError, Options, SalvageReport, verify};
+use aryavarth::{
+    Batch, Damage, Deadline, KeyRange, KvStore, KvsError, Options, SalvageReport, verify,
+};
 
 use crate::runner::{DIR, options};
 
@@ -550,7 +552,7 @@ fn spaces_and_deadlines_are_saved_and_keys_without_a_space_too() {
         for space in [if is_table_lost { u32::MAX } else { 1 }, 2] {
             let until = saved.with_space(space);
             assert_eq!(until.read(b"until").unwrap().as_deref(), Some(&b"later"[..]));
-            assert_eq!(until.deadline(b"until").unwrap(), Some(Some(u64::MAX)));
+            assert_eq!(until.deadline(b"until").unwrap(), Some(Deadline::At(u64::MAX)));
         }
         // And nothing says whether the keys that space 2 was emptied of are those of space 1.
         assert_eq!(saved.with_space(u32::MAX - 1).read(b"emptied").unwrap(), old);

@@ -136,6 +136,7 @@ fn basics() -> Vec<Act> {
         Act::Verify,
         Act::Scan(ALWAYS, KeyRange::prefix(b"key").reversed(), 10),
         Act::OpenTwice,
+        Act::Beside,
         set(4, 3, 10),
         scan_all(),
         Act::Flush,
@@ -150,6 +151,7 @@ fn batches() -> Vec<Act> {
         Act::Batch(ALWAYS, vec![put(1, 1, 10), put(2, 2, 10), put(3, 3, 10)]),
         Act::Batch(ALWAYS, vec![gone(1), gone(1), put(4, 2, 10), gone(4)]),
         Act::Batch(OS, vec![put(5, 5, 600), put(6, 5, 600), put(7, 6, 600)]),
+        Act::Beside,
         Act::Batch(ALWAYS, vec![put(8, 7, 2000), put(9, 8, 2000), gone(2), put(10, 2, 900)]),
         scan_all(),
         Act::Batch(ALWAYS, (0..30).map(|n| put(11 + n, n, 300)).collect()),
@@ -300,6 +302,7 @@ fn spaces() -> Vec<Act> {
     acts.extend([Act::Use(2), scan_all(), set(6, 5, 900), Act::Compact, Act::Swap(OS, 1, 2)]);
     acts.extend([Act::Read(ALWAYS, key(4)), Act::Clear(OS), Act::Read(ALWAYS, key(9))]);
     acts.extend([Act::Work(20), Act::Reopen, Act::Use(0), Act::Set(OS, key(1), value(7, 500))]);
+    acts.push(Act::Beside);
     acts.extend([Act::Clear(OS), Act::Read(ALWAYS, key(1)), Act::Clear(ALWAYS), set(8, 1, 900)]);
     acts.extend([Act::Mix(OS, 1, key(2), value(9, 900)), Act::Compact, Act::Read(ALWAYS, key(2))]);
     acts.extend([Act::Swap(ALWAYS, 0, 0), Act::Swap(ALWAYS, 2, 0), Act::Verify, scan_all()]);

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::image::Inode;
 use super::{Fault, State, at};
 use crate::fs::{FsFile, IoError, Site};
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, lock};
 
 /// Longer files are refused, so that a wild offset is an error and not the end of the memory.
 const FILE_BYTES_MAX: u64 = 4 << 30;
@@ -24,17 +24,21 @@ pub(super) struct SimFile {
     path: PathBuf,
     writable: bool,
     holds_lock: AtomicBool,
+    /// Lost syncs of the file that this handle has reported, or that came before it.
+    losses_seen: AtomicU64,
 }
 
 impl SimFile {
-    /// A handle of the inode `number`, which counts it already.
+    /// A handle of the inode `number`, which counts it already and has had so many lost syncs.
     pub(super) fn new(
         state: Arc<Mutex<State>>,
         number: u64,
         path: PathBuf,
         writable: bool,
+        losses: u64,
     ) -> SimFile {
-        SimFile { state, number, path, writable, holds_lock: AtomicBool::new(false) }
+        let losses_seen = AtomicU64::new(losses);
+        SimFile { state, number, path, writable, holds_lock: AtomicBool::new(false), losses_seen }
     }
 
     /// Frees the inode's lock when this handle is dropped.
@@ -170,10 +174,11 @@ impl FsFile for SimFile {
             let inode = self.inode(&mut state)?;
             if fault == Some(Fault::LostSync) {
                 inode.lose();
-                return Err(Errno::IO.into());
+            } else {
+                inode.sync();
             }
-            inode.sync();
-            Ok(())
+            let seen = self.losses_seen.swap(inode.losses, Ordering::Relaxed);
+            if seen == inode.losses { Ok(()) } else { Err(Errno::IO.into()) }
         });
         done.map_err(at(site, &self.path))
     }

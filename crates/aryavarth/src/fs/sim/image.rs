@@ -223,6 +223,8 @@ pub(super) struct Inode {
     pub(super) named: bool,
     /// Whether a handle holds its lock.
     pub(super) locked: bool,
+    /// Syncs that forgot their changes. Each handle reports those that it has not seen once.
+    pub(super) losses: u64,
 }
 
 impl Inode {
@@ -265,6 +267,7 @@ impl Inode {
     /// A sync that fails and forgets: see [`Fault::LostSync`](super::Fault::LostSync).
     pub(super) fn lose(&mut self) {
         self.unsynced.clear();
+        self.losses += 1;
     }
 
     /// The rest of the file after a power cut: its synced bytes, and with luck some more.

@@ -74,7 +74,8 @@ pub enum Fault {
     /// A read or write moves half of its bytes, one at least. Other calls are untouched.
     Short,
     /// A sync of a file fails with `EIO` and forgets the changes that it should have written:
-    /// readers still see it, later syncs succeed, but no sync saves it any more. Other calls, syncs
+    /// readers still see it, later syncs succeed, but no sync saves it any more. Each other handle
+    /// that is open reports the loss at its next sync, as Linux does since 4.13. Other calls, syncs
     /// of directories among them (names stand in a journal), just fail with `EIO`.
     LostSync,
 }
@@ -309,11 +310,13 @@ impl State {
 
 impl SimFs {
     fn handle(&self, state: &mut State, number: u64, path: &Path, how: OpenHow) -> Arc<SimFile> {
+        let mut losses = 0;
         if let Some(inode) = state.inodes.get_mut(&number) {
             inode.handles += 1;
+            losses = inode.losses;
         }
         let writable = how != OpenHow::Read;
-        Arc::new(SimFile::new(self.state.clone(), number, path.to_owned(), writable))
+        Arc::new(SimFile::new(self.state.clone(), number, path.to_owned(), writable, losses))
     }
 }
 

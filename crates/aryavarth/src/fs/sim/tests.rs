@@ -265,6 +265,12 @@ fn a_lost_sync_never_comes_back() {
     assert_eq!(contents(&fs, "/a").unwrap(), b"lostnew");
     assert_eq!(contents(&fs.crash(Crash::Nothing), "/a").unwrap(), b"old.new");
 
+    let other = fs.open(SITE, Path::new("/a"), OpenHow::Read).unwrap();
+    fs.fail_call(fs.calls(), Fault::LostSync);
+    assert!(other.sync(SITE).is_err());
+    assert!(file.sync(SITE).is_err(), "each handle reports a loss");
+    file.sync(SITE).unwrap();
+
     create(&fs, "/b").sync(SITE).unwrap();
     fs.fail_call(fs.calls(), Fault::LostSync);
     assert!(fs.sync_dir(SITE, Path::new(ROOT)).is_err());
