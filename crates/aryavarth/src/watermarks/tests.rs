@@ -2,10 +2,11 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::task::Wake;
+use std::task::{Poll, Wake, Waker};
 
 use super::*;
-use crate::fs::IoError;
+use crate::fs::{IoError, Site};
+use crate::sync::{thread, wait};
 
 /// A disk that knows the bytes that it has, and may fail at one of its syncs.
 struct Disk {
