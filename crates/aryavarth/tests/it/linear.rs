@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_have_happened_is_right() {
+    fn a_history_that_can_have_happened_is_accepted() {
         assert!(is_right(&[]));
         assert!(is_right(&[read(1, 2, 0, None), set(3, 4, 0, 7), read(5, 6, 0, 7)]));
         // Overlapping: the readers may see either, as long as they agree on the order.
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_was_told_may_have_happened_or_not() {
+    fn a_write_without_an_answer_may_have_happened_or_not() {
         let lost = unknown(1, Op::Write(vec![(0, Some(7))]));
         assert!(is_right(&[lost.clone(), read(2, 3, 0, None)]));
         assert!(is_right(&[lost.clone(), read(2, 3, 0, 7)]));
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told() {
+    fn a_refused_history_names_the_event_that_does_not_fit() {
         let story = check(&vec![None], &[set(1, 2, 0, 1), read(3, 4, 0, 9)]).unwrap_err();
         assert!(story.contains("?      3..4      Read([0]) -> Values([Some(9)])"), "{story}");
         assert!(story.ends_with("cannot follow upon [Some(1)]"), "{story}");

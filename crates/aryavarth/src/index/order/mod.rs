@@ -22,58 +22,20 @@
 //! - The directory never gets a key that it holds: `SkipList::insert` would let it vanish for a
 //!   moment.
 
+mod place;
+
 use std::fmt;
 use std::ops::Bound;
 
-use crossbeam_epoch::{self as epoch, Atomic, Guard, Owned};
+use crossbeam_epoch::{self as epoch, Guard};
 use crossbeam_skiplist::SkipList;
 use crossbeam_skiplist::base::Entry as Node;
 
 use super::entry::EntryId;
 use super::leaf::{Keys, LEAF_ENTRIES_MAX, LEAF_ENTRIES_MERGED, Leaf, Removed};
 use crate::engine::KeyRange;
-use crate::sync::{Arc, Ordering, spin_loop};
-
-/// The present leaf of a node.
-struct Place(Atomic<Leaf>);
-
-impl Place {
-    fn new(leaf: Leaf) -> Place {
-        Place(Atomic::new(leaf))
-    }
-
-    fn leaf<'g>(&self, pin: &'g Guard) -> &'g Leaf {
-        // SAFETY: a place always has a leaf; one that was replaced is destroyed after an epoch, and
-        // the pin is older than that.
-        #[expect(unsafe_code, reason = "a pointer that an epoch protects")]
-        unsafe {
-            self.0.load(Ordering::Acquire, pin).deref()
-        }
-    }
-
-    /// Shows another leaf.
-    fn replace(&self, leaf: Leaf, pin: &Guard) {
-        let old = self.0.swap(Owned::new(leaf), Ordering::AcqRel, pin);
-        // SAFETY: the old leaf is out of reach for new readers, and only the writer replaces leaves,
-        // so it is destroyed once.
-        #[expect(unsafe_code, reason = "an epoch protects the readers that have it")]
-        unsafe {
-            pin.defer_destroy(old);
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let leaf = std::mem::replace(&mut self.0, Atomic::null());
-        // SAFETY: the node is dropped an epoch after it left the list, or with the list, so no
-        // thread reads its leaf.
-        #[expect(unsafe_code, reason = "the end of the owner of the leaf")]
-        unsafe {
-            drop(leaf.try_into_owned());
-        }
-    }
-}
+use crate::sync::{Arc, spin_loop};
+use place::Place;
 
 type LeafNode<'g> = Node<'g, 'g, Arc<[u8]>, Place>;
 
