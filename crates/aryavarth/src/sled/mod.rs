@@ -16,6 +16,7 @@
 //! - sled's own flusher stays on, for only it gives space back; nothing here depends on its syncs.
 //! - The directory's lock is given back when nothing of the store runs any more.
 
+mod bell;
 mod files;
 mod generations;
 mod layout;

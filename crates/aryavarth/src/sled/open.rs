@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use ::sled::{Db, Tree};
 
+use super::bell::Bell;
 use super::files::{self, Buffers, Files, failed};
 use super::generations::{Table, Tally};
 use super::layout::{self, Entry, LAYOUT, RESERVED};
 use super::store::Store;
-use super::sweep::Bell;
 use super::write::{CLOCK, REMOVED_UP_TO, WALL_CLOCK};
 use crate::clock::{ClockPair, StoreClock};
 use crate::engine::{Guide, Watches};

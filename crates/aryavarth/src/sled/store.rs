@@ -14,10 +14,10 @@ use std::time::Instant;
 
 use ::sled::{Db, IVec, Tree};
 
+use super::bell::Bell;
 use super::files::{Buffers, Files, failed};
 use super::generations::{Table, Tally};
 use super::layout::{self, Found};
-use super::sweep::Bell;
 use crate::clock::StoreClock;
 use crate::engine::{Guide, KeyRange, Position, Stored, Watches, check_outside};
 use crate::error::{KvsError, Result};

@@ -9,13 +9,14 @@
 
 use std::time::{Duration, Instant};
 
+use super::bell::Rest;
 use super::files::failed;
 use super::layout::{Found, place};
 use super::store::Store;
 use super::write::{Change, Effect};
 use crate::engine::KeyRange;
 use crate::error::Result;
-use crate::sync::{Condvar, Mutex, Ordering, Rank, lock, wait, wait_timeout};
+use crate::sync::{Ordering, lock};
 
 /// Keys per step.
 const STEP_KEYS: usize = 256;
@@ -23,61 +24,6 @@ const STEP_KEYS: usize = 256;
 const PAUSE: Duration = Duration::from_millis(1);
 /// Between looks at the clock.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// Calls the sweep when there is something to do for it again.
-pub(super) struct Bell {
-    rung: Mutex<Rung>,
-    call: Condvar,
-}
-
-#[derive(Default)]
-struct Rung {
-    is_rung: bool,
-    is_stopped: bool,
-}
-
-/// How long the sweep may rest.
-enum Rest {
-    UntilRung,
-    Until(Duration),
-}
-
-impl Default for Bell {
-    fn default() -> Bell {
-        Bell { rung: Mutex::new(Rank::Bell, Rung::default()), call: Condvar::new() }
-    }
-}
-
-impl Bell {
-    pub(super) fn ring(&self) {
-        lock(&self.rung).is_rung = true;
-        self.call.notify_all();
-    }
-
-    /// Ends the sweep.
-    pub(super) fn stop(&self) {
-        lock(&self.rung).is_stopped = true;
-        self.call.notify_all();
-    }
-
-    /// Rests; returns whether to go on.
-    fn rest(&self, rest: &Rest) -> bool {
-        let mut rung = lock(&self.rung);
-        match rest {
-            Rest::Until(time) if !rung.is_rung && !rung.is_stopped => {
-                rung = wait_timeout(&self.call, rung, *time);
-            }
-            Rest::Until(_) => {}
-            Rest::UntilRung => {
-                while !rung.is_rung && !rung.is_stopped {
-                    rung = wait(&self.call, rung);
-                }
-            }
-        }
-        rung.is_rung = false;
-        !rung.is_stopped
-    }
-}
 
 impl Store {
     /// The sweep's life.
