@@ -65,15 +65,15 @@ fn log_event(event: &Event) {
 }
 
 fn log_damage(event: &Event) {
-    let Event::Damaged { path, offset, reason, key, is_loss, is_known } = event else { return };
+    let Event::Damaged { path, offset, reason, key, is_loss } = event else { return };
     let file = path.display().to_string();
     let key = key.as_deref().map(shown);
-    let (known, key) = (*is_known, key.as_deref());
+    let key = key.as_deref();
     if *is_loss {
         let remedy = "write the key again, or restore the store from a copy";
-        error!(file, offset, key, reason, known, remedy, "damage found");
+        error!(file, offset, key, reason, remedy, "damage found");
     } else {
-        warn!(file, offset, key, reason, known, lost = false, "damage found");
+        warn!(file, offset, key, reason, lost = false, "damage found");
     }
 }
 
@@ -195,7 +195,6 @@ mod tests {
             reason: reason(),
             key: Some(b"k\n".to_vec()),
             is_loss,
-            is_known: false,
         };
         subscriber::with_default(lines.clone(), || {
             for event in [
@@ -227,8 +226,8 @@ mod tests {
                 "WARN compaction behind disk_bytes=9 live_bytes=1",
                 "INFO compaction caught up disk_bytes=2",
                 "WARN clock jumped by_ms=-5000 offset_ms=0",
-                r#"ERROR damage found file="/data/7.log" offset=64 key="k\\n" reason="no" known=false"#,
-                r#"WARN damage found file="/data/7.log" offset=64 key="k\\n" reason="no" known=false lost=false"#,
+                r#"ERROR damage found file="/data/7.log" offset=64 key="k\\n" reason="no""#,
+                r#"WARN damage found file="/data/7.log" offset=64 key="k\\n" reason="no" lost=false"#,
                 "WARN events missed events=3",
             ]
         );

@@ -63,8 +63,6 @@ pub enum Event {
         /// Whether data is lost by it, for all that is known. Else the key was written again, and
         /// compaction takes the damaged record away.
         is_loss: bool,
-        /// Whether an earlier run of the store had found it.
-        is_known: bool,
     },
     /// A compaction in the background failed. Nothing is lost; it is tried again, and told again
     /// after one has succeeded.

@@ -39,6 +39,9 @@ pub struct Stats {
     pub clock_jumps: u64,
     /// By how many milliseconds the machine's clock is ahead of the store's since then.
     pub clock_offset_ms: i64,
+    /// Whether writes are refused until the store is opened again, because the outcome of a sync or
+    /// a write is unknown.
+    pub poisoned: bool,
     /// Whether writes are refused because the disk is full.
     pub full: bool,
 }

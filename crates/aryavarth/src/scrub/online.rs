@@ -266,7 +266,6 @@ fn event_of(damage: &Damage) -> Event {
         reason: damage.reason.clone(),
         key: damage.key.clone(),
         is_loss: damage.is_loss(),
-        is_known: false,
     }
 }
 

@@ -349,6 +349,7 @@ impl KvsEngine for SledKvsEngine {
     fn stats(&self) -> Stats {
         let store = &self.inner.store;
         Stats {
+            poisoned: store.check().is_err(),
             keys: store.keys.load(Ordering::Relaxed),
             disk_bytes: store.db.size_on_disk().unwrap_or(0),
             appended_bytes: store.synced.written() - store.base,

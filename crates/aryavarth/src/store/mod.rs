@@ -290,6 +290,7 @@ impl KvStore {
             damaged_records: self.inner.scrubber.losses(log),
             clock_jumps: log.clock.jumps(),
             clock_offset_ms: log.clock.offset_ms(),
+            poisoned: log.watermarks.check().is_err(),
             full: log.is_full(),
         }
     }

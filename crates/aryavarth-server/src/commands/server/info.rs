@@ -343,6 +343,7 @@ fn aryavarth(context: &mut Context<'_>, section: &mut Section) {
         counter "durable_position": stats.durable_position,
         counter "compactions": stats.compactions,
         gauge "full": u8::from(stats.full),
+        gauge "poisoned": u8::from(stats.poisoned),
         counter "torn_bytes": stats.torn_bytes,
         counter "recovered_records": stats.recovered_records,
         gauge "damaged_records": stats.damaged_records,

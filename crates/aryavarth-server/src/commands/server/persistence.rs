@@ -85,7 +85,7 @@ fn sync_soon(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
         return refused(SYNTAX);
     }
     context.server.sync_soon();
-    Ok(Reply::Simple("Background saving started".into()))
+    Ok(Reply::Simple("Background saving started: all acknowledged writes are on disk already, no dump file is made".into()))
 }
 
 fn compact(context: &mut Context<'_>, _: &Args<'_>) -> Outcome {
