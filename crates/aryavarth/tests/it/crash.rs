@@ -7,7 +7,7 @@
 //! no batch halved, no reply undone, and a store that opens and goes on. At every other crash somebody
 //! sets the wall clock back an hour: no key that was shown as expired comes back.
 //!
-//! `CRASH_POINTS=n` sets how many crashes are tried (default: 80,000): the scripts first, thinned
+//! `CRASH_POINTS=n` sets how many crashes are tried (default: 90,000): the scripts first, thinned
 //! out if they are more than that, then random workloads until there were enough. The summary
 //! names the calls of the engine that no crash crossed; with the default or more, there must be
 //! none, and enough random workloads. `CRASH_WORKLOAD="random 17"` sweeps only the workload that a failure named, in exactly the
@@ -25,8 +25,8 @@ use crate::runner::{Act, Runner};
 use crate::scene::{Scene, in_two_threads};
 use crate::workload::{Workload, named, random, scripted};
 
-const CRASH_POINTS: u64 = 80_000;
-const SCRIPT_POINTS: u64 = 50_000;
+const CRASH_POINTS: u64 = 90_000;
+const SCRIPT_POINTS: u64 = 60_000;
 /// Random workloads that the default must leave points for: fewer show little.
 const RANDOM_WORKLOADS_MIN: u64 = 4;
 
