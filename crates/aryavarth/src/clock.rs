@@ -31,6 +31,8 @@ const TOLERANCE_MS: i64 = 1000;
 const STEP_MS: u64 = 1000;
 /// Threads read the wall clock in one order and get here in another, by a few milliseconds.
 const RACE_MS: u64 = 10;
+/// How often the wall clock is looked at again because it was set meanwhile.
+const TRIES_MAX: u32 = 8;
 
 /// The clock of one open store.
 #[derive(Debug)]
@@ -113,19 +115,41 @@ impl StoreClock {
 
     /// The wall clock and the store clock.
     pub(crate) fn times(&self) -> (u64, u64) {
-        let wall_ms = self.clock.now_ms();
-        let last_ms = self.wall_ms.load(Ordering::Relaxed);
-        if wall_ms.saturating_add(RACE_MS) < last_ms || wall_ms - last_ms.min(wall_ms) >= STEP_MS {
-            self.look_closely();
-        } else if wall_ms > last_ms {
-            self.wall_ms.fetch_max(wall_ms, Ordering::Relaxed);
-        }
-        let now_ms = wall_ms.saturating_sub_signed(self.offset_ms());
+        let (wall_ms, offset_ms) = self.wall_and_offset();
+        let now_ms = wall_ms.saturating_sub_signed(offset_ms);
         let latest_ms = self.latest_ms.load(Ordering::Relaxed);
         if now_ms <= latest_ms {
             return (wall_ms, latest_ms);
         }
         (wall_ms, self.latest_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms))
+    }
+
+    /// The wall clock and the offset of the same moment: a wall clock that was read before it was set
+    /// back, with the offset after that, would be a time that never was.
+    fn wall_and_offset(&self) -> (u64, i64) {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let offset_ms = self.offset_ms();
+            let wall_ms = self.clock.now_ms();
+            let last_ms = self.wall_ms.load(Ordering::Acquire);
+            let went_back = wall_ms.saturating_add(RACE_MS) < last_ms;
+            if went_back || wall_ms - last_ms.min(wall_ms) >= STEP_MS {
+                self.look_closely();
+            } else {
+                if wall_ms > last_ms {
+                    self.wall_ms.fetch_max(wall_ms, Ordering::Release);
+                }
+                if offset_ms == self.offset_ms() {
+                    return (wall_ms, offset_ms);
+                }
+            }
+            // A clock that jumps at each look has no right time; the store's own stands.
+            if tries == TRIES_MAX {
+                let latest_ms = self.latest_ms.load(Ordering::Relaxed);
+                return (latest_ms.saturating_add_signed(offset_ms), offset_ms);
+            }
+        }
     }
 
     /// Both clocks, to be written down.
@@ -164,7 +188,7 @@ impl StoreClock {
             self.jumps.fetch_add(1, Ordering::Relaxed);
             self.events.tell(|| Event::ClockJumped { by_ms: jump_ms, offset_ms });
         }
-        self.wall_ms.store(look.wall_ms, Ordering::Relaxed);
+        self.wall_ms.store(look.wall_ms, Ordering::Release);
         *last = look;
     }
 }
@@ -185,6 +209,8 @@ mod tests {
     #[derive(Debug, Default)]
     struct TwoHands {
         ahead_ms: AtomicI64,
+        /// How far the wall clock is set right after the next look at it.
+        next_set: AtomicI64,
         elapsed_ms: AtomicU64,
     }
 
@@ -201,7 +227,9 @@ mod tests {
     impl Clock for TwoHands {
         fn now_ms(&self) -> u64 {
             let elapsed_ms = self.elapsed_ms.load(Ordering::Relaxed);
-            (START_MS + elapsed_ms).saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed))
+            let sets_ms = self.next_set.swap(0, Ordering::Relaxed);
+            let ahead_ms = self.ahead_ms.fetch_add(sets_ms, Ordering::Relaxed);
+            (START_MS + elapsed_ms).saturating_add_signed(ahead_ms)
         }
 
         fn elapsed_ms(&self) -> Option<u64> {
@@ -264,6 +292,25 @@ mod tests {
         hands.pass(5000);
         assert_eq!(clock.now_ms(), START_MS + HOUR_MS + 10_000);
         assert_eq!((clock.offset_ms(), clock.jumps()), (0, 2));
+    }
+
+    /// The wall clock is set between the two looks at it that belong to one moment of the store.
+    #[test]
+    fn a_wall_clock_that_is_set_amid_a_look_moves_no_time() {
+        let hour_ms = HOUR_MS.cast_signed();
+        for by_ms in [-hour_ms, hour_ms] {
+            let hands = Arc::new(TwoHands::default());
+            let clock = StoreClock::new(Arc::<TwoHands>::clone(&hands), past(0, 0));
+            for ms in [2000, 1, 2000] {
+                let before_ms = clock.now_ms();
+                hands.pass(ms);
+                hands.next_set.store(by_ms, Ordering::Relaxed);
+                for _ in 0..2 {
+                    let passed_ms = difference(clock.now_ms(), before_ms + ms);
+                    assert!(passed_ms.abs() <= TOLERANCE_MS, "{passed_ms} ms after {by_ms}");
+                }
+            }
+        }
     }
 
     #[test]
