@@ -16,7 +16,9 @@
 //! - Nothing is shown before it is on disk: the files that were not sealed are synced between the
 //!   reading of their records and the return of the open.
 //! - A sync of the reader's that fails is one of the writer's too: the system reports it to each open
-//!   handle of the file (Linux since 4.13), so the writer does not acknowledge the lost writes.
+//!   handle of the file (Linux since 4.13), so the writer does not acknowledge the lost writes. After a
+//!   failed sync of the writer's, which poisons the store, there is no such help: the records that it
+//!   lost are still in the page cache and show here.
 //! - Bytes that change while they are read can look like damage; damage is reported only if it is
 //!   there again and again.
 
@@ -74,7 +76,7 @@ fn try_open(fs: &Arc<dyn Fs>, dir: &Path, options: &Options) -> Result<(Log, Dir
 /// Opens the files of the current manifest. One that is gone, or another manifest afterwards, is
 /// reported as damage, which the caller tries again.
 fn capture(fs: &Arc<dyn Fs>, dir: &Path) -> Result<Moment> {
-    let (number, state) = claim::load_manifest(&**fs, dir, ENGINE)?;
+    let (number, state) = load_manifest(&**fs, dir)?;
     let mut files: BTreeMap<PathBuf, Arc<dyn FsFile>> = BTreeMap::new();
     let mut unsealed = Vec::new();
     for (&id, facts) in &state.segments {
@@ -90,7 +92,7 @@ fn capture(fs: &Arc<dyn Fs>, dir: &Path) -> Result<Moment> {
             }
         }
     }
-    let again = claim::load_manifest(&**fs, dir, ENGINE)?;
+    let again = load_manifest(&**fs, dir)?;
     if again != (number, state.clone()) {
         return Err(KvsError::corrupt(&manifest_path(dir, number), 0, "it changes all the time"));
     }
@@ -108,6 +110,20 @@ fn manifest_of(dir: &Path, number: u64, state: &State) -> [(PathBuf, Arc<dyn FsF
     [(current, line), (manifest, state)]
 }
 
+/// The current manifest. One that is gone by the time it is opened was replaced meanwhile.
+fn load_manifest(fs: &dyn Fs, dir: &Path) -> Result<(u64, State)> {
+    claim::load_manifest(fs, dir, ENGINE).map_err(|error| match &error {
+        KvsError::Io(io) if io.path != dir.join("CURRENT") && is_gone(io) => {
+            KvsError::corrupt(&io.path, 0, MISSING)
+        }
+        _ => error,
+    })
+}
+
+fn is_gone(error: &IoError) -> bool {
+    error.source.kind() == std::io::ErrorKind::NotFound
+}
+
 fn open_captured(fs: &dyn Fs, path: &Path) -> Result<Arc<Captured>, IoError> {
     let file = fs.open(Site::BesideOpen, path, OpenHow::Read)?;
     Ok(Arc::new(Captured::new(Site::BesideLength, file)?))
@@ -115,8 +131,5 @@ fn open_captured(fs: &dyn Fs, path: &Path) -> Result<Arc<Captured>, IoError> {
 
 /// The error for a file that the manifest names; one that is not there may have been dropped since.
 fn missing(path: &Path, error: IoError) -> KvsError {
-    match error.source.kind() {
-        std::io::ErrorKind::NotFound => KvsError::corrupt(path, 0, MISSING),
-        _ => error.into(),
-    }
+    if is_gone(&error) { KvsError::corrupt(path, 0, MISSING) } else { error.into() }
 }

@@ -309,6 +309,8 @@ impl Survey {
     /// Takes the log's end as an open would.
     fn add_tail(&mut self, tail: &Tail, unsealed: Vec<Unsealed>) {
         self.report.torn_bytes = tail.torn_bytes;
+        // The newest clocks stand in the marks.
+        self.state.clock = self.state.clock.later(tail.clock);
         let mut pieces: BTreeMap<PathBuf, Vec<Range<u64>>> = BTreeMap::new();
         for kept in &tail.kept {
             pieces.entry(kept.file.path().to_owned()).or_default().push(FROM..kept.seal.end);

@@ -107,7 +107,13 @@ impl AsyncKvStore {
 
     /// As [`KvStore::contains`].
     pub async fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        let (deadline, position) = KvsEngine::deadline(&self.store, key.as_ref())?;
+        let found = KvsEngine::deadline_now(&self.store, key.as_ref())?;
+        let (deadline, position) = if let Some(found) = found {
+            found
+        } else {
+            let key = key.as_ref().to_vec();
+            self.run(move |store| KvsEngine::deadline(store, &key)).await?
+        };
         self.reached(position).await?;
         Ok(deadline.is_some())
     }
@@ -195,7 +201,10 @@ impl AsyncKvStore {
         let (store, answer) = (self.store.clone(), Arc::new(Answer::default()));
         let told = Arc::clone(&answer);
         self.workers.send(Box::new(move || {
-            told.tell(catch_unwind(AssertUnwindSafe(|| call(&store))));
+            let done = catch_unwind(AssertUnwindSafe(|| call(&store)));
+            // The task may drop the last other handle and open the directory again.
+            drop(store);
+            told.tell(done);
         }))?;
         match poll_fn(|context| answer.poll(context)).await {
             Ok(result) => result,
@@ -229,7 +238,10 @@ impl<T> Answer<T> {
         if let Some(result) = state.0.take() {
             return Poll::Ready(result);
         }
-        state.1 = Some(context.waker().clone());
+        let before = state.1.replace(context.waker().clone());
+        // Its drop may run code of the task's.
+        drop(state);
+        drop(before);
         Poll::Pending
     }
 }

@@ -17,7 +17,11 @@ const MERGED_BYTES_MAX: u64 = 4096;
 /// **The moment**: everything that was acknowledged before [`open`](KvReader::open) was called is
 /// there; of what was written while it ran, a beginning of the log may be, each batch and each
 /// transaction wholly or not at all. Later writes never show; open again to see them. All that it
-/// shows is on disk.
+/// shows is on disk, with one exception: while the writer's store is poisoned, writes that a failed sync
+/// has lost may show, none of which was acknowledged.
+///
+/// Deadlines are by the reader's own clock, which binds nobody: a key that it hides as expired may still
+/// show to the writer, if the wall clock was set meanwhile.
 ///
 /// It takes no lock, creates no file and changes none, so the writer does not notice it; space of files
 /// that the writer removes comes back when the reader goes. It costs the memory of an index, as

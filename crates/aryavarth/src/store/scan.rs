@@ -6,7 +6,8 @@
 //!   next() ->                                               <- next_back()
 //! ```
 //!
-//! Invariant: the rest lies between the pages, so no key comes twice and none is left out.
+//! Invariant: the rest lies between the pages, so no key comes twice and none is left out; after an
+//! error there is nothing more.
 
 use std::collections::VecDeque;
 
@@ -78,7 +79,7 @@ impl<T: Item> Pages<T> {
         while self.front.is_empty()
             && let Some(range) = self.rest.take()
         {
-            (self.front, self.rest) = self.page(range)?;
+            (self.front, self.rest) = self.page(range).inspect_err(|_| self.back.clear())?;
         }
         Ok(self.front.pop_front().or_else(|| self.back.pop_back()))
     }
@@ -87,7 +88,8 @@ impl<T: Item> Pages<T> {
         while self.back.is_empty()
             && let Some(range) = self.rest.take()
         {
-            let (page, rest) = self.page(range.reversed())?;
+            let page = self.page(range.reversed());
+            let (page, rest) = page.inspect_err(|_| self.front.clear())?;
             (self.back, self.rest) = (page, rest.map(KeyRange::reversed));
         }
         Ok(self.back.pop_front().or_else(|| self.front.pop_back()))
