@@ -222,6 +222,7 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
         let drained = async { while tasks.join_next().await.is_some() {} };
         // Unfinished calls are cut off: unanswered, so nothing was promised.
         drop(timeout(self.config.limits.drain, drained).await);
+        self.log_incidents();
         Ok(())
     }
 

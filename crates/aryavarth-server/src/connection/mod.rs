@@ -240,7 +240,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             line = next_line(feed), if can_show => Woken::Shown(line),
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some()
                 => Woken::Late,
-            () = gone(stream, shared.limits.linger), if is_held => Woken::Gone,
+            // In JSON the end of the input is how a client that asks once says that it asked.
+            () = gone(stream, shared.limits.linger), if is_held && session.is_resp() => Woken::Gone,
         }
     }
 

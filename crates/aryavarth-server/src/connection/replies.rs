@@ -79,7 +79,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             None => Turn::Ours(state),
         };
         self.spare_room();
-        if self.calls.is_empty() {
+        // Calls behind a reply that is held have moved to the job, and count until it ends.
+        if self.calls.is_empty() && !turn.is_busy() {
             self.job_bytes = 0;
         }
         self.input_share.resize(self.counted_bytes().min(self.input_share.amount()));

@@ -155,5 +155,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             self.session.reply_error(&message, 0);
         }
         self.job_bytes = 0;
+        // An idle client would keep the room that the calls had waited for.
+        self.granted = None;
     }
 }

@@ -221,9 +221,10 @@ pub(crate) fn are_long<E: KvsEngine, P>(
     client: &ClientState,
     calls: &VecDeque<Call>,
 ) -> bool {
+    let mut space = client.settings.space;
     calls.iter().any(|call| match call {
         Call::Request(request) => json::is_long(&shared.engine, request),
-        Call::Command(call) => commands::is_long(&shared.engine, client, call),
+        Call::Command(call) => commands::is_long(&shared.engine, client, call, &mut space),
         Call::Refused(_) => false,
     })
 }

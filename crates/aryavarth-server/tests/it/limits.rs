@@ -189,6 +189,29 @@ fn a_client_that_takes_nothing_for_too_long_is_closed() {
     eventually("it is closed", || server.handle.counters().sends_timed_out == 1);
 }
 
+/// The time of a stalled send began anew with each command that the client sent, so a slow reader with
+/// a heartbeat held its part of the room for replies for ever.
+#[test]
+fn a_client_that_takes_nothing_is_closed_also_if_it_goes_on_sending() {
+    let engine = MemoryEngine::new();
+    engine.write(Batch::new().set("large", "x".repeat(32 << 20))).unwrap();
+    let limits = Limits {
+        send_stall: Duration::from_millis(500),
+        output_bytes_max: 64 << 20,
+        ..Limits::default()
+    };
+    let server = Server::with(engine, limits);
+    let mut client = server.client();
+    client.send("GET large\r\n");
+    let mut writer = client.writer();
+    eventually("it is closed", || {
+        // Refused once the connection is closed.
+        drop(std::io::Write::write_all(&mut writer, b"PING\r\n"));
+        std::thread::sleep(Duration::from_millis(50));
+        server.handle.counters().sends_timed_out == 1
+    });
+}
+
 #[test]
 fn a_page_of_a_scan_has_a_limit_but_a_single_entry_always_fits() {
     let engine = MemoryEngine::new();

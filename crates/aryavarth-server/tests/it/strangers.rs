@@ -54,6 +54,17 @@ fn who_has_sent_all_hears_what_comes_soon() {
     assert_eq!(client.rest(), ":0\r\n+PONG\r\n");
 }
 
+/// Asking once and shutting down is how the article's client asks, however long the answer takes.
+#[test]
+fn a_json_client_that_asks_once_is_answered_after_a_pause() {
+    let server = limited(|_| {});
+    assert_eq!(server.client().ask("CLIENT PAUSE 2500 WRITE\r\n"), "+OK\r");
+    let mut client = server.client();
+    client.send(set("k", "v"));
+    client.end_input();
+    assert_eq!(client.rest(), "{\"Ok\":null}\n");
+}
+
 #[test]
 fn a_client_that_never_stops_sending_can_be_killed() {
     let server = limited(|_| {});

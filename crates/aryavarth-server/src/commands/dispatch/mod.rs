@@ -300,6 +300,8 @@ impl<E: KvsEngine> Spaces<'_, E> {
             Run::Transaction(step) => {
                 self.selected(|engine| transaction::step(*step, engine, server, client, args))
             }
+            // A call that was to be refused, and whose limit has moved since it was planned.
+            Run::Write(_) if self.wait == Wait::No => Err(Failure::WouldBlock),
             Run::Write(run) => self.selected(|engine| {
                 let keys = spec.keys_read(args);
                 let room = &mut client.room;

@@ -88,20 +88,29 @@ const LONG_COUNT: usize = 64;
 pub(crate) const LONG_BYTES: usize = 256 << 10;
 
 /// Whether a command may keep a thread for long, beside waiting for a disk once: it reads large
-/// values or many, walks the keys, or is a long transaction.
-pub(crate) fn is_long<E: KvsEngine>(engine: &E, client: &ClientState, call: &CommandCall) -> bool {
+/// values or many, walks the keys, or is a long transaction. `space` is the one that the calls before
+/// it have selected, and a SELECT changes it.
+pub(crate) fn is_long<E: KvsEngine>(
+    engine: &E,
+    client: &ClientState,
+    call: &CommandCall,
+    space: &mut u32,
+) -> bool {
     let Some(spec) = call.spec else { return false };
+    if spec.name == "select" && client.queue.is_none() {
+        *space = Args::new(&call.command).database(1).unwrap_or(*space);
+    }
     match (&spec.run, &client.queue) {
         (Run::Transaction(Step::Exec), Some(queue)) => {
             queue.commands.len() > LONG_COUNT
                 || queue.bytes > LONG_BYTES
-                || bytes_read(engine, client, call) > LONG_BYTES
+                || bytes_of_call(engine, client, call, *space, |_| true) > LONG_BYTES
         }
         (Run::Read(_) | Run::Write(_), None) => {
             let walks = matches!(spec.run, Run::Read(_)) && spec.keys == Keys::None;
             walks
                 || spec.key_count(&Args::new(&call.command)) > LONG_COUNT
-                || bytes_read(engine, client, call) > LONG_BYTES
+                || bytes_of_call(engine, client, call, *space, |_| true) > LONG_BYTES
         }
         _ => false,
     }
@@ -115,24 +124,19 @@ pub(crate) fn bytes_shown<E: KvsEngine>(
     call: &CommandCall,
 ) -> usize {
     let shows = |spec: &Spec| spec.access.iter().any(|access| access.contains("access"));
-    bytes_of_call(engine, client, call, shows)
+    bytes_of_call(engine, client, call, client.settings.space, shows)
 }
 
-/// About how many bytes of values a call reads.
-fn bytes_read<E: KvsEngine>(engine: &E, client: &ClientState, call: &CommandCall) -> usize {
-    bytes_of_call(engine, client, call, |_| true)
-}
-
-/// The bytes of values that a call reads by commands which `counts` names, those in the queue of an
-/// EXEC included.
+/// The bytes of values that a call in `space` reads by commands which `counts` names, those in the
+/// queue of an EXEC included.
 fn bytes_of_call<E: KvsEngine>(
     engine: &E,
     client: &ClientState,
     call: &CommandCall,
+    mut space: u32,
     counts: impl Fn(&Spec) -> bool,
 ) -> usize {
     let Some(spec) = call.spec else { return 0 };
-    let mut space = client.settings.space;
     match (&spec.run, &client.queue) {
         (Run::Read(_) | Run::Write(_), None) if counts(spec) => {
             bytes_of_values(engine, space, spec, &Args::new(&call.command))

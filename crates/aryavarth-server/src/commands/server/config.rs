@@ -153,8 +153,10 @@ fn set(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
         }
     }
     for (name, change) in &changes {
+        let before = value_of(context, name);
         change.apply(context);
-        if !matches!(change, Change::Nothing) {
+        // A value that stays is no change of state, so a loop of them fills no log.
+        if !matches!(change, Change::Nothing) && value_of(context, name) != before {
             let value = match change {
                 Change::Password(_) => "(not shown)".to_owned(),
                 _ => value_of(context, name).unwrap_or_default(),

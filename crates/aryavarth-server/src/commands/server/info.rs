@@ -189,7 +189,7 @@ fn memory(context: &mut Context<'_>, section: &mut Section) {
 fn persistence(context: &mut Context<'_>, section: &mut Section) {
     let stats = context.server.stats();
     let pending = stats.written_position.saturating_sub(stats.durable_position);
-    let write_status = if stats.full { "err" } else { "ok" };
+    let write_status = if stats.full || stats.poisoned { "err" } else { "ok" };
     figures!(section;
         gauge "loading": 0,
         gauge "async_loading": 0,

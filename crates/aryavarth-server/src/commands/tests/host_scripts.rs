@@ -1,4 +1,4 @@
-//! The commands' behaviour, told by the scripts in tests/scripts/server, on an engine in memory and a
+//! The commands' behaviour, told by the scripts in tests/scripts/host, on an engine in memory and a
 //! server that is none.
 //!
 //! A prefix like `b:` is another connection, the tag `[mask]` hides digits, and `host` sets the
