@@ -14,7 +14,7 @@ use crate::error::{KvsError, Result};
 use crate::options::{Clock, Durability, SystemClock};
 use crate::record::{Batch, Write};
 use crate::stats::Stats;
-use crate::sync::{Arc, Mutex, Rank, lock};
+use crate::sync::{Apart, Arc, Mutex, Rank, lock};
 
 /// An engine of three methods. Each returns when its effect is as durable as the engine makes it.
 ///
@@ -122,7 +122,9 @@ impl<E: KvsEngine> Plain<E> {
         if self.space != 0 {
             return cannot("keep other spaces than 0");
         }
-        Ok(lock(&self.engine).clone())
+        let engine = lock(&self.engine);
+        let _apart = Apart::begin();
+        Ok(engine.clone())
     }
 }
 

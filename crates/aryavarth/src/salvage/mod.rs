@@ -36,7 +36,7 @@ use crate::record::{Header, Kind, SEQ_MAX};
 use crate::recovery::Claimed;
 use crate::scrub::{Damage, Survey, VerifyReport, Visitor, threads};
 use crate::segment::{Checked, ScanStop, Scanner};
-use crate::sync::{Mutex, Rank, lock};
+use crate::sync::{Apart, Mutex, Rank, lock};
 
 /// The outcome of [`salvage`]: read, saved, and lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -150,7 +150,9 @@ impl<F: FnMut(u64, u64) + Send> Visitor for Learner<F> {
     }
 
     fn progress(&self, done: u64, all: u64) {
-        lock(&self.progress)(done, 2 * all);
+        let mut progress = lock(&self.progress);
+        let _apart = Apart::begin();
+        progress(done, 2 * all);
     }
 }
 

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use crate::error::Result;
 use crate::index::{TABLE_GENERATION, table_record_name};
 use crate::options::Options;
-use crate::sync::{Mutex, Rank, lock};
+use crate::sync::{Apart, Mutex, Rank, lock};
 
 pub(crate) use online::Scrubber;
 pub(crate) use survey::{Survey, Visitor};
@@ -187,7 +187,9 @@ pub fn verify(
 
     impl<F: FnMut(u64, u64) + Send> Visitor for Progress<F> {
         fn progress(&self, done: u64, all: u64) {
-            lock(&self.0)(done, all);
+            let mut progress = lock(&self.0);
+            let _apart = Apart::begin();
+            progress(done, all);
         }
     }
 

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use aryavarth::fs::SimFs;
-use aryavarth::{Batch, Durability, KvStore, KvsError, Options};
+use aryavarth::{Batch, Durability, KvStore, KvsError, Options, verify};
 
 use crate::regressions::{open, open_hooked};
 
@@ -107,4 +107,19 @@ fn the_figures_are_those_of_the_files() {
     let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
     let told = store.stats().disk_bytes;
     assert!(told.abs_diff(bytes) < 1 << 20, "{told} bytes are told, {bytes} are there");
+}
+
+/// The check of the locks' order panicked there in debug builds.
+#[test]
+fn a_callback_of_progress_may_verify_another_store() {
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    for dir in &dirs {
+        KvStore::open(dir.path()).unwrap().put(b"k", b"v").unwrap();
+    }
+    let options = Options::default();
+    let mut inner = 0;
+    let report = verify(dirs[0].path(), &options, |_, _| {
+        inner += verify(dirs[1].path(), &options, |_, _| {}).unwrap().records;
+    });
+    assert!(report.unwrap().damage.is_empty() && inner > 0);
 }
