@@ -194,7 +194,10 @@ impl Scripted {
                 let (mut stream, _) = listener.accept().unwrap();
                 let requests = read_requests(&mut stream, act.reads);
                 stream.write_all(act.says.as_bytes()).unwrap();
-                if !act.closes {
+                // Closed before the act is told to be over.
+                if act.closes {
+                    drop(stream);
+                } else {
                     kept.push(stream);
                 }
                 hear.send(requests).unwrap();
