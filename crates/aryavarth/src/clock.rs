@@ -61,9 +61,11 @@ pub(crate) struct ClockPair {
 }
 
 impl ClockPair {
-    /// The later of two: the store clock never goes back.
+    /// The later of two, `other` if they are of one millisecond and it has both clocks: it was written
+    /// later, and the wall clock may have been set in between. The store clock never goes back.
     pub(crate) fn later(self, other: ClockPair) -> ClockPair {
-        if other.store_ms > self.store_ms { other } else { self }
+        let is_as_late = other.store_ms == self.store_ms && other.wall_ms != 0;
+        if is_as_late || other.store_ms > self.store_ms { other } else { self }
     }
 
     /// By how much the wall clock was ahead; 0 for less than a jump.
@@ -311,6 +313,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn of_two_pairs_of_one_moment_the_one_that_was_written_later_counts() {
+        let (before, after) = (past(START_MS, START_MS), past(START_MS, START_MS + HOUR_MS));
+        assert_eq!(before.later(after), after);
+        assert_eq!(after.later(past(START_MS - 1, START_MS)), after);
+        assert_eq!(after.later(past(START_MS, 0)), after, "it has the store clock alone");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! [`RealFs`] is the operating system, [`SimFs`] keeps a live and a durable image of every file
 //! and directory in memory, so that a test can pull the plug at any call. Every call names its
 //! [`Site`], which serves twice: an error tells the store's intent, and a crash sweep can
-//! list the sites that it never crossed. A [`View`] shows a directory to a second process: it reads
+//! list the sites that it never crossed. A view (`view.rs`) shows a directory to a second process: it reads
 //! files as they were at one moment and keeps all changes in memory.
 //!
 //! A store opens its directory once, with [`Fs::open_dir`], and names its files relative to that:
