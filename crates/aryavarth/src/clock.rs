@@ -70,8 +70,7 @@ impl ClockPair {
 
     /// By how much the wall clock was ahead; 0 for less than a jump.
     fn offset_ms(self) -> i64 {
-        let ahead_ms = difference(self.wall_ms, self.store_ms);
-        if self.wall_ms == 0 || ahead_ms.abs() <= TOLERANCE_MS { 0 } else { ahead_ms }
+        if self.wall_ms == 0 { 0 } else { snapped(difference(self.wall_ms, self.store_ms)) }
     }
 }
 
@@ -94,7 +93,7 @@ impl StoreClock {
             events: Events::default(),
             first_jump_ms: if has_jumped { ahead_ms.saturating_sub(kept_ms) } else { 0 },
             wall_ms: AtomicU64::new(look.wall_ms),
-            offset_ms: AtomicI64::new(if has_jumped { ahead_ms } else { kept_ms }),
+            offset_ms: AtomicI64::new(if has_jumped { snapped(ahead_ms) } else { kept_ms }),
             latest_ms: AtomicU64::new(past.store_ms),
             jumps: AtomicU64::new(u64::from(has_jumped)),
             last: Mutex::new(Rank::Clock, look),
@@ -185,7 +184,7 @@ impl StoreClock {
         if jump_ms.abs() > TOLERANCE_MS {
             let offset_ms = self.offset_ms().saturating_add(jump_ms);
             // Back where it was, but for the time that the looks took.
-            let offset_ms = if offset_ms.abs() <= TOLERANCE_MS { 0 } else { offset_ms };
+            let offset_ms = snapped(offset_ms);
             self.offset_ms.store(offset_ms, Ordering::Release);
             self.jumps.fetch_add(1, Ordering::Relaxed);
             self.events.tell(|| Event::ClockJumped { by_ms: jump_ms, offset_ms });
@@ -193,6 +192,11 @@ impl StoreClock {
         self.wall_ms.store(look.wall_ms, Ordering::Release);
         *last = look;
     }
+}
+
+/// An offset, or 0 for one that is no jump: the next open would take it for none.
+fn snapped(offset_ms: i64) -> i64 {
+    if offset_ms.abs() <= TOLERANCE_MS { 0 } else { offset_ms }
 }
 
 /// How much later `a` is than `b`.
