@@ -141,8 +141,12 @@ pub(crate) static SYSTEMS: &[System] = &[
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
     use crate::data::key;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
 
     /// Every system keeps its pairs, overwritten or not, over a reopen.
     #[test]
@@ -158,7 +162,14 @@ mod tests {
             peer.put_durable(&key(2), b"durable").unwrap();
             peer.prepare(false).unwrap();
             drop(peer);
-            let peer = open(dir.path()).unwrap();
+            // A process that another test is starting may hold a file's lock for a moment.
+            let begun = Instant::now();
+            let peer = loop {
+                match open(dir.path()) {
+                    Ok(peer) => break peer,
+                    Err(error) => assert!(begun.elapsed() < PATIENCE, "{name}: {error}"),
+                }
+            };
             let mut value = Vec::new();
             for (number, expected) in [(0, "loaded"), (1, "put"), (2, "durable"), (99, "loaded")] {
                 assert!(peer.get(&key(number), &mut value).unwrap(), "{name}");
