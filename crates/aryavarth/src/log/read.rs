@@ -343,7 +343,7 @@ impl Log {
     }
 }
 
-/// What a walk met, whether these are the last keys of its range, the position of the record
+/// The keys that a walk met, whether these are the last ones of its range, the position of the record
 /// that gave the space its generation, and the latest deadline of the keys that have expired.
 struct ScanPage {
     keys: Vec<ScanHit>,

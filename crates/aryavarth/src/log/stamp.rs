@@ -39,7 +39,7 @@ impl Stamp {
 
     /// Notes a mark that was written. The caller holds the writer's lock.
     pub(super) fn note(&self, clock_ms: u64, position: u64) {
-        // Whoever sees the clock sees this position, or a later one.
+        // A reader of the clock finds this position, or a later one.
         self.position.store(position, Ordering::Relaxed);
         self.clock_ms.store(clock_ms, Ordering::Release);
     }

@@ -194,8 +194,8 @@ fn flip_all(disk: &Disk) -> Tally {
 /// Cuts the last segment at each of the last `bytes` bytes that hold records.
 fn cut_all(disk: &Disk, bytes: usize) -> Tally {
     let mut tally = Tally::new();
-    let (path, generations) = disk.last_segment();
-    for end in generations.len().saturating_sub(bytes)..generations.len() {
+    let (path, contents) = disk.last_segment();
+    for end in contents.len().saturating_sub(bytes)..contents.len() {
         let fs = disk.damaged(&path, |file| file.truncate(SITE, end as u64).unwrap());
         let scene = Scene(&path, end);
         let verdict = disk.judge(&fs, &path);
@@ -266,9 +266,9 @@ fn a_killed_store_whose_log_was_cut_is_refused() {
 #[test]
 fn a_killed_store_whose_last_write_was_torn_says_so() {
     let disk = Disk::made(40, 300, false);
-    let (path, generations) = disk.last_segment();
-    for start in generations.len() - 320..generations.len() {
-        let zeros = vec![0; generations.len() - start];
+    let (path, contents) = disk.last_segment();
+    for start in contents.len() - 320..contents.len() {
+        let zeros = vec![0; contents.len() - start];
         let fs = disk.damaged(&path, |file| write_full(file, SITE, &zeros, start as u64).unwrap());
         let _scene = Scene(&path, start);
         assert_eq!(disk.judge(&fs, &path), Verdict::LastWriteLost);

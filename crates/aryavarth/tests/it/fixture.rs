@@ -211,7 +211,7 @@ fn is_a(path: &Path, extension: &str) -> bool {
 /// Writes the fixture of a new format version.
 fn make(version: &Path) {
     assert!(!version.exists(), "{} is there, and a fixture is never replaced", version.display());
-    let mut generations = String::from(
+    let mut contents = String::from(
         "# What the stores beside this file hold, and nothing else: every later version must open\n\
          # them and find it. Never edited; a key and its value per line, with its space (if that is\n\
          # not 0) and its deadline (if it has one).\n",
@@ -226,9 +226,9 @@ fn make(version: &Path) {
             }
             fs::write(version.join(name).join(file), bytes).unwrap();
         }
-        generations += &lines(name, &pairs);
+        contents += &lines(name, &pairs);
     }
-    fs::write(version.join("CONTENTS.txt"), generations).unwrap();
+    fs::write(version.join("CONTENTS.txt"), contents).unwrap();
 }
 
 /// The directories of all format versions; a new one is made first if that is asked for.
@@ -257,8 +257,8 @@ fn copy(version: &Path, name: &str) -> tempfile::TempDir {
 
 /// The part of `CONTENTS.txt` about one store.
 fn expected(version: &Path, name: &str) -> String {
-    let generations = fs::read_to_string(version.join("CONTENTS.txt")).expect("CONTENTS.txt");
-    let lines = generations.lines().filter(|line| line.split(' ').next() == Some(name));
+    let contents = fs::read_to_string(version.join("CONTENTS.txt")).expect("CONTENTS.txt");
+    let lines = contents.lines().filter(|line| line.split(' ').next() == Some(name));
     let expected = lines.fold(String::new(), |all, line| all + line + "\n");
     assert!(expected.lines().count() > 30, "{}: {name} holds something", version.display());
     expected

@@ -75,7 +75,7 @@ pub(crate) struct Wall {
 }
 
 impl Wall {
-    /// Somebody sets the wall clock.
+    /// The wall clock is set.
     pub(crate) fn jump(&mut self, ms: i64) {
         self.ahead += ms;
         self.least = self.least.min(self.ahead);
