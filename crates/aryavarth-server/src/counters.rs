@@ -66,6 +66,11 @@ live_counters!(
     input_refused,
 );
 
+/// Takes back `n` that were counted before they happened.
+pub(crate) fn uncount(counter: &AtomicU64, n: usize) {
+    counter.fetch_sub(n as u64, Ordering::Relaxed);
+}
+
 /// Adds `n` to a count.
 pub(crate) fn count(counter: &AtomicU64, n: usize) {
     counter.fetch_add(n as u64, Ordering::Relaxed);

@@ -15,7 +15,7 @@ use aryavarth_protocol::{Reply, Request, Response};
 
 use crate::commands::{self, CommandCall, LONG_BYTES, Later, ServerContext, Wait};
 pub(crate) use crate::commands::{AfterReply, ClientState, Plan};
-use crate::counters::count;
+use crate::counters::{count, uncount};
 use crate::shared::Shared;
 use crate::thread_pool::ThreadPool;
 pub(crate) use blind::{Blind, answer_blind, run_blind, take_blind};
@@ -176,18 +176,22 @@ impl<'a, E: KvsEngine, P: ThreadPool> RunOfCalls<'a, E, P> {
         let Some(call) = result.rest.front_mut() else { return Ok(()) };
         let is_work = call.is_work();
         // A read that is tried inline counts when it has an answer; on the pool each call counts
-        // before it runs, so that INFO counts itself.
+        // before it runs, so that INFO counts itself. One that has not run counts when it does.
         if is_work && wait == Wait::Yes {
             count(&shared.counters.requests, 1);
         }
-        let answer = match call {
+        let ran = match call {
             Call::Refused(message) => {
                 let answer = refusal(shared, std::mem::take(message));
-                heard(client, answer)
+                Ok(heard(client, answer))
             }
-            Call::Request(request) => json::run(shared, &mut client.room, request, wait)?,
-            Call::Command(call) => run_command(shared, client, call, wait, &mut result.then)?,
+            Call::Request(request) => json::run(shared, &mut client.room, request, wait),
+            Call::Command(call) => run_command(shared, client, call, wait, &mut result.then),
         };
+        if ran.is_err() && wait == Wait::Yes {
+            uncount(&shared.counters.requests, 1);
+        }
+        let answer = ran?;
         if is_work && wait == Wait::No {
             count(&shared.counters.requests, 1);
         }

@@ -122,6 +122,22 @@ fn a_protocol_error_is_counted_among_the_errors() {
     assert_eq!(figure(&mut other, "errorstats", "errorstat_ERR"), "count=1");
 }
 
+/// Redis counts the errors inside a transaction's reply, too.
+#[test]
+fn each_error_of_a_transaction_is_counted_by_its_kind() {
+    let (server, _) = obedient();
+    let (mut one, mut other) = (server.client(), server.client());
+    for command in ["SET hot text", "MULTI", "INCR hot", "PING", "INCRBY hot 1", "EXEC"] {
+        one.send(format!("{command}\r\n"));
+    }
+    let error = "-ERR value is not an integer or out of range";
+    for line in ["+OK", "+OK", "+QUEUED", "+QUEUED", "+QUEUED", "*3", error, "+PONG", error] {
+        assert_eq!(one.reply().trim_end(), line);
+    }
+    assert_eq!(figure(&mut other, "errorstats", "errorstat_ERR"), "count=2");
+    assert_eq!(figure(&mut other, "stats", "total_error_replies"), "2");
+}
+
 /// Errors that no command gives are replies, too.
 #[test]
 fn a_client_that_wants_no_replies_hears_no_error_of_the_protocol() {

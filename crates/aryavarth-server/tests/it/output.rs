@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use aryavarth::{Batch, KvsEngine, MemoryEngine};
 use aryavarth_server::{Limits, SharedQueueThreadPool, ThreadPool};
 
-use crate::support::{Client, Obedient, PATIENCE, Server, eventually};
+use crate::support::{Client, Obedient, PATIENCE, Server, eventually, get};
 
 /// A value that no socket buffers wholly.
 const LARGE: usize = 16 << 20;
@@ -141,6 +141,41 @@ fn reads_of_large_values_leave_a_thread_to_writes() {
     for reader in &mut readers {
         assert_eq!(reader.reply(), "$-1\r");
     }
+}
+
+/// A reply without room is made anew later; each try was counted as a request.
+#[test]
+fn a_command_that_runs_again_for_want_of_room_is_counted_once() {
+    let server = with_large_values(|limits| limits.output_bytes_max_total = 1 << 20);
+    let mut first = server.client();
+    first.send("GET a\r\n");
+    eventually("it holds room", || figure(&server, "output_bytes") > 0);
+    let mut others: Vec<Client> = (0..3).map(|_| server.client()).collect();
+    others[0].send("GET b\r\n");
+    others[1].send("MULTI\r\nGET b\r\nEXEC\r\n");
+    others[2].send(get("b"));
+    eventually("three wait", || figure(&server, "output_waiting") == 3);
+    let mut asker = server.client();
+    asker.send("CONFIG RESETSTAT\r\n");
+    assert_eq!(asker.reply(), "+OK\r");
+    let before = figure(&server, "requests");
+    let readers = others
+        .into_iter()
+        .map(|mut client| std::thread::spawn(move || client.read_exact(&mut vec![0; LARGE])));
+    let readers: Vec<_> = readers.collect();
+    take_large(&mut first);
+    for reader in readers {
+        reader.join().unwrap();
+    }
+    // GET, EXEC, the request in JSON, and the command that asks for the figure.
+    assert_eq!(figure(&server, "requests"), before + 4);
+    asker.send("INFO commandstats\r\n");
+    let lines: Vec<String> = std::iter::repeat_with(|| asker.reply())
+        .take_while(|line| line != "\r")
+        .filter(|line| line.starts_with("cmdstat_get:") || line.starts_with("cmdstat_exec:"))
+        .collect();
+    assert!(lines.iter().any(|line| line.starts_with("cmdstat_get:calls=2,")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.starts_with("cmdstat_exec:calls=1,")), "{lines:?}");
 }
 
 /// Each thread of the pool once read a large value before its reply asked for room: memory of all of

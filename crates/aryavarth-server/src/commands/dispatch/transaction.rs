@@ -170,6 +170,9 @@ fn exec<E: KvsEngine>(
         if let Some(spec) = call.spec {
             count(server, client, spec, (call.command, &reply, position), (began, ended));
         }
+        if let Reply::Error(text) = &reply {
+            server.clients().statistics.count_error(text);
+        }
         all.push(reply);
     }
     Ok((Reply::Array(all), position))
