@@ -14,11 +14,12 @@
 //! - A panic is a line with its place. Its text is left out unless the source states it, since it
 //!   could quote a value.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::panic::{self, PanicHookInfo};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -32,7 +33,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 /// Lines that may wait for standard error.
 const LINES_MAX: usize = 4096;
 /// How long the end of the program waits for lines that are not written yet.
-const FLUSH_TIME: Duration = Duration::from_secs(1);
+const FLUSH_TIME: Duration = Duration::from_secs(if cfg!(test) { 30 } else { 1 });
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
 /// How a line of the log is written.
@@ -59,22 +60,40 @@ pub(crate) enum Level {
     Debug,
 }
 
-enum Message {
-    Line(Vec<u8>),
-    /// Asks for a sign when all lines before it are written.
-    Flush(SyncSender<()>),
-}
-
 /// The way to standard error, once there is a log.
-static LINES: OnceLock<SyncSender<Message>> = OnceLock::new();
+static LINES: OnceLock<SyncSender<Vec<u8>>> = OnceLock::new();
 /// Lines that found no room.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
+/// Lines that found room, and those of them that standard error has taken.
+static QUEUED: AtomicU64 = AtomicU64::new(0);
+static WRITTEN: (Mutex<u64>, Condvar) = (Mutex::new(0), Condvar::new());
+
+thread_local! {
+    /// Whether this is the thread that writes: its own lines need no queue.
+    static WRITES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The log of this process. Its end, also by a panic, waits until the lines are written, or for a
+/// second.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Log(());
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let queued = QUEUED.load(Ordering::Acquire);
+        let (written, is_more) = &WRITTEN;
+        let written = written.lock().unwrap_or_else(PoisonError::into_inner);
+        // A standard error that takes no more is not waited for.
+        drop(is_more.wait_timeout_while(written, FLUSH_TIME, |written| *written < queued));
+    }
+}
 
 /// Begins the log of this process. Later calls change nothing.
-pub(crate) fn begin(level: Level, format: Format) -> io::Result<()> {
+pub(crate) fn begin(level: Level, format: Format) -> io::Result<Log> {
     let (sender, receiver) = sync_channel(LINES_MAX);
     if LINES.set(sender).is_err() {
-        return Ok(());
+        return Ok(Log(()));
     }
     thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(&receiver))?;
     let level = match level {
@@ -98,7 +117,7 @@ pub(crate) fn begin(level: Level, format: Format) -> io::Result<()> {
         }
     };
     panic::set_hook(Box::new(log_panic));
-    begun.map_err(io::Error::other)
+    begun.map(|()| Log(())).map_err(io::Error::other)
 }
 
 /// Writes a line that is no log line.
@@ -106,35 +125,36 @@ pub(crate) fn plain(line: &str) {
     send(format!("{line}\n").into_bytes());
 }
 
-/// Waits until the lines are written, or for a second.
-pub(crate) fn flush() {
-    let Some(lines) = LINES.get() else { return };
-    let (done, wait) = sync_channel(1);
-    if lines.try_send(Message::Flush(done)).is_ok() {
-        // A standard error that takes no more is not waited for.
-        wait.recv_timeout(FLUSH_TIME).unwrap_or_default();
-    }
-}
-
 fn send(line: Vec<u8>) {
-    if LINES.get().is_none_or(|lines| lines.try_send(Message::Line(line)).is_err()) {
+    if WRITES.get() {
+        return write_line(&line);
+    }
+    // Counted first: the line may be written before this thread goes on.
+    QUEUED.fetch_add(1, Ordering::AcqRel);
+    if LINES.get().is_none_or(|lines| lines.try_send(line).is_err()) {
+        QUEUED.fetch_sub(1, Ordering::AcqRel);
         DROPPED.fetch_add(1, Ordering::Relaxed);
     }
 }
 
+fn write_line(line: &[u8]) {
+    // Where standard error is gone there is no place to tell.
+    drop(io::stderr().write_all(line));
+}
+
 /// The life of the thread that writes.
-fn write_lines(lines: &Receiver<Message>) {
-    let mut stderr = io::stderr();
-    for message in lines {
-        match message {
-            // Where standard error is gone there is no place to tell.
-            Message::Line(line) => drop(stderr.write_all(&line)),
-            Message::Flush(done) => drop(done.try_send(())),
-        }
+fn write_lines(lines: &Receiver<Vec<u8>>) {
+    WRITES.set(true);
+    for line in lines {
+        write_line(&line);
+        // Lines are dropped while the queue is full, so one behind them tells their number.
         let dropped = DROPPED.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             warn!(lines = dropped, "log lines dropped");
         }
+        let (written, is_more) = &WRITTEN;
+        *written.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        is_more.notify_all();
     }
 }
 
@@ -215,7 +235,71 @@ fn date(mut days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio, exit};
+
+    use tracing::info;
+
     use super::*;
+
+    /// Says to a test that it is the process whose log another one reads.
+    const CHILD: &str = "ARYAVARTH_LOG_TEST_CHILD";
+    const LINES: u64 = 3 * LINES_MAX as u64;
+
+    /// Runs a test in a process of its own, as the child.
+    fn child(test: &str) -> Option<Child> {
+        if std::env::var_os(CHILD).is_some() {
+            return None;
+        }
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", &format!("log::tests::{test}"), "--nocapture"]).env(CHILD, "1");
+        Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn read(child: Child) -> String {
+        String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap()
+    }
+
+    /// The wait for the last lines found no place in a full queue, and so did the count of the lines
+    /// that had found none before: both were lost.
+    #[test]
+    fn at_the_end_each_line_is_written_or_counted_as_dropped_also_with_a_full_queue() {
+        let Some(mut child) =
+            child("at_the_end_each_line_is_written_or_counted_as_dropped_also_with_a_full_queue")
+        else {
+            let log = begin(Level::Info, Format::Text).unwrap();
+            (0..LINES).for_each(|number| info!(number, "one"));
+            io::stdout().write_all(b"full\n").unwrap();
+            drop(log);
+            exit(0);
+        };
+        // The pipe and the queue are full before the first line is read.
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        assert!(stdout.lines().any(|line| line.unwrap().ends_with("full")));
+        let said = read(child);
+        let written = said.lines().filter(|line| line.contains("one number=")).count() as u64;
+        let dropped = said
+            .lines()
+            .filter_map(|line| line.split_once("dropped lines=")?.1.parse::<u64>().ok());
+        let dropped: u64 = dropped.sum();
+        assert!(dropped > 0, "{written} were written");
+        assert_eq!(written + dropped, LINES);
+    }
+
+    #[test]
+    fn the_panic_that_ends_the_program_is_a_line() {
+        let Some(child) = child("the_panic_that_ends_the_program_is_a_line") else {
+            let end = panic::catch_unwind(|| {
+                let _log = begin(Level::Info, Format::Text).unwrap();
+                (0..LINES_MAX / 2).for_each(|number| info!(number, "one"));
+                panic!("as this test wants");
+            });
+            exit(i32::from(end.is_err()));
+        };
+        let said = read(child);
+        let last = said.lines().last().unwrap();
+        assert!(last.contains("ERROR panic") && last.contains("as this test wants"), "{last}");
+    }
 
     #[test]
     fn times_are_written_in_utc_to_the_millisecond() {

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use aryavarth::SledKvsEngine;
 use aryavarth::{KvStore, KvsEngine, KvsError, Options, Recovery};
 use aryavarth_server::{
-    Config, KvServer, Limits, Listener, MemoryHooks, NaiveThreadPool, RayonThreadPool,
-    SharedQueueThreadPool, ThreadPool, ignore_stray_signals, log_events,
+    Config, KvServer, Limits, Listener, LoggedEvents, MemoryHooks, NaiveThreadPool,
+    RayonThreadPool, SharedQueueThreadPool, ThreadPool, ignore_stray_signals,
+    log_events_to_their_end,
 };
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
@@ -28,13 +29,15 @@ use crate::password;
 
 /// How long the store may take to close once the clients are gone.
 const CLOSE_TIME: Duration = Duration::from_millis(2_200);
+/// How long the store's last events may take to be in the log.
+const EVENTS_TIME: Duration = Duration::from_secs(1);
 /// Descriptors that are not connections: the store's files mostly.
 const DESCRIPTORS_KEPT: u64 = 256;
 
 pub(crate) fn run(options: &ServerOptions, json: bool) -> Result<(), Failure> {
     ignore_stray_signals().map_err(|error| Failure::Other(format!("no signals: {error}")))?;
     let format = if json { Format::Json } else { options.log_format };
-    log::begin(options.log_level, format)
+    let _log = log::begin(options.log_level, format)
         .map_err(|error| Failure::Other(format!("no log: {error}")))?;
     allocator::use_huge_pages(false);
     let done = match options.pool {
@@ -42,13 +45,11 @@ pub(crate) fn run(options: &ServerOptions, json: bool) -> Result<(), Failure> {
         Pool::Rayon => run_on::<RayonThreadPool>(options),
         Pool::Naive => run_on::<NaiveThreadPool>(options),
     };
-    let done = done.map_err(|failure| {
+    done.map_err(|failure| {
         let reason = failure.to_string();
         error!(reason, "failed");
         Failure::Logged
-    });
-    log::flush();
-    done
+    })
 }
 
 fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
@@ -70,24 +71,26 @@ fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
             use_huge_pages: Some(allocator::use_huge_pages),
         },
     };
-    let events = log_events().map_err(|error| Failure::Other(format!("no threads: {error}")))?;
+    let (events, logged) = log_events_to_their_end()
+        .map_err(|error| Failure::Other(format!("no threads: {error}")))?;
     let store_options = Options { durability: options.durability, events, ..Options::default() };
     log_start(options);
     let begun = Instant::now();
     match options.engine {
         Engine::Kvs => {
-            let store = opened(options, KvStore::open_with(&options.data, store_options))?;
+            let store = opened(options, &logged, KvStore::open_with(&options.data, store_options))?;
             log_recovery(store.recovery(), begun.elapsed());
             let server = KvServer::with_config(listener, store.clone(), pool, config);
-            serve(server, || store.close())
+            serve(server, logged, || store.close())
         }
         #[cfg(feature = "sled")]
         Engine::Sled => {
-            let store = opened(options, SledKvsEngine::new_with(&options.data, store_options))?;
+            let opening = SledKvsEngine::new_with(&options.data, store_options);
+            let store = opened(options, &logged, opening)?;
             let took_ms = ms(begun.elapsed());
             info!(keys = store.stats().keys, took_ms, "recovered");
             let server = KvServer::with_config(listener, store.clone(), pool, config);
-            serve(server, || store.close())
+            serve(server, logged, || store.close())
         }
     }
 }
@@ -95,6 +98,7 @@ fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
 /// Serves until a signal comes, then closes the store.
 fn serve<E: KvsEngine, P: ThreadPool>(
     server: KvServer<E, P>,
+    logged: LoggedEvents,
     close_store: impl FnOnce() -> Result<(), KvsError> + Send + 'static,
 ) -> Result<(), Failure> {
     log::plain(&format!("listening on {}", server.local_addr()));
@@ -103,20 +107,24 @@ fn serve<E: KvsEngine, P: ThreadPool>(
         notify::state("READY=1");
     })?;
     notify::state("STOPPING=1");
-    close(server, close_store)
+    close(server, logged, close_store)
 }
 
 /// The store, or its error with the remedy.
-fn opened<E>(options: &ServerOptions, opened: Result<E, KvsError>) -> Result<E, Failure> {
-    opened.map_err(|error| match error {
+fn opened<E>(
+    options: &ServerOptions,
+    logged: &LoggedEvents,
+    opened: Result<E, KvsError>,
+) -> Result<E, Failure> {
+    let directory = options.data.display();
+    opened.inspect_err(|_| _ = logged.wait(EVENTS_TIME)).map_err(|error| match error {
         error if error.is_full() => Failure::Other(format!(
-            "cannot open {}: {error}; nothing acknowledged is lost. Free some space and start again",
-            options.data.display()
+            "cannot open {directory}: {error}; nothing acknowledged is lost. Free some space and start \
+             again"
         )),
         KvsError::Io(error) => Failure::Other(format!(
-            "cannot open {}: {error}; nothing acknowledged is lost. Check that it is a directory \
-             that you may write to, or choose another one with --data",
-            options.data.display()
+            "cannot open {directory}: {error}; nothing acknowledged is lost. Check that it is a directory \
+             that you may write to, or choose another one with --data"
         )),
         error => error.into(),
     })
@@ -167,13 +175,21 @@ fn ms(duration: Duration) -> u64 {
 /// nothing acknowledged, while a supervisor that loses its patience would kill us anyway.
 fn close<E: KvsEngine, P: ThreadPool>(
     server: KvServer<E, P>,
+    logged: LoggedEvents,
     close_store: impl FnOnce() -> Result<(), KvsError> + Send + 'static,
 ) -> Result<(), Failure> {
     let (closed, wait) = mpsc::channel();
-    thread::spawn(move || {
+    let closing = thread::Builder::new().name("close".to_owned()).spawn(move || {
         drop(server);
-        closed.send(close_store())
+        let done = close_store();
+        logged.wait(EVENTS_TIME);
+        closed.send(done)
     });
+    closing.map_err(|error| {
+        Failure::Other(format!(
+            "no thread to close the store: {error}; nothing acknowledged is lost"
+        ))
+    })?;
     match wait.recv_timeout(CLOSE_TIME) {
         Ok(result) => {
             result?;

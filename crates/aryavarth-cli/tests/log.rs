@@ -107,6 +107,31 @@ fn a_day_of_a_server_from_its_start_to_its_close() {
 }
 
 #[test]
+fn a_client_that_stops_the_server_is_in_the_line() {
+    let (_dir, data) = data();
+    let mut server = start(&data, &[]);
+    let client = send(&server.addr, "SHUTDOWN\r\n");
+    let stopping = next(&mut server, "stopping");
+    assert_eq!(stopping["command"], "SHUTDOWN");
+    assert_eq!(stopping["client"], client.local_addr().unwrap().to_string());
+    assert_eq!(next(&mut server, "closed")["level"], "INFO");
+}
+
+#[test]
+fn a_close_that_fails_is_a_line_with_its_reason() {
+    let (_dir, data) = data();
+    let mut server = start(&data, &[]);
+    assert_eq!(replies(&server.addr, "SET k v\r\n"), ["+OK"]);
+    let none = Rlimit { current: Some(1), maximum: None };
+    prlimit(Some(pid_of(&server)), Resource::Fsize, none).unwrap();
+    server.signal(Signal::TERM);
+    let (said, code) = server.wait();
+    let last = parse(said.lines().last().unwrap()).unwrap();
+    assert_eq!((name(&last), code), ("failed", Some(2)), "{said}");
+    assert!(last["reason"].as_str().unwrap().contains("File too large"), "{last}");
+}
+
+#[test]
 fn a_kill_is_told_by_the_whole_records_that_were_kept_and_nothing_is_called_cut() {
     let (_dir, data) = data();
     let mut server = start(&data, &[]);

@@ -41,7 +41,7 @@ mod writes;
 pub use counters::Counters;
 pub use error::{Result, ServerError};
 pub use limits::Limits;
-pub use log::log_events;
+pub use log::{LoggedEvents, log_events, log_events_to_their_end};
 pub use server::{Config, KvServer, Listener, ServerHandle};
 pub use signals::ignore_stray_signals;
 pub use thread_pool::{NaiveThreadPool, RayonThreadPool, SharedQueueThreadPool, ThreadPool};

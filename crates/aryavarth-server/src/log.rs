@@ -7,8 +7,10 @@
 //! - No line holds a value or a password. A key is escaped, and cut at 64 bytes.
 //! - A client that can cause a line again and again causes at most one line a second.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +36,35 @@ const SHOWN_BYTES_MAX: usize = 64;
 /// The system's, if it refuses a thread.
 pub fn log_events() -> io::Result<Events> {
     Events::to(log_event)
+}
+
+/// As [`log_events`], for a program that ends: events told while its store closes are in the log
+/// once [`LoggedEvents::wait`] has returned.
+///
+/// # Errors
+/// As [`log_events`].
+pub fn log_events_to_their_end() -> io::Result<(Events, LoggedEvents)> {
+    let (listener, ended) = mpsc::channel::<Infallible>();
+    let events = Events::to(move |event| {
+        // It goes with this closure, when the last event was delivered.
+        let _listener = &listener;
+        log_event(event);
+    })?;
+    Ok((events, LoggedEvents { ended }))
+}
+
+/// The end of a store's events, all of which are in the log by then.
+#[derive(Debug)]
+pub struct LoggedEvents {
+    ended: mpsc::Receiver<Infallible>,
+}
+
+impl LoggedEvents {
+    /// Waits until all handles of the store are gone and its events are in the log, at most for
+    /// `time`. Returns whether that is so.
+    pub fn wait(&self, time: Duration) -> bool {
+        self.ended.recv_timeout(time) == Err(RecvTimeoutError::Disconnected)
+    }
 }
 
 fn log_event(event: &Event) {
@@ -231,6 +262,16 @@ mod tests {
                 "WARN events missed events=3",
             ]
         );
+    }
+
+    #[test]
+    fn the_end_of_the_events_comes_with_the_last_handle_of_the_store() {
+        let (events, logged) = log_events_to_their_end().unwrap();
+        let other = events.clone();
+        drop(events);
+        assert!(!logged.wait(Duration::from_millis(20)), "a handle is left");
+        drop(other);
+        assert!(logged.wait(Duration::from_secs(30)));
     }
 
     #[test]

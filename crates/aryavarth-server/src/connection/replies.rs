@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aryavarth::KvsEngine;
 use aryavarth_protocol::Reply;
+use tracing::info;
 
 use super::deadline::Phase;
 use super::turn::Turn;
@@ -131,6 +132,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             }
             AfterReply::Shutdown => {
                 self.drop_calls();
+                info!(command = "SHUTDOWN", client = %self.client.peer(), "stopping");
                 self.shared.stop.send_replace(true);
             }
             AfterReply::AfterWrites | AfterReply::Sleep(_) | AfterReply::WaitForDisk { .. } => {
