@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use aryavarth::{Batch, Durability, KvsEngine, SledKvsEngine};
+use aryavarth::{Batch, Durability, KvsEngine, SledKvsEngine, Wait};
 
 use super::{CACHE_BYTES, Peer, Result};
 use crate::data::Key;
@@ -91,7 +91,7 @@ impl Peer for Synced {
     }
 
     fn get(&self, key: &Key, value: &mut Vec<u8>) -> Result<bool> {
-        let (found, position) = self.engine.read(key)?;
+        let (found, position) = self.engine.read(key, Wait::Yes)?;
         self.engine.wait(position, Durability::Always)?;
         let is_found = found.is_some();
         if let Some(found) = found {

@@ -90,9 +90,11 @@ pub enum KvsError {
     InvalidOption(String),
     /// The store was closed.
     Closed,
-    /// A closure read a key that was not at hand. Pass the error on with `?`: the engine fetches
+    /// The answer takes a disk, for which the call may not wait; nothing was done. A read with
+    /// [`Wait::No`](crate::Wait::No): call again with [`Wait::Yes`](crate::Wait::Yes) where waiting
+    /// harms no other work. A transaction's closure: pass the error on with `?`, the engine fetches
     /// the key and runs the closure again.
-    Again,
+    WouldBlock,
     /// A closure called into its own store, whose lock the closure holds. Nothing was done; use the
     /// closure's transaction, or make the call after the closure.
     InsideTransaction,
@@ -194,7 +196,10 @@ impl fmt::Display for KvsError {
             KvsError::Io(error) => write!(f, "{error}"),
             KvsError::InvalidOption(what) => write!(f, "invalid option: {what}"),
             KvsError::Closed => f.write_str("the store is closed"),
-            KvsError::Again => f.write_str("the closure read a key that must be fetched first"),
+            KvsError::WouldBlock => f.write_str(
+                "the key has to be read from the disk first, and this call may not wait for it; \
+                 nothing was done. Read it with Wait::Yes, or pass the error on in a transaction",
+            ),
             KvsError::InsideTransaction => f.write_str(
                 "the store was called from inside a transaction's closure, which holds its lock; \
                  nothing was done. Use the transaction's own methods, or call after the closure",

@@ -38,7 +38,7 @@ mod watermarks;
 
 pub use engine::{
     Count, Deadline, Effects, Entry, Generation, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest,
-    Page, Position, Stored, Transaction, Watch,
+    Page, Position, Stored, Transaction, Wait, Watch,
 };
 pub use error::{KvsError, Result};
 pub use events::{Event, Events};

@@ -9,8 +9,8 @@ use std::task::{Poll, Waker};
 
 use crate::clock::{ClockPair, StoreClock};
 use crate::engine::{
-    Count, Effects, Generation, Guide, Inside, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest, Page,
-    Position, Stored, Transaction, Watch, Watches, check_outside,
+    Count, Deadline, Effects, Generation, Guide, Inside, KeyPage, KeyRange, KeyWalk, KvsEngine,
+    Newest, Page, Position, Stored, Transaction, Wait, Watch, Watches, check_outside,
 };
 use crate::error::Result;
 use crate::options::{Clock, Durability, Options, SystemClock};
@@ -232,8 +232,8 @@ impl Newest for NewestInMaps<'_> {
         Ok(self.get(space, key).cloned())
     }
 
-    fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Option<u64>>> {
-        Ok(self.get(space, key).map(|stored| stored.expires_at))
+    fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Deadline>> {
+        Ok(self.get(space, key).map(Stored::deadline))
     }
 
     fn keys(&mut self, space: u32, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>> {
@@ -288,16 +288,12 @@ impl KvsEngine for MemoryEngine {
         self.shared.clock.offset_ms()
     }
 
-    fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {
+    fn find(&self, key: &[u8], _wait: Wait) -> Result<(Option<Stored>, Position)> {
         let now_ms = self.now_ms();
         let spaces = self.spaces()?;
         let stored = spaces.get(self.space).and_then(|space| space.keys.get(key));
         let stored = stored.filter(|stored| !stored.is_expired(now_ms));
         Ok((stored.cloned(), Position::ZERO))
-    }
-
-    fn find_now(&self, key: &[u8]) -> Result<Option<(Option<Stored>, Position)>> {
-        self.find(key).map(Some)
     }
 
     fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {

@@ -9,7 +9,9 @@
 use std::fmt;
 use std::task::{Poll, Waker};
 
-use crate::engine::{self, Count, KeyPage, KeyRange, Page, Position, Stored, Transaction, Watch};
+use crate::engine::{
+    self, Count, KeyPage, KeyRange, Page, Position, Stored, Transaction, Wait, Watch,
+};
 use crate::error::{KvsError, Result};
 use crate::options::{Clock, Durability, SystemClock};
 use crate::record::{Batch, Write};
@@ -149,7 +151,10 @@ impl<E: KvsEngine> engine::KvsEngine for Plain<E> {
         SystemClock.now_ms()
     }
 
-    fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {
+    fn find(&self, key: &[u8], wait: Wait) -> Result<(Option<Stored>, Position)> {
+        if wait == Wait::No {
+            return Err(KvsError::WouldBlock);
+        }
         let value = self.engine()?.get(text(key)?)?;
         let stored = value.map(|value| Stored { value: value.into_bytes(), expires_at: None });
         Ok((stored, Position::ZERO))

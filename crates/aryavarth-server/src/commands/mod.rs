@@ -40,4 +40,3 @@ pub(crate) use dispatch::{
 pub(crate) use kit::call::CommandCall;
 pub(crate) use kit::context::{AfterReply, ClientState, ServerContext};
 pub(crate) use kit::deadline::Now;
-pub(crate) use kit::read::Wait;

@@ -1,11 +1,11 @@
 //! Requests in JSON, on the engine.
 
-use aryavarth::{Batch, KeyRange, KvsEngine, KvsError, Position};
+use aryavarth::{Batch, KeyRange, KvsEngine, KvsError, Position, Wait};
 use aryavarth_protocol::{KEY_NOT_FOUND, Request, Response};
 
 use super::{Answer, Output, caught};
 use crate::budget::Allowance;
-use crate::commands::{LONG_BYTES, Later, Plan, Wait};
+use crate::commands::{LONG_BYTES, Later, Plan};
 use crate::limits::Limits;
 use crate::shared::Shared;
 use crate::thread_pool::ThreadPool;
@@ -57,21 +57,22 @@ pub(super) fn run<E: KvsEngine, P: ThreadPool>(
         }
         _ => None,
     };
-    let ran = caught(shared, || match (request, wait) {
-        (Request::Get { key }, Wait::No) => get_now(engine, key),
-        // The others are blind writes.
-        (Request::Set { .. }, _) if shared.settings.is_out_of_memory() => Some(error(
+    let ran = caught(shared, || match request {
+        Request::Set { .. } if shared.settings.is_out_of_memory() => Ok(error(
             "the server's memory has reached its limit; nothing was done. Reads and removals work"
                 .to_owned(),
         )),
-        (request, _) => Some(answer(engine, request, limits)),
+        request => answer(engine, request, limits, wait),
     });
     drop(pass);
+    let ran = match ran {
+        Ok(Err(KvsError::WouldBlock)) if wait == Wait::No => return Err(Later::Pool),
+        ran => ran.map(|done| done.unwrap_or_else(|failed| error(failed.to_string()))),
+    };
     match ran {
-        Ok(None) => Err(Later::Pool),
         // A reply that only shows something is made anew when there is room for it.
-        Ok(Some((response, _))) if shows && !room.fits(response.text_bytes()) => Err(Later::Room),
-        Ok(Some((response, position))) => {
+        Ok((response, _)) if shows && !room.fits(response.text_bytes()) => Err(Later::Room),
+        Ok((response, position)) => {
             Ok(Answer { output: Output::Json(response), position, level: engine.durability() })
         }
         Err(lost) => Ok(lost),
@@ -82,9 +83,17 @@ pub(super) fn error(message: String) -> JsonAnswer {
     (Response::Err(message), Position::ZERO)
 }
 
-fn answer<E: KvsEngine>(engine: &E, request: &mut Request, limits: &Limits) -> JsonAnswer {
-    let answer = match request {
-        Request::Get { key } => get(engine, key),
+fn answer<E: KvsEngine>(
+    engine: &E,
+    request: &mut Request,
+    limits: &Limits,
+    wait: Wait,
+) -> Result<JsonAnswer, KvsError> {
+    match request {
+        Request::Get { key } => {
+            let (value, position) = engine.read(key.as_bytes(), wait)?;
+            Ok((value_response(value), position))
+        }
         Request::Set { key, value } => {
             let (key, value) = (std::mem::take(key), std::mem::take(value));
             engine.write(Batch::new().set(key, value)).map(|(_, at)| (Response::Ok(None), at))
@@ -95,20 +104,6 @@ fn answer<E: KvsEngine>(engine: &E, request: &mut Request, limits: &Limits) -> J
             scan(engine, prefix, after.as_deref(), limit, limits.scan_bytes_max)
         }
         Request::Compact {} => engine.compact().map(|()| (Response::Ok(None), Position::ZERO)),
-    };
-    answer.unwrap_or_else(|failed| error(failed.to_string()))
-}
-
-fn get<E: KvsEngine>(engine: &E, key: &str) -> Result<JsonAnswer, KvsError> {
-    let (value, position) = engine.read(key.as_bytes())?;
-    Ok((value_response(value), position))
-}
-
-/// The same if nothing has to be waited for.
-fn get_now<E: KvsEngine>(engine: &E, key: &str) -> Option<JsonAnswer> {
-    match engine.read_now(key.as_bytes()) {
-        Ok(found) => found.map(|(value, position)| (value_response(value), position)),
-        Err(failed) => Some(error(failed.to_string())),
     }
 }
 

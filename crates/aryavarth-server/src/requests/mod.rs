@@ -10,10 +10,10 @@ mod json;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use aryavarth::{Durability, KvsEngine, Position};
+use aryavarth::{Durability, KvsEngine, Position, Wait};
 use aryavarth_protocol::{Reply, Request, Response};
 
-use crate::commands::{self, CommandCall, LONG_BYTES, Later, ServerContext, Wait};
+use crate::commands::{self, CommandCall, LONG_BYTES, Later, ServerContext};
 pub(crate) use crate::commands::{AfterReply, ClientState, Plan};
 use crate::counters::{count, uncount};
 use crate::shared::Shared;

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use aryavarth::KvsEngine;
+use aryavarth::{KvsEngine, Wait};
 use aryavarth_server::Limits;
 
 use crate::support::{Obedient, Server, eventually, get, remove, set};
@@ -55,7 +55,7 @@ fn after_a_failed_sync_waiting_replies_are_errors_and_older_data_is_served() {
     let server = Server::with(engine.clone(), Limits::default());
     let mut client = server.client();
     client.send(set("old", "1"));
-    eventually("it is written", || engine.find(b"old").unwrap().0.is_some());
+    eventually("it is written", || engine.find(b"old", Wait::Yes).unwrap().0.is_some());
     engine.sync();
     assert_eq!(client.reply(), r#"{"Ok":null}"#);
 

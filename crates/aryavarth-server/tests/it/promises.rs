@@ -1,7 +1,7 @@
 //! The server's promises at the places where it adds to the engine's: order of replies, the level
 //! that a transaction waits for, silence, passwords and pauses. Each has a planted bug.
 
-use aryavarth::{KvsEngine, MemoryEngine};
+use aryavarth::{KvsEngine, MemoryEngine, Wait};
 use aryavarth_server::{Config, Limits};
 
 use crate::support::{Obedient, Server, eventually, get, set};
@@ -62,11 +62,11 @@ fn a_watch_notices_that_its_key_expired() {
     assert_eq!(client.ask("SET k v PX 30\r\n"), "+OK\r");
     client.send("WATCH k\r\n");
     assert_eq!(client.reply(), "+OK\r");
-    eventually("it has expired", || engine.find(b"k").unwrap().0.is_none());
+    eventually("it has expired", || engine.find(b"k", Wait::Yes).unwrap().0.is_none());
     client.send("MULTI\r\nSET other v\r\nEXEC\r\n");
     let replies = [client.reply(), client.reply(), client.reply()];
     assert_eq!(replies, ["+OK\r", "+QUEUED\r", "*-1\r"]);
-    assert_eq!(engine.read(b"other").unwrap().0, None);
+    assert_eq!(engine.read(b"other", Wait::Yes).unwrap().0, None);
 }
 
 /// It would take the error for the answer to its next question.
@@ -92,7 +92,7 @@ fn with_a_password_no_request_in_json_is_run() {
     assert!(!client.rest().contains("\"Ok\""), "JSON has no way to say a password");
     let mut client = server.client();
     assert!(client.ask("SET k v\r\n").starts_with("-NOAUTH"));
-    assert_eq!(engine.read(b"k").unwrap().0, None);
+    assert_eq!(engine.read(b"k", Wait::Yes).unwrap().0, None);
     assert_eq!(client.ask("AUTH secret\r\n"), "+OK\r");
     assert_eq!(client.ask("SET k v\r\n"), "+OK\r");
 }
@@ -106,7 +106,7 @@ fn with_a_password_set_later_no_new_connection_speaks_json() {
     let mut client = server.client();
     client.send(set("k", "v"));
     assert!(!client.rest().contains("\"Ok\""));
-    assert_eq!(engine.read(b"k").unwrap().0, None);
+    assert_eq!(engine.read(b"k", Wait::Yes).unwrap().0, None);
 }
 
 #[test]

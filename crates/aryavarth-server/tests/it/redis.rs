@@ -1,7 +1,7 @@
 //! The Redis protocol over real sockets: effects that only a connection has. The commands themselves are
 //! told in scripts beside them.
 
-use aryavarth::{Batch, KvsEngine, MemoryEngine};
+use aryavarth::{Batch, KvsEngine, MemoryEngine, Wait};
 use aryavarth_server::Limits;
 
 use crate::support::{Client, Obedient, Server, eventually};
@@ -112,7 +112,7 @@ fn nothing_runs_after_quit_however_much_was_sent() {
     let many = "PING\r\n".repeat(255) + "QUIT\r\nSET k v\r\nPING\r\n";
     client.send(many);
     assert_eq!(client.rest(), "+PONG\r\n".repeat(255) + "+OK\r\n");
-    assert_eq!(engine.read(b"k").unwrap().0, None);
+    assert_eq!(engine.read(b"k", Wait::Yes).unwrap().0, None);
 }
 
 /// A disk that hangs must not keep the answer that it hangs.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use aryavarth::{
     Batch, Count, Durability, KeyPage, KeyRange, KvsEngine, KvsError, MemoryEngine, Page, Position,
-    Stats, Stored, Transaction, Watch,
+    Stats, Stored, Transaction, Wait, Watch,
 };
 use aryavarth_server::{
     Config, KvServer, Limits, Listener, ServerHandle, SharedQueueThreadPool, ThreadPool,
@@ -253,7 +253,7 @@ impl Obedient {
             control = self.control.1.wait(control).unwrap();
         }
         let position = control.positions.get(key).copied().unwrap_or(0);
-        Ok((self.memory.find(key)?.0, Position(position)))
+        Ok((self.memory.find(key, Wait::Yes)?.0, Position(position)))
     }
 }
 
@@ -295,18 +295,16 @@ impl KvsEngine for Obedient {
         if key.starts_with(b"large") { 1 << 20 } else { 0 }
     }
 
-    fn find(&self, key: &[u8]) -> aryavarth::Result<(Option<Stored>, Position)> {
-        self.note("read");
-        self.change(|control| control.calls_before_read = control.together.len());
-        self.look_up(key)
-    }
-
-    fn find_now(&self, key: &[u8]) -> aryavarth::Result<Option<(Option<Stored>, Position)>> {
-        if !key.starts_with(b"hot") {
-            return Ok(None);
+    fn find(&self, key: &[u8], wait: Wait) -> aryavarth::Result<(Option<Stored>, Position)> {
+        match wait {
+            Wait::Yes => {
+                self.note("read");
+                self.change(|control| control.calls_before_read = control.together.len());
+            }
+            Wait::No if key.starts_with(b"hot") => self.note("read now"),
+            Wait::No => return Err(KvsError::WouldBlock),
         }
-        self.note("read now");
-        self.look_up(key).map(Some)
+        self.look_up(key)
     }
 
     fn write(&self, batch: Batch) -> aryavarth::Result<(u64, Position)> {

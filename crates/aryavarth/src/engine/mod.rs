@@ -1,7 +1,7 @@
 //! The contract that every engine keeps.
 //!
 //! A server talks to an engine through [`KvsEngine`] alone. The contract separates *doing* from
-//! *being durable*: [`read`](KvsEngine::read), [`commit`](KvsEngine::transact) and
+//! *being durable*: [`read`](KvsEngine::read), [`transact`](KvsEngine::transact) and
 //! [`scan`](KvsEngine::scan) return at once with the [`Position`] of the newest thing that they
 //! saw or wrote, and [`wait`](KvsEngine::wait) returns when a crash can no longer undo it. So
 //! requests of one pipeline run at full speed and wait together. A caller that lets a result out (to a
@@ -56,6 +56,11 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// The deadline as a type of its own.
+    pub fn deadline(&self) -> Deadline {
+        self.expires_at.into()
+    }
+
     /// Whether the key is gone at `now_ms`.
     pub fn is_expired(&self, now_ms: u64) -> bool {
         self.expires_at.is_some_and(|deadline| deadline <= now_ms)
@@ -99,6 +104,29 @@ impl From<Option<u64>> for Deadline {
     }
 }
 
+/// Whether a read may wait for a disk, or for a writer that waits for one.
+///
+/// ```
+/// use aryavarth::{KvsEngine, KvsError, MemoryEngine, Wait};
+///
+/// let engine = MemoryEngine::new();
+/// engine.set("k".into(), "v".into())?;
+/// let (value, _) = match engine.read(b"k", Wait::No) {
+///     Err(KvsError::WouldBlock) => engine.read(b"k", Wait::Yes)?, // on a thread that may wait
+///     done => done?,
+/// };
+/// assert_eq!(value, Some(b"v".to_vec()));
+/// # Ok::<(), aryavarth::KvsError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wait {
+    /// The read answers at once or fails with [`KvsError::WouldBlock`]: for threads that have others
+    /// to serve, as those of an async runtime.
+    No,
+    /// The read waits as long as it takes.
+    Yes,
+}
+
 /// How many keys a space has, those that have expired and were not removed yet included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
@@ -109,14 +137,14 @@ pub struct Count {
 }
 
 impl Count {
-    /// Takes note that a key's deadline was `before` and is `after`, where the outer `None` is a
-    /// key that does not exist.
-    #[expect(clippy::option_option, reason = "there may be no key, and no deadline")]
-    pub(crate) fn change(&mut self, before: Option<Option<u64>>, after: Option<Option<u64>>) {
+    /// Takes note that a key's deadline was `before` and is `after`, where `None` is a key that does
+    /// not exist.
+    pub(crate) fn change(&mut self, before: Option<Deadline>, after: Option<Deadline>) {
+        let ends = |deadline: Option<Deadline>| deadline.is_some_and(|it| it != Deadline::Never);
         self.keys -= u64::from(before.is_some());
         self.keys += u64::from(after.is_some());
-        self.expiring -= u64::from(before.flatten().is_some());
-        self.expiring += u64::from(after.flatten().is_some());
+        self.expiring -= u64::from(ends(before));
+        self.expiring += u64::from(ends(after));
     }
 }
 
@@ -196,15 +224,10 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`KvsError::Corrupt`] if the record is damaged, [`KvsError::Poisoned`] if it is one whose
-    /// outcome is unknown.
-    fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)>;
-
-    /// The same without ever blocking on a disk: `None` if it would, or if it would take so long
-    /// that other work of the thread suffered. For callers with an async runtime.
-    fn find_now(&self, key: &[u8]) -> Result<Option<(Option<Stored>, Position)>> {
-        let _ = key;
-        Ok(None)
-    }
+    /// outcome is unknown. With [`Wait::No`] also [`KvsError::WouldBlock`], if the answer takes a
+    /// disk, or so much copying that other work of the thread suffered; an engine that cannot tell
+    /// fails so each time.
+    fn find(&self, key: &[u8], wait: Wait) -> Result<(Option<Stored>, Position)>;
 
     /// About how many bytes a read of the key takes to copy and check, as far as that is known
     /// without a disk; 0 if it is not. For callers that plan their work; it promises nothing.
@@ -215,39 +238,26 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
 
     /// The newest value of a key and the position of the answer. Errors as
     /// [`find`](KvsEngine::find).
-    fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)> {
-        let (stored, position) = self.find(key)?;
+    fn read(&self, key: &[u8], wait: Wait) -> Result<(Option<Vec<u8>>, Position)> {
+        let (stored, position) = self.find(key, wait)?;
         Ok((stored.map(|stored| stored.value), position))
     }
 
-    /// The same without ever blocking on a disk, as [`find_now`](KvsEngine::find_now).
-    fn read_now(&self, key: &[u8]) -> Result<Option<(Option<Vec<u8>>, Position)>> {
-        let found = self.find_now(key)?;
-        Ok(found.map(|(stored, position)| (stored.map(|stored| stored.value), position)))
-    }
-
-    /// The deadline of a key, and the position of the answer: `None` if there is no such key,
-    /// `Some(None)` if it has no deadline. Reads no file where the index knows. Errors as
-    /// [`find`](KvsEngine::find).
+    /// The deadline of a key, if there is such a key, and the position of the answer. Reads no file
+    /// where the index knows. Errors as [`find`](KvsEngine::find).
     ///
     /// ```
-    /// use aryavarth::{KvsEngine, MemoryEngine};
+    /// use aryavarth::{Deadline, KvsEngine, MemoryEngine, Wait};
     ///
     /// let engine = MemoryEngine::new();
     /// engine.set("k".into(), "v".into())?;
-    /// assert_eq!(engine.deadline(b"k")?.0, Some(None));
-    /// assert_eq!(engine.deadline(b"other")?.0, None);
+    /// assert_eq!(engine.deadline(b"k", Wait::Yes)?.0, Some(Deadline::Never));
+    /// assert_eq!(engine.deadline(b"other", Wait::Yes)?.0, None);
     /// # Ok::<(), aryavarth::KvsError>(())
     /// ```
-    fn deadline(&self, key: &[u8]) -> Result<(Option<Option<u64>>, Position)> {
-        let (stored, position) = self.find(key)?;
-        Ok((stored.map(|stored| stored.expires_at), position))
-    }
-
-    /// The same without ever blocking on a disk, as [`find_now`](KvsEngine::find_now).
-    fn deadline_now(&self, key: &[u8]) -> Result<Option<(Option<Option<u64>>, Position)>> {
-        let found = self.find_now(key)?;
-        Ok(found.map(|(stored, position)| (stored.map(|stored| stored.expires_at), position)))
+    fn deadline(&self, key: &[u8], wait: Wait) -> Result<(Option<Deadline>, Position)> {
+        let (stored, position) = self.find(key, wait)?;
+        Ok((stored.map(|stored| stored.deadline()), position))
     }
 
     /// The first keys of a range, at most `limit`, without their values: reads no file. A page that
@@ -359,7 +369,7 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     /// # Errors
     /// [`KvsError::NotUtf8`] for a value that another interface stored as bytes.
     fn get(&self, key: String) -> Result<Option<String>> {
-        let (value, position) = self.read(key.as_bytes())?;
+        let (value, position) = self.read(key.as_bytes(), Wait::Yes)?;
         self.wait(position, self.durability())?;
         value.map(String::from_utf8).transpose().map_err(|not_utf8| {
             drop(not_utf8);

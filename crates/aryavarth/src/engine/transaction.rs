@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::range::KeyRange;
-use super::{Count, Guide, KeyPage, KeyWalk, Stored};
+use super::{Count, Deadline, Guide, KeyPage, KeyWalk, Stored};
 use crate::error::{KvsError, Result};
 
 /// The newest state, as a closure in [`KvsEngine::transact`](super::KvsEngine::transact) sees it.
@@ -29,8 +29,8 @@ pub trait Newest {
         0
     }
 
-    /// The newest value of `key`, or [`KvsError::Again`](crate::KvsError::Again) if it must be
-    /// fetched first.
+    /// The newest value of `key`, or [`KvsError::WouldBlock`](crate::KvsError::WouldBlock) if it
+    /// must be fetched first.
     fn find(&mut self, space: u32, key: &[u8]) -> Result<Option<Stored>>;
 
     /// Whether [`find`](Newest::find) has the value of `key` at hand. If not, the key is fetched
@@ -40,8 +40,8 @@ pub trait Newest {
         true
     }
 
-    /// The deadline of `key`: `None` if there is no such key, `Some(None)` if it has no deadline.
-    fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Option<u64>>>;
+    /// The deadline of `key`, if there is such a key.
+    fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Deadline>>;
 
     /// The first keys of a range, at most `limit`, and at least one unless there is none.
     fn keys(&mut self, space: u32, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>>;
@@ -144,7 +144,7 @@ impl<'a> Transaction<'a> {
     /// ```
     ///
     /// # Errors
-    /// [`KvsError::Again`] if a key has to be fetched: pass it on, if not at once then at the end.
+    /// [`KvsError::WouldBlock`] if a key has to be fetched: pass it on, if not at once then at the end.
     pub fn fetch<'k>(&mut self, keys: impl IntoIterator<Item = &'k [u8]>) -> Result<()> {
         let mut are_at_hand = true;
         for key in keys {
@@ -152,13 +152,13 @@ impl<'a> Transaction<'a> {
                 are_at_hand &= self.newest.is_at_hand(space, key);
             }
         }
-        if are_at_hand { Ok(()) } else { Err(KvsError::Again) }
+        if are_at_hand { Ok(()) } else { Err(KvsError::WouldBlock) }
     }
 
     /// The newest value of `key`.
     ///
     /// # Errors
-    /// [`KvsError::Again`] if the key was neither announced nor at hand: pass it on with `?`, the
+    /// [`KvsError::WouldBlock`] if the key was neither announced nor at hand: pass it on with `?`, the
     /// engine fetches the key and runs the closure again. A closure may first ask for other keys,
     /// to have them fetched together, and pass the error on at its end.
     pub fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>> {
@@ -180,15 +180,14 @@ impl<'a> Transaction<'a> {
         Ok(self.deadline(key)?.is_some())
     }
 
-    /// The deadline of `key`, in milliseconds since 1970: `None` if there is no such key,
-    /// `Some(None)` if it has no deadline. Needs no value.
-    pub fn deadline(&mut self, key: &[u8]) -> Result<Option<Option<u64>>> {
+    /// The deadline of `key`, if there is such a key. Needs no value.
+    pub fn deadline(&mut self, key: &[u8]) -> Result<Option<Deadline>> {
         let deadline = match self.written(key) {
-            Ok(written) => written.map(|stored| stored.expires_at),
+            Ok(written) => written.map(Stored::deadline),
             Err(Generation::Old(space)) => self.newest.deadline(space, key)?,
             Err(Generation::New(_)) => None,
         };
-        Ok(deadline.filter(|deadline| deadline.is_none_or(|deadline| deadline > self.now_ms)))
+        Ok(deadline.filter(|deadline| !deadline.has_passed(self.now_ms)))
     }
 
     /// Sets `key`, without a deadline, when the closure returns `Ok`.
@@ -300,9 +299,9 @@ impl<'a> Transaction<'a> {
             Generation::Old(space) => self.newest.count(space)?,
             Generation::New(_) => Count::default(),
         };
-        let written: Vec<(Vec<u8>, Option<Option<u64>>)> = self
+        let written: Vec<(Vec<u8>, Option<Deadline>)> = self
             .writes_of(generation)
-            .map(|(key, stored)| (key.to_vec(), stored.map(|stored| stored.expires_at)))
+            .map(|(key, stored)| (key.to_vec(), stored.map(Stored::deadline)))
             .collect();
         for (key, after) in written {
             let before = match generation {

@@ -243,6 +243,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Wait;
     use crate::fs::SimFs;
     use crate::manifest::{Manifest, State};
     use crate::options::{Clock, Options};
@@ -299,7 +300,7 @@ mod tests {
         assert_eq!(log.remove_due(&due).unwrap(), None);
         drop(pin);
         for key in ["kept", "renewed"] {
-            let stored = log.find(1, key.as_bytes()).unwrap().0;
+            let stored = log.find(1, key.as_bytes(), Wait::Yes).unwrap().0;
             assert_eq!(stored.expect("it was set anew").value, b"new");
         }
         while log.sweep().unwrap() {}

@@ -16,8 +16,8 @@
 use crossbeam_epoch as epoch;
 
 use super::Log;
-use crate::engine::{Count, KeyPage, KeyRange, Page, Position, Stored};
-use crate::error::Result;
+use crate::engine::{Count, Deadline, KeyPage, KeyRange, Page, Position, Stored, Wait};
+use crate::error::{KvsError, Result};
 use crate::index::{Found, Slot, SpaceState};
 use crate::segment::Segment;
 use crate::sync::{Arc, Ordering, fence, spin_loop};
@@ -27,7 +27,7 @@ const WALK_KEYS_MAX: usize = 256;
 /// Among so few keys commits of several keys are always seen wholly or not at all; among more, if
 /// none comes between.
 const WALK_KEYS_MIN: usize = 16;
-/// Records above this are not read in passing: they are copied and checked for too long, in bytes.
+/// Records above this are not read with [`Wait::No`]: they are copied and checked for too long, in bytes.
 const READ_NOW_BYTES_MAX: usize = 256 << 10;
 /// A page of a scan ends when its values reach this.
 const PAGE_BYTES_MAX: u64 = 1 << 20;
@@ -56,28 +56,16 @@ impl Seen {
     }
 
     /// Reads the record's value, whether or not it has expired; for a tombstone there is none.
-    pub(super) fn value(&self, key: &[u8]) -> Result<Option<Stored>> {
+    pub(super) fn value(&self, key: &[u8], wait: Wait) -> Result<Option<Stored>> {
         let pointer = self.slot.pointer();
         if pointer.tombstone {
             return Ok(None);
         }
         let (offset, length) = (pointer.offset, pointer.length as usize);
-        self.segment.read_value(offset, length, self.state.generation, key).map(Some)
-    }
-
-    /// The same without waiting for a disk: `None` if it would take one.
-    #[expect(clippy::option_option, reason = "whether it is known; and then whether there is any")]
-    fn value_now(&self, key: &[u8]) -> Result<Option<Option<Stored>>> {
-        let pointer = self.slot.pointer();
-        if pointer.tombstone {
-            return Ok(Some(None));
+        if wait == Wait::No && length > READ_NOW_BYTES_MAX {
+            return Err(KvsError::WouldBlock);
         }
-        let (offset, length) = (pointer.offset, pointer.length as usize);
-        if length > READ_NOW_BYTES_MAX {
-            return Ok(None);
-        }
-        let value = self.segment.read_value_now(offset, length, self.state.generation, key)?;
-        Ok(value.map(Some))
+        self.segment.read_value(offset, length, self.state.generation, key, wait).map(Some)
     }
 }
 
@@ -91,32 +79,26 @@ struct ScanHit {
 
 impl Log {
     /// The newest value of a key, and the position of the answer. One system call.
-    pub(crate) fn find(&self, space: u32, key: &[u8]) -> Result<(Option<Stored>, Position)> {
+    pub(crate) fn find(
+        &self,
+        space: u32,
+        key: &[u8],
+        wait: Wait,
+    ) -> Result<(Option<Stored>, Position)> {
         let (seen, position) = self.see(space, key);
-        let stored = seen.map(|seen| seen.value(key)).transpose()?.flatten();
+        let stored = seen.map(|seen| seen.value(key, wait)).transpose()?.flatten();
         match self.passed(stored.as_ref().and_then(|stored| stored.expires_at)) {
-            Some(deadline) => Ok((None, position.max(self.cover(deadline)?))),
+            Some(deadline) => Ok((None, position.max(self.cover_or_fail(deadline, wait)?))),
             None => Ok((stored, position)),
         }
     }
 
-    /// The same without waiting for a disk: `None` if it would take one, or much copying.
-    pub(crate) fn find_now(
-        &self,
-        space: u32,
-        key: &[u8],
-    ) -> Result<Option<(Option<Stored>, Position)>> {
-        let (seen, position) = self.see(space, key);
-        let Some(seen) = seen else {
-            return Ok(Some((None, position)));
-        };
-        let Some(stored) = seen.value_now(key)? else {
-            return Ok(None);
-        };
-        Ok(match self.passed(stored.as_ref().and_then(|stored| stored.expires_at)) {
-            Some(deadline) => self.stamp.of(deadline).map(|stamp| (None, position.max(stamp))),
-            None => Some((stored, position)),
-        })
+    /// The position that an answer carries which depends on a deadline that has passed.
+    fn cover_or_fail(&self, deadline: u64, wait: Wait) -> Result<Position> {
+        match wait {
+            Wait::Yes => self.cover(deadline),
+            Wait::No => self.stamp.of(deadline).ok_or(KvsError::WouldBlock),
+        }
     }
 
     /// The key's slot now, and the position of the answer. Where the index does not
@@ -133,39 +115,20 @@ impl Log {
 
     /// The deadline of a key that exists, and the position of what was seen. No system call, unless
     /// the key has expired.
-    #[expect(clippy::option_option, reason = "whether there is a key; and then whether it ends")]
     pub(crate) fn deadline(
         &self,
         space: u32,
         key: &[u8],
-    ) -> Result<(Option<Option<u64>>, Position)> {
-        let (expires_at, position) = self.deadline_as_written(space, key);
-        match self.passed(expires_at.flatten()) {
-            Some(deadline) => Ok((None, position.max(self.cover(deadline)?))),
-            None => Ok((expires_at, position)),
-        }
-    }
-
-    /// The same without waiting for a disk: `None` if it would take one.
-    #[expect(clippy::option_option, reason = "whether there is a key; and then whether it ends")]
-    pub(crate) fn deadline_now(
-        &self,
-        space: u32,
-        key: &[u8],
-    ) -> Option<(Option<Option<u64>>, Position)> {
-        let (expires_at, position) = self.deadline_as_written(space, key);
-        match self.passed(expires_at.flatten()) {
-            Some(deadline) => self.stamp.of(deadline).map(|stamp| (None, position.max(stamp))),
-            None => Some((expires_at, position)),
-        }
-    }
-
-    /// The deadline of a key that was not removed, whether or not it has passed.
-    #[expect(clippy::option_option, reason = "whether there is a key; and then whether it ends")]
-    fn deadline_as_written(&self, space: u32, key: &[u8]) -> (Option<Option<u64>>, Position) {
+        wait: Wait,
+    ) -> Result<(Option<Deadline>, Position)> {
         let (seen, position) = self.look(space, key);
-        let seen = seen.filter(|(seen, _)| !seen.slot.is_tombstone());
-        (seen.map(|(_, expires_at)| expires_at), position)
+        let Some((_, expires_at)) = seen.filter(|(seen, _)| !seen.slot.is_tombstone()) else {
+            return Ok((None, position));
+        };
+        match self.passed(expires_at) {
+            Some(deadline) => Ok((None, position.max(self.cover_or_fail(deadline, wait)?))),
+            None => Ok((Some(expires_at.into()), position)),
+        }
     }
 
     /// The same as [`see`](Log::see), with the deadline of the slot's record.
@@ -244,7 +207,7 @@ impl Log {
             if entries.len() == limit || bytes >= PAGE_BYTES_MAX {
                 return Ok(false);
             }
-            let stored = if met.exists { met.seen.value(&met.key)? } else { None };
+            let stored = if met.exists { met.seen.value(&met.key, Wait::Yes)? } else { None };
             bytes += stored.as_ref().map_or(0, |stored| stored.value.len()) as u64;
             entries.extend(stored.map(|stored| (met.key, stored.value)));
             Ok(true)

@@ -8,7 +8,7 @@
 //! ```text
 //!   keys --fetch--> writer's lock --> closure --> every value was at hand: plan, append, publish
 //!          ^                             |
-//!          '--- fetch, without the lock -'  some were not: they are collected (`KvsError::Again`)
+//!          '--- fetch, without the lock -'  some were not: they are collected (`KvsError::WouldBlock`)
 //! ```
 //!
 //! Invariants:
@@ -24,7 +24,8 @@ use super::read::Seen;
 use super::writer::{Recent, Writer};
 use super::{Log, ROOM_BYTES};
 use crate::engine::{
-    Count, Effects, Generation, Inside, KeyRange, KeyWalk, Newest, Position, Stored, Transaction,
+    Count, Deadline, Effects, Generation, Inside, KeyRange, KeyWalk, Newest, Position, Stored,
+    Transaction, Wait,
 };
 use crate::error::{KvsError, Result};
 use crate::index::{Change, Found, Index, Slot, TABLE_GENERATION, table_key, table_value};
@@ -103,7 +104,7 @@ impl Newest for UnderLock<'_> {
             return Ok(Some(Stored { value: value.to_vec(), expires_at }));
         }
         self.missing.push(place);
-        Err(KvsError::Again)
+        Err(KvsError::WouldBlock)
     }
 
     fn is_at_hand(&mut self, space: u32, key: &[u8]) -> bool {
@@ -120,10 +121,10 @@ impl Newest for UnderLock<'_> {
         is_at_hand
     }
 
-    fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Option<u64>>> {
-        let deadline = self.slot(space, key).map(|(_, expires_at)| expires_at);
-        self.note_passed(deadline.flatten());
-        Ok(deadline)
+    fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Deadline>> {
+        let slot = self.slot(space, key);
+        self.note_passed(slot.and_then(|(_, expires_at)| expires_at));
+        Ok(slot.map(|(_, expires_at)| expires_at.into()))
     }
 
     fn keys(&mut self, space: u32, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>> {
@@ -261,7 +262,7 @@ impl Log {
         if !fetched.values.is_empty() {
             check_size("set of values that are read", bytes, 2 * self.options.batch_bytes_max)?;
         }
-        let stored = seen.value(&place.1)?;
+        let stored = seen.value(&place.1, Wait::Yes)?;
         fetched.bytes = bytes;
         fetched.values.insert(place.clone(), (seen, stored));
         Ok(())

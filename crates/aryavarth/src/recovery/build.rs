@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::Opening;
+use crate::engine::Wait;
 use crate::error::{KvsError, Result};
 use crate::hint::{Place, Places};
 use crate::index::{Index, Slot, SpaceTable, TABLE_GENERATION, table_key, table_record_name};
@@ -37,7 +38,7 @@ impl Opening<'_> {
         records.sort_unstable_by_key(|(_, (segment, place))| (segment.id, place.offset));
         for &(&key, &(segment, place)) in &records {
             let bytes = place.bytes as usize;
-            let stored = segment.read_value(place.offset, bytes, TABLE_GENERATION, key);
+            let stored = segment.read_value(place.offset, bytes, TABLE_GENERATION, key, Wait::Yes);
             let stored = stored.map_err(|error| named(error, key))?;
             table.read(place.seq, key, &stored.value).ok_or_else(|| {
                 let reason = format!("{} makes no sense", table_record_name(key));

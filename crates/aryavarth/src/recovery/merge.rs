@@ -139,6 +139,7 @@ impl Opening<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Wait;
     use crate::fs::{Fault, Fs, OpenHow, SimFs, Site};
     use crate::log::Log;
     use crate::options::Options;
@@ -171,10 +172,11 @@ mod tests {
 
     fn check(log: &Log) {
         for n in 0..SEGMENTS {
-            let value = log.find(0, &n.to_le_bytes()).unwrap().0.map(|stored| stored.value);
+            let value =
+                log.find(0, &n.to_le_bytes(), Wait::Yes).unwrap().0.map(|stored| stored.value);
             assert_eq!(value.as_deref(), Some(&b"old"[..]), "key {n}");
         }
-        let newest = log.find(0, b"newest").unwrap().0.map(|stored| stored.value);
+        let newest = log.find(0, b"newest", Wait::Yes).unwrap().0.map(|stored| stored.value);
         assert_eq!(newest, Some((SEGMENTS - 1).to_le_bytes().to_vec()));
     }
 
@@ -237,7 +239,7 @@ mod tests {
         match recovery::open("/store".as_ref(), &options) {
             Ok((log, _lock, report)) => {
                 assert_eq!(report.merged_segments, u64::from(SEGMENTS) - 1);
-                let damaged = |n: &u32| log.find(0, &n.to_le_bytes()).is_err();
+                let damaged = |n: &u32| log.find(0, &n.to_le_bytes(), Wait::Yes).is_err();
                 assert_eq!((0..SEGMENTS).filter(damaged).count(), 1);
             }
             // Without a hint file the open has to read the record.

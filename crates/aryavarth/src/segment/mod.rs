@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use arc_swap::{ArcSwapOption, Guard};
 
-use crate::engine::Stored;
+use crate::engine::{Stored, Wait};
 use crate::error::{KvsError, Result};
 use crate::fs::{FsFile, IoError, Site, read_full};
 use crate::record::{ALIGN, HEADER_BYTES, Header, Kind, Parts, padded, u16_at, u32_at, u64_at};
@@ -256,34 +256,31 @@ impl Segment {
 
     /// Reads the value of the record at `offset`, which takes at most `length` bytes and must be
     /// `key`'s in `generation`. One system call; the copy that is returned is the one that was
-    /// verified.
+    /// verified. With [`Wait::No`] it reads as far as the page cache has the record, and fails with
+    /// [`KvsError::WouldBlock`] where that is less than all.
     pub(crate) fn read_value(
         &self,
         offset: u64,
         length: usize,
         generation: u64,
         key: &[u8],
+        wait: Wait,
     ) -> Result<Stored> {
         let mut bytes = vec![0; length];
-        let got = read_full(&*self.file, Site::RecordRead, &mut bytes, offset)?;
-        bytes.truncate(got);
-        self.value_in(bytes, offset, generation, key)
-    }
-
-    /// The same as far as the page cache has the record: `None` if a disk has to be waited for.
-    pub(crate) fn read_value_now(
-        &self,
-        offset: u64,
-        length: usize,
-        generation: u64,
-        key: &[u8],
-    ) -> Result<Option<Stored>> {
-        let mut bytes = vec![0; length];
-        match self.file.read_at_now(Site::RecordReadNow, &mut bytes, offset)? {
-            // Less may be a record that is cached in part; only a patient read can tell.
-            Some(got) if got == length => self.value_in(bytes, offset, generation, key).map(Some),
-            _ => Ok(None),
+        match wait {
+            Wait::Yes => {
+                let got = read_full(&*self.file, Site::RecordRead, &mut bytes, offset)?;
+                bytes.truncate(got);
+            }
+            Wait::No => {
+                let got = self.file.read_at_now(Site::RecordReadNow, &mut bytes, offset)?;
+                // Less may be a record that is cached in part; only a read that waits can tell.
+                if got != Some(length) {
+                    return Err(KvsError::WouldBlock);
+                }
+            }
         }
+        self.value_in(bytes, offset, generation, key)
     }
 
     /// Verifies that `bytes`, read at `offset`, begin with a record of `key` in `generation`, and

@@ -11,12 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crossbeam_skiplist::SkipMap;
 
 use super::layout::{MADE_FROM, RESERVED, generation_of};
-use crate::engine::Count;
+use crate::engine::{Count, Deadline};
 use crate::error::{KvsError, Result};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-
-/// The deadline of a key that exists.
-pub(super) type Deadline = Option<u64>;
 
 /// Which generation each space has. The writer changes it; readers read behind the counter of changes
 /// (store.rs) or hold one of the locks.
@@ -130,10 +127,10 @@ impl Tally {
         self.counts.entry(generation_of(place)).or_default().change(before, after);
         self.keys -= u64::from(before.is_some());
         self.keys += u64::from(after.is_some());
-        if let Some(deadline) = before.flatten() {
+        if let Some(deadline) = before.and_then(Deadline::at) {
             self.deadlines.remove(&(deadline, place.to_vec()));
         }
-        if let Some(deadline) = after.flatten() {
+        if let Some(deadline) = after.and_then(Deadline::at) {
             self.deadlines.insert((deadline, place.to_vec()));
         }
     }

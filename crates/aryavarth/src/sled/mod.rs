@@ -33,7 +33,7 @@ use std::time::Instant;
 
 use crate::engine::{
     Count, Inside, KeyPage, KeyRange, KeyWalk, KvsEngine, Page, Position, Stored, Transaction,
-    Watch, check_outside,
+    Wait, Watch, check_outside,
 };
 use crate::error::{KvsError, Result};
 use crate::options::{Durability, Options};
@@ -224,8 +224,12 @@ impl KvsEngine for SledKvsEngine {
         self.inner.store.clock.offset_ms()
     }
 
-    fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {
-        self.open()?.find(self.space, key)
+    /// Sled does not say whether it has a value in memory.
+    fn find(&self, key: &[u8], wait: Wait) -> Result<(Option<Stored>, Position)> {
+        match wait {
+            Wait::Yes => self.open()?.find(self.space, key),
+            Wait::No => Err(KvsError::WouldBlock),
+        }
     }
 
     fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {

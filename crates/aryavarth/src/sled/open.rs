@@ -127,7 +127,7 @@ fn survey(db: &Db, meta: &Tree, home: &Path) -> Result<Survey> {
         }
         let found = layout::decode(&bytes, home)?;
         survey.highest = survey.highest.max(found.position);
-        survey.tally.change(&place, None, Some(found.expires_at));
+        survey.tally.change(&place, None, Some(found.expires_at.into()));
     }
     // A crash may have come before all that was cleared was deleted.
     survey.tally.drop_unowned(&survey.table);

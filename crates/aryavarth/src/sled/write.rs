@@ -10,12 +10,12 @@ use std::collections::btree_map::Entry::{Occupied, Vacant};
 use std::mem;
 
 use super::files::failed;
-use super::generations::{Deadline, Tally};
+use super::generations::Tally;
 use super::layout::{self, Entry, generation_of, key_of, place};
 use super::store::Store;
 use crate::clock::ClockPair;
 use crate::engine::{
-    Count, Effects, Generation, KeyPage, KeyRange, KeyWalk, Newest, Position, Stored,
+    Count, Deadline, Effects, Generation, KeyPage, KeyRange, KeyWalk, Newest, Position, Stored,
 };
 use crate::error::Result;
 use crate::record::{Batch, Write, check_key, check_size, check_value, record_bytes};
@@ -49,16 +49,16 @@ pub(super) struct Change {
 }
 
 fn is_live(deadline: Option<Deadline>, now_ms: u64) -> bool {
-    deadline.is_some_and(|deadline| deadline.is_none_or(|deadline| deadline > now_ms))
+    deadline.is_some_and(|deadline| !deadline.has_passed(now_ms))
 }
 
 impl Effect {
     pub(super) fn removal(deadline: u64) -> Effect {
-        Effect { before: Some(Some(deadline)), after: None }
+        Effect { before: Some(Deadline::At(deadline)), after: None }
     }
 
     fn after(&self) -> Option<Deadline> {
-        self.after.as_ref().map(|stored| stored.expires_at)
+        self.after.as_ref().map(Stored::deadline)
     }
 
     fn record_bytes(&self, place: &[u8]) -> usize {
@@ -80,7 +80,7 @@ impl Change {
 impl Store {
     fn deadline(&self, generation: Option<u32>, key: &[u8]) -> Result<Option<Deadline>> {
         let bytes = self.get(generation, key)?;
-        bytes.map(|bytes| Ok(self.decode(&bytes)?.expires_at)).transpose()
+        bytes.map(|bytes| Ok(self.decode(&bytes)?.expires_at.into())).transpose()
     }
 
     /// Writes a batch. For the writer only.

@@ -23,7 +23,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::KvStore;
-use crate::engine::{Count, KeyRange, KvsEngine, Page, Position, Transaction};
+use crate::engine::{Count, KeyRange, KvsEngine, Page, Position, Transaction, Wait};
 use crate::error::{KvsError, Result};
 use crate::record::Batch;
 use crate::sync::{Arc, Mutex, Rank, lock, thread};
@@ -97,9 +97,11 @@ impl AsyncKvStore {
     /// As [`KvStore::read`]. Ready at the first poll if the record is in the page cache and durable.
     pub async fn read(&self, key: impl Into<Vec<u8>>) -> Result<Option<Vec<u8>>> {
         let key = key.into();
-        let (value, position) = match self.store.read_now(&key)? {
-            Some(found) => found,
-            None => self.run(move |store| KvsEngine::read(store, &key)).await?,
+        let (value, position) = match KvsEngine::read(&self.store, &key, Wait::No) {
+            Err(KvsError::WouldBlock) => {
+                self.run(move |store| KvsEngine::read(store, &key, Wait::Yes)).await?
+            }
+            done => done?,
         };
         self.reached(position).await?;
         Ok(value)
@@ -107,12 +109,12 @@ impl AsyncKvStore {
 
     /// As [`KvStore::contains`].
     pub async fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        let found = KvsEngine::deadline_now(&self.store, key.as_ref())?;
-        let (deadline, position) = if let Some(found) = found {
-            found
-        } else {
-            let key = key.as_ref().to_vec();
-            self.run(move |store| KvsEngine::deadline(store, &key)).await?
+        let (deadline, position) = match KvsEngine::deadline(&self.store, key.as_ref(), Wait::No) {
+            Err(KvsError::WouldBlock) => {
+                let key = key.as_ref().to_vec();
+                self.run(move |store| KvsEngine::deadline(store, &key, Wait::Yes)).await?
+            }
+            done => done?,
         };
         self.reached(position).await?;
         Ok(deadline.is_some())

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{Keys, KvStore};
-use crate::engine::{Count, KeyRange, KvsEngine, Stored, Transaction};
+use crate::engine::{Count, KeyRange, KvsEngine, Stored, Transaction, Wait};
 use crate::error::{KvsError, Result};
 
 impl KvStore {
@@ -24,7 +24,7 @@ impl KvStore {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn contains(&self, key: &[u8]) -> Result<bool> {
-        let (deadline, position) = KvsEngine::deadline(self, key)?;
+        let (deadline, position) = KvsEngine::deadline(self, key, Wait::Yes)?;
         self.wait(position, self.durability)?;
         Ok(deadline.is_some())
     }
@@ -224,12 +224,12 @@ impl KvStore {
         let done = self.transact(keys, |transaction| {
             body(transaction).map_err(|error| {
                 refusal = Some(error);
-                KvsError::Again
+                KvsError::WouldBlock
             })
         });
         match (done, refusal) {
             (Ok(result), _) => Ok(result),
-            (Err(KvsError::Again), Some(refusal)) => Err(refusal),
+            (Err(KvsError::WouldBlock), Some(refusal)) => Err(refusal),
             (Err(error), _) => Err(error.into()),
         }
     }

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::KvStore;
 use crate::engine::{
-    Count, KeyPage, KeyRange, KeyWalk, KvsEngine, Page, Position, Stored, Transaction, Watch,
-    check_outside,
+    Count, Deadline, KeyPage, KeyRange, KeyWalk, KvsEngine, Page, Position, Stored, Transaction,
+    Wait, Watch, check_outside,
 };
 use crate::error::Result;
 use crate::options::Durability;
@@ -39,24 +39,16 @@ impl KvsEngine for KvStore {
         self.inner.log.clock.offset_ms()
     }
 
-    fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {
-        self.noted(self.log()?.find(self.space, key))
-    }
-
-    fn find_now(&self, key: &[u8]) -> Result<Option<(Option<Stored>, Position)>> {
-        self.noted(self.log()?.find_now(self.space, key))
+    fn find(&self, key: &[u8], wait: Wait) -> Result<(Option<Stored>, Position)> {
+        self.noted(self.log()?.find(self.space, key, wait))
     }
 
     fn size_hint(&self, key: &[u8]) -> usize {
         self.log().map_or(0, |log| log.size_hint(self.space, key))
     }
 
-    fn deadline(&self, key: &[u8]) -> Result<(Option<Option<u64>>, Position)> {
-        self.log()?.deadline(self.space, key)
-    }
-
-    fn deadline_now(&self, key: &[u8]) -> Result<Option<(Option<Option<u64>>, Position)>> {
-        Ok(self.log()?.deadline_now(self.space, key))
+    fn deadline(&self, key: &[u8], wait: Wait) -> Result<(Option<Deadline>, Position)> {
+        self.log()?.deadline(self.space, key, wait)
     }
 
     fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {

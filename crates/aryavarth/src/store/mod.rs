@@ -20,7 +20,7 @@ use std::path::Path;
 use std::thread::JoinHandle;
 
 use crate::compaction;
-use crate::engine::{Deadline, KeyRange, KvsEngine, Position, Transaction, check_outside};
+use crate::engine::{Deadline, KeyRange, KvsEngine, Position, Transaction, Wait, check_outside};
 use crate::error::{KvsError, Result};
 use crate::log::Log;
 use crate::options::{Durability, Options};
@@ -190,9 +190,9 @@ impl KvStore {
     /// The deadline of a key, if there is such a key; returns when that is durable. Reads no file;
     /// errors as [`contains`](Self::contains).
     pub fn deadline(&self, key: &[u8]) -> Result<Option<Deadline>> {
-        let (deadline, position) = KvsEngine::deadline(self, key)?;
+        let (deadline, position) = KvsEngine::deadline(self, key, Wait::Yes)?;
         self.wait(position, self.durability)?;
-        Ok(deadline.map(Deadline::from))
+        Ok(deadline)
     }
 
     /// Removes all keys of the space by one record; returns when that is durable.
@@ -205,7 +205,7 @@ impl KvStore {
 
     /// The value of a key; returns when the value, or its absence, is durable.
     pub fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let (value, position) = KvsEngine::read(self, key)?;
+        let (value, position) = KvsEngine::read(self, key, Wait::Yes)?;
         self.wait(position, self.durability)?;
         Ok(value)
     }

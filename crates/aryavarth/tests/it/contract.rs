@@ -10,7 +10,9 @@ use std::task::{Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use aryavarth::{Batch, Durability, KEY_BYTES_MAX, KeyRange, KvsEngine, KvsError};
+use aryavarth::{Batch, Durability, KEY_BYTES_MAX, KeyRange, KvsEngine, KvsError, Wait};
+
+use crate::engines::at_hand;
 
 stories! { [memory kv_store reopened sled] plain [
     an_engine_says_its_name_and_what_it_waits_for,
@@ -49,9 +51,9 @@ fn put<E: KvsEngine>(engine: &E, key: impl Into<Vec<u8>>, value: impl Into<Vec<u
 }
 
 fn read<E: KvsEngine>(engine: &E, key: &[u8]) -> Option<Vec<u8>> {
-    let (value, position) = engine.read(key).unwrap();
+    let (value, position) = engine.read(key, Wait::Yes).unwrap();
     engine.wait(position, Durability::Always).unwrap();
-    if let Some((now, _)) = engine.read_now(key).unwrap() {
+    if let Some((now, _)) = at_hand(engine.read(key, Wait::No)) {
         assert_eq!(now, value);
     }
     value
@@ -420,7 +422,7 @@ fn what_is_too_large_is_refused_whole<E: KvsEngine>(engine: &E) {
     let refused = engine.write(Batch::new().set("c", "3").set("d", value));
     assert!(matches!(refused, Err(KvsError::TooLarge { what: "value", .. })));
     assert_eq!(all_keys(engine), [largest]);
-    match engine.read(&too_large) {
+    match engine.read(&too_large, Wait::Yes) {
         Ok((value, _)) => assert_eq!(value, None),
         Err(error) => assert!(matches!(error, KvsError::TooLarge { .. })),
     }
@@ -459,7 +461,7 @@ fn what_was_waited_for_is_reached<E: KvsEngine>(engine: &E) {
         let (_, position) = engine.write(Batch::new().set("k", n.to_string())).unwrap();
         assert!(before.is_none_or(|before| before <= position));
         before = Some(position);
-        let (_, seen) = engine.read(b"k").unwrap();
+        let (_, seen) = engine.read(b"k", Wait::Yes).unwrap();
         assert!(seen <= position);
         assert!(engine.scan(&KeyRange::all(), 10).unwrap().position <= position);
         let ((), computed) = engine.transact(&[], |_| Ok(())).unwrap();

@@ -4,9 +4,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aryavarth::{Batch, KeyRange, KvsEngine, KvsError, Stored};
+use aryavarth::{Batch, Deadline, KeyRange, KvsEngine, KvsError, Stored, Wait};
 
-use crate::engines::{get, names, put_until, transact};
+use crate::engines::{at_hand, get, names, put_until, transact};
 use crate::runner::TestClock;
 
 stories! { [every] timed [
@@ -46,11 +46,11 @@ fn is_there<E: KvsEngine>(engine: &E, key: &str) -> bool {
         transaction.contains(bytes)
     });
     assert_eq!(inside, is_there);
-    if let Some((stored, _)) = engine.find_now(bytes).unwrap() {
+    if let Some((stored, _)) = at_hand(engine.find(bytes, Wait::No)) {
         assert_eq!(stored.is_some(), is_there);
     }
-    assert_eq!(engine.deadline(bytes).unwrap().0.is_some(), is_there);
-    if let Some((deadline, _)) = engine.deadline_now(bytes).unwrap() {
+    assert_eq!(engine.deadline(bytes, Wait::Yes).unwrap().0.is_some(), is_there);
+    if let Some((deadline, _)) = at_hand(engine.deadline(bytes, Wait::No)) {
         assert_eq!(deadline.is_some(), is_there);
     }
     assert_eq!(engine.get(key.into()).unwrap().is_some(), is_there);
@@ -94,23 +94,26 @@ fn a_key_tells_its_deadline<E: KvsEngine>(engine: &E, clock: &TestClock) {
     put_until(engine, "until", "v", deadline);
     engine.set("for good".into(), "w".into()).unwrap();
     let stored = |value: &str, expires_at| Some(Stored { value: value.into(), expires_at });
-    assert_eq!(engine.find(b"until").unwrap().0, stored("v", Some(deadline)));
-    assert_eq!(engine.find(b"for good").unwrap().0, stored("w", None));
-    if let Some((found, _)) = engine.find_now(b"until").unwrap() {
+    assert_eq!(engine.find(b"until", Wait::Yes).unwrap().0, stored("v", Some(deadline)));
+    assert_eq!(engine.find(b"for good", Wait::Yes).unwrap().0, stored("w", None));
+    if let Some((found, _)) = at_hand(engine.find(b"until", Wait::No)) {
         assert_eq!(found, stored("v", Some(deadline)));
     }
-    for (key, wanted) in
-        [("until", Some(Some(deadline))), ("for good", Some(None)), ("absent", None)]
-    {
-        assert_eq!(engine.deadline(key.as_bytes()).unwrap().0, wanted, "{key}");
+    let wanted = [
+        ("until", Some(Deadline::At(deadline))),
+        ("for good", Some(Deadline::Never)),
+        ("absent", None),
+    ];
+    for (key, wanted) in wanted {
+        assert_eq!(engine.deadline(key.as_bytes(), Wait::Yes).unwrap().0, wanted, "{key}");
     }
     transact(engine, |transaction| {
         assert_eq!(transaction.find(b"until")?, stored("v", Some(deadline)));
-        assert_eq!(transaction.deadline(b"until")?, Some(Some(deadline)));
-        assert_eq!(transaction.deadline(b"for good")?, Some(None));
+        assert_eq!(transaction.deadline(b"until")?, Some(Deadline::At(deadline)));
+        assert_eq!(transaction.deadline(b"for good")?, Some(Deadline::Never));
         assert_eq!(transaction.deadline(b"absent")?, None);
         transaction.store("own", Stored { value: b"x".to_vec(), expires_at: Some(deadline) });
-        assert_eq!(transaction.deadline(b"own")?, Some(Some(deadline)));
+        assert_eq!(transaction.deadline(b"own")?, Some(Deadline::At(deadline)));
         Ok(())
     });
 }
@@ -182,7 +185,7 @@ fn what_has_expired_can_be_set_again<E: KvsEngine>(engine: &E, clock: &TestClock
     put_until(engine, "b", "new", deadline + 10);
     assert_eq!(names(engine), ["a", "b"]);
     assert_eq!(get(engine, "b"), Some("new".into()));
-    assert_eq!(engine.find(b"a").unwrap().0.unwrap().expires_at, None);
+    assert_eq!(engine.find(b"a", Wait::Yes).unwrap().0.unwrap().expires_at, None);
     clock.set(deadline + 10);
     assert_eq!(names(engine), ["a"]);
 }
@@ -259,7 +262,7 @@ fn the_farthest_deadline_never_comes<E: KvsEngine>(engine: &E, clock: &TestClock
     put_until(engine, "k", "v", u64::MAX);
     clock.set(u64::MAX - 1);
     assert!(is_there(engine, "k"));
-    assert_eq!(engine.find(b"k").unwrap().0.unwrap().expires_at, Some(u64::MAX));
+    assert_eq!(engine.find(b"k", Wait::Yes).unwrap().0.unwrap().expires_at, Some(u64::MAX));
 }
 
 fn compaction_keeps_deadlines<E: KvsEngine>(engine: &E, clock: &TestClock) {
@@ -276,7 +279,7 @@ fn compaction_keeps_deadlines<E: KvsEngine>(engine: &E, clock: &TestClock) {
     engine.compact().unwrap();
     assert_eq!(names(engine), (21..40).map(|n| n.to_string()).collect::<Vec<_>>());
     for n in 21..40 {
-        let stored = engine.find(n.to_string().as_bytes()).unwrap().0.unwrap();
+        let stored = engine.find(n.to_string().as_bytes(), Wait::Yes).unwrap().0.unwrap();
         assert_eq!(stored.expires_at, Some(start + 1000 + n));
         assert_eq!(stored.value, b"3".repeat(200));
     }

@@ -14,9 +14,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aryavarth::{
-    Batch, Count, KeyRange, KvsEngine, KvsError, MemoryEngine, Stored, Transaction, Watch,
+    Batch, Count, KeyRange, KvsEngine, KvsError, MemoryEngine, Stored, Transaction, Wait, Watch,
 };
 
+use crate::engines::at_hand;
 use crate::runner::TestClock;
 use crate::workload::Dice;
 
@@ -67,7 +68,7 @@ enum Act {
 enum Seen {
     Stored(Option<Stored>),
     /// Of a key, and whether there is one.
-    Deadline(Option<u64>, bool),
+    Deadline(Option<aryavarth::Deadline>),
     Keys(Vec<Vec<u8>>),
     Count(Count),
 }
@@ -82,7 +83,7 @@ fn act(transaction: &mut Transaction<'_>, acts: &[Act]) -> aryavarth::Result<Vec
             Act::Find(key) => seen.push(Seen::Stored(transaction.find(key)?)),
             Act::Deadline(key) => {
                 let deadline = transaction.deadline(key)?;
-                seen.push(Seen::Deadline(deadline.flatten(), deadline.is_some()));
+                seen.push(Seen::Deadline(deadline));
             }
             Act::Keys(range, limit) => seen.push(Seen::Keys(transaction.keys(range, *limit)?)),
             Act::Count => seen.push(Seen::Count(transaction.count()?)),
@@ -172,9 +173,9 @@ impl<'a, E: KvsEngine> Run<'a, E> {
             let scanned = entries(engine.scan(&KeyRange::all(), 100).unwrap());
             assert_eq!(scanned, entries(model.scan(&KeyRange::all(), 100).unwrap()), "{what}");
             let key = self.key();
-            let found = engine.find(&key).unwrap().0;
-            assert_eq!(found, model.find(&key).unwrap().0, "{what}, {key:?}");
-            if let Some((now, _)) = engine.find_now(&key).unwrap() {
+            let found = engine.find(&key, Wait::Yes).unwrap().0;
+            assert_eq!(found, model.find(&key, Wait::Yes).unwrap().0, "{what}, {key:?}");
+            if let Some((now, _)) = at_hand(engine.find(&key, Wait::No)) {
                 assert_eq!(now, found, "{what}, {key:?}");
             }
             let count = engine.count().unwrap().0;
@@ -186,7 +187,7 @@ impl<'a, E: KvsEngine> Run<'a, E> {
     fn watch(&mut self, space: u32) {
         let key = self.key();
         let (engine, model) = (self.engine.with_space(space), self.model.with_space(space));
-        let held = model.find(&key).unwrap().0;
+        let held = model.find(&key, Wait::Yes).unwrap().0;
         let (by_engine, by_model) = (engine.watch(&key).unwrap(), model.watch(&key).unwrap());
         self.watched.push_back(Watched { space, key, held, by_engine, by_model });
         if self.watched.len() > WATCHES_MAX {
@@ -200,7 +201,7 @@ impl<'a, E: KvsEngine> Run<'a, E> {
             let what = format!("{what}, watched in {space}: {key:?}");
             let is_touched = by_engine.is_touched(now_ms);
             assert!(!is_touched || by_model.is_touched(now_ms), "{what}, touched by nothing");
-            let holds = self.model.with_space(*space).find(key).unwrap().0;
+            let holds = self.model.with_space(*space).find(key, Wait::Yes).unwrap().0;
             assert!(is_touched || holds == *held, "{what}, not touched");
         }
     }

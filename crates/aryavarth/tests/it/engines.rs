@@ -9,7 +9,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use aryavarth::{Batch, KeyRange, KvStore, KvsEngine, Options, Result, Transaction};
+use aryavarth::{
+    Batch, KeyRange, KvStore, KvsEngine, KvsError, Options, Result, Transaction, Wait,
+};
 
 use crate::runner::TestClock;
 
@@ -116,12 +118,20 @@ pub(crate) fn transact<E: KvsEngine, R>(
     engine.transact(&[], body).unwrap().0
 }
 
+/// The answer of a read that does not wait, unless it would have to.
+pub(crate) fn at_hand<T>(read: Result<T>) -> Option<T> {
+    match read {
+        Err(KvsError::WouldBlock) => None,
+        read => Some(read.unwrap()),
+    }
+}
+
 /// The value of a key as text, as each way to read it shows it.
 pub(crate) fn get<E: KvsEngine>(engine: &E, key: &str) -> Option<String> {
-    let (stored, _) = engine.find(key.as_bytes()).unwrap();
+    let (stored, _) = engine.find(key.as_bytes(), Wait::Yes).unwrap();
     let value = stored.map(|stored| stored.value);
-    assert_eq!(engine.read(key.as_bytes()).unwrap().0, value);
-    if let Some((now, _)) = engine.read_now(key.as_bytes()).unwrap() {
+    assert_eq!(engine.read(key.as_bytes(), Wait::Yes).unwrap().0, value);
+    if let Some((now, _)) = at_hand(engine.read(key.as_bytes(), Wait::No)) {
         assert_eq!(now, value);
     }
     value.map(|value| String::from_utf8(value).unwrap())

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use aryavarth::fs::{Crash, SimFs};
-use aryavarth::{Batch, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options};
+use aryavarth::{Batch, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options, Wait};
 
+use crate::engines::at_hand;
 use crate::runner::{DIR, TestClock, options};
 
 const HOUR_MS: u64 = 3_600_000;
@@ -94,12 +95,13 @@ fn a_walk_and_a_closure_that_pass_over_an_expired_key_show_it_too() {
 #[test]
 fn a_read_in_passing_shows_no_expired_key_that_nothing_covers() {
     told_and_cut("read in passing", |store| {
-        assert!(store.find_now(KEY).unwrap().is_none(), "it would block");
-        assert!(store.deadline_now(KEY).unwrap().is_none(), "it would block");
-        let (found, position) = store.find(KEY).unwrap();
+        assert_eq!(at_hand(store.find(KEY, Wait::No)), None, "it would block");
+        let deadline = KvsEngine::deadline(store, KEY, Wait::No);
+        assert_eq!(at_hand(deadline), None, "it would block");
+        let (found, position) = store.find(KEY, Wait::Yes).unwrap();
         assert_eq!(found, None);
         store.wait(position, Durability::Always).unwrap();
-        let (found, _) = store.find_now(KEY).unwrap().expect("it is covered now");
+        let (found, _) = store.find(KEY, Wait::No).expect("it is covered now");
         assert_eq!(found, None);
     });
 }

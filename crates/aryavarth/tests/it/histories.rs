@@ -14,7 +14,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aryavarth::fs::{Crash, SimFs};
-use aryavarth::{Batch, Durability, KeyRange, KvStore, KvsEngine, MemoryEngine, Options, Result};
+use aryavarth::{
+    Batch, Durability, KeyRange, KvStore, KvsEngine, MemoryEngine, Options, Result, Wait,
+};
 
 use crate::linear::{Answer, Event, Op, State, check};
 
@@ -119,7 +121,7 @@ fn batch(group: usize, writes: &[(usize, Option<u64>)]) -> Batch {
 fn run<E: KvsEngine>(engine: &E, group: usize, op: &Op) -> Result<Answer> {
     let (answer, position) = match op {
         Op::Read(keys) if keys.len() == 1 => {
-            let (read, position) = engine.read(&key(group, keys[0]))?;
+            let (read, position) = engine.read(&key(group, keys[0]), Wait::Yes)?;
             (Answer::Values(vec![read.as_deref().map(value)]), position)
         }
         Op::Write(writes) => {
@@ -256,8 +258,9 @@ fn close<E: KvsEngine>(
 ) {
     for (group, state) in states.iter_mut().enumerate() {
         let call = ticks.tick();
-        let now: State =
-            ALL.map(|at| engine.read(&key(group, at)).unwrap().0.as_deref().map(value)).to_vec();
+        let now: State = ALL
+            .map(|at| engine.read(&key(group, at), Wait::Yes).unwrap().0.as_deref().map(value))
+            .to_vec();
         let values = Some(Answer::Values(now.clone()));
         let last = Event { op: Op::Read(ALL.to_vec()), answer: values, call, end: ticks.tick() };
         events.push((group, last));

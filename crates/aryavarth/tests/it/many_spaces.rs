@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aryavarth::{Batch, KvStore, KvsEngine, MemoryEngine, Transaction};
+use aryavarth::{Batch, KvStore, KvsEngine, MemoryEngine, Transaction, Wait};
 
 use crate::engines::{OnDisk, get, names, transact};
 use crate::runner::TestClock;
@@ -47,7 +47,7 @@ fn check<E: KvsEngine>(engine: &E, model: &Model) {
     assert_eq!(engine.stats().keys, model.len() as u64);
     for space in 0..=SPACES {
         let space = engine.with_space(space);
-        let found = space.find(b"k").unwrap().0.map(|stored| stored.value);
+        let found = space.find(b"k", Wait::Yes).unwrap().0.map(|stored| stored.value);
         let expected = model.get(&space.space()).map(|value| value.to_be_bytes().to_vec());
         assert_eq!(found, expected, "space {}", space.space());
         assert_eq!(space.count().unwrap().0.keys, u64::from(expected.is_some()));
@@ -227,7 +227,7 @@ fn a_swap_is_never_seen_half<E: KvsEngine>(engine: &E, _: &TestClock) {
             is_done.store(true, Ordering::Release);
         });
         let seen = |space: &E| -> Option<u32> {
-            let stored = space.find(b"k").unwrap().0?;
+            let stored = space.find(b"k", Wait::Yes).unwrap().0?;
             Some(String::from_utf8(stored.value).unwrap().parse().unwrap())
         };
         let mut last = 0;

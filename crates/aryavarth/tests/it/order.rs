@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aryavarth::fs::{Crash, Fs, OpenHow, SimFs, Site, read_full};
-use aryavarth::{Durability, KvStore, KvsEngine, KvsError, Options, Transaction};
+use aryavarth::{Durability, KvStore, KvsEngine, KvsError, Options, Transaction, Wait};
 
 use crate::regressions::{open, open_hooked};
 
@@ -152,7 +152,8 @@ fn a_deadline_is_no_more_durable_than_the_value_it_belongs_to() {
     let fs = SimFs::new();
     let store = open(fs).with_durability(Durability::Os);
     let look = || {
-        let (found, deadline) = (store.find(b"k").unwrap(), KvsEngine::deadline(&store, b"k"));
+        let (found, deadline) =
+            (store.find(b"k", Wait::Yes).unwrap(), KvsEngine::deadline(&store, b"k", Wait::Yes));
         let deadline = deadline.unwrap();
         assert_eq!((found.0.is_some(), found.1), (deadline.0.is_some(), deadline.1));
         deadline.1

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use aryavarth::fs::{Crash, SimFs, Site};
-use aryavarth::{Batch, Durability, KeyRange, KvStore, KvsEngine, Options};
+use aryavarth::{Batch, Durability, KeyRange, KvStore, KvsEngine, Options, Wait};
 
 use crate::regressions::{open, open_hooked, options};
 use crate::runner::TestClock;
@@ -282,7 +282,7 @@ fn a_clock_that_goes_back_makes_nothing_older() {
         }
         store.put(b"k", &[round as u8]).unwrap();
         store.compact().unwrap();
-        assert_eq!(KvsEngine::read(&store, b"k").unwrap().0, Some(vec![round as u8]));
+        assert_eq!(KvsEngine::read(&store, b"k", Wait::Yes).unwrap().0, Some(vec![round as u8]));
     }
 }
 
@@ -323,7 +323,7 @@ fn reads_go_on_while_a_writer_a_sync_and_a_compaction_are_stuck() {
         let readers = thread::spawn(move || {
             for i in 0..100_u8 {
                 assert_eq!(reader.read(&[i]).unwrap(), Some(vec![i; 100]));
-                assert!(KvsEngine::read_now(&reader, &[i]).unwrap().is_some());
+                assert!(KvsEngine::read(&reader, &[i], Wait::No).is_ok());
             }
             assert_eq!(reader.read(b"never written").unwrap(), None);
             let all = KeyRange { end: Bound::Excluded(vec![100]), ..KeyRange::all() };

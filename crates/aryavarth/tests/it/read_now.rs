@@ -4,11 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aryavarth::fs::{Fault, Fs, OpenHow, SimFs, Site};
-use aryavarth::{Batch, KvStore, KvsEngine, KvsError, Options};
+use aryavarth::{Batch, KvStore, KvsEngine, KvsError, Options, Position, Result, Wait};
+
+use crate::engines::at_hand;
 
 fn open(dir: &Path, fs: &SimFs) -> KvStore {
     let options = Options { fs: Arc::new(fs.clone()), background: false, ..Options::default() };
     KvStore::open_with(dir, options).unwrap()
+}
+
+/// A read of bytes that does not wait.
+fn read_now(store: &KvStore, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)> {
+    KvsEngine::read(store, key, Wait::No)
 }
 
 #[test]
@@ -20,12 +27,12 @@ fn what_is_at_hand_is_read_at_once_with_its_position() {
     // Not durable yet: a caller that hands it out has to wait for its position.
     let (_, position) = KvsEngine::write(&store, Batch::new().set("new", "value")).unwrap();
     for key in [&b"kept"[..], b"removed", b"new", b"absent"] {
-        let patient = KvsEngine::read(&store, key).unwrap();
-        assert_eq!(store.read_now(key).unwrap(), Some(patient));
+        let waited = KvsEngine::read(&store, key, Wait::Yes).unwrap();
+        assert_eq!(read_now(&store, key).unwrap(), waited);
     }
-    let (value, seen) = store.read_now(b"new").unwrap().unwrap();
+    let (value, seen) = read_now(&store, b"new").unwrap();
     assert_eq!(value.as_deref(), Some(&b"value"[..]));
-    assert!(seen <= position && seen > store.read_now(b"kept").unwrap().unwrap().1);
+    assert!(seen <= position && seen > read_now(&store, b"kept").unwrap().1);
 }
 
 #[test]
@@ -35,7 +42,7 @@ fn a_real_disk_gives_the_same_or_asks_for_patience() {
     for size in [0, 1, 4096, 100_000] {
         let value = vec![7; size];
         store.put(b"k", &value).unwrap();
-        let now = store.read_now(b"k").unwrap();
+        let now = at_hand(read_now(&store, b"k"));
         assert!(now.is_none_or(|(found, _)| found == Some(value)), "{size} bytes");
     }
 }
@@ -46,15 +53,15 @@ fn what_is_at_hand_in_part_takes_patience() {
     let store = open(Path::new("/db"), &fs);
     store.put(b"k", b"a value that lies on two pages").unwrap();
     fs.fail_next(Site::RecordReadNow, Fault::Short);
-    assert_eq!(store.read_now(b"k").unwrap(), None);
-    assert!(store.read_now(b"k").unwrap().is_some());
+    assert!(matches!(read_now(&store, b"k"), Err(KvsError::WouldBlock)));
+    assert!(read_now(&store, b"k").unwrap().0.is_some());
 }
 
 #[test]
 fn what_takes_long_to_copy_takes_patience() {
     let store = open(Path::new("/db"), &SimFs::new());
     store.put(b"k", &vec![7; 300 << 10]).unwrap();
-    assert_eq!(store.read_now(b"k").unwrap(), None);
+    assert!(matches!(read_now(&store, b"k"), Err(KvsError::WouldBlock)));
     assert_eq!(store.read(b"k").unwrap().map(|value| value.len()), Some(300 << 10));
 }
 
@@ -76,5 +83,5 @@ fn damage_is_an_error_here_too() {
         }
     }
     assert!(matches!(store.read(b"k"), Err(KvsError::Corrupt { .. })));
-    assert!(matches!(store.read_now(b"k"), Err(KvsError::Corrupt { .. })));
+    assert!(matches!(read_now(&store, b"k"), Err(KvsError::Corrupt { .. })));
 }

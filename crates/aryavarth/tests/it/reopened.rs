@@ -14,8 +14,8 @@ use std::task::{Poll, Waker};
 
 use aryavarth::fs::{Crash, SimFs};
 use aryavarth::{
-    Batch, Count, Durability, KeyPage, KeyRange, KeyWalk, KvStore, KvsEngine, Options, Page,
-    Position, Result, Stats, Stored, Transaction, Watch,
+    Batch, Count, Deadline, Durability, KeyPage, KeyRange, KeyWalk, KvStore, KvsEngine, Options,
+    Page, Position, Result, Stats, Stored, Transaction, Wait, Watch,
 };
 
 use crate::runner::{DIR, TestClock, options};
@@ -115,16 +115,12 @@ impl KvsEngine for Reopened {
         self.once(KvsEngine::clock_offset_ms)
     }
 
-    fn find(&self, key: &[u8]) -> Result<(Option<Stored>, Position)> {
-        self.once(|store| store.find(key))
+    fn find(&self, key: &[u8], wait: Wait) -> Result<(Option<Stored>, Position)> {
+        self.once(|store| store.find(key, wait))
     }
 
-    fn find_now(&self, key: &[u8]) -> Result<Option<(Option<Stored>, Position)>> {
-        self.once(|store| store.find_now(key))
-    }
-
-    fn deadline(&self, key: &[u8]) -> Result<(Option<Option<u64>>, Position)> {
-        self.once(|store| KvsEngine::deadline(store, key))
+    fn deadline(&self, key: &[u8], wait: Wait) -> Result<(Option<Deadline>, Position)> {
+        self.once(|store| KvsEngine::deadline(store, key, wait))
     }
 
     fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {
@@ -145,12 +141,8 @@ impl KvsEngine for Reopened {
         self.once(|store| store.watch(key))
     }
 
-    fn read(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, Position)> {
-        self.once(|store| KvsEngine::read(store, key))
-    }
-
-    fn read_now(&self, key: &[u8]) -> Result<Option<(Option<Vec<u8>>, Position)>> {
-        self.once(|store| store.read_now(key))
+    fn read(&self, key: &[u8], wait: Wait) -> Result<(Option<Vec<u8>>, Position)> {
+        self.once(|store| KvsEngine::read(store, key, wait))
     }
 
     fn write(&self, batch: Batch) -> Result<(u64, Position)> {

@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use aryavarth::fs::{Crash, Fault, Fs, SimFs, Site};
 use aryavarth::{
     Batch, Clock, Durability, KeyRange, KvReader, KvStore, KvsEngine, KvsError, Options, Stored,
-    Write,
+    Wait, Write,
 };
 
+use crate::engines::at_hand;
 use crate::oracle::{Change, Effect, Key, Link, Oracle, Place, State};
 use crate::workload::Workload;
 
@@ -241,8 +242,8 @@ impl Runner {
             Act::Read(level, key) => {
                 let store = self.handle(*level);
                 let value = store.read(key)?;
-                if let Some((at_hand, _)) = KvsEngine::read_now(&store, key)? {
-                    assert_eq!(at_hand, value, "what is at hand is what a read finds");
+                if let Some((now, _)) = at_hand(KvsEngine::read(&store, key, Wait::No)) {
+                    assert_eq!(now, value, "what is at hand is what a read finds");
                 }
                 let place = (self.space, key.clone());
                 self.oracle.shown_read(*level, &place, value.as_ref());

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use aryavarth::fs::{Fs, FsFile, IoError, OpenHow, RealFs, Site};
 use aryavarth::{
     Batch, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options, Position, SledKvsEngine,
-    verify,
+    Wait, verify,
 };
 
 use crate::format::set_format;
@@ -285,7 +285,8 @@ fn everything_is_there_again_after_a_reopen() {
     assert!(engine.stats().written_position > newest.0);
     for round in 0..4 {
         for n in 0..20 {
-            let (value, position) = engine.read(format!("{round}:{n}").as_bytes()).unwrap();
+            let (value, position) =
+                engine.read(format!("{round}:{n}").as_bytes(), Wait::Yes).unwrap();
             assert_eq!(value.unwrap(), large[..n * 10_000]);
             assert!(position <= newest, "a value keeps the position of its write");
         }
@@ -444,7 +445,7 @@ fn a_failed_sync_poisons_the_store_until_it_is_reopened() {
     is_poisoned(engine.transact(&[], |_| Ok(())).map(drop));
     is_poisoned(engine.get("new".into()).map(drop));
     is_poisoned(engine.flush());
-    let (_, position) = engine.read(b"new").unwrap();
+    let (_, position) = engine.read(b"new", Wait::Yes).unwrap();
     let reached = engine.on_reached(position, Durability::Always, Waker::noop());
     assert!(matches!(reached, Poll::Ready(Err(KvsError::Poisoned { .. }))));
     assert_eq!(engine.get("old".into()).unwrap(), Some("v".into()));

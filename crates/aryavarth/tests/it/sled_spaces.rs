@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use aryavarth::{
     Batch, Count, Durability, KeyRange, KvsEngine, KvsError, Position, Result, SledKvsEngine,
-    Stored, Transaction,
+    Stored, Transaction, Wait,
 };
 
 use crate::engines::{OnDisk, get, names, put_until, transact};
@@ -69,7 +69,7 @@ fn write_round(transaction: &mut Transaction<'_>, round: u64) {
 
 /// The round of which the store shows all, and of no other anything.
 fn round_of(engine: &SledKvsEngine) -> u64 {
-    let last = engine.with_space(5).find(b"round").unwrap().0.unwrap();
+    let last = engine.with_space(5).find(b"round", Wait::Yes).unwrap().0.unwrap();
     let round = String::from_utf8(last.value).unwrap().parse::<u64>().unwrap();
     assert_eq!(last.expires_at, Some(TestClock::START_MS + 1_000_000 + round));
     let page = engine.scan(&KeyRange::all(), 1000).unwrap();
@@ -146,7 +146,7 @@ fn a_killed_process_revives_no_key_that_it_showed_as_expired() {
         engine.hold_sweep(Some(Instant::now() + Duration::from_secs(3600)));
         put_until(&engine, "k", "v", TestClock::START_MS + 100);
         clock.advance(100);
-        let (found, position) = engine.find(b"k").unwrap();
+        let (found, position) = engine.find(b"k", Wait::Yes).unwrap();
         assert_eq!(found, None);
         acknowledge(&engine, position, 1);
         thread::sleep(Duration::from_secs(600));
@@ -156,7 +156,7 @@ fn a_killed_process_revives_no_key_that_it_showed_as_expired() {
     // The machine's clock is as it was before.
     let engine = SledKvsEngine::open_at(dir.path(), &TestClock::new());
     assert!(engine.now_ms() >= TestClock::START_MS + 100);
-    assert_eq!(engine.find(b"k").unwrap().0, None);
+    assert_eq!(engine.find(b"k", Wait::Yes).unwrap().0, None);
 }
 
 /// All pairs in sled's tree, visible or not.
@@ -221,7 +221,7 @@ fn what_a_swap_shows_waits_for_the_swap() {
     let dir = tempfile::tempdir().unwrap();
     let engine = SledKvsEngine::new(dir.path()).unwrap();
     engine.with_space(1).set("k".into(), "v".into()).unwrap();
-    let (_, before) = engine.with_space(1).read(b"k").unwrap();
+    let (_, before) = engine.with_space(1).read(b"k", Wait::Yes).unwrap();
     let ((), swapped) = engine
         .transact(&[], |transaction| {
             transaction.swap(0, 1);
@@ -229,9 +229,9 @@ fn what_a_swap_shows_waits_for_the_swap() {
         })
         .unwrap();
     assert!(before < swapped);
-    let (value, seen) = engine.read(b"k").unwrap();
+    let (value, seen) = engine.read(b"k", Wait::Yes).unwrap();
     assert_eq!((value, seen), (Some(b"v".to_vec()), swapped));
-    assert!(engine.with_space(1).read(b"k").unwrap().1 >= swapped, "an absence too");
+    assert!(engine.with_space(1).read(b"k", Wait::Yes).unwrap().1 >= swapped, "an absence too");
     assert!(engine.count().unwrap().1 >= swapped);
     assert!(engine.keys(&KeyRange::all(), 1).unwrap().position >= swapped);
 }

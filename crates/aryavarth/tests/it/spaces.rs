@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use aryavarth::{Batch, Count, KeyRange, KvsEngine, KvsError};
+use aryavarth::{Batch, Count, KeyRange, KvsEngine, KvsError, Wait};
 
 use crate::engines::{get, names, names_in, put_until, transact};
 use crate::runner::TestClock;
@@ -455,7 +455,7 @@ fn a_swap_and_a_clear_are_seen_wholly<E: KvsEngine>(engine: &E, _: &TestClock) {
             assert!(page.entries.iter().all(|(_, value)| *value == page.entries[0].1));
             assert_eq!(space.keys(&KeyRange::all(), 100).unwrap().keys.len(), KEYS);
             assert_eq!(space.count().unwrap().0.keys, KEYS as u64);
-            assert!(space.read(b"00").unwrap().0.is_some());
+            assert!(space.read(b"00", Wait::Yes).unwrap().0.is_some());
             let both = transact(engine, |transaction| {
                 let zero = transaction.get(b"00")?;
                 transaction.select(1);

@@ -3,7 +3,7 @@
 
 use std::thread;
 
-use aryavarth::{Batch, KvsEngine, KvsError, Stored, Watch};
+use aryavarth::{Batch, KvsEngine, KvsError, Stored, Wait, Watch};
 
 use crate::engines::{get, put_until, transact};
 use crate::runner::TestClock;
@@ -281,6 +281,6 @@ fn watches_and_closures_lose_no_increment<E: KvsEngine>(engine: &E, _: &TestCloc
 }
 
 fn get_number<E: KvsEngine>(engine: &E) -> u32 {
-    let (value, _) = engine.read(b"n").unwrap();
+    let (value, _) = engine.read(b"n", Wait::Yes).unwrap();
     value.map_or(0, |value| String::from_utf8(value).unwrap().parse().unwrap())
 }

@@ -11,7 +11,7 @@ mod transaction;
 
 use std::time::Instant;
 
-use aryavarth::{Durability, KvsEngine, KvsError, Position};
+use aryavarth::{Durability, KvsEngine, KvsError, Position, Wait};
 use aryavarth_protocol::{Command, Reply};
 
 use crate::budget::Allowance;
@@ -23,7 +23,7 @@ use crate::commands::kit::context::{
     hold_sweep,
 };
 use crate::commands::kit::failure::{self, Failure, error_reply, refused};
-use crate::commands::kit::read::{Reader, Wait};
+use crate::commands::kit::read::Reader;
 use crate::commands::kit::spec::{self, Flags, Run, Spec, Step};
 use crate::commands::registry::registry;
 pub(crate) use plan::{LONG_BYTES, Plan, bytes_shown, is_long, plan};
@@ -333,7 +333,7 @@ fn reply_of(outcome: spec::Outcome) -> Result<Reply, KvsError> {
         Err(Failure::Refused(text)) => Ok(Reply::Error(text)),
         Err(Failure::Engine(error)) => Err(error),
         // A transaction always may wait.
-        Err(Failure::WouldBlock | Failure::NoRoom) => Err(KvsError::Again),
+        Err(Failure::WouldBlock | Failure::NoRoom) => Err(KvsError::WouldBlock),
     }
 }
 
@@ -357,7 +357,7 @@ fn run_inside(
         }
     };
     match reply {
-        Err(KvsError::Again) => Err(KvsError::Again),
+        Err(KvsError::WouldBlock) => Err(KvsError::WouldBlock),
         Err(error) => Ok(error_reply(&error)),
         Ok(reply) => Ok(reply),
     }

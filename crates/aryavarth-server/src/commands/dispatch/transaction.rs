@@ -231,7 +231,7 @@ fn run_on_keys(
         is_short |= transaction.fetch(call.keys()).is_err();
     }
     if is_short {
-        return Err(KvsError::Again);
+        return Err(KvsError::WouldBlock);
     }
     let mut replies = Vec::with_capacity(calls.len());
     let (mut bytes, limit) = (0, server.limits().reply_bytes_max);
@@ -244,7 +244,7 @@ fn run_on_keys(
         let began = Instant::now();
         let reply = match run_inside(transaction, call.spec, &call.args) {
             // The other commands name their missing keys in the same run.
-            Err(KvsError::Again) => {
+            Err(KvsError::WouldBlock) => {
                 is_short = true;
                 continue;
             }
@@ -256,7 +256,7 @@ fn run_on_keys(
         }
         replies.push(Some((reply, began, Instant::now())));
     }
-    if is_short { Err(KvsError::Again) } else { Ok((replies, bytes)) }
+    if is_short { Err(KvsError::WouldBlock) } else { Ok((replies, bytes)) }
 }
 
 /// Runs a command about the connection or the server, once the transaction is written: so its

@@ -3,7 +3,7 @@
 //! A deadline is a time, not a duration, so it means the same after a restart. Invariant: a
 //! command that changes no deadline writes nothing.
 
-use aryavarth::{Stored, Transaction};
+use aryavarth::{Deadline, Stored, Transaction};
 use aryavarth_protocol::Reply;
 
 use crate::commands::kit::args::Args;
@@ -137,7 +137,7 @@ fn set_deadline(
         return refused(format!("ERR invalid expire time in '{command}' command"));
     };
     let Some(current) = transaction.deadline(key)? else { return Ok(Reply::Integer(0)) };
-    if !conditions.hold(current, new) {
+    if !conditions.hold(current.at(), new) {
         return Ok(Reply::Integer(0));
     }
     match u64::try_from(new) {
@@ -152,7 +152,7 @@ fn set_deadline(
 
 fn persist(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     let key = args.get(1);
-    if transaction.deadline(key)?.flatten().is_none() {
+    if transaction.deadline(key)?.and_then(Deadline::at).is_none() {
         return Ok(Reply::Integer(0));
     }
     let value = transaction.get(key)?.unwrap_or_default();
@@ -188,7 +188,7 @@ fn seconds(milliseconds: u64) -> u64 {
 fn show(keys: &mut dyn Read, args: &Args<'_>, time: impl FnOnce(u64) -> u64) -> Outcome {
     Ok(Reply::Integer(match keys.deadline(args.get(1))? {
         None => -2,
-        Some(None) => -1,
-        Some(Some(deadline)) => i64::try_from(time(deadline)).unwrap_or(i64::MAX),
+        Some(Deadline::Never) => -1,
+        Some(Deadline::At(deadline)) => i64::try_from(time(deadline)).unwrap_or(i64::MAX),
     }))
 }

@@ -2,9 +2,10 @@
 //!
 //! Invariants:
 //! - A look at the store as it is gathers the position of all that was seen.
-//! - A [`Reader`] that must not wait fails with [`Failure::WouldBlock`] rather than wait.
+//! - A [`Reader`] that must not wait fails with [`Failure::WouldBlock`], or with the engine's error of
+//!   that name, rather than wait.
 
-use aryavarth::{Count, KeyRange, KvsEngine, Position, Stored, Transaction};
+use aryavarth::{Count, Deadline, KeyRange, KvsEngine, Position, Stored, Transaction, Wait};
 
 use crate::budget::Allowance;
 use crate::commands::kit::failure::Failure;
@@ -32,9 +33,8 @@ pub(crate) trait Read {
     /// A key's value and deadline.
     fn find(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure>;
 
-    /// A key's deadline: `None` if there is no such key.
-    #[expect(clippy::option_option, reason = "there may be no key, and no deadline")]
-    fn deadline(&mut self, key: &[u8]) -> Result<Option<Option<u64>>, Failure>;
+    /// A key's deadline, if there is such a key.
+    fn deadline(&mut self, key: &[u8]) -> Result<Option<Deadline>, Failure>;
 
     /// The first keys of a range, at most `limit`; fewer only if there are no more.
     fn keys(&mut self, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>, Failure>;
@@ -69,7 +69,7 @@ impl Read for Transaction<'_> {
         Ok(Transaction::find(self, key)?)
     }
 
-    fn deadline(&mut self, key: &[u8]) -> Result<Option<Option<u64>>, Failure> {
+    fn deadline(&mut self, key: &[u8]) -> Result<Option<Deadline>, Failure> {
         Ok(Transaction::deadline(self, key)?)
     }
 
@@ -85,13 +85,6 @@ impl Read for Transaction<'_> {
     fn count(&mut self) -> Result<Count, Failure> {
         Ok(Transaction::count(self)?)
     }
-}
-
-/// Whether a read may wait for a disk, or for a writer that waits for one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wait {
-    No,
-    Yes,
 }
 
 /// Keys, and bytes of values, that one command looks at where its bytes arrived: others wait there.
@@ -158,23 +151,15 @@ impl<E: KvsEngine> Read for Reader<'_, E> {
 
     fn find(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure> {
         self.look()?;
-        let (stored, position) = match self.engine.find_now(key)? {
-            Some(found) => found,
-            None if self.wait == Wait::Yes => self.engine.find(key)?,
-            None => return Err(Failure::WouldBlock),
-        };
+        let (stored, position) = self.engine.find(key, self.wait)?;
         self.position = self.position.max(position);
         self.bytes += stored.as_ref().map_or(0, |stored| stored.value.len());
         Ok(stored)
     }
 
-    fn deadline(&mut self, key: &[u8]) -> Result<Option<Option<u64>>, Failure> {
+    fn deadline(&mut self, key: &[u8]) -> Result<Option<Deadline>, Failure> {
         self.look()?;
-        let (deadline, position) = match self.engine.deadline_now(key)? {
-            Some(found) => found,
-            None if self.wait == Wait::Yes => self.engine.deadline(key)?,
-            None => return Err(Failure::WouldBlock),
-        };
+        let (deadline, position) = self.engine.deadline(key, self.wait)?;
         self.position = self.position.max(position);
         Ok(deadline)
     }

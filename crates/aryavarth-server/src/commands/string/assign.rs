@@ -3,7 +3,7 @@
 //! SET, GETEX and MSETEX share their options, which are parsed here once; options that contradict each
 //! other are a syntax error. Invariant: a condition that does not hold writes nothing.
 
-use aryavarth::{Batch, Stored, Transaction};
+use aryavarth::{Batch, Deadline, Stored, Transaction};
 use aryavarth_protocol::Reply;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -267,7 +267,7 @@ fn set(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     // Whether there is a key, and its deadline, is known without a disk.
     let old = match transaction.deadline(key)? {
         Some(_) if wants_value => transaction.find(key)?,
-        deadline => deadline.map(|expires_at| Stored { value: Vec::new(), expires_at }),
+        deadline => deadline.map(|it| Stored { value: Vec::new(), expires_at: it.at() }),
     };
     let held = old.as_ref().map(|old| old.value.as_slice());
     let holds = options.condition.is_none_or(|condition| condition.holds(held));
@@ -376,7 +376,10 @@ fn msetex(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
         if !options.condition.is_none_or(|condition| condition.holds(held)) {
             return Ok(Reply::Integer(0));
         }
-        deadlines.push(if options.expiry == Expiry::Keep { deadline.flatten() } else { given });
+        deadlines.push(match options.expiry {
+            Expiry::Keep => deadline.and_then(Deadline::at),
+            _ => given,
+        });
     }
     for (place, expires_at) in (2..end).step_by(2).zip(deadlines) {
         let value = args.get(place + 1).to_vec();

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use aryavarth::{Durability, KvsEngine};
+use aryavarth::{Durability, KvsEngine, Wait};
 use aryavarth_protocol::Command;
 
 use super::fake_server::FakeServer;
-use crate::commands::{Answer, ClientState, Later, Plan, Wait, plan, resolve, run};
+use crate::commands::{Answer, ClientState, Later, Plan, plan, resolve, run};
 
 /// A fake server and its connections.
 pub(super) struct Connections {
