@@ -56,10 +56,25 @@ pub fn subject(engine: &str) -> Result<Kind, String> {
 /// # Errors
 /// If it does not build.
 pub fn program() -> Result<PathBuf, String> {
+    built("aryavarth", &["--package", "aryavarth-cli"])
+}
+
+/// The program of a package's example, likewise.
+///
+/// # Errors
+/// If it does not build.
+pub fn example(package: &str, name: &str) -> Result<PathBuf, String> {
+    built(&format!("examples/{name}"), &["--package", package, "--example", name])
+}
+
+/// A program at its place below the build output.
+fn built(place: &str, target: &[&str]) -> Result<PathBuf, String> {
     let profile = parts::profile_output()?;
-    let program = profile.join("aryavarth");
+    let program = profile.join(place);
     let built = program.metadata().and_then(|data| data.modified()).ok();
-    let is_source = |path: &str| path.starts_with("crates/") && path.contains("/src/");
+    let is_source = |path: &str| {
+        path.starts_with("crates/") && (path.contains("/src/") || path.contains("/examples/"))
+    };
     let changed = |path: &str| crate::root().join(path).metadata().and_then(|data| data.modified());
     let sources = text_files().into_iter().map(|file| file.path).filter(|path| is_source(path));
     let newest: Option<SystemTime> = sources.filter_map(|path| changed(&path).ok()).max();
@@ -67,7 +82,7 @@ pub fn program() -> Result<PathBuf, String> {
         return Ok(program);
     }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--package", "aryavarth-cli", "--profile"]);
+    cargo.arg("build").args(target).arg("--profile");
     cargo.arg(if profile.ends_with("release") { "release" } else { "test" });
     cargo.arg("--target-dir").arg(parts::build_output()?).current_dir(crate::root());
     parts::run_within(cargo, BUILD_TIME_MAX)?;

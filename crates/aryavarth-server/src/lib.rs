@@ -1,23 +1,6 @@
-//! The Aryavarth server: an engine behind a socket.
+//! The server: sockets, sessions, commands, and threads for the engine.
 //!
-//! [`KvServer`] is generic over the engine and the thread pool. Sockets are tokio's; engine calls
-//! run on the pool, because they may wait for a disk. All that a reply shows is durable before
-//! it leaves, and a pipeline does not wait between its requests for that.
-//!
-//! ```
-//! use aryavarth::MemoryEngine;
-//! use aryavarth_server::{KvServer, SharedQueueThreadPool, ThreadPool};
-//!
-//! let pool = SharedQueueThreadPool::new(4)?;
-//! let server = KvServer::new("127.0.0.1:0", MemoryEngine::new(), pool)?;
-//! println!("listening on {}", server.local_addr());
-//!
-//! let handle = server.handle();
-//! let thread = std::thread::spawn(move || server.run());
-//! handle.shutdown();
-//! thread.join().expect("the server does not panic")?;
-//! # Ok::<(), aryavarth_server::ServerError>(())
-//! ```
+#![doc = include_str!("../README.md")]
 
 mod budget;
 mod clients;
