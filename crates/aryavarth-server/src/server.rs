@@ -272,8 +272,8 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
             let is_open = !shared.settings.has_password();
             let durability = shared.engine.durability();
             let state = Box::new(ClientState::new(client.clone(), is_open, durability));
-            let connection = Connection::new(Arc::clone(&shared), stream, stop, share, &state);
-            drop(connection.run(state).await);
+            let connection = Connection::new(Arc::clone(&shared), stream, share, &state);
+            drop(connection.run(state, stop).await);
             shared.clients.leave(&client);
             counters.connections.fetch_sub(1, Ordering::Relaxed);
         });

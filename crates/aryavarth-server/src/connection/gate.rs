@@ -18,7 +18,7 @@ use aryavarth_protocol::Session;
 use crate::clients::Waits;
 
 /// Replies that an idle connection keeps room for.
-const IDLE_GATES: usize = 4;
+const IDLE_GATES: usize = 16;
 
 /// The position and level that one reply waits for.
 #[derive(Debug)]
@@ -35,6 +35,10 @@ struct Gate {
 pub(super) struct Gates {
     waiting: VecDeque<Gate>,
     tickets: u64,
+    /// The time that the replies of one run have in common, read for the first of them.
+    now: Option<Instant>,
+    /// The first of the replies was asked for just now, and the task's waker is left with the engine.
+    is_asked: bool,
 }
 
 impl Gates {
@@ -46,7 +50,7 @@ impl Gates {
         self.tickets += 1;
         self.waiting.push_back(Gate {
             ticket: self.tickets,
-            since: Instant::now(),
+            since: *self.now.get_or_insert_with(Instant::now),
             position,
             level,
         });
@@ -63,6 +67,23 @@ impl Gates {
         !self.waiting.is_empty()
     }
 
+    /// Lets replies go whose positions have been reached, before the task waits for anything: the
+    /// next [`poll`](Gates::poll), if it follows at once, does not ask again.
+    pub(super) fn ask<E: KvsEngine>(
+        &mut self,
+        engine: &E,
+        session: &mut Session,
+        waits: &Waits,
+        context: &mut Context<'_>,
+    ) {
+        self.is_asked = false;
+        if self.is_waiting() {
+            self.let_go(engine, session, waits, context);
+            self.is_asked = self.is_waiting();
+        }
+        self.now = None;
+    }
+
     /// Lets replies go whose positions have been reached; ready when at least one went.
     pub(super) fn poll<E: KvsEngine>(
         &mut self,
@@ -71,19 +92,42 @@ impl Gates {
         waits: &Waits,
         context: &mut Context<'_>,
     ) -> Poll<()> {
-        let mut released = Poll::Pending;
-        let now = Instant::now();
+        let is_asked = std::mem::take(&mut self.is_asked);
+        if !is_asked && self.let_go(engine, session, waits, context) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Lets replies go whose positions have been reached; whether at least one went.
+    fn let_go<E: KvsEngine>(
+        &mut self,
+        engine: &E,
+        session: &mut Session,
+        waits: &Waits,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let now = self.now.take().unwrap_or_else(Instant::now);
+        // Replies that leave together are moved together: the ticket of the last, 0 for none.
+        let (mut last, mut went) = (0, false);
         while let Some(gate) = self.waiting.front() {
             match engine.on_reached(gate.position, gate.level, context.waker()) {
-                Poll::Ready(Ok(())) => session.release(gate.ticket),
-                Poll::Ready(Err(error)) => session.fail_awaited(&error.to_string()),
-                Poll::Pending => return released,
+                Poll::Ready(Ok(())) => last = gate.ticket,
+                Poll::Ready(Err(error)) => {
+                    session.release(std::mem::take(&mut last));
+                    session.fail_awaited(&error.to_string());
+                }
+                Poll::Pending => break,
             }
             waits.count(now.saturating_duration_since(gate.since));
             self.waiting.pop_front();
-            released = Poll::Ready(());
+            went = true;
         }
-        released
+        if last > 0 {
+            session.release(last);
+        }
+        went
     }
 
     /// Frees the room that an idle connection does not need.

@@ -38,7 +38,9 @@ mod turn;
 use std::collections::VecDeque;
 use std::future::{pending, poll_fn};
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use aryavarth::{Durability, KvsEngine};
@@ -68,7 +70,6 @@ const BATCH_CALLS_MAX: usize = 256;
 pub(crate) struct Connection<E: KvsEngine, P: ThreadPool> {
     shared: Arc<Shared<E, P>>,
     stream: TcpStream,
-    stop: watch::Receiver<bool>,
     session: Session,
     gates: Gates,
     /// The connection as other clients see it.
@@ -145,7 +146,6 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
     pub(crate) fn new(
         shared: Arc<Shared<E, P>>,
         stream: TcpStream,
-        stop: watch::Receiver<bool>,
         input_share: Share,
         state: &ClientState,
     ) -> Self {
@@ -156,7 +156,6 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         Connection {
             shared,
             stream,
-            stop,
             session,
             gates: Gates::default(),
             client: state.entry.clone(),
@@ -179,13 +178,23 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         }
     }
 
-    /// Serves the client until one of the two is done. An error means that the client is gone.
-    pub(crate) async fn run(mut self, state: Box<ClientState>) -> io::Result<()> {
+    /// Serves the client until one of the two is done, or `stop` says that the server is. An error
+    /// means that the client is gone.
+    pub(crate) async fn run(
+        mut self,
+        state: Box<ClientState>,
+        mut stop: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        let client = self.client.clone();
+        // Both stay in the lists of their wakers from the first request to the last: a request that
+        // enters and leaves them pays for four locks.
+        let (mut killed, mut stopped) = (pin!(client.killed()), pin!(stopped(&mut stop)));
         let mut turn = Turn::Ours(state);
         loop {
             let goes_on;
             (turn, goes_on) = self.advance(turn);
             let was_full = self.is_full();
+            poll_fn(|context| self.release(context)).await;
             self.send()?;
             if goes_on || was_full && !self.is_full() {
                 yield_now().await;
@@ -196,7 +205,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             }
             self.set_deadline(&turn);
             self.spare_input();
-            match self.wait(&mut turn).await {
+            match self.wait(&mut turn, killed.as_mut(), stopped.as_mut()).await {
                 Woken::Job(result, state) => turn = self.take_result(result, state),
                 Woken::Released | Woken::CanSend => {}
                 Woken::CanRead => self.read()?,
@@ -213,11 +222,23 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         self.close().await
     }
 
-    async fn wait(&mut self, turn: &mut Turn) -> Woken {
+    /// Lets the replies go that wait for no sync any more.
+    fn release(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Connection { shared, session, gates, .. } = self;
+        gates.ask(&shared.engine, session, &shared.clients.statistics.waits, context);
+        Poll::Ready(())
+    }
+
+    async fn wait(
+        &mut self,
+        turn: &mut Turn,
+        killed: Pin<&mut impl Future<Output = ()>>,
+        stopped: Pin<&mut impl Future<Output = ()>>,
+    ) -> Woken {
         // On our turn, and with room for replies, all that has arrived was looked at.
         let has_room = !self.is_full();
         let (is_busy, is_held) = (turn.is_busy(), matches!(turn, Turn::Held(_)));
-        let Connection { shared, stream, stop, session, gates, client, feed, .. } = self;
+        let Connection { shared, stream, session, gates, feed, .. } = self;
         let can_read = !self.input_over && !is_busy && has_room;
         let can_show = !self.input_over
             && feed.is_some()
@@ -229,17 +250,17 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         tokio::select! {
             biased;
             // First: a client that always has something to say must not keep itself alive.
-            () = client.killed() => Woken::Killed,
+            () = killed => Woken::Killed,
             (result, state) = poll_fn(|context| turn.poll(context)), if is_busy
                 => Woken::Job(result, state),
             () = poll_fn(|context| gates.poll(&shared.engine, session, &shared.clients.statistics.waits, context)), if must_release
                 => Woken::Released,
-            _ = stream.writable(), if must_send => Woken::CanSend,
-            () = stopped(stop), if !self.input_over => Woken::Stop,
-            _ = stream.readable(), if can_read => Woken::CanRead,
+            // These two keep one place each for the connection's waker, and no list.
+            _ = poll_fn(|context| stream.poll_write_ready(context)), if must_send => Woken::CanSend,
+            () = stopped, if !self.input_over => Woken::Stop,
+            _ = poll_fn(|context| stream.poll_read_ready(context)), if can_read => Woken::CanRead,
             line = next_line(feed), if can_show => Woken::Shown(line),
-            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some()
-                => Woken::Late,
+            () = passed(deadline), if deadline.is_some() => Woken::Late,
             // In JSON the end of the input is how a client that asks once says that it asked.
             () = gone(stream, shared.limits.linger), if is_held && session.is_resp() => Woken::Gone,
         }
@@ -275,6 +296,15 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // A server that is gone has stopped, too.
     drop(stop.wait_for(|stopped| *stopped).await);
+}
+
+/// Returns when a deadline has passed; never, if there is none. Makes its timer when it is polled, and
+/// not for each wait.
+async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
 }
 
 /// Returns when the client has closed its side, and some time to hear the replies to come has passed.
