@@ -9,6 +9,7 @@ mod json;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 use aryavarth::{Durability, KvsEngine, Position, Wait};
 use aryavarth_protocol::{Reply, Request, Response};
@@ -140,13 +141,15 @@ struct RunOfCalls<'a, E, P> {
     result: BatchResult,
     /// About how many bytes the answers take.
     bytes: usize,
+    /// When the command before the next call ended: it is when that one begins.
+    ended: Option<Instant>,
 }
 
 impl<'a, E: KvsEngine, P: ThreadPool> RunOfCalls<'a, E, P> {
     fn new(shared: &'a Shared<E, P>, client: &'a mut ClientState, calls: VecDeque<Call>) -> Self {
         let answers = Vec::with_capacity(calls.len());
         let result = BatchResult { answers, ..BatchResult::none(calls) };
-        RunOfCalls { shared, client, result, bytes: 0 }
+        RunOfCalls { shared, client, result, bytes: 0, ended: None }
     }
 
     /// The call to run next: none once the answers are large, or the connection has another step to
@@ -172,7 +175,7 @@ impl<'a, E: KvsEngine, P: ThreadPool> RunOfCalls<'a, E, P> {
 
     /// Runs the first call.
     fn run_first(&mut self, wait: Wait) -> Result<(), Later> {
-        let RunOfCalls { shared, client, result, .. } = self;
+        let RunOfCalls { shared, client, result, ended, .. } = self;
         let Some(call) = result.rest.front_mut() else { return Ok(()) };
         let is_work = call.is_work();
         // A read that is tried inline counts when it has an answer; on the pool each call counts
@@ -186,7 +189,10 @@ impl<'a, E: KvsEngine, P: ThreadPool> RunOfCalls<'a, E, P> {
                 Ok(heard(client, answer))
             }
             Call::Request(request) => json::run(shared, &mut client.room, request, wait),
-            Call::Command(call) => run_command(shared, client, call, wait, &mut result.then),
+            Call::Command(call) => {
+                let began = ended.take().unwrap_or_else(Instant::now);
+                run_command(shared, client, call, (wait, began), (&mut result.then, ended))
+            }
         };
         if ran.is_err() && wait == Wait::Yes {
             uncount(&shared.counters.requests, 1);
@@ -205,6 +211,7 @@ impl<'a, E: KvsEngine, P: ThreadPool> RunOfCalls<'a, E, P> {
         let Some(blind) = take_blind(self.shared, self.client, &mut self.result.rest) else {
             return false;
         };
+        self.ended = None;
         for answer in run_blind(self.shared, self.client, blind) {
             self.push(answer);
         }
@@ -285,14 +292,15 @@ fn run_command<E: KvsEngine, P: ThreadPool>(
     shared: &Shared<E, P>,
     client: &mut ClientState,
     call: &CommandCall,
-    wait: Wait,
-    then: &mut AfterReply,
+    times: (Wait, Instant),
+    (then, ended): (&mut AfterReply, &mut Option<Instant>),
 ) -> Result<Answer, Later> {
     let server: &dyn ServerContext = shared;
-    match caught(shared, || commands::run(&shared.engine, server, client, call, wait)) {
+    match caught(shared, || commands::run(&shared.engine, server, client, call, times)) {
         Ok(answer) => {
             let mut answer = answer?;
             *then = std::mem::replace(&mut answer.then, AfterReply::GoOn);
+            *ended = Some(answer.ended);
             Ok(answer_of(answer))
         }
         Err(lost) => Ok(heard(client, lost)),

@@ -39,6 +39,8 @@ pub(crate) struct Answer {
     /// The version of the protocol to say it in.
     pub(crate) version: u8,
     pub(crate) then: AfterReply,
+    /// When the command ended.
+    pub(crate) ended: Instant,
 }
 
 /// The reason for which a call has not run, and had no effect.
@@ -57,8 +59,8 @@ pub(crate) fn resolve(command: Command) -> CommandCall {
     CommandCall::new(registry(), command)
 }
 
-/// Runs a command of a connection; `wait` says whether it may wait for a disk, and is `No` only for
-/// calls that [`plan`] lets run inline.
+/// Runs a command of a connection, from `began` on; `wait` says whether it may wait for a disk, and is
+/// `No` only for calls that [`plan`] lets run inline.
 ///
 /// # Errors
 /// The reason for which nothing was done.
@@ -67,9 +69,8 @@ pub(crate) fn run<E: KvsEngine>(
     server: &dyn ServerContext,
     client: &mut ClientState,
     call: &CommandCall,
-    wait: Wait,
+    (wait, began): (Wait, Instant),
 ) -> Result<Answer, Later> {
-    let began = Instant::now();
     let args = Args::new(&call.command).limited(server.limits());
     let row = call.spec.map_or_else(|| registry().find(&args), Ok);
     let (spec, outcome) = match row.and_then(|spec| admit(spec, server, client)) {
@@ -214,7 +215,8 @@ fn finish(
         settings.durability_once = settings.durability_next.take();
     }
     let then = std::mem::replace(&mut settings.then, AfterReply::GoOn);
-    Answer { reply: wants.then_some(reply), position, level, version: settings.version, then }
+    let (reply, version) = (wants.then_some(reply), settings.version);
+    Answer { reply, position, level, version, then, ended: times.1 }
 }
 
 /// An EXEC that cannot run ends its transaction, and says why in the words of Redis.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use aryavarth::{Durability, KvsEngine, Wait};
 use aryavarth_protocol::Command;
@@ -61,10 +62,11 @@ pub(super) fn call<E: KvsEngine>(
     match plan(server, client, &call) {
         Plan::Held => return None,
         Plan::Append | Plan::Pool => {}
-        Plan::Inline => match run(engine, server, client, &call, Wait::No) {
+        Plan::Inline => match run(engine, server, client, &call, (Wait::No, Instant::now())) {
             Ok(answer) => return Some(answer),
             Err(later) => assert_eq!(later, Later::Pool, "{call:?}"),
         },
     }
-    Some(run(engine, server, client, &call, Wait::Yes).expect("nothing is in its way"))
+    let times = (Wait::Yes, Instant::now());
+    Some(run(engine, server, client, &call, times).expect("nothing is in its way"))
 }
