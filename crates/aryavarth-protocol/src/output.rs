@@ -40,8 +40,8 @@ pub(crate) struct Output {
 }
 
 /// Room that an idle session keeps: for the short replies of a request or a few.
-const IDLE_BYTES: usize = 256;
-const IDLE_REPLIES: usize = 4;
+const IDLE_BYTES: usize = 2 << 10;
+const IDLE_REPLIES: usize = 16;
 
 impl Output {
     /// Adds a reply that may leave when `ticket` has been called; `encode` appends its bytes.

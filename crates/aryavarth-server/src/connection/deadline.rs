@@ -12,7 +12,7 @@ use crate::shared::Shared;
 use crate::thread_pool::ThreadPool;
 
 /// Room for calls that an idle connection keeps.
-const CALLS_KEPT: usize = 4;
+const CALLS_KEPT: usize = 16;
 
 /// The side whose move it is, and so the deadline that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
