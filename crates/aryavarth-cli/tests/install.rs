@@ -62,6 +62,24 @@ fn the_service_says_when_it_is_ready_and_when_it_stops() {
     }
 }
 
+/// Skipped where there is no systemd to ask.
+#[test]
+fn systemd_finds_no_fault_in_the_unit() {
+    let dir = tempfile::tempdir().unwrap();
+    let unit = dir.path().join("aryavarth.service");
+    let program = env!("CARGO_BIN_EXE_aryavarth");
+    let text = file("dist/aryavarth.service").replace("/usr/local/bin/aryavarth", program);
+    fs::write(&unit, text).unwrap();
+    let mut verify = Command::new("systemd-analyze");
+    let Ok(output) = verify.args(["verify", "--man=no"]).arg(&unit).output() else {
+        println!("skipped: no systemd-analyze");
+        return;
+    };
+    // The machine's own units may have faults.
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!said.contains("aryavarth"), "{said}");
+}
+
 #[test]
 fn the_container_starts_with_a_password_in_the_environment() {
     let text = file("Dockerfile");

@@ -62,17 +62,23 @@ fn redis_cli_works() {
 }
 
 #[test]
-fn the_readme_s_commands_print_what_it_says() {
+fn the_commands_of_the_pages_print_what_they_say() {
     let Some(shell) = Shell::start() else { return };
-    let readme = include_str!("../../../README.md");
-    let mut commands = 0;
-    for line in readme.lines().filter_map(|line| line.strip_prefix("redis-cli -p 4000 ")) {
-        let (words, prints) = line.split_once("# prints: ").expect("what it prints");
-        let said = shell.cli(&words.split_whitespace().collect::<Vec<_>>());
-        assert_eq!(said.trim_end(), prints, "{line}");
-        commands += 1;
+    let pages = [include_str!("../../../README.md"), include_str!("../../../docs/clients.md")];
+    for page in pages {
+        let commands = page.lines().filter_map(|line| line.split_once(" -p 4000 "));
+        let commands = commands.filter(|(program, _)| program.starts_with("redis-"));
+        let mut count = 0;
+        for (program, line) in commands {
+            let (words, prints) = line.split_once("# prints: ").unwrap_or((line, ""));
+            let words: Vec<&str> = words.split_whitespace().collect();
+            let said = shell.said(program, &words, None);
+            assert!(prints.is_empty() || said.trim_end() == prints, "{line}: {said}");
+            assert!(!said.is_empty() && !said.contains("ERR"), "{line}: {said}");
+            count += 1;
+        }
+        assert!(count > 0, "the page shows the way in");
     }
-    assert!(commands > 0, "the README shows the way in");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Each test lists all offenders at once, one per line, as `path:line: fault`.
 
 mod ceilings;
+mod commands;
 mod floors;
 mod sizes;
 mod sources;
