@@ -9,6 +9,7 @@ use aryavarth::Durability;
 use clap::builder::FalseyValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::limits::LimitOptions;
 use crate::log::{Format, Level};
 use crate::size;
 
@@ -301,12 +302,6 @@ pub(crate) struct ServerOptions {
     #[arg(env = "ARYAVARTH_MEMORY_MAX", hide_env_values = true)]
     pub(crate) memory_max: u64,
 
-    /// Memory for replies that all clients together have not taken yet; a request whose reply finds
-    /// no room waits until others have taken theirs
-    #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
-    #[arg(env = "ARYAVARTH_OUTPUT_MAX", hide_env_values = true)]
-    pub(crate) output_max: usize,
-
     /// Lines of the log on standard error, from the ones about trouble to all
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t = Level::Info)]
     #[arg(env = "ARYAVARTH_LOG_LEVEL", hide_env_values = true)]
@@ -322,6 +317,9 @@ pub(crate) struct ServerOptions {
     #[arg(long, env = "ARYAVARTH_INSECURE", hide_env_values = true)]
     #[arg(value_parser = FalseyValueParser::new())]
     pub(crate) insecure: bool,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitOptions,
 }
 
 /// The thread pools to choose from.

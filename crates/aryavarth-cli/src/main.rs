@@ -12,6 +12,7 @@ mod connect;
 mod export;
 mod import;
 mod keys;
+mod limits;
 mod line;
 mod log;
 mod notify;

@@ -53,10 +53,10 @@ pub(crate) fn run(options: &ServerOptions, json: bool) -> Result<(), Failure> {
 }
 
 fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
+    let limits = options.limits.limits()?;
     let password = password::find(options.password_file.as_deref(), options.insecure)?;
     let is_guarded = options.insecure || password.is_some();
     let listener = Listener::bind(options.listen.as_str(), is_guarded)?;
-    let limits = Limits { output_bytes_max_total: options.output_max, ..Limits::default() };
     let limits = limits_of_system(limits);
     let pool = P::new(options.threads.unwrap_or_else(threads_default))?;
     let directory = options.data.display().to_string();
@@ -73,7 +73,9 @@ fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
     };
     let (events, logged) = log_events_to_their_end()
         .map_err(|error| Failure::Other(format!("no threads: {error}")))?;
-    let store_options = Options { durability: options.durability, events, ..Options::default() };
+    let mut store_options =
+        Options { durability: options.durability, events, ..Options::default() };
+    options.limits.widen(&mut store_options);
     log_start(options);
     let begun = Instant::now();
     match options.engine {

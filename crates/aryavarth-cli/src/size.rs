@@ -1,5 +1,7 @@
 //! Sizes and numbers as operators write them: `1048576`, `100mb`, `2g`.
 
+use std::time::Duration;
+
 /// Units, the longer ones first; as in the settings of Redis, those with a `b` are powers of 1024.
 const UNITS: [(&str, u64); 8] = [
     ("kb", 1 << 10),
@@ -23,6 +25,54 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
          (powers of 1000), such as 100mb"
             .to_owned()
     })
+}
+
+/// A parser of sizes within bounds.
+pub(crate) fn size(
+    min: usize,
+    max: usize,
+    such_as: &'static str,
+) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let bytes = usize::try_from(parse(text)?).unwrap_or(usize::MAX);
+        within(bytes, min, max)
+            .ok_or_else(|| format!("write a size from {min} to {max} bytes, such as {such_as}"))
+    }
+}
+
+/// A parser of whole numbers within bounds.
+pub(crate) fn count(
+    min: usize,
+    max: usize,
+    such_as: &'static str,
+) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = text.parse().ok().and_then(|number| within(number, min, max));
+        number.ok_or_else(|| format!("write a whole number from {min} to {max}, such as {such_as}"))
+    }
+}
+
+/// A parser of times within bounds: seconds, or a whole number with ms, s, m or h.
+pub(crate) fn time(
+    min: Duration,
+    max: Duration,
+    such_as: &'static str,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let lower = text.trim().to_ascii_lowercase();
+        let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("", 1000)];
+        let time = units.iter().find_map(|(unit, ms): &(_, u64)| {
+            let number: u64 = lower.strip_suffix(unit)?.trim_end().parse().ok()?;
+            Some(Duration::from_millis(number.checked_mul(*ms)?))
+        });
+        time.and_then(|time| within(time, min, max)).ok_or_else(|| {
+            format!("write seconds, or a whole number with ms, s, m or h, from {min:?} to {max:?}, such as {such_as}")
+        })
+    }
+}
+
+fn within<T: PartialOrd + Copy>(value: T, min: T, max: T) -> Option<T> {
+    (min <= value && value <= max).then_some(value)
 }
 
 /// A whole number above 0, such as that of a time or a limit.
@@ -63,6 +113,35 @@ mod tests {
             assert!(parse(text).unwrap_err().contains("such as 100mb"), "{text}");
         }
     }
+
+    #[test]
+    fn times_are_seconds_unless_they_have_a_unit() {
+        let parse = time(Duration::from_millis(10), Duration::from_secs(7200), "30s");
+        for (text, ms) in
+            [("30", 30_000), ("30s", 30_000), ("500ms", 500), ("5 m", 300_000), ("2H", 7_200_000)]
+        {
+            assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "s", "-1", "1.5s", "soon", "5ms", "3h", "1d", "99999999999999999999h"] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains("from 10ms to 7200s, such as 30s"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_counts_beyond_their_bounds_say_the_bounds() {
+        assert_eq!(size(1024, 1 << 20, "64kb")("1mb"), Ok(1 << 20));
+        for text in ["1023", "2mb", "ten"] {
+            let error = size(1024, 1 << 20, "64kb")(text).unwrap_err();
+            assert!(error.contains("such as"), "{text}: {error}");
+        }
+        assert_eq!(count(2, 100, "64")("2"), Ok(2));
+        for text in ["1", "101", "-5", "1kb"] {
+            let error = count(2, 100, "64")(text).unwrap_err();
+            assert_eq!(error, "write a whole number from 2 to 100, such as 64", "{text}");
+        }
+    }
+
     #[test]
     fn numbers_that_make_no_sense_say_which_would() {
         assert_eq!(parse_positive("60"), Ok(60));

@@ -8,16 +8,13 @@
 
 use memchr::memchr2;
 
-/// The deepest nesting of objects and arrays.
-const DEPTH_MAX: u32 = 64;
-
 /// A scan for the end of one object. It starts at the opening brace.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Extent {
     /// Bytes looked at.
     scanned: usize,
     /// Objects and arrays that are open.
-    depth: u32,
+    depth: usize,
     in_string: bool,
     /// The last byte was a backslash that escapes the next one.
     escaped: bool,
@@ -36,8 +33,8 @@ pub(crate) enum Found {
 
 impl Extent {
     /// Looks at the bytes of `object` that it has not seen. `object` always begins at the opening
-    /// brace and has all that has arrived since.
-    pub(crate) fn scan(&mut self, object: &[u8]) -> Found {
+    /// brace and has all that has arrived since. Objects and arrays may be nested `depth_max` deep.
+    pub(crate) fn scan(&mut self, object: &[u8], depth_max: usize) -> Found {
         while self.scanned < object.len() {
             if self.in_string {
                 self.scan_string(object);
@@ -49,8 +46,8 @@ impl Extent {
                 b'"' => self.in_string = true,
                 b'{' | b'[' => {
                     self.depth += 1;
-                    if self.depth > DEPTH_MAX {
-                        let reason = format!("it is nested more than {DEPTH_MAX} levels deep");
+                    if self.depth > depth_max {
+                        let reason = format!("it is nested more than {depth_max} levels deep");
                         return Found::Bad(reason);
                     }
                 }
@@ -117,7 +114,7 @@ mod tests {
     use super::*;
 
     fn whole(text: &str) -> Found {
-        Extent::default().scan(text.as_bytes())
+        Extent::default().scan(text.as_bytes(), 64)
     }
 
     #[test]
@@ -133,13 +130,13 @@ mod tests {
     #[test]
     fn pieces_give_the_same_end_as_the_whole() {
         let text = r#"{"Set":{"key":"\\\"{[","value":"\u0041\\"},"x":[[],{}]} "#.as_bytes();
-        let Found::End(end) = Extent::default().scan(text) else { panic!("no end") };
+        let Found::End(end) = Extent::default().scan(text, 64) else { panic!("no end") };
         assert_eq!(end, text.len() - 1);
         let mut extent = Extent::default();
         for seen in 1..end {
-            assert_eq!(extent.scan(&text[..seen]), Found::More, "after {seen} bytes");
+            assert_eq!(extent.scan(&text[..seen], 64), Found::More, "after {seen} bytes");
         }
-        assert_eq!(extent.scan(&text[..end]), Found::End(end));
+        assert_eq!(extent.scan(&text[..end], 64), Found::End(end));
     }
 
     #[test]

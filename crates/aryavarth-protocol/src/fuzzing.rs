@@ -15,7 +15,7 @@
 use crate::event::Event;
 use crate::limits::Limits;
 use crate::message::{Request, Response};
-use crate::resp::{Command, LINE_BYTES_MAX, Reply};
+use crate::resp::{Command, Reply};
 use crate::session::Session;
 
 /// The outcome of a conversation.
@@ -62,7 +62,13 @@ fn limits(how: u8) -> Limits {
     if how & 1 == 0 {
         Limits::default()
     } else {
-        Limits { key_bytes_max: 4, value_bytes_max: 8, request_bytes_max: 48, scan_entries_max: 10 }
+        Limits {
+            key_bytes_max: 4,
+            value_bytes_max: 8,
+            request_bytes_max: 48,
+            scan_entries_max: 10,
+            ..Limits::default()
+        }
     }
 }
 
@@ -145,7 +151,7 @@ fn converse<'a>(setup: &Setup, pieces: impl IntoIterator<Item = &'a [u8]>) -> He
     let mut heard = Heard::default();
     let mut position = 0;
     // Of JSON and of an inline command less is kept; behind the arguments may stand a long line.
-    let kept_bytes_max = limits.request_bytes_max + LINE_BYTES_MAX + 1;
+    let kept_bytes_max = limits.request_bytes_max + limits.line_bytes_max + 1;
     for piece in pieces {
         session.feed(piece);
         answer(&mut session, &mut heard, &mut position);

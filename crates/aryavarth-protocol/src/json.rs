@@ -29,7 +29,7 @@ pub(crate) fn read(
     // Not further than where a longer request is refused, or the reason of the refusal would depend on
     // the pieces in which it arrives.
     let looked_at = &input[..input.len().min(limit.saturating_add(1))];
-    match extent.scan(looked_at) {
+    match extent.scan(looked_at, limits.nesting_max) {
         Found::Bad(why) => Some(broken(&format!("not JSON: {why}; {EXAMPLE}"))),
         Found::End(bytes) if bytes > limit => Some(too_long(limit)),
         Found::More if input.len() > limit => Some(too_long(limit)),

@@ -13,6 +13,14 @@ pub struct Limits {
     pub request_bytes_max: usize,
     /// The most entries that one scan may ask for. Default: 10,000.
     pub scan_entries_max: usize,
+    /// The most arguments of a command of the Redis protocol. Default: 1,048,576.
+    pub arguments_max: usize,
+    /// The longest line of the Redis protocol: an inline command, or an announced length. Default:
+    /// 64 KiB.
+    pub line_bytes_max: usize,
+    /// The deepest nesting of objects and arrays in JSON; more than 100 levels are never decoded.
+    /// Default: 64.
+    pub nesting_max: usize,
 }
 
 impl Default for Limits {
@@ -22,6 +30,9 @@ impl Default for Limits {
             value_bytes_max: 64 << 20,
             request_bytes_max: 256 << 20,
             scan_entries_max: 10_000,
+            arguments_max: 1 << 20,
+            line_bytes_max: 64 << 10,
+            nesting_max: 64,
         }
     }
 }

@@ -72,6 +72,11 @@ impl Session {
         self
     }
 
+    /// Changes the limits, for input that is looked at from now on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Takes bytes that arrived.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);

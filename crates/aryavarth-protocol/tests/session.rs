@@ -149,6 +149,7 @@ impl goldenscript::Runner for Runner {
                     value_bytes_max: value.unwrap_or(limits.value_bytes_max),
                     request_bytes_max: request.unwrap_or(limits.request_bytes_max),
                     scan_entries_max: scan.unwrap_or(limits.scan_entries_max),
+                    ..limits
                 })
                 .with_json(json.unwrap_or(true));
             }

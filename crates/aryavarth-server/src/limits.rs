@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// The limits of a server. Every refusal is an error in the client's own protocol and is counted
 /// in [`Counters`](crate::Counters).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Sizes that one session accepts: keys, values, requests, scans.
     pub session: aryavarth_protocol::Limits,
@@ -34,6 +34,13 @@ pub struct Limits {
     /// Bytes of keys and values that one reply of MGET, KEYS or EXEC may have; a larger one is an
     /// error, unless it is a single value, and an EXEC has done nothing. Default: 256 MiB.
     pub reply_bytes_max: usize,
+    /// Bytes of commands that one transaction may collect for its EXEC, some for each command
+    /// included. Default: 128 MiB.
+    pub transaction_bytes_max: usize,
+    /// Keys that one client may watch. Default: 4,096.
+    pub watched_max: usize,
+    /// Their bytes. Default: 1 MiB.
+    pub watched_bytes_max: usize,
     /// Jobs that may wait or run in the pool; a JSON request beyond gets a `busy` error and is not
     /// run, a command of the Redis protocol waits with all that its client sends.
     /// A connection has one at a time. Default: 8,192.
@@ -58,6 +65,9 @@ impl Default for Limits {
             output_bytes_max_total: 256 << 20,
             scan_bytes_max: 16 << 20,
             reply_bytes_max: 256 << 20,
+            transaction_bytes_max: 128 << 20,
+            watched_max: 4096,
+            watched_bytes_max: 1 << 20,
             jobs_max: 8192,
             linger: Duration::from_secs(1),
             drain: Duration::from_millis(2_500),

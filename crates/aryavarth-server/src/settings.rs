@@ -6,7 +6,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ pub(crate) struct ServerSettings {
     sampled_at_ms: AtomicU64,
     idle_seconds: AtomicU64,
     connections_max: AtomicU64,
+    value_bytes_max: AtomicUsize,
+    request_bytes_max: AtomicUsize,
     /// A command that takes at least so many microseconds is slow; negative: none is.
     pub(crate) slow_micros: AtomicI64,
     /// How many slow commands are remembered.
@@ -76,6 +78,8 @@ impl ServerSettings {
             sampled_at_ms: AtomicU64::new(0),
             idle_seconds: AtomicU64::new(idle_seconds),
             connections_max: AtomicU64::new(limits.connections_max as u64),
+            value_bytes_max: AtomicUsize::new(limits.session.value_bytes_max),
+            request_bytes_max: AtomicUsize::new(limits.session.request_bytes_max),
             slow_micros: AtomicI64::new(10_000),
             slow_entries_max: AtomicU64::new(128),
             sweeps: AtomicBool::new(true),
@@ -177,6 +181,36 @@ impl ServerSettings {
 
     pub(crate) fn set_connections_max(&self, connections: u64) {
         self.connections_max.store(connections, Ordering::Relaxed);
+    }
+
+    /// The largest value, in bytes.
+    pub(crate) fn value_bytes_max(&self) -> usize {
+        self.value_bytes_max.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_value_bytes_max(&self, bytes: usize) {
+        self.value_bytes_max.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The longest request on the wire, in bytes.
+    pub(crate) fn request_bytes_max(&self) -> usize {
+        self.request_bytes_max.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_request_bytes_max(&self, bytes: usize) {
+        self.request_bytes_max.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The limits of a conversation, with the ones that have changed while the server runs.
+    pub(crate) fn session_limits(
+        &self,
+        limits: &aryavarth_protocol::Limits,
+    ) -> aryavarth_protocol::Limits {
+        aryavarth_protocol::Limits {
+            value_bytes_max: self.value_bytes_max(),
+            request_bytes_max: self.request_bytes_max(),
+            ..*limits
+        }
     }
 
     /// Takes note that everything that was written by now is on disk.

@@ -8,7 +8,5 @@ mod reply;
 
 pub use command::Command;
 pub(crate) use encode::{Version, error};
-#[cfg(any(test, fuzzing))]
-pub(crate) use parse::LINE_BYTES_MAX;
 pub(crate) use parse::{Found, Parser};
 pub use reply::Reply;

@@ -21,10 +21,6 @@ use super::inline;
 use crate::http;
 use crate::limits::Limits;
 
-/// The longest inline command, and the longest line that announces a length.
-pub(crate) const LINE_BYTES_MAX: usize = 64 << 10;
-/// The most arguments of a command.
-const ARGS_MAX: i64 = 1 << 20;
 /// The most arguments of a command of a client that is not authenticated.
 const ARGS_UNAUTHENTICATED_MAX: i64 = 10;
 /// The longest argument of such a client.
@@ -169,8 +165,10 @@ impl Parser {
             match input.get(self.at) {
                 None => return Ok(false),
                 Some(b'*') => {
-                    let Some(count) = self.scan_length(input, &ARRAY)? else { return Ok(false) };
-                    self.begin_array(count)?;
+                    let Some(count) = self.scan_length(input, &ARRAY, limits)? else {
+                        return Ok(false);
+                    };
+                    self.begin_array(count, limits)?;
                 }
                 Some(_) => {
                     if !self.scan_inline(input, limits)? {
@@ -191,8 +189,8 @@ impl Parser {
         Ok(true)
     }
 
-    fn begin_array(&mut self, count: i64) -> Result<(), Broken> {
-        if count > ARGS_MAX {
+    fn begin_array(&mut self, count: i64, limits: &Limits) -> Result<(), Broken> {
+        if usize::try_from(count).is_ok_and(|count| count > limits.arguments_max) {
             return Err(ARRAY.invalid.into());
         }
         if count > ARGS_UNAUTHENTICATED_MAX && !self.authenticated {
@@ -241,7 +239,7 @@ impl Parser {
                 return Err(format!("ERR Protocol error: expected '$', got '{shown}'").into());
             }
         }
-        let Some(length) = self.scan_length(input, &BULK)? else { return Ok(None) };
+        let Some(length) = self.scan_length(input, &BULK, limits)? else { return Ok(None) };
         let bytes = usize::try_from(length).unwrap_or(usize::MAX);
         if bytes > limits.value_bytes_max {
             return Err(BULK.invalid.into());
@@ -257,17 +255,22 @@ impl Parser {
 
     /// Reads the line of a marker and a length at `at` and goes behind it; `None` if it has not
     /// arrived.
-    fn scan_length(&mut self, input: &[u8], length: &Length) -> Result<Option<i64>, Broken> {
+    fn scan_length(
+        &mut self,
+        input: &[u8],
+        length: &Length,
+        limits: &Limits,
+    ) -> Result<Option<i64>, Broken> {
         let line = &input[self.at..];
         if let Some((number, bytes)) = short_length(line) {
             self.at += bytes;
             self.searched = 0;
             return Ok(Some(number));
         }
-        let window = &line[..line.len().min(LINE_BYTES_MAX + 1)];
+        let window = &line[..line.len().min(limits.line_bytes_max.saturating_add(1))];
         let Some(end) = memchr(b'\r', &window[self.searched..]) else {
             self.searched = window.len();
-            if window.len() > LINE_BYTES_MAX {
+            if window.len() > limits.line_bytes_max {
                 return Err(length.too_big.into());
             }
             return Ok(None);
@@ -295,7 +298,7 @@ impl Parser {
             let shown = line[0].escape_ascii();
             return Err(format!("ERR Protocol error: expected a command, got '{shown}'").into());
         }
-        let limit = LINE_BYTES_MAX.min(limits.request_bytes_max);
+        let limit = limits.line_bytes_max.min(limits.request_bytes_max);
         let looked_at = line.len().min(limit + 1);
         let Some(end) = memchr(b'\n', &line[self.searched..looked_at]) else {
             self.searched = looked_at;

@@ -16,6 +16,7 @@ use super::{BATCH_CALLS_MAX, Connection};
 use crate::commands;
 use crate::counters::count;
 use crate::requests::Call;
+use crate::shared::Shared;
 use crate::thread_pool::ThreadPool;
 
 /// The text of one job's requests at which no further one is added, in bytes.
@@ -91,6 +92,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
     /// Reads the bytes that have arrived, as far as there is room.
     pub(super) fn read(&mut self) -> io::Result<()> {
         let room = self.room;
+        let Shared { settings, limits, .. } = &*self.shared;
+        self.session.set_limits(settings.session_limits(&limits.session));
         let buffer = self.session.input_buffer();
         buffer.reserve(room);
         // The capacity shrinks as bytes are taken from the front; the allocation does not.

@@ -11,7 +11,7 @@ use std::time::Instant;
 use aryavarth::{Batch, Position, Result};
 use aryavarth_protocol::Reply;
 
-use super::{Answer, Answered, admit, finish, written};
+use super::{Answer, Answered, admit, check_keys, finish, written};
 use crate::commands::kit::args::Args;
 use crate::commands::kit::call::CommandCall;
 use crate::commands::kit::context::{ClientState, ServerContext};
@@ -29,7 +29,9 @@ pub(crate) fn batch(
     let spec = call.spec?;
     let blind = spec.blind?;
     admit(spec, server, client).ok()?;
-    blind(&Args::new(&call.command).limited(server.limits()), server)
+    let args = Args::new(&call.command).limited(server.limits(), server.settings());
+    check_keys(spec, server, &args).ok()?;
+    blind(&args, server)
 }
 
 /// The answer to a blind command, by the engine's result for its batch.

@@ -11,7 +11,7 @@ mod transaction;
 
 use std::time::Instant;
 
-use aryavarth::{Durability, KvsEngine, KvsError, Position, Wait};
+use aryavarth::{Durability, KEY_BYTES_MAX, KvsEngine, KvsError, Position, Wait};
 use aryavarth_protocol::{Command, Reply};
 
 use crate::budget::Allowance;
@@ -71,9 +71,12 @@ pub(crate) fn run<E: KvsEngine>(
     call: &CommandCall,
     (wait, began): (Wait, Instant),
 ) -> Result<Answer, Later> {
-    let args = Args::new(&call.command).limited(server.limits());
+    let args = Args::new(&call.command).limited(server.limits(), server.settings());
     let row = call.spec.map_or_else(|| registry().find(&args), Ok);
-    let (spec, outcome) = match row.and_then(|spec| admit(spec, server, client)) {
+    let (spec, outcome) = match row
+        .and_then(|spec| admit(spec, server, client))
+        .and_then(|spec| check_keys(spec, server, &args))
+    {
         Err(failure) => (None, Err(reject(server, client, &args, failure))),
         Ok(spec) if plan::is_collected(spec, client) => {
             (None, Ok((transaction::collect(client, server, call), Position::ZERO)))
@@ -243,6 +246,25 @@ fn admit(
     }
     if client.queue.is_some() && spec.flags.has(Flags::NO_MULTI) {
         return refused("ERR Command not allowed inside a transaction");
+    }
+    Ok(spec)
+}
+
+/// Refuses a command with a key that is longer than the server's limit, where that is shorter than
+/// the engine's.
+fn check_keys(
+    spec: &'static Spec,
+    server: &dyn ServerContext,
+    args: &Args<'_>,
+) -> Result<&'static Spec, Failure> {
+    let limit = server.limits().session.key_bytes_max;
+    if limit < KEY_BYTES_MAX {
+        let lengths = spec.key_places(args).into_iter().map(|place| args.get(place).len());
+        if let Some(size) = lengths.max().filter(|size| *size > limit) {
+            return refused(format!(
+                "ERR the key is too large: {size} bytes, the limit is {limit}"
+            ));
+        }
     }
     Ok(spec)
 }

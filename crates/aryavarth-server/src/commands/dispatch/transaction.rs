@@ -21,13 +21,7 @@ use crate::commands::kit::failure::{
 };
 use crate::commands::kit::spec::{Run, Spec, Step};
 use crate::commands::registry::registry;
-
-/// Bytes of commands that one connection may collect; larger effects than this are refused by the
-/// engine anyway.
-const QUEUE_BYTES_MAX: usize = 128 << 20;
-/// Keys that one connection may watch, and their bytes.
-const WATCHED_MAX: usize = 4096;
-const WATCHED_BYTES_MAX: usize = 1 << 20;
+use crate::limits::Limits;
 
 /// Keeps a command for EXEC.
 pub(super) fn collect(
@@ -36,7 +30,7 @@ pub(super) fn collect(
     call: &CommandCall,
 ) -> Reply {
     let Some(queue) = &mut client.queue else { return Reply::OK };
-    let limit = server.limits().session.request_bytes_max.min(QUEUE_BYTES_MAX);
+    let limit = server.settings().request_bytes_max().min(server.limits().transaction_bytes_max);
     queue.bytes += call.command.bytes() + size_of::<CommandCall>();
     if queue.bytes > limit {
         queue.is_broken = true;
@@ -81,7 +75,7 @@ pub(super) fn step<E: KvsEngine>(
         // The transaction goes on, as in Redis.
         Step::Watch if client.queue.is_some() => refused("ERR WATCH inside MULTI is not allowed"),
         Step::Watch => {
-            watch(engine, client, args)?;
+            watch(engine, server, client, args)?;
             done
         }
         Step::Exec => exec(engine, server, client),
@@ -90,18 +84,20 @@ pub(super) fn step<E: KvsEngine>(
 
 fn watch<E: KvsEngine>(
     engine: &E,
+    server: &dyn ServerContext,
     client: &mut ClientState,
     args: &Args<'_>,
 ) -> Result<(), Failure> {
+    let Limits { watched_max, watched_bytes_max, .. } = *server.limits();
     let Watched { watches, bytes } = &mut client.watched;
     for key in args.from(1) {
         let place = (engine.space(), key.to_vec());
         if watches.contains_key(&place) {
             continue;
         }
-        if watches.len() >= WATCHED_MAX || *bytes + key.len() > WATCHED_BYTES_MAX {
+        if watches.len() >= watched_max || *bytes + key.len() > watched_bytes_max {
             return refused(format!(
-                "ERR a client may watch {WATCHED_MAX} keys of {WATCHED_BYTES_MAX} bytes in all"
+                "ERR a client may watch {watched_max} keys of {watched_bytes_max} bytes in all"
             ));
         }
         watches.insert(place, engine.watch(key)?);
@@ -205,7 +201,7 @@ fn resolve<'a>(
     mut space: u32,
 ) -> Vec<Resolved<'a>> {
     let resolved = calls.iter().map(|CommandCall { command, spec }| {
-        let args = Args::new(command).limited(server.limits());
+        let args = Args::new(command).limited(server.limits(), server.settings());
         if spec.is_some_and(|spec| spec.name == "select") {
             space = args.database(1).unwrap_or(space);
         }

@@ -6,6 +6,7 @@ use aryavarth_protocol::Command;
 
 use crate::commands::kit::failure::{Failure, NOT_AN_INTEGER, TOO_LONG, refused};
 use crate::limits::Limits;
+use crate::settings::ServerSettings;
 
 const NOT_AN_INT: &str = "ERR value is out of range, value must between -2147483648 and 2147483647";
 
@@ -28,10 +29,9 @@ impl<'a> Args<'a> {
     }
 
     /// The same call under the limits of a server.
-    pub(crate) fn limited(self, limits: &Limits) -> Self {
-        let Limits { session, reply_bytes_max, .. } = limits;
-        let value_bytes_max = session.value_bytes_max;
-        Args { value_bytes_max, reply_bytes_max: *reply_bytes_max, ..self }
+    pub(crate) fn limited(self, limits: &Limits, settings: &ServerSettings) -> Self {
+        let value_bytes_max = settings.value_bytes_max();
+        Args { value_bytes_max, reply_bytes_max: limits.reply_bytes_max, ..self }
     }
 
     /// The most bytes that a value may have.

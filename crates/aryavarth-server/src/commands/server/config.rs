@@ -7,6 +7,7 @@
 
 use std::sync::atomic::Ordering;
 
+use aryavarth::VALUE_BYTES_MAX;
 use aryavarth_protocol::Reply;
 use tracing::info;
 
@@ -55,13 +56,16 @@ type Value = fn(&Context<'_>) -> String;
 const LIVE: &[(&str, Value)] = &[
     ("appendfsync", |context| append_sync(context.server.settings().durability).to_owned()),
     ("bind", |context| context.server.settings().listen.ip().to_string()),
+    ("client-query-buffer-limit", |context| {
+        context.server.settings().request_bytes_max().to_string()
+    }),
     ("databases", |_| DATABASES.to_string()),
     ("dir", |context| context.server.settings().directory.clone()),
     ("maxclients", |context| context.server.settings().connections_max().to_string()),
     ("maxmemory", |context| context.server.settings().memory_bytes_max().to_string()),
     ("output-bytes-max", |context| context.server.output().whole_bytes.to_string()),
     ("port", |context| context.server.settings().listen.port().to_string()),
-    ("proto-max-bulk-len", |context| context.server.limits().session.value_bytes_max.to_string()),
+    ("proto-max-bulk-len", |context| context.server.settings().value_bytes_max().to_string()),
     ("requirepass", |context| {
         String::from_utf8_lossy(&context.server.settings().password()).into_owned()
     }),
@@ -82,8 +86,10 @@ enum Change<'a> {
     IdleSeconds(u64),
     MemoryBytesMax(u64),
     Password(&'a [u8]),
+    RequestBytesMax(usize),
     SlowEntriesMax(u64),
     SlowMicros(i64),
+    ValueBytesMax(usize),
 }
 
 impl Change<'_> {
@@ -95,6 +101,8 @@ impl Change<'_> {
             Change::IdleSeconds(seconds) => settings.set_idle_seconds(*seconds),
             Change::MemoryBytesMax(bytes) => settings.set_memory_bytes_max(*bytes),
             Change::Password(password) => settings.set_password(password),
+            Change::RequestBytesMax(bytes) => settings.set_request_bytes_max(*bytes),
+            Change::ValueBytesMax(bytes) => settings.set_value_bytes_max(*bytes),
             Change::SlowEntriesMax(max) => settings.slow_entries_max.store(*max, Ordering::Relaxed),
             Change::SlowMicros(micros) => settings.slow_micros.store(*micros, Ordering::Relaxed),
         }
@@ -174,11 +182,12 @@ fn set(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
 fn change_of<'a>(name: &str, value: &'a [u8], current: &str) -> Result<Change<'a>, String> {
     let unsigned = |min, max| number(value, min, max).map(i64::unsigned_abs);
     Ok(match name {
-        "maxclients" => Change::ConnectionsMax(unsigned(1, i64::from(u32::MAX))?),
-        "maxmemory" => {
-            let wrong = || "argument must be a memory value".to_owned();
-            Change::MemoryBytesMax(memory_bytes(value).ok_or_else(wrong)?)
+        "client-query-buffer-limit" => {
+            Change::RequestBytesMax(size(value, 1 << 20, u32::MAX as usize)?)
         }
+        "proto-max-bulk-len" => Change::ValueBytesMax(size(value, 1 << 20, VALUE_BYTES_MAX)?),
+        "maxclients" => Change::ConnectionsMax(unsigned(1, i64::from(u32::MAX))?),
+        "maxmemory" => Change::MemoryBytesMax(any_size(value)?),
         "requirepass" => Change::Password(value),
         "slowlog-log-slower-than" => Change::SlowMicros(number(value, -1, i64::MAX)?),
         "slowlog-max-len" => Change::SlowEntriesMax(unsigned(0, i64::MAX)?),
@@ -200,6 +209,19 @@ fn number(value: &[u8], min: i64, max: i64) -> Result<i64, String> {
     };
     if (min..=max).contains(&number) {
         Ok(number)
+    } else {
+        Err(format!("argument must be between {min} and {max} inclusive"))
+    }
+}
+
+fn any_size(value: &[u8]) -> Result<u64, String> {
+    memory_bytes(value).ok_or_else(|| "argument must be a memory value".to_owned())
+}
+
+fn size(value: &[u8], min: usize, max: usize) -> Result<usize, String> {
+    let size = usize::try_from(any_size(value)?).unwrap_or(usize::MAX);
+    if (min..=max).contains(&size) {
+        Ok(size)
     } else {
         Err(format!("argument must be between {min} and {max} inclusive"))
     }

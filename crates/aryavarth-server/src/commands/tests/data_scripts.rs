@@ -263,7 +263,7 @@ fn a_level_chosen_after_waitaof_does_not_make_it_a_lie() {
 #[test]
 fn a_transaction_of_many_small_commands_is_too_long_too() {
     let mut runner = Runner::new();
-    runner.connections.server.limits.session.request_bytes_max = 4096;
+    runner.connections.server.limits.transaction_bytes_max = 4096;
     runner.call("", &words("MULTI"));
     let refused = (0..100).filter(|_| runner.call("", &words("PING")).is_error());
     assert!(refused.count() > 0);
