@@ -122,6 +122,15 @@ fn a_protocol_error_is_counted_among_the_errors() {
     assert_eq!(figure(&mut other, "errorstats", "errorstat_ERR"), "count=1");
 }
 
+#[test]
+fn a_store_that_is_poisoned_is_told_by_the_status_that_tools_for_redis_read() {
+    let (server, engine) = obedient();
+    let mut client = server.client();
+    assert_eq!(figure(&mut client, "persistence", "aof_last_write_status"), "ok");
+    engine.poison();
+    assert_eq!(figure(&mut client, "persistence", "aof_last_write_status"), "err");
+}
+
 /// Redis counts the errors inside a transaction's reply, too.
 #[test]
 fn each_error_of_a_transaction_is_counted_by_its_kind() {

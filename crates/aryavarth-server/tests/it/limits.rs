@@ -128,6 +128,28 @@ fn what_transactions_collect_is_input_too() {
     }
 }
 
+/// Commands behind a reply that is kept back wait in memory, however long that takes.
+#[test]
+fn commands_behind_a_reply_that_is_kept_back_are_input_too() {
+    let engine = Obedient::default();
+    let limits = Limits { input_bytes_max: 45_000, ..Limits::default() };
+    let server = Server::with(engine.clone(), limits);
+    let mut first = server.client();
+    first.send("GET gate\r\n");
+    eventually("it is being read", || server.handle.counters().requests == 1);
+    // All has arrived before it is read; the first command makes the reads large enough for the others.
+    let set = |bytes: usize| format!("SET k {}\r\n", "x".repeat(bytes));
+    first.send(set(20_480) + "WAITAOF 1 0 0\r\n" + &set(30_000));
+    engine.open_gate();
+    eventually("WAITAOF waits", || server.handle.counters().requests == 3);
+    let mut second = server.client();
+    second.send(format!("SET k {}", "x".repeat(30_000)));
+    eventually("the second is refused", || server.handle.counters().input_refused == 1);
+    engine.sync_always();
+    let replies = [first.reply(), first.reply(), first.reply(), first.reply()];
+    assert_eq!(replies, ["$-1\r", "+OK\r", "*2\r", ":1\r"]);
+}
+
 #[test]
 fn requests_beyond_the_jobs_that_may_wait_are_busy() {
     let engine = Obedient::default();

@@ -143,6 +143,33 @@ fn reads_of_large_values_leave_a_thread_to_writes() {
     }
 }
 
+/// A client that is told to try again may be idle for ever, and room that was granted to it would be
+/// gone for as long.
+#[test]
+fn room_that_a_request_has_waited_for_is_given_back_if_there_is_no_job_for_it() {
+    let engine = Obedient::default();
+    engine.sync_always();
+    engine.write(Batch::new().set("large", "x".repeat(LARGE))).unwrap();
+    let limits = Limits { jobs_max: 1, output_bytes_max_total: 1 << 20, ..Limits::default() };
+    let server = Server::with(engine.clone(), limits);
+    let mut first = server.client();
+    first.send("GET large\r\n");
+    eventually("it holds all room", || figure(&server, "output_bytes") > 0);
+    let mut refused = server.client();
+    refused.send(get("large2"));
+    eventually("another waits for room", || figure(&server, "output_waiting") == 1);
+    let before = server.handle.counters().requests;
+    let mut busy = server.client();
+    busy.send("GET gate\r\n");
+    eventually("the only job is taken", || server.handle.counters().requests > before);
+    take_large(&mut first);
+    assert!(refused.reply().contains("busy: 1 jobs are waiting already"));
+    engine.open_gate();
+    assert_eq!(busy.reply(), "$-1\r");
+    eventually("all is given back", || figure(&server, "output_bytes") == 0);
+    assert_eq!(refused.ask(get("hot")), r#"{"Ok":null}"#, "it is there still");
+}
+
 /// A reply without room is made anew later; each try was counted as a request.
 #[test]
 fn a_command_that_runs_again_for_want_of_room_is_counted_once() {

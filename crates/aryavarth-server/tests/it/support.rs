@@ -389,6 +389,7 @@ impl KvsEngine for Obedient {
         let control = self.control.0.lock().unwrap();
         let mut stats = self.memory.stats();
         (stats.written_position, stats.durable_position) = (control.written, control.durable);
+        stats.poisoned = control.poisoned;
         stats
     }
 }

@@ -1,13 +1,16 @@
 //! Where commands run, by their plans: on the thread of the sockets only if they wait for nothing.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aryavarth::MemoryEngine;
+use aryavarth::fs::SimFs;
+use aryavarth::{Batch, KvStore, KvsEngine, MemoryEngine, Options, Wait};
+use aryavarth_protocol::{Command, Reply};
 
-use super::connections::Connections;
+use super::connections::{Connections, connect};
 use super::fake_server::FakeServer;
 use crate::clients::Pause;
-use crate::commands::Plan;
+use crate::commands::{self, ClientState, LONG_BYTES, Later, Plan, resolve};
 use crate::limits::Limits;
 
 fn connections() -> Connections {
@@ -86,6 +89,46 @@ fn a_pause_of_writes_holds_the_transaction_that_writes_and_not_its_queueing() {
     assert_eq!(plan(&mut connections, "GET k"), Plan::Inline);
     connections.server.clients.set_pause(Pause { until, only_writes: false });
     assert_eq!(plan(&mut connections, "GET k"), Plan::Held);
+}
+
+/// A write that is to be refused is planned inline, since its error waits for nothing. If the limit
+/// moves before it runs, it would wait for the writer there.
+#[test]
+fn a_write_that_was_to_be_refused_and_is_not_goes_to_the_pool_without_an_effect() {
+    let server = FakeServer::new(MemoryEngine::new(), Limits::default());
+    let mut client = connect(&server, 0);
+    let call = resolve(Command::from_args(["INCR", "n"]));
+    server.settings.set_memory_bytes_max(1);
+    assert_eq!(commands::plan(&server, &client, &call), Plan::Inline);
+    server.settings.set_memory_bytes_max(0);
+    let mut run =
+        |wait| commands::run(&server.engine, &server, &mut client, &call, (wait, Instant::now()));
+    assert_eq!(run(Wait::No).map(|answer| answer.reply), Err(Later::Pool));
+    let ran = run(Wait::Yes).map(|answer| answer.reply);
+    assert_eq!(ran, Ok(Some(Reply::Integer(1))), "the first attempt had no effect");
+}
+
+/// A large value in another database than the client's was read by a thread that was kept for short
+/// work.
+#[test]
+fn a_read_is_long_by_the_database_that_the_commands_before_it_select() {
+    let options = Options { fs: Arc::new(SimFs::new()), background: false, ..Options::default() };
+    let store = KvStore::open_with("/store", options).unwrap();
+    let large = Batch::new().set("k", "x".repeat(LONG_BYTES + 1));
+    KvsEngine::write(&store.with_space(3), large).unwrap();
+    let server = FakeServer::new(MemoryEngine::new(), Limits::default());
+    let mut client = connect(&server, 0);
+    let are_long = |client: &ClientState, lines: &[&str]| -> Vec<bool> {
+        let mut space = client.settings.space;
+        let call = |line: &&str| resolve(Command::from_args(line.split(' ')));
+        let calls = lines.iter().map(call);
+        calls.map(|call| commands::is_long(&store, client, &call, &mut space)).collect()
+    };
+    assert_eq!(are_long(&client, &["GET k", "SELECT 3", "GET k"]), [false, false, true]);
+    assert_eq!(are_long(&client, &["SELECT 3", "SELECT 0", "GET k"]), [false; 3]);
+    assert_eq!(are_long(&client, &["SELECT 99", "GET k"]), [false; 2]);
+    client.settings.space = 3;
+    assert_eq!(are_long(&client, &["GET k", "SELECT 0", "GET k"]), [true, false, false]);
 }
 
 #[test]
