@@ -107,9 +107,10 @@ impl Log {
     /// here, edits of the manifest once it says that the store was closed.
     pub(crate) fn close(&self) -> Result<()> {
         self.lock_writer().closed = true;
-        self.watermarks.sync()?;
+        let synced = self.watermarks.sync();
         // The committer, which would do this, has ended.
         self.watermarks.wake_tasks();
+        synced?;
         self.seal_active()?;
         // The lock keeps any later spare from being made unseen.
         let _growth = lock(&self.growth);

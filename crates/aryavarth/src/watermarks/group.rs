@@ -162,13 +162,10 @@ impl<F: Syncable> Watermarks<F> {
 
     /// One step of the committer for stores without threads; returns whether it did anything.
     pub(crate) fn step(&self) -> Result<bool> {
-        self.check()?;
         let due = self.durable() < self.written();
-        if due {
-            self.sync()?;
-        }
+        let synced = self.check().and_then(|()| if due { self.sync() } else { Ok(()) });
         self.wake_tasks();
-        Ok(due)
+        synced.map(|()| due)
     }
 
     /// Ends the committer.

@@ -134,19 +134,15 @@ impl<F: Syncable> Watermarks<F> {
         }
     }
 
-    /// Gives up on the log: a write or sync failed in a way that leaves its outcome unknown.
+    /// Gives up on the log: a write or sync failed in a way that leaves its outcome unknown. Wakes the
+    /// threads that wait, and calls the committer, which wakes the tasks: the caller may hold the
+    /// writer's lock, and a waker may run its task at once.
     pub(crate) fn poison(&self, error: &KvsError) -> KvsError {
         let reason = self.poison.get_or_init(|| {
             self.events.tell(|| Event::Poisoned { reason: error.to_string() });
             error.to_string().into()
         });
-        let mut waiters = lock(&self.waiters);
-        waiters.sleepers.drain(..).for_each(Sleeper::wake);
-        let wakers = std::mem::take(&mut waiters.wakers);
-        drop(waiters);
-        for (_, waker) in wakers {
-            waker.wake();
-        }
+        lock(&self.waiters).sleepers.drain(..).for_each(Sleeper::wake);
         self.call.notify_all();
         KvsError::Poisoned { reason: Arc::clone(reason) }
     }

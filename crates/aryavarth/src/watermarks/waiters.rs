@@ -10,7 +10,8 @@
 //! Invariants:
 //! - A waiter is entered under the lock, after a look at the watermarks under the same lock: a sync
 //!   that ends meanwhile is not missed.
-//! - No waker is called while the lock is held.
+//! - No waker is called while the lock is held, nor any other lock of the store: it may run a task at
+//!   once, which writes.
 
 use std::task::{Poll, Waker};
 

@@ -6,6 +6,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::task::{Wake, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use aryavarth::fs::{Crash, Fault, Fs, OpenHow, SimFs, Site};
@@ -85,6 +88,37 @@ fn after_a_failed_sync_the_new_value_is_unknown_and_the_old_one_is_not_shown() {
     assert!(value == b"old" || value == b"new");
 }
 
+/// A task that writes on the thread that wakes it.
+struct Inline {
+    store: KvStore,
+    told: Sender<Result<(), KvsError>>,
+}
+
+impl Wake for Inline {
+    fn wake(self: Arc<Self>) {
+        let _ = self.told.send(self.store.put(b"x", b"y"));
+    }
+}
+
+/// A write that fails gives the store up under the writer's lock, and woke the tasks that wait there
+/// and then: one that wrote at once hung.
+#[test]
+fn a_task_that_a_failed_write_wakes_may_write_at_once() {
+    let fs = SimFs::new();
+    let store = open(&fs);
+    let (_, position) = KvsEngine::write(&store, Batch::new().set("k", "v")).unwrap();
+    let (told, is_told) = channel();
+    let waker = Waker::from(Arc::new(Inline { store: store.clone(), told }));
+    assert!(store.on_reached(position, Durability::Always, &waker).is_pending());
+    fs.fail_next(Site::FrameWrite, Fault::Io);
+    let writer = thread::spawn(move || (store.put(b"a", b"b"), store.step()));
+    let put = is_told.recv_timeout(Duration::from_secs(30)).expect("the task is woken and ends");
+    assert!(matches!(put, Err(KvsError::Poisoned { .. })), "{put:?}");
+    let (put, step) = writer.join().unwrap();
+    assert!(matches!(put, Err(KvsError::Poisoned { .. })), "{put:?}");
+    assert!(matches!(step, Err(KvsError::Poisoned { .. })), "{step:?}");
+}
+
 #[test]
 fn a_removal_that_was_not_synced_is_not_shown_as_an_absence_either() {
     let fs = SimFs::new();
@@ -123,7 +157,7 @@ fn waiting_threads_are_told_and_none_hangs() {
     let store = open(&fs);
     store.put(b"k", b"v").unwrap();
     fs.fail_next(Site::LogSync, Fault::LostSync);
-    let failed = std::thread::scope(|scope| {
+    let failed = thread::scope(|scope| {
         let threads: Vec<_> = (0..16u8)
             .map(|i| {
                 let store = &store;
@@ -213,7 +247,7 @@ fn writes_resume_within_two_seconds_when_there_is_space_again() {
     let freed = Instant::now();
     while store.put(b"k", b"v").is_err() {
         assert!(freed.elapsed() < Duration::from_secs(10), "writes did not resume");
-        std::thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(20));
     }
     println!("writes resumed after {:?}", freed.elapsed());
     assert!(!store.stats().full);
@@ -276,7 +310,7 @@ fn what_nobody_waits_for_is_synced_all_the_same() {
         let began = Instant::now();
         while store.stats().durable_position < written {
             assert!(began.elapsed() < Duration::from_secs(20), "never synced at {level:?}");
-            std::thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(5));
         }
     }
 }
