@@ -19,6 +19,10 @@
 //!   handle of the file (Linux since 4.13), so the writer does not acknowledge the lost writes. After a
 //!   failed sync of the writer's, which poisons the store, there is no such help: the records that it
 //!   lost are still in the page cache and show here.
+//! - A call of the writer that appends several batches, and finds no space for the last of them, takes
+//!   all of them back: it zeroes the first record at once, then syncs. A reader that read the file
+//!   between the refusal and the zeros shows the batches that were whole. A single batch is one frame,
+//!   which is whole only when all of it is written, so it never shows.
 //! - Bytes that change while they are read can look like damage; damage is reported only if it is
 //!   there again and again.
 

@@ -17,8 +17,10 @@ const MERGED_BYTES_MAX: u64 = 4096;
 /// **The moment**: everything that was acknowledged before [`open`](KvReader::open) was called is
 /// there; of what was written while it ran, a beginning of the log may be, each batch and each
 /// transaction wholly or not at all. Later writes never show; open again to see them. All that it
-/// shows is on disk, with one exception: while the writer's store is poisoned, writes that a failed sync
-/// has lost may show, none of which was acknowledged.
+/// shows is on disk, with two exceptions, neither of which was acknowledged: while the writer's store is
+/// poisoned, writes that a failed sync has lost may show; and of several batches that the writer appends
+/// in one call ([`write_each`](crate::KvsEngine::write_each)) to a disk that gets full in the middle of
+/// them, the first ones may show to an open in the moment before the writer takes them back.
 ///
 /// Deadlines are by the reader's own clock, which binds nobody: a key that it hides as expired may still
 /// show to the writer, if the wall clock was set meanwhile.
