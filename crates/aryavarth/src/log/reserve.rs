@@ -7,13 +7,15 @@
 //! Invariants:
 //! - Nothing is made ahead while a compaction works from the space of the reserve.
 //! - A reserve outlives the process; an open takes over those that it did not need.
+//! - A reserve of five eighths of the wanted size is enough where there is none and no space for more:
+//!   writes resume with it.
 //! - A larger reserve is there before the smaller one goes; where it does not fit, the smaller one stays.
 
 use std::time::Instant;
 
 use super::Log;
 use crate::error::Result;
-use crate::fs::{OpenHow, Site};
+use crate::fs::{IoError, OpenHow, Site};
 use crate::segment::blocks;
 use crate::sync::{Ordering, lock};
 
@@ -55,7 +57,7 @@ impl Log {
         if growth.open_bytes < manifest_bytes + OPEN_BYTES {
             // Twice as much, so that it is made anew only for a manifest that has grown much.
             let bytes = blocks(2 * manifest_bytes + OPEN_BYTES);
-            growth.open_bytes = self.make_reserve(of_open, growth.open_bytes, bytes)?;
+            growth.open_bytes = self.make_reserve(of_open, growth.open_bytes, [bytes; 2])?;
             self.note_reserves(growth);
             done = growth.open_bytes > 0 && !self.is_full();
         }
@@ -64,7 +66,10 @@ impl Log {
         if self.is_full() || (bytes / 2..=bytes * 2).contains(&growth.reserve_bytes) {
             return Ok(done);
         }
-        growth.reserve_bytes = self.make_reserve(reserve, growth.reserve_bytes, bytes)?;
+        // The live half of a segment, and its hint, fit into five eighths.
+        let least_bytes = blocks(bytes / 8 * 5).clamp(RESERVE_BYTES_MIN, bytes);
+        growth.reserve_bytes =
+            self.make_reserve(reserve, growth.reserve_bytes, [bytes, least_bytes])?;
         self.note_reserves(growth);
         Ok(done || (growth.reserve_bytes > 0 && !self.is_full()))
     }
@@ -75,7 +80,13 @@ impl Log {
     }
 
     /// Makes a reserve in place of one of another size; returns the size that there is afterwards.
-    fn make_reserve(&self, name: &str, old_bytes: u64, bytes: u64) -> Result<u64> {
+    /// Where there is none and the disk has no space for all of it, the least size is tried.
+    fn make_reserve(
+        &self,
+        name: &str,
+        old_bytes: u64,
+        [bytes, least_bytes]: [u64; 2],
+    ) -> Result<u64> {
         let fs = &*self.options.fs;
         let is_larger = old_bytes > 0 && bytes > old_bytes;
         if old_bytes > bytes {
@@ -84,7 +95,7 @@ impl Log {
         }
         let made = if is_larger { RESERVE_NEXT } else { name };
         let path = self.dir.join(made);
-        let make = || {
+        let make = |bytes: u64| {
             let file = fs.open(Site::ReserveCreate, &path, OpenHow::CreateNew)?;
             file.allocate(Site::ReserveAllocate, bytes)?;
             // Its name is synced with that of the next segment.
@@ -92,10 +103,15 @@ impl Log {
             if is_larger {
                 fs.rename(Site::ReserveRename, &path, &self.dir.join(name))?;
             }
-            Ok(())
+            Ok(bytes)
         };
-        match make() {
-            Ok(()) => Ok(bytes),
+        let mut done = make(bytes);
+        if old_bytes == 0 && least_bytes < bytes && done.as_ref().is_err_and(IoError::is_no_space) {
+            self.remove_reserve(made);
+            done = make(least_bytes);
+        }
+        match done {
+            Ok(bytes) => Ok(bytes),
             Err(error) => {
                 // The part that was made is removed as well.
                 self.remove_reserve(made);

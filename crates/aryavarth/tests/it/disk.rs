@@ -463,6 +463,38 @@ fn the_reserve_shrinks_with_the_store() {
     assert_eq!(reserve_bytes(), 128 << 10);
 }
 
+/// Writes resumed only when the whole reserve had space again, although a smaller one is enough to
+/// copy the live half of a segment.
+#[test]
+fn writes_resume_with_a_smaller_reserve_where_the_whole_has_no_space() {
+    let fs = SimFs::new();
+    let bytes = 1 << 20;
+    let options = Options { segment_bytes_min: bytes, segment_bytes_max: bytes, ..options(&fs) };
+    let store = KvStore::open_with(Path::new("/db"), options).unwrap();
+    for key in 0..6_000_u32 {
+        store.put(&key.to_be_bytes(), &[1; 1000]).unwrap();
+        while store.step().unwrap() {}
+    }
+    let reserve_bytes = || {
+        let file = fs.open(Site::VerifyOpen, Path::new("/db/reserve"), OpenHow::Read);
+        file.map_or(0, |file| file.len(Site::VerifyLength).unwrap())
+    };
+    assert!(reserve_bytes() >= bytes / 2);
+    fs.limit_space(fs.space_used());
+    let refused = (6_000..9_000_u32).find(|key| store.put(&key.to_be_bytes(), &[1; 1000]).is_err());
+    assert!(refused.is_some() && store.stats().full);
+    let given_up = (0..3_000_u32).find(|key| {
+        assert!(store.delete(&key.to_be_bytes()).unwrap());
+        reserve_bytes() == 0
+    });
+    assert!(given_up.is_some_and(|removals| removals < 100), "{given_up:?}");
+    // Another program leaves less than the whole reserve.
+    fs.limit_space(fs.space_used() + (900 << 10));
+    while store.step().unwrap() {}
+    assert_eq!((store.stats().full, reserve_bytes()), (false, bytes / 8 * 5));
+    store.put(b"k", b"v").unwrap();
+}
+
 /// A write that found no space left its first half in the file, whose zeros make it whole. A
 /// shorter write goes over its beginning; behind that the rest must not pass for the log.
 #[test]
