@@ -53,7 +53,7 @@ fn put<E: KvsEngine>(engine: &E, key: impl Into<Vec<u8>>, value: impl Into<Vec<u
 fn read<E: KvsEngine>(engine: &E, key: &[u8]) -> Option<Vec<u8>> {
     let (value, position) = engine.read(key, Wait::Yes).unwrap();
     engine.wait(position, Durability::Always).unwrap();
-    if let Some((now, _)) = at_hand(engine.read(key, Wait::No)) {
+    if let Some((now, _)) = at_hand(engine.read(key, Wait::No)).unwrap() {
         assert_eq!(now, value);
     }
     value

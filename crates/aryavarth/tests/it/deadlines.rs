@@ -46,11 +46,11 @@ fn is_there<E: KvsEngine>(engine: &E, key: &str) -> bool {
         transaction.contains(bytes)
     });
     assert_eq!(inside, is_there);
-    if let Some((stored, _)) = at_hand(engine.find(bytes, Wait::No)) {
+    if let Some((stored, _)) = at_hand(engine.find(bytes, Wait::No)).unwrap() {
         assert_eq!(stored.is_some(), is_there);
     }
     assert_eq!(engine.deadline(bytes, Wait::Yes).unwrap().0.is_some(), is_there);
-    if let Some((deadline, _)) = at_hand(engine.deadline(bytes, Wait::No)) {
+    if let Some((deadline, _)) = at_hand(engine.deadline(bytes, Wait::No)).unwrap() {
         assert_eq!(deadline.is_some(), is_there);
     }
     assert_eq!(engine.get(key.into()).unwrap().is_some(), is_there);
@@ -96,7 +96,7 @@ fn a_key_tells_its_deadline<E: KvsEngine>(engine: &E, clock: &TestClock) {
     let stored = |value: &str, expires_at| Some(Stored { value: value.into(), expires_at });
     assert_eq!(engine.find(b"until", Wait::Yes).unwrap().0, stored("v", Some(deadline)));
     assert_eq!(engine.find(b"for good", Wait::Yes).unwrap().0, stored("w", None));
-    if let Some((found, _)) = at_hand(engine.find(b"until", Wait::No)) {
+    if let Some((found, _)) = at_hand(engine.find(b"until", Wait::No)).unwrap() {
         assert_eq!(found, stored("v", Some(deadline)));
     }
     let wanted = [

@@ -175,7 +175,7 @@ impl<'a, E: KvsEngine> Run<'a, E> {
             let key = self.key();
             let found = engine.find(&key, Wait::Yes).unwrap().0;
             assert_eq!(found, model.find(&key, Wait::Yes).unwrap().0, "{what}, {key:?}");
-            if let Some((now, _)) = at_hand(engine.find(&key, Wait::No)) {
+            if let Some((now, _)) = at_hand(engine.find(&key, Wait::No)).unwrap() {
                 assert_eq!(now, found, "{what}, {key:?}");
             }
             let count = engine.count().unwrap().0;

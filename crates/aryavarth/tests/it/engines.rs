@@ -119,10 +119,10 @@ pub(crate) fn transact<E: KvsEngine, R>(
 }
 
 /// The answer of a read that does not wait, unless it would have to.
-pub(crate) fn at_hand<T>(read: Result<T>) -> Option<T> {
+pub(crate) fn at_hand<T>(read: Result<T>) -> Result<Option<T>> {
     match read {
-        Err(KvsError::WouldBlock) => None,
-        read => Some(read.unwrap()),
+        Err(KvsError::WouldBlock) => Ok(None),
+        read => read.map(Some),
     }
 }
 
@@ -131,7 +131,7 @@ pub(crate) fn get<E: KvsEngine>(engine: &E, key: &str) -> Option<String> {
     let (stored, _) = engine.find(key.as_bytes(), Wait::Yes).unwrap();
     let value = stored.map(|stored| stored.value);
     assert_eq!(engine.read(key.as_bytes(), Wait::Yes).unwrap().0, value);
-    if let Some((now, _)) = at_hand(engine.read(key.as_bytes(), Wait::No)) {
+    if let Some((now, _)) = at_hand(engine.read(key.as_bytes(), Wait::No)).unwrap() {
         assert_eq!(now, value);
     }
     value.map(|value| String::from_utf8(value).unwrap())

@@ -95,9 +95,9 @@ fn a_walk_and_a_closure_that_pass_over_an_expired_key_show_it_too() {
 #[test]
 fn a_read_in_passing_shows_no_expired_key_that_nothing_covers() {
     told_and_cut("read in passing", |store| {
-        assert_eq!(at_hand(store.find(KEY, Wait::No)), None, "it would block");
+        assert_eq!(at_hand(store.find(KEY, Wait::No)).unwrap(), None, "it would block");
         let deadline = KvsEngine::deadline(store, KEY, Wait::No);
-        assert_eq!(at_hand(deadline), None, "it would block");
+        assert_eq!(at_hand(deadline).unwrap(), None, "it would block");
         let (found, position) = store.find(KEY, Wait::Yes).unwrap();
         assert_eq!(found, None);
         store.wait(position, Durability::Always).unwrap();

@@ -42,7 +42,7 @@ fn a_real_disk_gives_the_same_or_asks_for_patience() {
     for size in [0, 1, 4096, 100_000] {
         let value = vec![7; size];
         store.put(b"k", &value).unwrap();
-        let now = at_hand(read_now(&store, b"k"));
+        let now = at_hand(read_now(&store, b"k")).unwrap();
         assert!(now.is_none_or(|(found, _)| found == Some(value)), "{size} bytes");
     }
 }

@@ -242,7 +242,7 @@ impl Runner {
             Act::Read(level, key) => {
                 let store = self.handle(*level);
                 let value = store.read(key)?;
-                if let Some((now, _)) = at_hand(KvsEngine::read(&store, key, Wait::No)) {
+                if let Some((now, _)) = at_hand(KvsEngine::read(&store, key, Wait::No))? {
                     assert_eq!(now, value, "what is at hand is what a read finds");
                 }
                 let place = (self.space, key.clone());
