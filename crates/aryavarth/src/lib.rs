@@ -10,6 +10,7 @@
 
 mod clock;
 mod compaction;
+mod damage;
 mod engine;
 mod error;
 mod events;
@@ -36,6 +37,7 @@ mod store;
 mod sync;
 mod watermarks;
 
+pub use damage::{Damage, Verdict};
 pub use engine::{
     Count, Deadline, Effects, Entry, Generation, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest,
     Page, Position, Stored, Transaction, Wait, Watch,
@@ -47,7 +49,7 @@ pub use options::{Clock, Durability, KEY_BYTES_MAX, Options, SystemClock, VALUE_
 pub use record::{Batch, Write, record_bytes};
 pub use recovery::Recovery;
 pub use salvage::{SalvageReport, Stale, salvage};
-pub use scrub::{Damage, Verdict, VerifyReport, verify};
+pub use scrub::{VerifyReport, verify};
 #[cfg(feature = "sled")]
 pub use sled::SledKvsEngine;
 pub use stats::Stats;

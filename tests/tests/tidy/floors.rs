@@ -31,6 +31,7 @@ const ENGINE: Order = Order {
         "options",
         "clock",
         "stats",
+        "damage",
         "record",
         "engine",
         "segment",

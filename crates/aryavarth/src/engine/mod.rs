@@ -29,6 +29,7 @@ pub use transaction::{Effects, Generation, Newest, Transaction};
 pub use watch::Watch;
 pub(crate) use watch::Watches;
 
+use crate::damage::Damage;
 use crate::error::{KvsError, Result};
 use crate::options::Durability;
 use crate::record::Batch;
@@ -351,6 +352,12 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
 
     /// Figures of the store.
     fn stats(&self) -> Stats;
+
+    /// The damaged places that the engine knows of in its files; `None` if it does not look for
+    /// damage, so that nothing is known.
+    fn damage(&self) -> Option<Vec<Damage>> {
+        None
+    }
 
     /// Keeps the records of keys that have expired until then, or no longer: no caller sees the keys,
     /// but nothing is written for them. An engine that writes nothing for them need not care.

@@ -91,6 +91,11 @@ impl Index {
         self.spaces.state_of(space)
     }
 
+    /// The space that has a generation, if one has.
+    pub(crate) fn space_of(&self, generation: u64) -> Option<u32> {
+        self.spaces.space_of(generation)
+    }
+
     /// Whether records of a generation count.
     pub(crate) fn is_in_use(&self, generation: u64) -> bool {
         self.spaces.is_in_use(generation)

@@ -142,6 +142,20 @@ impl Spaces {
         look(cell.as_ref().and_then(|cell| cell.value().get()))
     }
 
+    /// The space that has a generation, if one has. Looks at the slots one by one.
+    pub(super) fn space_of(&self, generation: u64) -> Option<u32> {
+        let has = |slot: &ArcSwap<Held>| slot.load().state.generation == generation;
+        let low = (0..LOW_SPACES).zip(&self.low).find(|(_, slot)| has(slot));
+        if let Some((space, _)) = low {
+            return Some(space);
+        }
+        if let Some(slot) = self.high.iter().find(|slot| has(slot.value())) {
+            return Some(*slot.key());
+        }
+        let own = u32::try_from(generation).ok()?;
+        (self.state_of(own).generation == generation).then_some(own)
+    }
+
     /// Whether records of a generation count.
     pub(super) fn is_in_use(&self, generation: u64) -> bool {
         let is_first = |space| self.state_of(space).generation == generation;
@@ -224,10 +238,13 @@ mod tests {
         for space in [3, 300] {
             let own = u64::from(space);
             assert!(spaces.is_in_use(own) && !spaces.is_in_use(new + own));
+            assert_eq!((spaces.space_of(own), spaces.space_of(new + own)), (Some(space), None));
             // Emptied, swapped with a space that was never used, and emptied again.
             dropped(&spaces, &[(space, new + own)]);
             assert!(!spaces.is_in_use(own) && spaces.is_in_use(new + own));
+            assert_eq!((spaces.space_of(own), spaces.space_of(new + own)), (None, Some(space)));
             assert_eq!(dropped(&spaces, &[(space, 99), (99, new + own)]), [] as [u64; 0]);
+            assert_eq!((spaces.space_of(99), spaces.space_of(new + own)), (Some(space), Some(99)));
             assert_eq!(spaces.state_of(99), SpaceState { generation: new + own, since: 7 });
             assert!(spaces.is_in_use(99) && spaces.is_in_use(new + own));
             assert_eq!(dropped(&spaces, &[(space, new + own), (99, 99)]), [] as [u64; 0]);

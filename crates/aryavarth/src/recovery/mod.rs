@@ -22,6 +22,7 @@ mod tail;
 
 use std::path::{Path, PathBuf};
 
+use crate::damage::NOTE;
 use crate::error::{KvsError, Result};
 use crate::fs::{FsFile, IoError, OpenHow, Site, read_full};
 use crate::hint::{self, Places};
@@ -73,6 +74,8 @@ pub struct Recovery {
     pub torn_bytes: u64,
     /// Where the torn bytes began.
     pub torn_at: Option<(PathBuf, u64)>,
+    /// Whether the last run left a note of damage.
+    pub(crate) has_damage_note: bool,
 }
 
 /// The reason where a file is not there.
@@ -89,6 +92,7 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<(Log, DirLock, Recov
     opening.check_small()?;
     let tail = find_tail(dir, &opening.state, &opening.unsealed)?;
     let files = Files::of(&names);
+    opening.report.has_damage_note = names.iter().any(|name| name == NOTE);
     opening.refuse_lost_edits(&files, number)?;
     let (log, report) = opening.finish(tail, &files, number)?;
     Ok((log, lock, report))

@@ -28,13 +28,14 @@ use std::path::{Component, Path};
 use output::{Writer, claim_empty, undo};
 use table::{Losses, Mended, mend};
 
+use crate::damage::Damage;
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, Site};
 use crate::index::{SpaceTable, TABLE_GENERATION};
 use crate::options::Options;
 use crate::record::{Header, Kind, SEQ_MAX};
 use crate::recovery::Claimed;
-use crate::scrub::{Damage, Survey, VerifyReport, Visitor, threads};
+use crate::scrub::{Survey, VerifyReport, Visitor, threads};
 use crate::segment::{Checked, ScanStop, Scanner};
 use crate::sync::{Apart, Mutex, Rank, lock};
 

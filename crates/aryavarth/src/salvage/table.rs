@@ -22,10 +22,11 @@
 use std::collections::BTreeMap;
 
 use super::{Keys, Newest};
+use crate::damage::Damage;
 use crate::error::Result;
 use crate::index::{SpaceTable, TABLE_GENERATION, table_key, table_record_name};
 use crate::record::Kind;
-use crate::scrub::{Damage, Survey};
+use crate::scrub::Survey;
 use crate::segment::{ScanStop, Scanner};
 
 /// The losses that the table may have.

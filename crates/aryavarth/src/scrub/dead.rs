@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use super::hole::walk;
 use super::survey::Survey;
-use super::{Damage, Verdict};
+use crate::damage::{Damage, Verdict};
 use crate::segment::Scanner;
 
 /// The highest sequence number of a whole record, by generation and key.

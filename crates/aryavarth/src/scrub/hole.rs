@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 
-use super::Damage;
+use crate::damage::Damage;
 use crate::hint::{Place, Places};
+use crate::index::{TABLE_GENERATION, table_record_name};
 use crate::record::{Header, Kind, SEQ_MAX};
 use crate::segment::{Checked, Remains, ScanStop, Scanner};
 
@@ -126,7 +127,7 @@ pub(super) fn describe(
                 }
             }
         }
-        return each(damage.naming_its_space());
+        return each(naming_its_space(damage));
     };
     let mut inside = by_offset.range(hole.range.clone()).peekable();
     if inside.peek().is_none() {
@@ -146,8 +147,16 @@ pub(super) fn describe(
             seqs: Some(seq..=seq),
             ..damage.clone()
         };
-        each(lost.naming_its_space());
+        each(naming_its_space(lost));
     }
+}
+
+/// The same damage, with the space in its reason if a space's own record is damaged.
+pub(super) fn naming_its_space(mut damage: Damage) -> Damage {
+    if let (TABLE_GENERATION, Some(key)) = (damage.generation, &damage.key) {
+        damage.reason = format!("{} ({})", damage.reason, table_record_name(key));
+    }
+    damage
 }
 
 /// The sequence numbers that a hole may have held.

@@ -5,23 +5,23 @@
 //! read, keys. A running store reads its own sealed segments in the background (online.rs). What is
 //! read and in which order is the survey's business (survey.rs), which salvage shares; how a
 //! damaged place is described, the hole's (hole.rs); which damaged records no key needs, that of
-//! dead.rs.
+//! dead.rs; which places a running store remembers over a restart, that of the note (note.rs).
 //!
 //! Invariants:
-//! - Nothing is written here, and nothing is created.
+//! - Nothing is written here but the note of a running store.
 //! - Memory is bounded by a window of the log and the hints of damaged segments.
 
 mod dead;
 mod hole;
+mod note;
 mod online;
 mod reading;
 mod survey;
 
-use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use crate::damage::Damage;
 use crate::error::Result;
-use crate::index::{TABLE_GENERATION, table_record_name};
 use crate::options::Options;
 use crate::sync::{Apart, Mutex, Rank, lock};
 
@@ -30,80 +30,6 @@ pub(crate) use survey::{Survey, Visitor};
 
 /// The most damaged places that a report lists one by one.
 const DAMAGE_LISTED_MAX: usize = 100_000;
-
-/// The cost of a damaged place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Verdict {
-    /// Data is lost by it, for all that is known.
-    Loss,
-    /// The damaged record is known to be dead: its key has a newer record, which is whole. No data
-    /// is lost, and compaction takes the record away.
-    Dead,
-    /// A hint file is damaged, which is made again from its segment.
-    Harmless,
-}
-
-/// A place that differs from the bytes that the store wrote.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Damage {
-    /// The damaged file.
-    pub path: PathBuf,
-    /// Where in the file, in bytes.
-    pub offset: u64,
-    /// How many bytes are damaged; 0 if that is not known, or if the file is missing.
-    pub bytes: u64,
-    /// The reason.
-    pub reason: String,
-    /// The key of the damaged record, where it can still be read.
-    pub key: Option<Vec<u8>>,
-    /// The generation that the key belongs to: the number of its space, unless that was ever emptied
-    /// or swapped; see docs/format.md.
-    pub generation: u64,
-    /// Whether a checksum vouches for the key. Else it is the rest of it in the damaged record.
-    pub key_is_certain: bool,
-    /// Whether the damaged record was a removal, where that is known.
-    pub removal: Option<bool>,
-    /// The sequence numbers of the lost records: those of the record where it can still be read, or
-    /// else those between its neighbours. `None` if no record was lost.
-    pub seqs: Option<RangeInclusive<u64>>,
-    /// Whether other records of the same batch are whole, so that the batch is torn.
-    pub tears_batch: bool,
-    /// The cost of the damage.
-    pub verdict: Verdict,
-}
-
-impl Damage {
-    pub(crate) fn new(path: &Path, offset: u64, reason: impl Into<String>) -> Damage {
-        Damage {
-            path: path.to_owned(),
-            offset,
-            bytes: 0,
-            reason: reason.into(),
-            key: None,
-            generation: 0,
-            key_is_certain: false,
-            removal: None,
-            seqs: None,
-            tears_batch: false,
-            verdict: Verdict::Loss,
-        }
-    }
-
-    /// The same, with the space in its reason if a space's own record is damaged.
-    fn naming_its_space(mut self) -> Damage {
-        if let (TABLE_GENERATION, Some(key)) = (self.generation, &self.key) {
-            self.reason = format!("{} ({})", self.reason, table_record_name(key));
-        }
-        self
-    }
-
-    /// Whether data is lost by it, for all that is known.
-    pub fn is_loss(&self) -> bool {
-        self.verdict == Verdict::Loss
-    }
-}
 
 /// The findings of reading everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

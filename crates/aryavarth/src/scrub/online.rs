@@ -9,14 +9,19 @@
 //! - No lock that a reader or writer takes is held while anything is read, and no segment is held
 //!   between two slices: compaction retires any segment, and its file is closed soon after.
 //! - Damage counts only if the segment is still in the table after it was found.
+//! - Known damage stays known until its bytes were read again: a pass replaces the damage of a slice by
+//!   the slice's new findings, all at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crossbeam_epoch as epoch;
 
 use super::hole::{Hole, Known, describe, walk};
-use super::{DAMAGE_LISTED_MAX, Damage, Verdict, VerifyReport};
+use super::note::{self, NotedPlace, PLACES_MAX};
+use super::{DAMAGE_LISTED_MAX, VerifyReport};
+use crate::damage::{Damage, Verdict};
 use crate::error::KvsError;
 use crate::events::Event;
 use crate::hint;
@@ -52,6 +57,7 @@ pub(crate) struct Scrubber {
     /// When a step may read on, by the store's clock.
     next_ms: AtomicU64,
     found: Mutex<Found>,
+    noted: Mutex<Noted>,
     bytes: AtomicU64,
     stopped: Mutex<bool>,
     call: Condvar,
@@ -61,8 +67,17 @@ pub(crate) struct Scrubber {
 #[derive(Debug, Default)]
 struct Found {
     damage: BTreeMap<(u64, u64), Damage>,
-    /// The places that the listener was told of.
-    told: BTreeSet<(u64, u64)>,
+    /// When each place was first seen, by the wall clock. The listener was told of it then.
+    first_seen_ms: BTreeMap<(u64, u64), u64>,
+}
+
+/// The note of damage on the disk.
+#[derive(Debug, Default)]
+struct Noted {
+    /// Its places.
+    places: Vec<NotedPlace>,
+    /// The places that were last written, be it in vain.
+    tried: Vec<NotedPlace>,
 }
 
 impl Scrubber {
@@ -72,6 +87,7 @@ impl Scrubber {
             pass: Mutex::new(Rank::ScrubPass, Pass::default()),
             next_ms: AtomicU64::new(first_ms),
             found: Mutex::new(Rank::Found, Found::default()),
+            noted: Mutex::new(Rank::DamageNote, Noted::default()),
             bytes: AtomicU64::new(0),
             stopped: Mutex::new(Rank::Stopped, false),
             call: Condvar::new(),
@@ -85,18 +101,70 @@ impl Scrubber {
 
     /// The damage that is known, in segments that there still are.
     pub(crate) fn damage(&self, log: &Log) -> Vec<Damage> {
-        let segments: BTreeMap<u64, Arc<Segment>> =
-            log.table.all().into_iter().map(|segment| (segment.id, segment)).collect();
+        if lock(&self.found).damage.is_empty() {
+            return Vec::new();
+        }
+        let segments = segments(log);
         let mut found = lock(&self.found);
         found.damage.retain(|(id, _), damage| {
             let segment = segments.get(id);
             // The key may have been written again since.
             if let Some(segment) = segment {
-                damage.verdict = verdict(log, segment, damage);
+                judge(log, segment, damage);
             }
             segment.is_some()
         });
         found.damage.values().cloned().collect()
+    }
+
+    /// Reads the places of the last run's note again, and knows the damage there from then on.
+    pub(crate) fn recall(&self, log: &Log) {
+        let places = note::read(&*log.options.fs, &log.dir);
+        let segments = segments(log);
+        for of_one in places.chunk_by(|one, other| one.segment == other.segment) {
+            let segment = segments.get(&of_one[0].segment);
+            let Some(segment) = segment.filter(|segment| segment.salt == of_one[0].salt) else {
+                continue;
+            };
+            let offsets = of_one.iter().map(|place| place.offset);
+            let damage = examine(log, segment, offsets);
+            let mut found = lock(&self.found);
+            let seen = of_one.iter().map(|at| ((at.segment, at.offset), at.first_seen_ms));
+            found.first_seen_ms.extend(seen);
+            drop(found);
+            self.note(log, segment.id, damage, &mut VerifyReport::default());
+        }
+        *lock(&self.noted) = Noted { tried: places.clone(), places };
+    }
+
+    /// Brings the note of damage up to date; returns whether there was a need. A note that could not be
+    /// written is tried again when the damage has changed, and for the last time at the close.
+    pub(crate) fn remember(&self, log: &Log, is_last: bool) -> bool {
+        let mut noted = lock(&self.noted);
+        let places = self.places(log);
+        if places == noted.places || !is_last && places == noted.tried {
+            return false;
+        }
+        if note::write(&*log.options.fs, &log.dir, &places).is_ok() {
+            noted.places.clone_from(&places);
+        }
+        noted.tried = places;
+        true
+    }
+
+    /// The places for the note.
+    fn places(&self, log: &Log) -> Vec<NotedPlace> {
+        if lock(&self.found).damage.is_empty() {
+            return Vec::new();
+        }
+        let segments = segments(log);
+        let found = lock(&self.found);
+        let places = found.damage.values().zip(found.damage.keys()).filter_map(|(damage, at)| {
+            let salt = segments.get(&at.0)?.salt;
+            let (segment, offset, first_seen_ms) = (at.0, at.1, damage.first_seen_ms);
+            Some(NotedPlace { segment, salt, offset, first_seen_ms })
+        });
+        places.take(PLACES_MAX).collect()
     }
 
     /// Damaged places that are known and by which data is lost.
@@ -145,7 +213,7 @@ impl Scrubber {
 
     /// Reads on for a slice; returns whether there was anything left to read.
     fn advance(&self, log: &Log, pass: &mut Pass, report: &mut VerifyReport) -> bool {
-        let Some((segment, from)) = self.at(log, pass, report) else {
+        let Some((segment, from)) = Scrubber::at(log, pass, report) else {
             return false;
         };
         let end = segment.end.load(Ordering::Acquire);
@@ -163,7 +231,8 @@ impl Scrubber {
         }
         let damage = if holes.is_empty() { Vec::new() } else { name(log, &segment, &holes) };
         if is_there(log, segment.id, segment.table_index) {
-            self.note(log, segment.id, damage, report);
+            let to = if scanner.is_over() { u64::MAX } else { scanner.offset() };
+            self.replace(log, segment.id, from..to, damage, report);
         }
         true
     }
@@ -178,7 +247,7 @@ impl Scrubber {
         if lock(&self.found).damage.contains_key(&(segment.id, *offset)) {
             return;
         }
-        let mut damage = examine(log, segment, *offset);
+        let mut damage = examine(log, segment, [*offset]);
         if damage.is_empty() {
             // Its checksums are right, or right again.
             damage.push(Damage::new(path, *offset, reason.as_str()));
@@ -187,26 +256,40 @@ impl Scrubber {
     }
 
     fn note(&self, log: &Log, id: u64, damage: Vec<Damage>, report: &mut VerifyReport) {
+        self.replace(log, id, 0..0, damage, report);
+    }
+
+    /// Lists damage in the place of that which was known of these bytes: a fault of the disk that has
+    /// passed is none.
+    fn replace(
+        &self,
+        log: &Log,
+        id: u64,
+        bytes: Range<u64>,
+        damage: Vec<Damage>,
+        report: &mut VerifyReport,
+    ) {
+        let now_ms = log.options.clock.now_ms();
         let mut found = lock(&self.found);
-        let Found { damage: listed, told } = &mut *found;
-        for damage in damage {
-            if listed.len() < DAMAGE_LISTED_MAX {
-                listed.insert((id, damage.offset), damage.clone());
-            }
-            if told.len() < DAMAGE_LISTED_MAX && told.insert((id, damage.offset)) {
+        let Found { damage: listed, first_seen_ms } = &mut *found;
+        listed.retain(|(of, offset), _| *of != id || !bytes.contains(offset));
+        for mut damage in damage {
+            let place = (id, damage.offset);
+            let seen = first_seen_ms.get(&place).copied();
+            damage.first_seen_ms = seen.unwrap_or(now_ms);
+            if seen.is_none() && first_seen_ms.len() < DAMAGE_LISTED_MAX {
+                first_seen_ms.insert(place, now_ms);
                 log.options.events.tell(|| event_of(&damage));
+            }
+            if listed.len() < DAMAGE_LISTED_MAX {
+                listed.insert(place, damage.clone());
             }
             report.push(damage);
         }
     }
 
     /// The segment that a pass is at, and from where it goes on.
-    fn at(
-        &self,
-        log: &Log,
-        pass: &mut Pass,
-        report: &mut VerifyReport,
-    ) -> Option<(Arc<Segment>, u64)> {
+    fn at(log: &Log, pass: &mut Pass, report: &mut VerifyReport) -> Option<(Arc<Segment>, u64)> {
         if let Some((id, index, offset)) = pass.at.take() {
             pass.from_id = id + 1;
             if let Some(segment) = segment_at(log, id, index) {
@@ -223,10 +306,6 @@ impl Scrubber {
         let segments = log.table.all().into_iter().filter(|s| sealed.binary_search(&s.id).is_ok());
         let segment = segments.min_by_key(|segment| segment.id)?;
         report.segments += 1;
-        // Damage that was found there earlier is found again, unless it was a passing fault of the
-        // disk.
-        let (id, found) = (segment.id, &self.found);
-        lock(found).damage.retain(|(of, _), _| *of != id);
         Some((segment, SEGMENT_HEADER_BYTES as u64))
     }
 
@@ -251,11 +330,24 @@ impl Scrubber {
     }
 }
 
-/// Reads the record at a place again; returns the damage there.
-fn examine(log: &Log, segment: &Segment, offset: u64) -> Vec<Damage> {
+/// The segments that there are, by their ids.
+fn segments(log: &Log) -> HashMap<u64, Arc<Segment>> {
+    log.table.all().into_iter().map(|segment| (segment.id, segment)).collect()
+}
+
+/// Reads the records at these places again, in their order; returns the damage there.
+fn examine(log: &Log, segment: &Segment, offsets: impl IntoIterator<Item = u64>) -> Vec<Damage> {
     let end = segment.end.load(Ordering::Acquire);
-    let mut scanner = Scanner::patient(&*segment.file, segment.salt, offset, end);
-    let holes = walk(&mut scanner, end, offset + 1, |_, _| ());
+    let (mut holes, mut read_to) = (Vec::new(), 0);
+    // A hole may hold several records.
+    for offset in offsets {
+        if offset < read_to || offset >= end {
+            continue;
+        }
+        let mut scanner = Scanner::patient(&*segment.file, segment.salt, offset, end);
+        holes.extend(walk(&mut scanner, end, offset + 1, |_, _| ()));
+        read_to = if scanner.is_over() { end } else { scanner.offset() };
+    }
     if holes.is_empty() { Vec::new() } else { name(log, segment, &holes) }
 }
 
@@ -289,9 +381,15 @@ fn name(log: &Log, segment: &Segment, holes: &[Hole]) -> Vec<Damage> {
         describe(hole, path, &known, by_offset.as_ref(), |found| damage.push(found));
     }
     for found in &mut damage {
-        found.verdict = verdict(log, segment, found);
+        judge(log, segment, found);
     }
     damage
+}
+
+/// Gives damage the verdict and the space of the moment.
+fn judge(log: &Log, segment: &Segment, damage: &mut Damage) {
+    damage.verdict = verdict(log, segment, damage);
+    damage.space = damage.key.as_ref().and_then(|_| log.index.space_of(damage.generation));
 }
 
 /// Whether a key points at a damaged record, or may need it as its removal.

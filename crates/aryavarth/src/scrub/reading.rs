@@ -4,9 +4,10 @@
 //! - Sources may be read by several threads at a time; each is read by one.
 //! - The hints of one damaged segment at a time are in memory.
 
+use super::VerifyReport;
 use super::hole::{Hole, Known, describe, walk};
 use super::survey::{Source, Survey, Visitor};
-use super::{Damage, Verdict, VerifyReport};
+use crate::damage::{Damage, Verdict};
 use crate::hint;
 use crate::manifest::Seal;
 use crate::record::Kind;

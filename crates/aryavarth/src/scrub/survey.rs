@@ -13,8 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
+use super::hole::naming_its_space;
 use super::reading::Reading;
-use super::{Damage, VerifyReport, dead};
+use super::{VerifyReport, dead};
+use crate::damage::Damage;
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, FsFile, OpenHow, Site};
 use crate::hint;
@@ -188,7 +190,7 @@ impl Survey {
                 seqs: Some(place.seq..=place.seq),
                 ..damage.clone()
             };
-            self.report.push(lost.naming_its_space());
+            self.report.push(naming_its_space(lost));
         }
     }
 

@@ -59,6 +59,7 @@ impl Inner {
                 debug_assert!(ended.is_ok() || thread::panicking(), "a background thread panicked");
             }
         }
+        self.scrubber.remember(&self.log, true);
         self.log.close()
     }
 }
@@ -91,6 +92,7 @@ fn compact(log: &Log, scrubber: &Scrubber) {
     let mut tried_at = Instant::now();
     while log.pause(COMPACTOR_REST) {
         log.reap();
+        scrubber.remember(log, false);
         let now = log.last_position();
         if now != written {
             (written, written_at) = (now, Instant::now());

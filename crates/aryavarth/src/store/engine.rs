@@ -4,6 +4,7 @@ use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use super::KvStore;
+use crate::damage::Damage;
 use crate::engine::{
     Count, Deadline, KeyPage, KeyRange, KeyWalk, KvsEngine, Page, Position, Stored, Transaction,
     Wait, Watch, check_outside,
@@ -109,6 +110,10 @@ impl KvsEngine for KvStore {
 
     fn stats(&self) -> Stats {
         KvStore::stats(self)
+    }
+
+    fn damage(&self) -> Option<Vec<Damage>> {
+        Some(KvStore::damage(self))
     }
 
     fn hold_sweep(&self, until: Option<Instant>) {

@@ -20,13 +20,14 @@ use std::path::Path;
 use std::thread::JoinHandle;
 
 use crate::compaction;
+use crate::damage::Damage;
 use crate::engine::{Deadline, KeyRange, KvsEngine, Position, Transaction, Wait, check_outside};
 use crate::error::{KvsError, Result};
 use crate::log::Log;
 use crate::options::{Durability, Options};
 use crate::record::Batch;
 use crate::recovery::{self, DirLock, Recovery};
-use crate::scrub::{Damage, Scrubber, VerifyReport};
+use crate::scrub::{Scrubber, VerifyReport};
 use crate::stats::Stats;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Rank};
 
@@ -110,8 +111,12 @@ impl KvStore {
     fn of(opened: (Log, DirLock, Recovery), options: &Options) -> Result<KvStore> {
         let (log, dir_lock, recovery) = opened;
         let log = Arc::new(log);
+        let scrubber = Arc::new(Scrubber::new(&log));
+        if recovery.has_damage_note {
+            scrubber.recall(&log);
+        }
         let inner = Inner {
-            scrubber: Arc::new(Scrubber::new(&log)),
+            scrubber,
             recovery,
             threads: Mutex::new(Rank::Threads, Vec::new()),
             closed: AtomicBool::new(false),
@@ -316,9 +321,13 @@ impl KvStore {
         self.log().map(|_| report)
     }
 
-    /// The damage that scrubbing found, in files that still exist. A key that is written again has lost
-    /// nothing: compaction drops its damaged record, and leaves a file with a loss alone until the lost
-    /// key is written again or removed.
+    /// The damage that reads, scrubs and compactions met, in files that still exist: the first 100,000
+    /// places. A key that is written again has lost nothing: compaction drops its damaged record, and
+    /// leaves a file with a loss alone until the lost key is written again or removed.
+    ///
+    /// The first 1,000 places are remembered over a restart, in a small file that the background writes;
+    /// the open reads the records there again, and lists those that are still damaged. A store without
+    /// background threads writes it in [`step`](Self::step) and at the close.
     pub fn damage(&self) -> Vec<Damage> {
         self.inner.scrubber.damage(&self.inner.log)
     }
@@ -337,6 +346,9 @@ impl KvStore {
             return Ok(true);
         }
         log.reap();
+        if self.inner.scrubber.remember(log, false) {
+            return Ok(true);
+        }
         if compaction::is_due(log, true) && compaction::run(log, true)? {
             return Ok(true);
         }

@@ -3,7 +3,7 @@
 //! ```text
 //! Progress -> Threads -> Compacting -> Sealing -> Growth -> Writer   -> Applying -> leaves -> Clock    -> SimDisk
 //!                        ScrubPass                          Spaces      Naming                Segments
-//!                                                           Manifest                          Lists
+//!                        DamageNote                         Manifest                          Lists
 //! ```
 //!
 //! A thread takes locks from left to right. Of a column it holds one lock at most: a thread that
@@ -38,6 +38,8 @@ pub(crate) enum Rank {
     Compacting,
     /// The place of a scrubber's pass.
     ScrubPass,
+    /// The note of damage, while it is written.
+    DamageNote,
     /// One seal of segments.
     Sealing,
     /// The room for the log: allocation and reserves.
@@ -103,7 +105,7 @@ impl Rank {
         match self {
             Rank::Progress | Rank::Plain => 0,
             Rank::Threads => 1,
-            Rank::Compacting | Rank::ScrubPass => 2,
+            Rank::Compacting | Rank::ScrubPass | Rank::DamageNote => 2,
             Rank::Sealing => 3,
             Rank::Growth => 4,
             Rank::Writer | Rank::Spaces | Rank::Manifest => 5,

@@ -42,6 +42,9 @@ const NEAR_CALLS: u64 = 20;
 /// How far the wall clock is set back before an open.
 const BACK_MS: i64 = -3_600_000;
 
+/// Why no workload crosses the calls of the note.
+const NOTED: &str = "only beside rot; the note is cut short at every call by its own test";
+
 /// Calls that no sweep can cross, each with its reason.
 const NOT_CROSSED: &[(Site, &str)] = &[
     (Site::TableReserve, "no call of the disk: all 65,536 segments are taken"),
@@ -53,6 +56,15 @@ const NOT_CROSSED: &[(Site, &str)] = &[
     (Site::HintSaltRead, "only where rot has taken an edit of the manifest"),
     (Site::ReserveSpend, "only an open on a full disk, which has a test of its own"),
     (Site::ReserveRename, "only a reserve that has to grow, which has a test of its own"),
+    (Site::DamageNoteOpen, NOTED),
+    (Site::DamageNoteRead, NOTED),
+    (Site::DamageNoteLeftover, NOTED),
+    (Site::DamageNoteCreate, NOTED),
+    (Site::DamageNoteWrite, NOTED),
+    (Site::DamageNoteSync, NOTED),
+    (Site::DamageNoteRename, NOTED),
+    (Site::DamageNoteDirSync, NOTED),
+    (Site::DamageNoteRemove, NOTED),
     (Site::SalvagePath, "the simulated disk has no links"),
     (Site::SalvageDirCreate, "salvage is cut short at every call by its own test"),
     (Site::SalvageDirList, "salvage is cut short at every call by its own test"),

@@ -70,6 +70,8 @@ mod refused;
 #[cfg(test)]
 mod regressions;
 #[cfg(test)]
+mod remembered;
+#[cfg(test)]
 mod reopened;
 #[cfg(test)]
 mod runner;
