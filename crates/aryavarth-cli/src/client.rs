@@ -8,11 +8,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::thread;
 use std::time::Duration;
 
-use aryavarth_client::{ClientError, Commands, KvsClient, RedisClient, Value};
+use aryavarth_client::{ClientError, Commands, RedisClient, Value};
 use serde::Serialize;
 
 use crate::args::{At, SetOptions, To};
-use crate::connect::{connect, password_of};
+use crate::connect::connect;
 use crate::keys;
 use crate::output::{Failure, Lines, Output};
 use crate::progress::Progress;
@@ -137,18 +137,40 @@ pub(crate) fn compact(to: &To, output: &Output) -> Result<(), Failure> {
     };
     let before = disk_bytes(&mut client)?;
     let progress = Progress::of_time("compacting");
-    if password_of(to)?.is_none() {
-        // JSON has a reply that says how it ended.
-        KvsClient::connect(to.addr.as_str())?.compact()?;
-    } else {
-        client.command(&["BGREWRITEAOF"])?;
-        while figures(&mut client)?.get("aof_rewrite_in_progress").is_some_and(|n| n == "1") {
-            thread::sleep(COMPACTION_LOOK);
-        }
-    }
+    begin_compaction(&mut client)?;
+    let error = end_of_compaction(&mut client)?;
     progress.end();
+    if let Some(error) = error {
+        return Err(Failure::Other(format!("the server could not compact: {error}")));
+    }
     let disk_bytes = disk_bytes(&mut client)?;
     output.summary(&Compacted { disk_bytes_before: before, disk_bytes })
+}
+
+/// Has the server begin; a compaction that another client asked for ends first.
+fn begin_compaction(client: &mut RedisClient) -> Result<(), Failure> {
+    loop {
+        match client.command(&["BGREWRITEAOF"]) {
+            Err(ClientError::Server(text)) if text.contains("already in progress") => {
+                end_of_compaction(client)?;
+            }
+            done => return Ok(done.map(drop)?),
+        }
+    }
+}
+
+/// Waits until no compaction runs that a client asked for; returns the error of the last one.
+fn end_of_compaction(client: &mut RedisClient) -> Result<Option<String>, Failure> {
+    loop {
+        let mut figures = figures(client)?;
+        if figures.get("aof_rewrite_in_progress").is_some_and(|n| n == "1") {
+            thread::sleep(COMPACTION_LOOK);
+            continue;
+        }
+        let has_failed = figures.get("aof_last_bgrewrite_status").is_some_and(|how| how == "err");
+        let error = figures.remove("aof_last_bgrewrite_error").unwrap_or_default();
+        return Ok(has_failed.then_some(error));
+    }
 }
 
 fn unexpected(reply: &Value) -> Failure {

@@ -18,7 +18,7 @@ pub(crate) fn connect(to: &To, database: u32) -> Result<RedisClient, Failure> {
 }
 
 /// The password to log in with, if there is one.
-pub(crate) fn password_of(to: &To) -> Result<Option<Vec<u8>>, Failure> {
+fn password_of(to: &To) -> Result<Option<Vec<u8>>, Failure> {
     password::find(to.password_file.as_deref(), false)
 }
 

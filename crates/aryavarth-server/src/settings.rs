@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aryavarth::{Durability, Stats};
+use aryavarth::{Durability, Result, Stats};
 
 use crate::limits::Limits;
 use crate::log::Incidents;
@@ -52,6 +52,8 @@ pub(crate) struct ServerSettings {
     saved_at: AtomicU64,
     /// Incidents that the log has not told yet.
     pub(crate) incidents: Incidents,
+    /// The error of the last compaction that a client asked for; `None` if it was done.
+    compaction_error: Mutex<Option<String>>,
     /// How many saves were asked for and are not done.
     pub(crate) saves_asked: AtomicU64,
 }
@@ -83,10 +85,22 @@ impl ServerSettings {
             slow_micros: AtomicI64::new(10_000),
             slow_entries_max: AtomicU64::new(128),
             sweeps: AtomicBool::new(true),
+            compaction_error: Mutex::default(),
             saves_asked: AtomicU64::new(0),
             incidents: Incidents::default(),
             saved_at: AtomicU64::new(process::unix_time().as_secs()),
         }
+    }
+
+    /// Notes how a compaction ended that a client asked for.
+    pub(crate) fn compacted(&self, done: &Result<()>) {
+        let error = done.as_ref().err().map(ToString::to_string);
+        *self.compaction_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    /// The error of the last compaction that a client asked for, if it failed.
+    pub(crate) fn compaction_error(&self) -> Option<String> {
+        self.compaction_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether clients must give a password.

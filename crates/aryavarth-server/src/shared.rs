@@ -64,9 +64,9 @@ impl<E: KvsEngine, P: ThreadPool> ServerContext for Shared<E, P> {
             return false;
         };
         let engine = self.engine.clone();
+        let settings = Arc::clone(&self.settings);
         self.pool.spawn(move || {
-            // The statistics have its error; no client waits for this one.
-            drop(engine.compact());
+            settings.compacted(&engine.compact());
             drop(turn);
         });
         true

@@ -189,6 +189,7 @@ fn memory(context: &mut Context<'_>, section: &mut Section) {
 fn persistence(context: &mut Context<'_>, section: &mut Section) {
     let stats = context.server.stats();
     let pending = stats.written_position.saturating_sub(stats.durable_position);
+    let compaction_error = context.server.settings().compaction_error();
     let write_status = if stats.full || stats.poisoned { "err" } else { "ok" };
     figures!(section;
         gauge "loading": 0,
@@ -205,7 +206,8 @@ fn persistence(context: &mut Context<'_>, section: &mut Section) {
         gauge "aof_rewrite_scheduled": 0,
         gauge "aof_last_rewrite_time_sec": -1,
         gauge "aof_current_rewrite_time_sec": -1,
-        text "aof_last_bgrewrite_status": "ok",
+        text "aof_last_bgrewrite_status": if compaction_error.is_some() { "err" } else { "ok" },
+        text "aof_last_bgrewrite_error": one_line(&compaction_error.unwrap_or_default()),
         counter "aof_rewrites": stats.compactions,
         text "aof_last_write_status": write_status,
         gauge "aof_current_size": stats.disk_bytes,
@@ -215,6 +217,11 @@ fn persistence(context: &mut Context<'_>, section: &mut Section) {
         gauge "aof_pending_bio_fsync": 0,
         counter "aof_delayed_fsync": 0,
     );
+}
+
+/// A text as the value of a figure, which ends with its line.
+fn one_line(text: &str) -> String {
+    text.replace(['\r', '\n'], " ")
 }
 
 fn stats(context: &mut Context<'_>, section: &mut Section) {
