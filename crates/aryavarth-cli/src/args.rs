@@ -227,6 +227,14 @@ pub(crate) enum Command {
         to: To,
     },
 
+    /// Print the damage that a running server knows of in its files; exit code 0 if nothing is lost, else 2
+    #[command(after_help = "Examples:\n  aryavarth damage\n  \
+                            aryavarth damage --json")]
+    Damage {
+        #[command(flatten)]
+        to: To,
+    },
+
     /// Read the whole directory of a stopped server and name every damaged record
     #[command(after_help = "Examples:\n  aryavarth verify ./aryavarth-data\n  \
                             aryavarth verify /var/lib/aryavarth --json")]

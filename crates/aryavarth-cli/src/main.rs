@@ -9,6 +9,7 @@ mod args;
 mod base64;
 mod client;
 mod connect;
+mod damage;
 mod export;
 mod import;
 mod keys;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
             })
         }
         Command::Compact { to } => client::compact(&to, &output),
+        Command::Damage { to } => damage::run(&to, &output),
         Command::Verify { dir } => verify::run(&dir, &output),
         Command::Salvage { dir, out } => salvage::run(&dir, &out, &output),
     };

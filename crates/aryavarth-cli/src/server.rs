@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "sled")]
 use aryavarth::SledKvsEngine;
-use aryavarth::{KvStore, KvsEngine, KvsError, Options, Recovery};
+use aryavarth::{Damage, KvStore, KvsEngine, KvsError, Options, Recovery};
 use aryavarth_server::{
     Config, KvServer, Limits, Listener, LoggedEvents, MemoryHooks, NaiveThreadPool,
     RayonThreadPool, SharedQueueThreadPool, ThreadPool, ignore_stray_signals,
@@ -82,6 +82,7 @@ fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
         Engine::Kvs => {
             let store = opened(options, &logged, KvStore::open_with(&options.data, store_options))?;
             log_recovery(store.recovery(), begun.elapsed());
+            log_damage(&store.damage());
             let server = KvServer::with_config(listener, store.clone(), pool, config);
             serve(server, logged, || store.close())
         }
@@ -166,6 +167,20 @@ fn log_recovery(found: &Recovery, took: Duration) {
         let file = path.display().to_string();
         let note = "these bytes were no whole records, as a crash amid a write leaves them";
         warn!(file, offset, bytes = torn_bytes, note, "tail cut");
+    }
+}
+
+/// The damage that an earlier run found and that is still there.
+fn log_damage(known: &[Damage]) {
+    let lost = known.iter().filter(|damage| damage.is_loss()).count();
+    let Some(first) = known.iter().find(|damage| damage.is_loss() || lost == 0) else { return };
+    let (places, file, offset) = (known.len(), first.path.display().to_string(), first.offset);
+    let safe = "all other records are served";
+    let remedy = "see `aryavarth damage`";
+    if lost > 0 {
+        error!(places, lost, file, offset, safe, remedy, "damage known");
+    } else {
+        warn!(places, lost, file, offset, safe, remedy, "damage known");
     }
 }
 

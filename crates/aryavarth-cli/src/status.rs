@@ -189,7 +189,8 @@ fn problems(figures: &Figures) -> Vec<String> {
     if is_set("damaged_records") {
         let count = &figures["damaged_records"];
         problems.push(format!(
-            "{count} damaged records: stop the server, and see `aryavarth verify` and `salvage`"
+            "{count} damaged records are lost, all others are served: `aryavarth damage` names them, and \
+             the remedy"
         ));
     }
     problems
@@ -213,9 +214,11 @@ mod tests {
     fn a_status_names_each_problem() {
         let healthy = parsed("engine:kvs\r\nfull:0\r\ndamaged_records:0\r\n");
         assert!(Status::of("addr", &healthy).healthy);
-        for (figure, says) in
-            [("full:1", "full"), ("poisoned:1", "sync"), ("damaged_records:3", "3 damaged")]
-        {
+        for (figure, says) in [
+            ("full:1", "full"),
+            ("poisoned:1", "sync"),
+            ("damaged_records:3", "3 damaged records are lost"),
+        ] {
             let status = Status::of("addr", &parsed(figure));
             assert!(!status.healthy && status.text().contains(says), "{}", status.text());
         }

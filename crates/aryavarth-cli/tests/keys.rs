@@ -113,6 +113,7 @@ fn a_password_opens_every_command() {
         &["info"],
         &["status"],
         &["compact"],
+        &["damage"],
         &["export"],
         &["rm", "k"],
     ];

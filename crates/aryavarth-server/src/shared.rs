@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use aryavarth::{Count, Durability, KvsEngine, Position, Result, Stats};
+use aryavarth::{Count, Damage, Durability, KvsEngine, Position, Result, Stats};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore, watch};
 
@@ -49,6 +49,10 @@ impl<E: KvsEngine, P: ThreadPool> ServerContext for Shared<E, P> {
 
     fn stats(&self) -> Stats {
         self.engine.stats()
+    }
+
+    fn damage(&self) -> Option<Vec<Damage>> {
+        self.engine.damage()
     }
 
     fn count(&self, space: u32) -> Result<Count> {

@@ -22,6 +22,7 @@ pub(crate) static FAMILIES: &[Family] = &[
     (Group::Server, server::config::SPECS),
     (Group::Server, server::persistence::SPECS),
     (Group::Server, server::observe::SPECS),
+    (Group::Server, server::damage::SPECS),
     (Group::Server, server::debug::SPECS),
     (Group::Server, server::absent::SERVER),
     (Group::Scripting, server::absent::SCRIPTING),

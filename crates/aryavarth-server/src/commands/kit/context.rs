@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use aryavarth::{Count, Durability, Position, Stats, Watch};
+use aryavarth::{Count, Damage, Durability, Position, Stats, Watch};
 
 use crate::budget::{Allowance, OutputFigures};
 use crate::clients::{ClientHandle, Clients, Pause, Shown};
@@ -185,6 +185,8 @@ pub(crate) struct Watched {
 pub(crate) trait ServerContext: Send + Sync {
     fn engine_name(&self) -> &'static str;
     fn stats(&self) -> Stats;
+    /// The damaged places that the engine knows of; `None` if it does not look for damage.
+    fn damage(&self) -> Option<Vec<Damage>>;
     /// How many keys a database has.
     fn count(&self, space: u32) -> aryavarth::Result<Count>;
     /// The store's clock.

@@ -7,6 +7,7 @@ pub(crate) mod command;
 #[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 pub(crate) mod config;
 mod constants;
+pub(crate) mod damage;
 #[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]
 pub(crate) mod debug;
 #[expect(clippy::unnecessary_wraps, reason = "all commands have one signature")]

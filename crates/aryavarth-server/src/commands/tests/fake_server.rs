@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use aryavarth::{Count, Durability, KvsEngine, MemoryEngine, Stats};
+use aryavarth::{Count, Damage, Durability, KvsEngine, MemoryEngine, Stats};
 
 use crate::budget::OutputFigures;
 use crate::clients::Clients;
@@ -53,6 +53,10 @@ impl ServerContext for FakeServer {
         let mut stats = self.engine.stats();
         (stats.written_position, stats.durable_position) = *self.positions.lock().unwrap();
         stats
+    }
+
+    fn damage(&self) -> Option<Vec<Damage>> {
+        self.engine.damage()
     }
 
     fn count(&self, space: u32) -> aryavarth::Result<Count> {
