@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use aryavarth::{Count, Damage, Durability, KvsEngine, Position, Result, Stats};
+use aryavarth::{Count, Damage, Durability, KvsEngine, Now, Position, Result, Stats};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::budget::{Budget, OutputBudget, OutputFigures};
 use crate::clients::Clients;
-use crate::commands::{Now, ServerContext};
+use crate::commands::ServerContext;
 use crate::counters::{Counters, LiveCounters};
 use crate::limits::Limits;
 use crate::settings::ServerSettings;
@@ -60,7 +60,7 @@ impl<E: KvsEngine, P: ThreadPool> ServerContext for Shared<E, P> {
     }
 
     fn now(&self) -> Now {
-        Now { ms: self.engine.now_ms(), offset_ms: self.engine.clock_offset_ms() }
+        self.engine.now()
     }
 
     fn compact(&self) -> bool {

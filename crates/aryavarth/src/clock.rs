@@ -17,10 +17,26 @@
 //! clock since then: the offset outlives the process. A wall clock that was set back meanwhile counts
 //! as one that stood.
 //!
+//! # The accepted wall clock
+//!
+//! ```text
+//! wall clock     |-----+1h.......-1h-------------->
+//! accepted       |-----+1h.......====|------------>   = held;  | accepted, lower
+//! log            | ... | removal of each key with a wall deadline <= held | mark: lower | ...
+//! ```
+//!
+//! A deadline that was given by the wall clock is judged by the *accepted* one. It follows the wall
+//! clock forward at once. Where that is set back by more than the tolerance, the accepted one is held,
+//! until the log has the removal of every key that it has shown as expired and, behind these, a mark
+//! with the lower time (`log/expire.rs`). A crash that loses the mark loses all behind it, and the
+//! next open goes on from the held time of the mark before.
+//!
 //! Invariants:
 //! - The store clock never goes back: no key that has expired comes back.
+//! - The accepted wall clock goes back only where no key is left that it has shown as expired.
 //! - A jump changes the offset alone; each is counted.
 
+use crate::deadline::Now;
 use crate::events::{Event, Events};
 use crate::options::Clock;
 use crate::sync::{Arc, AtomicI64, AtomicU64, Mutex, Ordering, Rank, lock};
@@ -44,6 +60,8 @@ pub(crate) struct StoreClock {
     offset_ms: AtomicI64,
     /// The latest time of the store clock.
     latest_ms: AtomicU64,
+    /// The accepted wall clock.
+    accepted_ms: AtomicU64,
     jumps: AtomicU64,
     events: Events,
     /// The jump that the open found.
@@ -56,7 +74,7 @@ pub(crate) struct StoreClock {
 pub(crate) struct ClockPair {
     /// The store clock; 0 where there is no past.
     pub(crate) store_ms: u64,
-    /// The wall clock at that moment; 0 where a version before wrote the store clock alone.
+    /// The accepted wall clock at that moment; 0 where a version before wrote the store clock alone.
     pub(crate) wall_ms: u64,
 }
 
@@ -72,6 +90,21 @@ impl ClockPair {
     fn offset_ms(self) -> i64 {
         if self.wall_ms == 0 { 0 } else { snapped(difference(self.wall_ms, self.store_ms)) }
     }
+}
+
+impl From<Now> for ClockPair {
+    fn from(now: Now) -> ClockPair {
+        ClockPair { store_ms: now.store_ms, wall_ms: now.wall_ms }
+    }
+}
+
+/// A wall clock that was set back by more than the tolerance.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SetBack {
+    /// The accepted wall clock, which stands still.
+    pub(crate) held_ms: u64,
+    /// The wall clock now.
+    pub(crate) wall_ms: u64,
 }
 
 /// A close look at both clocks.
@@ -95,6 +128,7 @@ impl StoreClock {
             wall_ms: AtomicU64::new(look.wall_ms),
             offset_ms: AtomicI64::new(if has_jumped { snapped(ahead_ms) } else { kept_ms }),
             latest_ms: AtomicU64::new(past.store_ms),
+            accepted_ms: AtomicU64::new(past.wall_ms),
             jumps: AtomicU64::new(u64::from(has_jumped)),
             last: Mutex::new(Rank::Clock, look),
         }
@@ -153,10 +187,54 @@ impl StoreClock {
         }
     }
 
+    /// The store clock and the accepted wall clock.
+    pub(crate) fn now(&self) -> Now {
+        self.now_and_set_back().0
+    }
+
+    /// The same, and how the wall clock was set back if it is to be accepted.
+    pub(crate) fn now_and_set_back(&self) -> (Now, Option<SetBack>) {
+        loop {
+            let held_ms = self.accepted_ms.load(Ordering::Acquire);
+            let (wall_ms, store_ms) = self.times();
+            if wall_ms <= held_ms {
+                let is_set_back = difference(held_ms, wall_ms) > TOLERANCE_MS;
+                let set_back = is_set_back.then_some(SetBack { held_ms, wall_ms });
+                return (Now { store_ms, wall_ms: held_ms }, set_back);
+            }
+            // Not over a lower time that was accepted since this one was read.
+            let raised = self.accepted_ms.compare_exchange(
+                held_ms,
+                wall_ms,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+            if raised.is_ok() {
+                return (Now { store_ms, wall_ms }, None);
+            }
+        }
+    }
+
+    /// Whether the wall clock was set back and is not accepted yet, and how.
+    pub(crate) fn set_back(&self) -> Option<SetBack> {
+        self.now_and_set_back().1
+    }
+
+    /// The accepted wall clock, without a look at the machine's.
+    pub(crate) fn accepted_ms(&self) -> u64 {
+        self.accepted_ms.load(Ordering::Acquire)
+    }
+
+    /// Accepts a wall clock that was set back: no key that is there has a deadline by it of `held_ms`
+    /// or before. One that has gone on from there meanwhile stays.
+    pub(crate) fn accept(&self, SetBack { held_ms, wall_ms }: SetBack) {
+        let (release, relaxed) = (Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.accepted_ms.compare_exchange(held_ms, wall_ms, release, relaxed);
+    }
+
     /// Both clocks, to be written down.
     pub(crate) fn pair(&self) -> ClockPair {
-        let (wall_ms, store_ms) = self.times();
-        ClockPair { store_ms, wall_ms }
+        self.now().into()
     }
 
     /// By how much the wall clock is ahead of the store clock.

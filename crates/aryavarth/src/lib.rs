@@ -11,6 +11,7 @@
 mod clock;
 mod compaction;
 mod damage;
+mod deadline;
 mod engine;
 mod error;
 mod events;
@@ -38,9 +39,10 @@ mod sync;
 mod watermarks;
 
 pub use damage::{Damage, Verdict};
+pub use deadline::{Deadline, Now};
 pub use engine::{
-    Count, Deadline, Effects, Entry, Generation, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest,
-    Page, Position, Stored, Transaction, Wait, Watch,
+    Count, Effects, Entry, Generation, KeyPage, KeyRange, KeyWalk, KvsEngine, Newest, Page,
+    Position, Stored, Transaction, Wait, Watch,
 };
 pub use error::{KvsError, Result};
 pub use events::{Event, Events};

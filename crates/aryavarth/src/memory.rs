@@ -8,6 +8,7 @@ use std::mem;
 use std::task::{Poll, Waker};
 
 use crate::clock::{ClockPair, StoreClock};
+use crate::deadline::{Now, WALL};
 use crate::engine::{
     Count, Deadline, Effects, Generation, Guide, Inside, KeyPage, KeyRange, KeyWalk, KvsEngine,
     Newest, Page, Position, Stored, Transaction, Wait, Watch, Watches, check_outside,
@@ -62,24 +63,27 @@ impl Spaces {
     /// Changes a space, which is made if it is not there.
     fn change<R>(&mut self, number: u32, change: impl FnOnce(&mut Space) -> R) -> R {
         let space = self.by_number.entry(number).or_default();
-        let (first, keys) = (space.first(), space.keys.len() as u64);
+        let (firsts, keys) = (space.firsts(), space.keys.len() as u64);
         let result = change(space);
         self.keys = self.keys + space.keys.len() as u64 - keys;
-        let now = space.first();
-        if now != first {
-            first.map(|deadline| self.firsts.remove(&(deadline, number)));
-            self.firsts.extend(now.map(|deadline| (deadline, number)));
+        for (before, now) in firsts.into_iter().zip(space.firsts()) {
+            if now != before {
+                before.map(|deadline| self.firsts.remove(&(deadline, number)));
+                self.firsts.extend(now.map(|deadline| (deadline, number)));
+            }
         }
         result
     }
 
     /// Removes what has expired; returns how many keys that were.
-    fn sweep(&mut self, now_ms: u64) -> u64 {
+    fn sweep(&mut self, now: Now) -> u64 {
         let mut swept = 0;
-        while let Some(&(deadline, number)) = self.firsts.first()
-            && deadline <= now_ms
-        {
-            swept += self.change(number, |space| space.sweep(now_ms));
+        for from in [0, WALL] {
+            while let Some(&(deadline, number)) = self.firsts.range((from, 0)..).next()
+                && now.has_reached(deadline)
+            {
+                swept += self.change(number, |space| space.sweep(now));
+            }
         }
         swept
     }
@@ -115,8 +119,12 @@ impl Space {
         }
     }
 
-    fn first(&self) -> Option<u64> {
-        self.deadlines.first().map(|&(deadline, _)| deadline)
+    /// The first deadline by each clock.
+    fn firsts(&self) -> [Option<u64>; 2] {
+        let first = |from, to| self.deadlines.range((from, Vec::new())..=(to, Vec::new())).next();
+        let by_store = first(0, WALL).map(|&(word, _)| word);
+        let by_wall = first(WALL, u64::MAX).map(|&(word, _)| word);
+        [by_store, by_wall]
     }
 
     fn count(&self) -> Count {
@@ -124,13 +132,13 @@ impl Space {
     }
 
     /// Removes the expired keys; returns their number.
-    fn sweep(&mut self, now_ms: u64) -> u64 {
+    fn sweep(&mut self, now: Now) -> u64 {
         let mut swept = 0;
-        while let Some((deadline, key)) = self.deadlines.pop_first() {
-            if deadline > now_ms {
-                self.deadlines.insert((deadline, key));
-                break;
-            }
+        while let Some(word) =
+            self.firsts().into_iter().flatten().find(|word| now.has_reached(*word))
+            && let Some((_, key)) = self.deadlines.range((word, Vec::new())..).next().cloned()
+        {
+            self.deadlines.remove(&(word, key.clone()));
             self.keys.remove(&key);
             swept += 1;
         }
@@ -169,13 +177,20 @@ impl MemoryEngine {
         Ok(lock(&self.shared.spaces))
     }
 
-    /// The same without what has expired; for writers.
-    fn swept(&self, now_ms: u64) -> Result<MutexGuard<'_, Spaces>> {
+    /// The same without expired keys, and the time; for writers.
+    fn swept(&self) -> Result<(MutexGuard<'_, Spaces>, Now)> {
         let mut spaces = self.spaces()?;
-        let swept = spaces.sweep(now_ms);
+        let (mut now, set_back) = self.shared.clock.now_and_set_back();
+        let swept = spaces.sweep(now);
+        if let Some(set_back) = set_back {
+            // No key is left that the held time shows as expired.
+            self.shared.watches.touch_expired(set_back.held_ms);
+            self.shared.clock.accept(set_back);
+            now = self.now();
+        }
         self.shared.expired_keys.fetch_add(swept, Ordering::Relaxed);
         self.shared.keys.store(spaces.keys, Ordering::Relaxed);
-        Ok(spaces)
+        Ok((spaces, now))
     }
 
     fn apply(&self, spaces: &mut Spaces, effects: Effects) {
@@ -209,7 +224,7 @@ impl MemoryEngine {
 
 struct NewestInMaps<'a> {
     spaces: &'a Spaces,
-    now_ms: u64,
+    now: Now,
     clock_offset_ms: i64,
 }
 
@@ -220,8 +235,8 @@ impl NewestInMaps<'_> {
 }
 
 impl Newest for NewestInMaps<'_> {
-    fn now_ms(&self) -> u64 {
-        self.now_ms
+    fn now(&self) -> Now {
+        self.now
     }
 
     fn clock_offset_ms(&self) -> i64 {
@@ -280,6 +295,10 @@ impl KvsEngine for MemoryEngine {
         MemoryEngine { space, ..self.clone() }
     }
 
+    fn now(&self) -> Now {
+        self.shared.clock.now()
+    }
+
     fn now_ms(&self) -> u64 {
         self.shared.clock.now_ms()
     }
@@ -289,24 +308,24 @@ impl KvsEngine for MemoryEngine {
     }
 
     fn find(&self, key: &[u8], _wait: Wait) -> Result<(Option<Stored>, Position)> {
-        let now_ms = self.now_ms();
         let spaces = self.spaces()?;
+        let now = self.now();
         let stored = spaces.get(self.space).and_then(|space| space.keys.get(key));
-        let stored = stored.filter(|stored| !stored.is_expired(now_ms));
+        let stored = stored.filter(|stored| !stored.is_expired(now));
         Ok((stored.cloned(), Position::ZERO))
     }
 
     fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {
-        let now_ms = self.now_ms();
         let mut page = KeyPage { done: true, ..KeyPage::default() };
         let spaces = self.spaces()?;
+        let now = self.now();
         let Some(space) = spaces.get(self.space) else { return Ok(page) };
         for (key, stored) in walk(space, range) {
             if page.keys.len() == limit {
                 page.done = false;
                 break;
             }
-            page.keys.extend((!stored.is_expired(now_ms)).then(|| key.clone()));
+            page.keys.extend((!stored.is_expired(now)).then(|| key.clone()));
         }
         Ok(page)
     }
@@ -321,7 +340,7 @@ impl KvsEngine for MemoryEngine {
     }
 
     fn watch(&self, key: &[u8]) -> Result<Watch> {
-        let spaces = self.swept(self.now_ms())?;
+        let (spaces, _) = self.swept()?;
         let stored = spaces.get(self.space).and_then(|space| space.keys.get(key));
         let expires_at = stored.and_then(|stored| stored.expires_at);
         Ok(self.shared.watches.watch(self.space, key, expires_at))
@@ -331,8 +350,7 @@ impl KvsEngine for MemoryEngine {
         for write in batch.writes() {
             check(write.key(), write.value())?;
         }
-        let now_ms = self.now_ms();
-        let mut spaces = self.swept(now_ms)?;
+        let (mut spaces, now) = self.swept()?;
         let mut removed = 0;
         spaces.change(self.space, |space| {
             for write in batch.into_writes() {
@@ -340,7 +358,7 @@ impl KvsEngine for MemoryEngine {
                 match write {
                     Write::Set { key, value, expires_at } => {
                         let stored = Stored { value, expires_at };
-                        space.put(key, (!stored.is_expired(now_ms)).then_some(stored));
+                        space.put(key, (!stored.is_expired(now)).then_some(stored));
                     }
                     Write::Remove { key } => removed += u64::from(space.put(key, None).is_some()),
                 }
@@ -355,10 +373,9 @@ impl KvsEngine for MemoryEngine {
         _keys: &[&[u8]],
         mut body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<(R, Position)> {
-        let now_ms = self.now_ms();
-        let mut spaces = self.swept(now_ms)?;
+        let (mut spaces, now) = self.swept()?;
         let mut newest =
-            NewestInMaps { spaces: &spaces, now_ms, clock_offset_ms: self.clock_offset_ms() };
+            NewestInMaps { spaces: &spaces, now, clock_offset_ms: self.clock_offset_ms() };
         let mut transaction = Transaction::new(&mut newest, self.space);
         let inside = Inside::enter(&*self.shared);
         let result = body(&mut transaction)?;
@@ -373,16 +390,16 @@ impl KvsEngine for MemoryEngine {
     }
 
     fn scan(&self, range: &KeyRange, limit: usize) -> Result<Page> {
-        let now_ms = self.now_ms();
         let mut page = Page { done: true, ..Page::default() };
         let spaces = self.spaces()?;
+        let now = self.now();
         let Some(space) = spaces.get(self.space) else { return Ok(page) };
         for (key, stored) in walk(space, range) {
             if page.entries.len() == limit {
                 page.done = false;
                 break;
             }
-            if !stored.is_expired(now_ms) {
+            if !stored.is_expired(now) {
                 page.entries.push((key.clone(), stored.value.clone()));
             }
         }

@@ -29,6 +29,7 @@ const ENGINE: Order = Order {
         "error",
         "events",
         "options",
+        "deadline",
         "clock",
         "stats",
         "damage",

@@ -39,4 +39,3 @@ pub(crate) use dispatch::{
 };
 pub(crate) use kit::call::CommandCall;
 pub(crate) use kit::context::{AfterReply, ClientState, ServerContext};
-pub(crate) use kit::deadline::Now;

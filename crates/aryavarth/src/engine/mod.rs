@@ -30,6 +30,7 @@ pub use watch::Watch;
 pub(crate) use watch::Watches;
 
 use crate::damage::Damage;
+pub(crate) use crate::deadline::{Deadline, Now};
 use crate::error::{KvsError, Result};
 use crate::options::Durability;
 use crate::record::Batch;
@@ -52,7 +53,8 @@ pub type Entry = (Vec<u8>, Vec<u8>);
 pub struct Stored {
     /// The value.
     pub value: Vec<u8>,
-    /// The deadline from which on the key is gone, in milliseconds since 1970 by the store's clock.
+    /// The [word](Deadline::word) of the deadline from which on the key is gone, if it has one:
+    /// milliseconds since 1970 by the store's clock, or with the top bit set by the machine's.
     pub expires_at: Option<u64>,
 }
 
@@ -62,46 +64,9 @@ impl Stored {
         self.expires_at.into()
     }
 
-    /// Whether the key is gone at `now_ms`.
-    pub fn is_expired(&self, now_ms: u64) -> bool {
-        self.expires_at.is_some_and(|deadline| deadline <= now_ms)
-    }
-}
-
-/// When a key goes, in milliseconds since 1970 by the store's clock.
-///
-/// ```
-/// use aryavarth::Deadline;
-///
-/// assert!(!Deadline::Never.has_passed(u64::MAX) && Deadline::At(1_000).has_passed(1_000));
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Deadline {
-    /// The key stays until it is removed.
-    #[default]
-    Never,
-    /// The key is gone from this moment on.
-    At(u64),
-}
-
-impl Deadline {
-    /// The moment, if there is one.
-    pub fn at(self) -> Option<u64> {
-        match self {
-            Deadline::Never => None,
-            Deadline::At(at) => Some(at),
-        }
-    }
-
-    /// Whether a key with this deadline is gone at `now_ms`.
-    pub fn has_passed(self, now_ms: u64) -> bool {
-        self.at().is_some_and(|at| at <= now_ms)
-    }
-}
-
-impl From<Option<u64>> for Deadline {
-    fn from(at: Option<u64>) -> Deadline {
-        at.map_or(Deadline::Never, Deadline::At)
+    /// Whether the key is gone at `now`.
+    pub fn is_expired(&self, now: impl Into<Now>) -> bool {
+        self.deadline().has_passed(now)
     }
 }
 
@@ -209,7 +174,14 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     #[must_use]
     fn with_space(&self, space: u32) -> Self;
 
-    /// The store's clock, in milliseconds since 1970, by which deadlines are. It is the machine's, but
+    /// Both clocks: the store's, and the machine's as far as the store accepts it.
+    fn now(&self) -> Now {
+        let store_ms = self.now_ms();
+        Now { store_ms, wall_ms: store_ms.saturating_add_signed(self.clock_offset_ms()) }
+    }
+
+    /// The store's clock, in milliseconds since 1970, by which deadlines are that were given as a
+    /// duration. It is the machine's, but
     /// where that is set it goes on with elapsed time, and it never goes back, over a restart neither.
     fn now_ms(&self) -> u64;
 

@@ -7,22 +7,27 @@
 //!
 //! Invariants:
 //! - Time stands still in a transaction: whether a key has expired is decided once, by
-//!   [`Newest::now_ms`].
+//!   [`Newest::now`].
 //! - A key whose deadline has passed is not there, for a transaction as for everybody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::range::KeyRange;
-use super::{Count, Deadline, Guide, KeyPage, KeyWalk, Stored};
+use super::{Count, Deadline, Guide, KeyPage, KeyWalk, Now, Stored, Watch};
 use crate::error::{KvsError, Result};
 
 /// The newest state, as a closure in [`KvsEngine::transact`](super::KvsEngine::transact) sees it.
 /// Engines implement it; spaces have the numbers that they had before the transaction, and expired
 /// values may be given, for the transaction looks at the deadline.
 pub trait Newest {
-    /// The store's clock.
-    fn now_ms(&self) -> u64;
+    /// Both clocks.
+    fn now(&self) -> Now;
+
+    /// A caller is shown that a deadline has passed that it learned elsewhere.
+    fn note_passed(&mut self, deadline: Deadline) {
+        let _ = deadline;
+    }
 
     /// As [`KvsEngine::clock_offset_ms`](super::KvsEngine::clock_offset_ms).
     fn clock_offset_ms(&self) -> i64 {
@@ -83,7 +88,7 @@ pub struct Effects {
 /// that was [selected](Transaction::select).
 pub struct Transaction<'a> {
     newest: &'a mut dyn Newest,
-    now_ms: u64,
+    now: Now,
     space: u32,
     generations: BTreeMap<u32, Generation>,
     generations_made: u32,
@@ -93,10 +98,10 @@ pub struct Transaction<'a> {
 impl<'a> Transaction<'a> {
     /// A transaction over an engine's newest state, in a space; for engines.
     pub fn new(newest: &'a mut dyn Newest, space: u32) -> Self {
-        let now_ms = newest.now_ms();
+        let now = newest.now();
         Transaction {
             newest,
-            now_ms,
+            now,
             space,
             generations: BTreeMap::new(),
             generations_made: 0,
@@ -106,7 +111,22 @@ impl<'a> Transaction<'a> {
 
     /// The store's clock, which stands still meanwhile, in milliseconds since 1970.
     pub fn now_ms(&self) -> u64 {
-        self.now_ms
+        self.now.store_ms
+    }
+
+    /// Both clocks, which stand still meanwhile.
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
+    /// Whether the key of a watch was written since, or has expired. What the closure returns then
+    /// depends on it, as on a key that it read.
+    pub fn is_touched(&mut self, watch: &Watch) -> bool {
+        let is_touched = watch.is_touched(self.now);
+        if is_touched {
+            self.newest.note_passed(watch.deadline());
+        }
+        is_touched
     }
 
     /// By how many milliseconds the machine's clock is ahead of the store's.
@@ -172,7 +192,7 @@ impl<'a> Transaction<'a> {
             Err(Generation::Old(space)) => self.newest.find(space, key)?,
             Err(Generation::New(_)) => None,
         };
-        Ok(stored.filter(|stored| !stored.is_expired(self.now_ms)))
+        Ok(stored.filter(|stored| !stored.is_expired(self.now)))
     }
 
     /// Whether `key` exists.
@@ -187,7 +207,7 @@ impl<'a> Transaction<'a> {
             Err(Generation::Old(space)) => self.newest.deadline(space, key)?,
             Err(Generation::New(_)) => None,
         };
-        Ok(deadline.filter(|deadline| !deadline.has_passed(self.now_ms)))
+        Ok(deadline.filter(|deadline| !deadline.has_passed(self.now)))
     }
 
     /// Sets `key`, without a deadline, when the closure returns `Ok`.
@@ -198,7 +218,7 @@ impl<'a> Transaction<'a> {
     /// Sets `key` to a value that may have a deadline when the closure returns `Ok`. A deadline that
     /// has passed removes the key.
     pub fn store(&mut self, key: impl Into<Vec<u8>>, stored: Stored) {
-        let stored = (!stored.is_expired(self.now_ms)).then_some(stored);
+        let stored = (!stored.is_expired(self.now)).then_some(stored);
         self.writes.insert((self.generation(self.space), key.into()), stored);
     }
 

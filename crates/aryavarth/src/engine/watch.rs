@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use crate::deadline::{Deadline, Now, WALL};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Rank, lock};
 
 /// Says whether a key was written since the watch was made, see
@@ -26,11 +27,16 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// The deadline that the key had.
+    pub(crate) fn deadline(&self) -> Deadline {
+        self.expires_at.into()
+    }
+
     /// Whether the key was set or removed since the watch was made, be it to the same value, or
-    /// has expired by `now_ms`. Compaction, and a sweep of keys that had expired before, touch nothing.
-    pub fn is_touched(&self, now_ms: u64) -> bool {
+    /// has expired by `now`. Compaction, and a sweep of keys that had expired before, touch nothing.
+    pub fn is_touched(&self, now: impl Into<Now>) -> bool {
         self.touched.load(Ordering::Acquire)
-            || self.expires_at.is_some_and(|deadline| deadline <= now_ms)
+            || self.expires_at.is_some_and(|word| now.into().has_reached(word))
     }
 }
 
@@ -43,8 +49,8 @@ impl Drop for Watch {
 /// A space and a key in it.
 type Place = (u32, Vec<u8>);
 
-/// The watches of a key: the number and the flag of each.
-type Watchers = Vec<(u64, Arc<AtomicBool>)>;
+/// The watches of a key: the number of each, its flag, and the key's deadline when it was made.
+type Watchers = Vec<(u64, Arc<AtomicBool>, Option<u64>)>;
 
 /// Every watch of a store.
 #[derive(Clone, Debug, Default)]
@@ -74,7 +80,7 @@ impl Watches {
         let number = keys.next;
         keys.next += 1;
         let watchers = keys.watched.entry(place.clone()).or_default();
-        watchers.push((number, Arc::clone(&touched)));
+        watchers.push((number, Arc::clone(&touched), expires_at));
         self.shared.count.fetch_add(1, Ordering::Relaxed);
         Watch { watches: Arc::clone(&self.shared), place, number, touched, expires_at }
     }
@@ -91,6 +97,20 @@ impl Watches {
         }
         if let Some(watchers) = lock(&self.shared.keys).watched.get(&(space, key.to_vec())) {
             touch_all(watchers);
+        }
+    }
+
+    /// The wall clock goes back from `held_ms`: keys that have expired by then are gone, although
+    /// their deadline lies ahead again. The caller keeps the engine's writers out.
+    pub(crate) fn touch_expired(&self, held_ms: u64) {
+        if !self.any() {
+            return;
+        }
+        let held = Now { store_ms: 0, wall_ms: held_ms };
+        for (_, touched, expires_at) in lock(&self.shared.keys).watched.values().flatten() {
+            if expires_at.is_some_and(|word| word & WALL != 0 && held.has_reached(word)) {
+                touched.store(true, Ordering::Release);
+            }
         }
     }
 
@@ -119,7 +139,7 @@ impl Shared {
     fn forget(&self, place: &Place, number: u64) {
         let mut keys = lock(&self.keys);
         if let Entry::Occupied(mut watchers) = keys.watched.entry(place.clone()) {
-            watchers.get_mut().retain(|(other, _)| *other != number);
+            watchers.get_mut().retain(|(other, ..)| *other != number);
             if watchers.get().is_empty() {
                 watchers.remove();
             }
@@ -129,7 +149,7 @@ impl Shared {
 }
 
 fn touch_all(watchers: &Watchers) {
-    for (_, touched) in watchers {
+    for (_, touched, _) in watchers {
         touched.store(true, Ordering::Release);
     }
 }

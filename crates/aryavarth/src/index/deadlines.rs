@@ -1,6 +1,8 @@
-//! The deadlines of all keys, in order.
+//! The deadlines of all keys, in order: one table for each clock that they mean.
 //!
 //! ```text
+//! by the store's clock, and the same by the wall clock:
+//!
 //! firsts        (3, gen 7)  (5, gen 0)  (9, gen 2)       the first deadline of each generation
 //!                   |
 //! generations   7: (3, entry) (8, entry) ...             its deadlines
@@ -14,50 +16,90 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::entry::EntryId;
+use crate::deadline::{FAR_MS, Now, WALL};
 
-/// The deadlines of a generation, in order.
+/// The words of a generation's deadlines by one clock, in order.
 pub(super) type Set = BTreeSet<(u64, EntryId)>;
 
 /// The deadlines of the keys of all generations.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
+    by_store: Table,
+    by_wall: Table,
+}
+
+impl Deadlines {
+    /// The next deadline of each clock; `u64::MAX` for none.
+    pub(crate) fn next(&self) -> Now {
+        let next = |table: &Table| table.next().map_or(u64::MAX, |word| word & !WALL);
+        Now { store_ms: next(&self.by_store), wall_ms: next(&self.by_wall) }
+    }
+
+    /// Generations and entries of keys whose deadline has passed at `now`, at most `max`.
+    pub(crate) fn due(&self, now: Now, max: usize) -> Vec<(u64, EntryId)> {
+        let mut due = self.by_store.due(now.store_ms.min(FAR_MS - 1), max);
+        due.extend(self.by_wall.due(WALL | now.wall_ms.min(FAR_MS - 1), max - due.len()));
+        due
+    }
+
+    pub(super) fn note(&mut self, generation: u64, id: EntryId, expires_at: Option<u64>) {
+        if let Some(word) = expires_at {
+            self.table(word).note(generation, id, word);
+        }
+    }
+
+    pub(super) fn forget(&mut self, generation: u64, id: EntryId, expires_at: Option<u64>) {
+        if let Some(word) = expires_at {
+            self.table(word).forget(generation, id, word);
+        }
+    }
+
+    /// Takes the deadlines of a generation out, to be freed elsewhere.
+    pub(super) fn drop_generation(&mut self, generation: u64) -> [Set; 2] {
+        [&mut self.by_store, &mut self.by_wall].map(|table| table.drop_generation(generation))
+    }
+
+    fn table(&mut self, word: u64) -> &mut Table {
+        if word & WALL == 0 { &mut self.by_store } else { &mut self.by_wall }
+    }
+}
+
+/// The deadlines by one clock.
+#[derive(Debug, Default)]
+struct Table {
     generations: BTreeMap<u64, Set>,
     firsts: BTreeSet<(u64, u64)>,
 }
 
-impl Deadlines {
+impl Table {
     /// The next deadline of all.
-    pub(crate) fn next(&self) -> Option<u64> {
+    fn next(&self) -> Option<u64> {
         self.firsts.first().map(|&(deadline, _)| deadline)
     }
 
-    /// Generations and entries of keys whose deadline is not after `now_ms`, at most `max`.
-    pub(crate) fn due(&self, now_ms: u64, max: usize) -> Vec<(u64, EntryId)> {
-        let firsts = self.firsts.iter().take_while(|(deadline, _)| *deadline <= now_ms);
+    /// Generations and entries of keys whose deadline is not after `now`, at most `max`.
+    fn due(&self, now: u64, max: usize) -> Vec<(u64, EntryId)> {
+        let firsts = self.firsts.iter().take_while(|(deadline, _)| *deadline <= now);
         let sets = firsts.filter_map(|(_, generation)| {
             self.generations.get(generation).map(|set| (*generation, set))
         });
         let due = sets.flat_map(|(generation, set)| {
-            let due = set.iter().take_while(move |(deadline, _)| *deadline <= now_ms);
+            let due = set.iter().take_while(move |(deadline, _)| *deadline <= now);
             due.map(move |&(_, id)| (generation, id))
         });
         due.take(max).collect()
     }
 
-    pub(super) fn note(&mut self, generation: u64, id: EntryId, expires_at: Option<u64>) {
-        if let Some(deadline) = expires_at {
-            let set = self.generations.entry(generation).or_default();
-            let before = first(set);
-            set.insert((deadline, id));
-            let after = first(set);
-            self.move_first(generation, before, after);
-        }
+    fn note(&mut self, generation: u64, id: EntryId, deadline: u64) {
+        let set = self.generations.entry(generation).or_default();
+        let before = first(set);
+        set.insert((deadline, id));
+        let after = first(set);
+        self.move_first(generation, before, after);
     }
 
-    pub(super) fn forget(&mut self, generation: u64, id: EntryId, expires_at: Option<u64>) {
-        if let Some(deadline) = expires_at
-            && let Some(set) = self.generations.get_mut(&generation)
-        {
+    fn forget(&mut self, generation: u64, id: EntryId, deadline: u64) {
+        if let Some(set) = self.generations.get_mut(&generation) {
             let before = first(set);
             set.remove(&(deadline, id));
             let after = first(set);
@@ -68,8 +110,7 @@ impl Deadlines {
         }
     }
 
-    /// Takes the deadlines of a generation out, to be freed elsewhere.
-    pub(super) fn drop_generation(&mut self, generation: u64) -> Set {
+    fn drop_generation(&mut self, generation: u64) -> Set {
         let set = self.generations.remove(&generation).unwrap_or_default();
         self.move_first(generation, first(&set), None);
         set
@@ -102,11 +143,13 @@ mod tests {
             draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
             let [generation, deadline, id] =
                 [draw >> 60, (draw >> 40) % 50, (draw >> 30) % 4].map(|n| n % 50);
+            // One in two is by the wall clock.
+            let deadline = deadline | ((draw >> 59) % 2 * WALL);
             match step % 40 {
                 39 => {
                     let dropped = deadlines.drop_generation(generation);
                     assert_eq!(
-                        dropped.len(),
+                        dropped.iter().map(Set::len).sum::<usize>(),
                         model.iter().filter(|m: &&(u64, u64, u64)| m.1 == generation).count()
                     );
                     model.retain(|m| m.1 != generation);
@@ -120,10 +163,18 @@ mod tests {
                     model.remove(&(deadline, generation, id));
                 }
             }
-            assert_eq!(deadlines.next(), model.first().map(|m| m.0));
-            let mut due = deadlines.due(20, usize::MAX);
-            let mut expected: Vec<_> =
-                model.iter().filter(|m| m.0 <= 20).map(|m| (m.1, m.2 as EntryId)).collect();
+            let first = |wall: u64| {
+                let words = model.iter().map(|m| m.0).filter(|word| word & WALL == wall);
+                words.min().map_or(u64::MAX, |word| word & !WALL)
+            };
+            assert_eq!(deadlines.next(), Now { store_ms: first(0), wall_ms: first(WALL) });
+            let now = Now { store_ms: 20, wall_ms: 30 };
+            let mut due = deadlines.due(now, usize::MAX);
+            let mut expected: Vec<_> = model
+                .iter()
+                .filter(|m| now.has_reached(m.0))
+                .map(|m| (m.1, m.2 as EntryId))
+                .collect();
             due.sort_unstable();
             expected.sort_unstable();
             assert_eq!(due, expected);

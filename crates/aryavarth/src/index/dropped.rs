@@ -1,10 +1,8 @@
 //! A dropped generation: the keys of a space that was emptied, until their entries are given back.
 
-use std::collections::BTreeSet;
-
 use crossbeam_epoch as epoch;
 
-use super::entry::EntryId;
+use super::deadlines::Set;
 use super::slot::Slot;
 use super::spaces::ListCell;
 use crate::sync::{Arc, Ordering};
@@ -15,17 +13,13 @@ use crate::sync::{Arc, Ordering};
 pub(crate) struct Dropped {
     list: Arc<ListCell>,
     /// Given back with the last of these, not under the writer's lock.
-    _deadlines: Arc<BTreeSet<(u64, EntryId)>>,
+    _deadlines: Arc<[Set; 2]>,
     /// The place of the record that took it from its space.
     pub(crate) position: u64,
 }
 
 impl Dropped {
-    pub(super) fn new(
-        list: Arc<ListCell>,
-        deadlines: Arc<BTreeSet<(u64, EntryId)>>,
-        position: u64,
-    ) -> Dropped {
+    pub(super) fn new(list: Arc<ListCell>, deadlines: Arc<[Set; 2]>, position: u64) -> Dropped {
         Dropped { list, _deadlines: deadlines, position }
     }
 

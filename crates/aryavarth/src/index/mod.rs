@@ -390,7 +390,7 @@ mod tests {
             }
             done.store(true, Ordering::Relaxed);
         });
-        assert_eq!(writer.deadlines.next(), Some(8 * 199_999), "no other is left");
+        assert_eq!(writer.deadlines.next().store_ms, 8 * 199_999, "no other is left");
     }
 
     #[test]

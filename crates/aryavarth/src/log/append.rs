@@ -10,6 +10,7 @@ use crossbeam_epoch as epoch;
 
 use super::writer::{Unlink, Writer};
 use super::{Log, UNLINKS_PER_WRITE, is_linked, need_of};
+use crate::deadline::Now;
 use crate::error::{KvsError, Result};
 use crate::fs::{IoError, Site, take_back, write_counted};
 use crate::index::{Change, Found, Slot};
@@ -56,8 +57,12 @@ impl Log {
         if header_bytes > 0 {
             bytes[..SEGMENT_HEADER_BYTES].copy_from_slice(&self.header_of(&segment).encode());
         }
-        let (time_ms, clock_ms) = self.clock.times();
+        let (mut now, lowers) = (self.clock.now(), writer.lowers);
+        if let Some(set_back) = lowers {
+            now.wall_ms = set_back.wall_ms;
+        }
         if is_marked {
+            let (time_ms, clock_ms) = (now.wall_ms, now.store_ms);
             let mark = Mark { durable, time_ms, clock_ms, term: 0, index: 0 };
             let out = &mut bytes[header_bytes..header_bytes + MARK_BYTES];
             mark.encode(out, writer.next_seq, segment.salt, mark_at);
@@ -78,12 +83,16 @@ impl Log {
         self.watermarks.set_written(writer.position);
         if is_marked {
             writer.wants_stamp = false;
-            self.stamp.note(clock_ms, writer.position);
+            self.stamp.note(now, writer.position);
         }
-        let published = Published { segment: &segment, frame: &frame, frame_at, known, clock_ms };
+        if let Some(set_back) = lowers {
+            self.accept(writer, set_back);
+        }
+        let published = Published { segment: &segment, frame: &frame, frame_at, known, now };
         let removed = self.publish(writer, &published, change);
-        self.next_deadline_ms
-            .store(writer.index.deadlines.next().unwrap_or(u64::MAX), Ordering::Relaxed);
+        let next = writer.index.deadlines.next();
+        self.next_deadline_ms.store(next.store_ms, Ordering::Relaxed);
+        self.next_wall_deadline_ms.store(next.wall_ms, Ordering::Relaxed);
         if count > 0 {
             writer.recent.push(frame_at, frame);
         }
@@ -162,7 +171,7 @@ impl Log {
             let (position, generation, id) = (writer.position, record.extra.generation, found.id());
             writer.unlinks.push_back(Unlink { position, generation, id, slot });
         }
-        let expired = old.expires_at.is_some_and(|deadline| deadline <= new.clock_ms);
+        let expired = old.expires_at.is_some_and(|word| new.now.has_reached(word));
         self.expired_keys.fetch_add(u64::from(expired), Ordering::Relaxed);
         tombstone && record.is_asked && existed && !expired
     }
@@ -188,5 +197,5 @@ struct Published<'a> {
     frame_at: u64,
     /// The entries of its keys, as far as they were found beforehand.
     known: &'a [Option<Found<'a>>],
-    clock_ms: u64,
+    now: Now,
 }

@@ -17,14 +17,16 @@ use std::time::{Duration, Instant};
 
 use crossbeam_epoch as epoch;
 
-use super::writer::Writer;
+use super::writer::{Lowered, Writer};
 use super::{Log, ROOM_BYTES};
+use crate::clock::{ClockPair, SetBack};
+use crate::deadline::Now;
 use crate::engine::{Position, Watch};
 use crate::error::Result;
 use crate::index::{Change, Dropped, EntryId, Found, Slot};
 use crate::options::Durability;
 use crate::record::{Extra, Frame};
-use crate::sync::{Ordering, lock};
+use crate::sync::{MutexGuard, Ordering, lock};
 
 /// Between two turns of the sweep, so that it leaves the writer's lock and the log to others.
 const SWEEP_REST: Duration = Duration::from_millis(1);
@@ -38,7 +40,7 @@ struct Due {
     id: EntryId,
     slot: Slot,
     /// The time by which its deadline had passed.
-    judged_ms: u64,
+    judged: Now,
     generation: u64,
     key: Vec<u8>,
 }
@@ -49,9 +51,14 @@ impl Log {
         self.clock.now_ms()
     }
 
+    /// Both clocks.
+    pub(crate) fn now(&self) -> Now {
+        self.clock.now()
+    }
+
     /// Whether a deadline, if there is one, has passed.
     pub(super) fn has_passed(&self, expires_at: Option<u64>) -> bool {
-        expires_at.is_some_and(|deadline| deadline <= self.now_ms())
+        expires_at.is_some_and(|word| self.now().has_reached(word))
     }
 
     /// Whether the key of an entry is there.
@@ -70,10 +77,15 @@ impl Log {
         self.watches.watch(space, key, expires_at)
     }
 
-    /// How long until a key expires, in milliseconds; `None` if none has a deadline.
+    /// How long until a key expires, in milliseconds, as far as the clocks tell; `None` if none has a
+    /// deadline.
     pub(crate) fn next_deadline_in_ms(&self) -> Option<u64> {
         let next_ms = self.next_deadline_ms.load(Ordering::Relaxed);
-        (next_ms < u64::MAX).then(|| next_ms.saturating_sub(self.now_ms()))
+        let next_wall_ms = self.next_wall_deadline_ms.load(Ordering::Relaxed);
+        let now = self.now();
+        let [by_store, by_wall] = [(next_ms, now.store_ms), (next_wall_ms, now.wall_ms)]
+            .map(|(next_ms, now_ms)| (next_ms < u64::MAX).then(|| next_ms.saturating_sub(now_ms)));
+        by_store.into_iter().chain(by_wall).min()
     }
 
     /// One turn of the sweep; returns how long it may rest, at most `rest_max`.
@@ -97,7 +109,8 @@ impl Log {
     /// Removes some keys whose deadline has passed; returns whether there were any. While the disk
     /// is full they stay: no reader sees them, and the rest of the space is for others.
     pub(crate) fn sweep(&self) -> Result<bool> {
-        if self.next_deadline_in_ms() != Some(0)
+        let is_set_back = self.clock.set_back().is_some();
+        if (self.next_deadline_in_ms() != Some(0) && !is_set_back)
             || self.is_full()
             || self.watermarks.check().is_err()
         {
@@ -106,9 +119,81 @@ impl Log {
         if lock(&self.chores).sweep_held.is_some_and(|until| Instant::now() < until) {
             return Ok(false);
         }
-        match self.sweep_some() {
+        let swept = match self.sweep_some() {
+            Ok(false) => self.accept_set_back(),
+            swept => swept,
+        };
+        match swept {
             Err(error) if error.is_full() => Ok(false),
             done => done,
+        }
+    }
+
+    /// Both clocks, once a wall clock that was set back is accepted, as far as that is possible now:
+    /// a deadline that lies between both would be taken for one that has passed.
+    pub(super) fn settled_now(&self) -> Now {
+        let (now, set_back) = self.clock.now_and_set_back();
+        if set_back.is_none() {
+            return now;
+        }
+        // An error comes again where its caller can be told.
+        while matches!(self.sweep(), Ok(true)) {}
+        self.now()
+    }
+
+    /// The writer's lock, and the same time under it.
+    pub(super) fn lock_settled(&self) -> (MutexGuard<'_, Writer>, Now) {
+        let writer = lock(&self.writer);
+        let (now, set_back) = self.clock.now_and_set_back();
+        if set_back.is_none() {
+            return (writer, now);
+        }
+        drop(writer);
+        self.settled_now();
+        let writer = lock(&self.writer);
+        let now = self.now();
+        (writer, now)
+    }
+
+    /// Accepts a wall clock that was set back, if no key is left that the held time shows as expired:
+    /// appends a mark with the lower time. Returns whether the sweep has more to do first.
+    fn accept_set_back(&self) -> Result<bool> {
+        let frame = Frame::new(ROOM_BYTES, 0);
+        let mut writer = self.lock_writer();
+        let Some(set_back) = self.clock.set_back() else { return Ok(false) };
+        if writer.index.deadlines.next().wall_ms <= set_back.held_ms {
+            return Ok(true);
+        }
+        (writer.wants_stamp, writer.lowers) = (true, Some(set_back));
+        let appended = self.append(&mut writer, frame, &[], None);
+        writer.lowers = None;
+        let Err(frame) = appended? else { return Ok(false) };
+        drop(writer);
+        self.make_room(frame.bytes(), false)?;
+        Ok(true)
+    }
+
+    /// Lets the accepted wall clock take the lower time that a mark has brought.
+    pub(super) fn accept(&self, writer: &mut Writer, set_back: SetBack) {
+        let durable = self.watermarks.durable();
+        let uncovered = writer.lowered.filter(|lowered| lowered.position > durable);
+        let before = uncovered.map_or_else(|| self.clock.pair(), |lowered| lowered.before);
+        writer.lowered = Some(Lowered { position: writer.position, before });
+        self.watches.touch_expired(set_back.held_ms);
+        // A reader judges a deadline by the clock of the moment at which it loaded the slot.
+        self.multi.fetch_add(1, Ordering::AcqRel);
+        self.clock.accept(set_back);
+        self.multi.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Both clocks for the manifest, which must not tell a lower wall clock before the log does: it
+    /// may be durable first, and the removals that the lower time needs lost.
+    pub(super) fn clock_pair(&self) -> ClockPair {
+        let writer = self.lock_writer();
+        let durable = self.watermarks.durable();
+        match writer.lowered {
+            Some(lowered) if lowered.position > durable => lowered.before,
+            _ => self.clock.pair(),
         }
     }
 
@@ -137,7 +222,10 @@ impl Log {
         }
         let mut writer = self.lock_writer();
         // A removal shows that its time has come, and that stays so.
-        self.cover_with_next(&mut writer, due.iter().map(|due| due.judged_ms).max().unwrap_or(0));
+        self.cover_with_next(
+            &mut writer,
+            due.iter().map(|due| due.judged).fold(Now::default(), Now::max),
+        );
         if !due.iter().all(|due| self.index.slot(due.id) == due.slot) {
             return Ok(None);
         }
@@ -155,12 +243,12 @@ impl Log {
     /// Some keys whose deadline has passed.
     fn due(&self) -> Vec<Due> {
         let writer = self.lock_writer();
-        let judged_ms = self.now_ms();
-        let due = writer.index.deadlines.due(judged_ms, SWEEP_KEYS);
+        let judged = self.now();
+        let due = writer.index.deadlines.due(judged, SWEEP_KEYS);
         let of = |(generation, id)| Due {
             id,
             slot: self.index.slot(id),
-            judged_ms,
+            judged,
             generation,
             key: self.index.key(id),
         };

@@ -92,14 +92,16 @@ pub(crate) struct Log {
     growth: Mutex<reserve::Growth>,
     /// Held by the one thread that seals segments.
     sealing: Mutex<()>,
-    /// Odd while a frame with several records, or another generation of a space, is being published.
+    /// Odd while a frame with several records, another generation of a space or a lower wall clock is
+    /// being published.
     multi: AtomicU64,
     watches: Watches,
     cursors: Cursors,
     pub(crate) clock: StoreClock,
     stamp: stamp::Stamp,
-    /// The next deadline of all keys.
+    /// The next deadlines of all keys, by the store's clock and by the wall clock.
     next_deadline_ms: AtomicU64,
+    next_wall_deadline_ms: AtomicU64,
     pub(crate) expired_keys: AtomicU64,
     next_file_id: AtomicU64,
     next_salt: AtomicU64,
@@ -159,6 +161,8 @@ impl Log {
             next_seq: state.seq,
             marked: state.position,
             wants_stamp: false,
+            lowers: None,
+            lowered: None,
             index: found.index_writer,
             unlinks: VecDeque::new(),
             dropped: VecDeque::new(),
@@ -170,7 +174,7 @@ impl Log {
         let sizes = Sizes::default();
         sizes.reserves.store(found.reserves.iter().sum(), Ordering::Relaxed);
         sizes.manifest.store(found.manifest.disk_bytes(), Ordering::Relaxed);
-        let next_deadline_ms = writer.index.deadlines.next().unwrap_or(u64::MAX);
+        let next = writer.index.deadlines.next();
         Log {
             dir,
             store_id: state.store_id,
@@ -187,8 +191,9 @@ impl Log {
             cursors: Cursors::new(state.store_id, found.manifest.number()),
             clock: StoreClock::new(Arc::clone(&options.clock), state.clock)
                 .with_events(options.events.clone()),
-            stamp: stamp::Stamp::of_manifest(state.clock.store_ms),
-            next_deadline_ms: AtomicU64::new(next_deadline_ms),
+            stamp: stamp::Stamp::of_manifest(state.clock),
+            next_deadline_ms: AtomicU64::new(next.store_ms),
+            next_wall_deadline_ms: AtomicU64::new(next.wall_ms),
             expired_keys: AtomicU64::new(0),
             next_file_id: AtomicU64::new(state.file_id),
             next_salt: AtomicU64::new(options.seed ^ state.file_id.rotate_left(32)),

@@ -16,6 +16,7 @@
 use crossbeam_epoch as epoch;
 
 use super::Log;
+use crate::deadline::Now;
 use crate::engine::{Count, Deadline, KeyPage, KeyRange, Page, Position, Stored, Wait};
 use crate::error::{KvsError, Result};
 use crate::index::{Found, Slot, SpaceState};
@@ -69,6 +70,14 @@ impl Seen {
     }
 }
 
+/// A key as a reader saw it.
+struct Look {
+    seen: Seen,
+    expires_at: Option<u64>,
+    /// Its deadline, if it had passed.
+    passed: Option<Now>,
+}
+
 /// A key that a walk met.
 struct ScanHit {
     key: Vec<u8>,
@@ -85,27 +94,28 @@ impl Log {
         key: &[u8],
         wait: Wait,
     ) -> Result<(Option<Stored>, Position)> {
-        let (seen, position) = self.see(space, key);
-        let stored = seen.map(|seen| seen.value(key, wait)).transpose()?.flatten();
-        match self.passed(stored.as_ref().and_then(|stored| stored.expires_at)) {
-            Some(deadline) => Ok((None, position.max(self.cover_or_fail(deadline, wait)?))),
-            None => Ok((stored, position)),
+        match self.look(space, key) {
+            (None, position) => Ok((None, position)),
+            (Some(Look { passed: Some(passed), .. }), position) => {
+                Ok((None, position.max(self.cover_or_fail(passed, wait)?)))
+            }
+            (Some(Look { seen, .. }), position) => Ok((seen.value(key, wait)?, position)),
         }
     }
 
     /// The position that an answer carries which depends on a deadline that has passed.
-    fn cover_or_fail(&self, deadline: u64, wait: Wait) -> Result<Position> {
+    fn cover_or_fail(&self, passed: Now, wait: Wait) -> Result<Position> {
         match wait {
-            Wait::Yes => self.cover(deadline),
-            Wait::No => self.stamp.of(deadline).ok_or(KvsError::WouldBlock),
+            Wait::Yes => self.cover(passed),
+            Wait::No => self.stamp.of(passed).ok_or(KvsError::WouldBlock),
         }
     }
 
     /// The key's slot now, and the position of the answer. Where the index does not
     /// hold the key, it is absent as durably as the space has its generation.
     pub(super) fn see(&self, space: u32, key: &[u8]) -> (Option<Seen>, Position) {
-        let (seen, position) = self.look(space, key);
-        (seen.map(|(seen, _)| seen), position)
+        let (look, position) = self.look(space, key);
+        (look.map(|look| look.seen), position)
     }
 
     /// About how many bytes of the log a read of the key takes: those of its record.
@@ -121,30 +131,32 @@ impl Log {
         key: &[u8],
         wait: Wait,
     ) -> Result<(Option<Deadline>, Position)> {
-        let (seen, position) = self.look(space, key);
-        let Some((_, expires_at)) = seen.filter(|(seen, _)| !seen.slot.is_tombstone()) else {
+        let (look, position) = self.look(space, key);
+        let Some(look) = look.filter(|look| !look.seen.slot.is_tombstone()) else {
             return Ok((None, position));
         };
-        match self.passed(expires_at) {
-            Some(deadline) => Ok((None, position.max(self.cover_or_fail(deadline, wait)?))),
-            None => Ok((Some(expires_at.into()), position)),
+        match look.passed {
+            Some(passed) => Ok((None, position.max(self.cover_or_fail(passed, wait)?))),
+            None => Ok((Some(look.expires_at.into()), position)),
         }
     }
 
-    /// The same as [`see`](Log::see), with the deadline of the slot's record.
-    fn look(&self, space: u32, key: &[u8]) -> (Option<(Seen, Option<u64>)>, Position) {
+    /// The same as [`see`](Log::see), with the deadline of the slot's record, judged by the clocks of
+    /// that moment: a lower wall clock may be accepted right behind it.
+    fn look(&self, space: u32, key: &[u8]) -> (Option<Look>, Position) {
         loop {
             let pin = epoch::pin();
             let (state, loaded) = self.stable(|| {
                 let (state, found) = self.index.find(space, key, &pin);
-                (state, found.map(Found::slot_and_deadline))
+                let loaded = found.map(Found::slot_and_deadline);
+                (state, loaded.map(|(slot, word)| (slot, word, self.passed(word))))
             });
-            let Some((slot, expires_at)) = loaded else {
+            let Some((slot, expires_at, passed)) = loaded else {
                 return (None, Position(state.since));
             };
             if let Some(seen) = self.hold(state, slot) {
                 let position = seen.position();
-                return (Some((seen, expires_at)), position);
+                return (Some(Look { seen, expires_at, passed }), position);
             }
             // The segment was retired after the slot was loaded; the slot has changed by now.
         }
@@ -244,7 +256,7 @@ impl Log {
         while !rest.is_empty() {
             let wanted = limit.saturating_sub(visited).max(1).saturating_add(1);
             let walked = self.walk(space, &rest, wanted);
-            position = position.max(Position(walked.since)).max(self.cover(walked.expired_ms)?);
+            position = position.max(Position(walked.since)).max(self.cover(walked.expired)?);
             let Some(last) = walked.keys.last() else {
                 break;
             };
@@ -274,14 +286,14 @@ impl Log {
             let before = self.multi.load(Ordering::Acquire);
             let mut met: Vec<(Vec<u8>, Slot, Arc<Segment>, bool)> = Vec::with_capacity(max);
             let mut whole = before.is_multiple_of(2);
-            let mut expired_ms = 0;
+            let mut expired = Now::default();
             let state = self.index.walk(space, range, &pin, |key, found| {
                 let (slot, expires_at) = found.slot_and_deadline();
                 let segment = self.table.get(slot.pointer().segment);
                 match segment.as_ref().and_then(|segment| segment.as_ref()) {
                     Some(segment) => {
                         let passed = self.passed(expires_at);
-                        expired_ms = expired_ms.max(passed.unwrap_or(0));
+                        expired = expired.max(passed.unwrap_or_default());
                         let exists = !slot.is_tombstone() && passed.is_none();
                         met.push((key.to_vec(), slot, Arc::clone(segment), exists));
                     }
@@ -297,7 +309,7 @@ impl Log {
                     exists,
                 });
                 let (keys, since) = (keys.collect(), state.since);
-                return ScanPage { keys, is_end, since, expired_ms };
+                return ScanPage { keys, is_end, since, expired };
             }
             // A shorter walk fits between two commits.
             max = (max / 2).max(WALK_KEYS_MIN.min(wanted));
@@ -307,10 +319,10 @@ impl Log {
 }
 
 /// The keys that a walk met, whether these are the last ones of its range, the position of the record
-/// that gave the space its generation, and the latest deadline of the keys that have expired.
+/// that gave the space its generation, and the latest deadlines of the keys that have expired.
 struct ScanPage {
     keys: Vec<ScanHit>,
     is_end: bool,
     since: u64,
-    expired_ms: u64,
+    expired: Now,
 }

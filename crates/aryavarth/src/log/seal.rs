@@ -80,7 +80,7 @@ impl Log {
             purged_seq: 0,
         };
         // The clocks of its marks are remembered too, since no open reads these any more.
-        let clock = Edit::Clock(self.clock.pair());
+        let clock = Edit::Clock(self.clock_pair());
         self.edit_manifest(&[Edit::Seal { id: segment.id, seal }, clock])?;
         // It is sealed; where the cut fails the next open makes it.
         let cut = segment.file.truncate(Site::SegmentTruncate, end);
@@ -121,7 +121,7 @@ impl Log {
         let file_id = self.new_file_id();
         let mut edits = Vec::from_iter(spare.map(|id| Edit::Drop { id }));
         edits.push(Edit::Next { position, seq, file_id, clock_ms: 0 });
-        edits.push(Edit::Clock(self.clock.pair()));
+        edits.push(Edit::Clock(self.clock_pair()));
         edits.push(Edit::Clean);
         self.edit_manifest(&edits)?;
         self.lock_writer().spare = None;

@@ -1,4 +1,4 @@
-//! Stamps: marks that put the store's clock into the log, so that a key that was shown as expired
+//! Stamps: marks that put both clocks into the log, so that a key that was shown as expired
 //! stays gone.
 //!
 //! ```text
@@ -14,11 +14,14 @@
 //! written before frames anyway; a reader that comes before the next of them appends one.
 //!
 //! Invariants:
-//! - An answer that depends on a passed deadline carries the position of a mark that covers it.
+//! - An answer that depends on a passed deadline carries the position of a mark that covers it, or,
+//!   where a lower wall clock was accepted meanwhile, of the key's removal.
 //! - A reader of keys that have not expired, or whose deadline is covered, takes no lock.
 
 use super::writer::Writer;
 use super::{Log, ROOM_BYTES};
+use crate::clock::ClockPair;
+use crate::deadline::Now;
 use crate::engine::{Position, check_outside};
 use crate::error::Result;
 use crate::record::Frame;
@@ -27,52 +30,65 @@ use crate::sync::{AtomicU64, Ordering};
 /// The latest stamp.
 #[derive(Debug)]
 pub(super) struct Stamp {
-    clock_ms: AtomicU64,
+    store_ms: AtomicU64,
+    wall_ms: AtomicU64,
     position: AtomicU64,
 }
 
 impl Stamp {
-    /// The clock that the manifest told, which is durable.
-    pub(super) fn of_manifest(clock_ms: u64) -> Stamp {
-        Stamp { clock_ms: AtomicU64::new(clock_ms), position: AtomicU64::new(0) }
+    /// The clocks that the manifest told, which is durable.
+    pub(super) fn of_manifest(clock: ClockPair) -> Stamp {
+        let [store_ms, wall_ms] = [clock.store_ms, clock.wall_ms].map(AtomicU64::new);
+        Stamp { store_ms, wall_ms, position: AtomicU64::new(0) }
     }
 
     /// Notes a mark that was written. The caller holds the writer's lock.
-    pub(super) fn note(&self, clock_ms: u64, position: u64) {
-        // A reader of the clock finds this position, or a later one.
+    pub(super) fn note(&self, now: Now, position: u64) {
+        // A reader of a clock finds this position, or a later one.
         self.position.store(position, Ordering::Relaxed);
-        self.clock_ms.store(clock_ms, Ordering::Release);
+        self.store_ms.store(now.store_ms, Ordering::Release);
+        self.wall_ms.store(now.wall_ms, Ordering::Release);
     }
 
-    /// The position of a stamp whose clock has reached a deadline, if there is one. 0 stands for no
-    /// deadline.
-    pub(super) fn of(&self, deadline_ms: u64) -> Option<Position> {
-        if deadline_ms == 0 {
+    /// The position of a stamp whose clocks have reached passed deadlines, if there is one.
+    pub(super) fn of(&self, passed: Now) -> Option<Position> {
+        if passed == Now::default() {
             return Some(Position::ZERO);
         }
-        let is_reached = self.clock_ms.load(Ordering::Acquire) >= deadline_ms;
-        is_reached.then(|| Position(self.position.load(Ordering::Relaxed)))
+        let [store_ms, wall_ms] = [&self.store_ms, &self.wall_ms];
+        let now = Now {
+            store_ms: store_ms.load(Ordering::Acquire),
+            wall_ms: wall_ms.load(Ordering::Acquire),
+        };
+        now.covers(passed).then(|| Position(self.position.load(Ordering::Relaxed)))
     }
 }
 
 impl Log {
     /// The deadline of a key, if it has passed.
-    pub(super) fn passed(&self, expires_at: Option<u64>) -> Option<u64> {
-        expires_at.filter(|deadline| *deadline <= self.now_ms())
+    pub(super) fn passed(&self, expires_at: Option<u64>) -> Option<Now> {
+        expires_at.filter(|word| self.now().has_reached(*word)).map(Now::of)
     }
 
-    /// The position that has to be durable for a passed deadline to stay passed; appends a mark if
-    /// no stamp has reached the deadline. 0 stands for no deadline.
-    pub(super) fn cover(&self, deadline_ms: u64) -> Result<Position> {
-        if let Some(position) = self.stamp.of(deadline_ms) {
+    /// The position that has to be durable for passed deadlines to stay passed; appends a mark if
+    /// no stamp has reached them.
+    pub(super) fn cover(&self, passed: Now) -> Result<Position> {
+        if let Some(position) = self.stamp.of(passed) {
             return Ok(position);
         }
         check_outside(self)?;
         let mut frame = Frame::new(ROOM_BYTES, 0);
         loop {
             let mut writer = self.lock_writer();
-            if let Some(position) = self.stamp.of(deadline_ms) {
+            if let Some(position) = self.stamp.of(passed) {
                 return Ok(position);
+            }
+            // No later mark will tell so late a time if a lower one was accepted since the answer was
+            // made. Everything that it saw as expired was removed, or replaced, before.
+            if self.clock.accepted_ms() < passed.wall_ms {
+                let seen = Position(writer.position);
+                drop(writer);
+                return Ok(seen.max(self.cover(Now { wall_ms: 0, ..passed })?));
             }
             writer.wants_stamp = true;
             match self.append(&mut writer, frame, &[], None)? {
@@ -86,8 +102,8 @@ impl Log {
         }
     }
 
-    /// Lets the next frame bring a stamp if none has reached the deadline.
-    pub(super) fn cover_with_next(&self, writer: &mut Writer, deadline_ms: u64) {
-        writer.wants_stamp |= self.stamp.of(deadline_ms).is_none();
+    /// Lets the next frame bring a stamp if none has reached the deadlines.
+    pub(super) fn cover_with_next(&self, writer: &mut Writer, passed: Now) {
+        writer.wants_stamp |= self.stamp.of(passed).is_none();
     }
 }

@@ -23,6 +23,7 @@ use crossbeam_epoch as epoch;
 use super::read::Seen;
 use super::writer::{Recent, Writer};
 use super::{Log, ROOM_BYTES};
+use crate::deadline::Now;
 use crate::engine::{
     Count, Deadline, Effects, Generation, Inside, KeyRange, KeyWalk, Newest, Position, Stored,
     Transaction, Wait,
@@ -30,7 +31,6 @@ use crate::engine::{
 use crate::error::{KvsError, Result};
 use crate::index::{Change, Found, Index, Slot, TABLE_GENERATION, table_key, table_value};
 use crate::record::{Extra, Frame, check_key, check_size, check_value, record_bytes};
-use crate::sync::lock;
 
 /// Keys that a closure gets at a time.
 const KEYS_MAX: usize = 1024;
@@ -53,9 +53,9 @@ struct UnderLock<'a> {
     log: &'a Log,
     recent: &'a Recent,
     fetched: &'a Fetched,
-    now_ms: u64,
-    /// The latest deadline of the keys that it saw expired.
-    expired_ms: u64,
+    now: Now,
+    /// The latest deadlines of the keys that it saw expired.
+    expired: Now,
     /// Keys that the closure read in vain.
     missing: Vec<Place>,
     /// Keys that it announced and that are not at hand.
@@ -71,27 +71,31 @@ impl UnderLock<'_> {
     }
 
     /// Whether a deadline has passed; what the closure returns then depends on it.
-    fn note_passed(&mut self, expires_at: Option<u64>) -> bool {
-        let passed = expires_at.filter(|deadline| *deadline <= self.now_ms);
-        self.expired_ms = self.expired_ms.max(passed.unwrap_or(0));
+    fn has_passed(&mut self, expires_at: Option<u64>) -> bool {
+        let passed = expires_at.filter(|word| self.now.has_reached(*word));
+        self.expired = self.expired.max(passed.map(Now::of).unwrap_or_default());
         passed.is_some()
     }
 }
 
 impl Newest for UnderLock<'_> {
-    fn now_ms(&self) -> u64 {
-        self.now_ms
+    fn now(&self) -> Now {
+        self.now
     }
 
     fn clock_offset_ms(&self) -> i64 {
         self.log.clock.offset_ms()
     }
 
+    fn note_passed(&mut self, deadline: Deadline) {
+        self.has_passed(deadline.word());
+    }
+
     fn find(&mut self, space: u32, key: &[u8]) -> Result<Option<Stored>> {
         let Some((slot, expires_at)) = self.slot(space, key) else {
             return Ok(None);
         };
-        if self.note_passed(expires_at) {
+        if self.has_passed(expires_at) {
             return Ok(None);
         }
         let place = (space, key.to_vec());
@@ -111,7 +115,7 @@ impl Newest for UnderLock<'_> {
         let Some((slot, expires_at)) = self.slot(space, key) else { return true };
         let place = (space, key.to_vec());
         let fetched = self.fetched.values.get(&place);
-        let is_at_hand = expires_at.is_some_and(|deadline| deadline <= self.now_ms)
+        let is_at_hand = expires_at.is_some_and(|word| self.now.has_reached(word))
             || fetched.is_some_and(|(seen, _)| self.log.is_still(seen, slot))
             || self.recent.value(slot).is_some()
             || self.fetched.failed.contains(&place);
@@ -123,7 +127,7 @@ impl Newest for UnderLock<'_> {
 
     fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Deadline>> {
         let slot = self.slot(space, key);
-        self.note_passed(slot.and_then(|(_, expires_at)| expires_at));
+        self.has_passed(slot.and_then(|(_, expires_at)| expires_at));
         Ok(slot.map(|(_, expires_at)| expires_at.into()))
     }
 
@@ -142,8 +146,9 @@ impl Newest for UnderLock<'_> {
     }
 
     fn walk(&mut self, space: u32, cursor: u64, limit: usize) -> Result<KeyWalk> {
-        let (walk, expired_ms) = self.log.walk_uncovered(space, cursor, limit.min(KEYS_MAX));
-        self.expired_ms = self.expired_ms.max(expired_ms);
+        let now = || self.now;
+        let (walk, expired) = self.log.walk_uncovered(space, cursor, limit.min(KEYS_MAX), now);
+        self.expired = self.expired.max(expired);
         Ok(walk)
     }
 
@@ -175,13 +180,13 @@ impl Log {
             self.watermarks.check()?;
             self.wait_for_disk()?;
             self.fetch_all(&mut fetched, announced, wanted)?;
-            let mut writer = lock(&self.writer);
+            let (mut writer, now) = self.lock_settled();
             let mut newest = UnderLock {
                 log: self,
                 recent: &writer.recent,
                 fetched: &fetched,
-                now_ms: self.now_ms(),
-                expired_ms: 0,
+                now,
+                expired: Now::default(),
                 missing: Vec::new(),
                 announced: Vec::new(),
             };
@@ -190,7 +195,7 @@ impl Log {
                 let mut transaction = Transaction::new(&mut newest, space);
                 body(&mut transaction).map(|result| (result, transaction.into_effects()))
             }));
-            let expired_ms = newest.expired_ms;
+            let expired = newest.expired;
             (wanted, announced) = (newest.missing, newest.announced);
             let (result, effects) = match outcome {
                 Err(panic) => {
@@ -202,7 +207,7 @@ impl Log {
                 Ok(Err(error)) => {
                     // The error may say that a key is not there.
                     drop(writer);
-                    self.cover(expired_ms)?;
+                    self.cover(expired)?;
                     return Err(error);
                 }
                 Ok(Ok(done)) => done,
@@ -212,11 +217,11 @@ impl Log {
             if frame.records().is_empty() {
                 self.touch(&effects, None, watched);
                 drop(writer);
-                let stamp = self.cover(expired_ms)?;
+                let stamp = self.cover(expired)?;
                 return Ok((result, stamp.max(Position(self.last_position()))));
             }
             self.check_full(frees)?;
-            self.cover_with_next(&mut writer, expired_ms);
+            self.cover_with_next(&mut writer, expired);
             match self.append(&mut writer, frame, &[], change.as_ref())? {
                 Ok(appended) => {
                     self.touch(&effects, change.as_ref(), watched);

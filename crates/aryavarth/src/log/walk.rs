@@ -14,6 +14,7 @@
 use crossbeam_epoch as epoch;
 
 use super::Log;
+use crate::deadline::Now;
 use crate::engine::{KeyWalk, Position};
 use crate::error::Result;
 use crate::index::{EntryId, Found};
@@ -34,43 +35,51 @@ struct Look {
     next: Option<EntryId>,
     /// Entries that were looked at.
     entries: u32,
-    /// The latest deadline of the keys that have expired.
-    expired_ms: u64,
+    /// The latest deadlines of the keys that have expired.
+    expired: Now,
 }
 
 impl Log {
     /// One step of a walk: at most `limit` keys.
     pub(crate) fn walk_keys(&self, space: u32, cursor: u64, limit: usize) -> Result<KeyWalk> {
-        let (mut walk, expired_ms) = self.walk_uncovered(space, cursor, limit);
-        walk.position = walk.position.max(self.cover(expired_ms)?);
+        let now = || self.now();
+        let (mut walk, expired) = self.walk_uncovered(space, cursor, limit, now);
+        walk.position = walk.position.max(self.cover(expired)?);
         Ok(walk)
     }
 
-    /// The same, with the latest deadline of keys that were passed over because they have expired.
-    pub(super) fn walk_uncovered(&self, space: u32, cursor: u64, limit: usize) -> (KeyWalk, u64) {
+    /// The same at the time that `now` tells, with the latest deadlines of keys that were passed over
+    /// because they have expired.
+    pub(super) fn walk_uncovered(
+        &self,
+        space: u32,
+        cursor: u64,
+        limit: usize,
+        now: impl Fn() -> Now,
+    ) -> (KeyWalk, Now) {
         let limit = limit.max(1);
         let entries_max = STEP_ENTRIES_MIN.max(u32::try_from(limit).unwrap_or(u32::MAX));
         let generation = self.stable(|| self.index.state_of(space)).generation;
         let mut walk = KeyWalk::default();
         let mut next = self.cursors.entry(generation, cursor);
-        let (mut looked, mut expired_ms) = (0, 0);
+        let (mut looked, mut expired) = (0, Now::default());
         loop {
             let max = (entries_max - looked).min(LOOK_ENTRIES_MAX);
-            let Some(look) = self.look_at(space, generation, next, max, limit - walk.keys.len())
-            else {
+            let limit_left = limit - walk.keys.len();
+            let Some(look) = self.look_at(space, generation, next, (max, limit_left), &now) else {
                 // The space has another generation now: the cursor says so to the next step.
                 walk.cursor = self.cursors.at(generation, next);
-                return (walk, expired_ms);
+                return (walk, expired);
             };
-            expired_ms = expired_ms.max(look.expired_ms);
+            expired = expired.max(look.expired);
             walk.keys.extend(look.keys);
             walk.position = walk.position.max(Position(look.position));
             looked += look.entries;
-            let Some(then) = look.next else { return (walk, expired_ms) };
+            let Some(then) = look.next else { return (walk, expired) };
             next = then;
             if walk.keys.len() >= limit || looked >= entries_max {
                 walk.cursor = self.cursors.at(generation, next);
-                return (walk, expired_ms);
+                return (walk, expired);
             }
         }
     }
@@ -82,8 +91,8 @@ impl Log {
         space: u32,
         generation: u64,
         from: EntryId,
-        mut max: u32,
-        limit: usize,
+        (mut max, limit): (u32, usize),
+        now: &impl Fn() -> Now,
     ) -> Option<Look> {
         loop {
             let pin = epoch::pin();
@@ -92,8 +101,8 @@ impl Log {
             let visit = |key: &[u8], found: Found<'_>| {
                 let (slot, expires_at) = found.slot_and_deadline();
                 look.position = look.position.max(self.position_of(slot));
-                let passed = self.passed(expires_at);
-                look.expired_ms = look.expired_ms.max(passed.unwrap_or(0));
+                let passed = expires_at.filter(|word| now().has_reached(*word)).map(Now::of);
+                look.expired = look.expired.max(passed.unwrap_or_default());
                 let exists = !slot.is_tombstone() && passed.is_none();
                 look.keys.extend(exists.then(|| key.to_vec()));
                 look.keys.len() < limit

@@ -11,6 +11,7 @@ use crossbeam_epoch as epoch;
 use super::append::Appended;
 use super::writer::Writer;
 use super::{Log, ROOM_BYTES, is_linked};
+use crate::deadline::Now;
 use crate::engine::Position;
 use crate::error::Result;
 use crate::index::{Found, SpaceState};
@@ -44,8 +45,8 @@ impl Log {
             return Ok(Appended { removed: 0, position: 0 });
         }
         let has_deadlines = batch.writes().iter().any(|write| write.expires_at().is_some());
-        let now_ms = if has_deadlines { self.now_ms() } else { 0 };
-        let only_removes = batch.writes().iter().all(|write| write.is_removal(now_ms));
+        let now = if has_deadlines { self.settled_now() } else { Now::default() };
+        let only_removes = batch.writes().iter().all(|write| write.is_removal(now));
         let mut encoded: Option<(u64, Frame)> = None;
         loop {
             self.check_full(only_removes)?;
@@ -59,7 +60,7 @@ impl Log {
             let known = [known];
             let frame = match encoded.take() {
                 Some((generation, frame)) if generation == state.generation => frame,
-                _ => Frame::of_batch(ROOM_BYTES, batch, state.generation, now_ms),
+                _ => Frame::of_batch(ROOM_BYTES, batch, state.generation, now),
             };
             let mut writer = lock(&self.writer);
             // The space may even have been swapped away and back, so that it has its generation by a
@@ -113,7 +114,7 @@ impl Log {
             if let Some(found) = found {
                 let (slot, expires_at) = found.slot_and_deadline();
                 let passed = self.passed(expires_at);
-                let stamp = self.stamp.of(passed.unwrap_or(0));
+                let stamp = self.stamp.of(passed.unwrap_or_default());
                 // A key that has expired is removed after all where nothing covers its deadline yet.
                 writer.wants_stamp |= stamp.is_none();
                 if (!slot.is_tombstone() && passed.is_none()) || stamp.is_none() {
@@ -167,13 +168,13 @@ impl Log {
     fn write_chain(&self, space: u32, batches: &[Batch]) -> Option<Position> {
         self.check_full(false).ok()?;
         self.wait_for_disk().ok()?;
-        let now_ms = self.now_ms();
+        let now = self.settled_now();
         let pin = epoch::pin();
         let state = self.index.state_of(space);
         let writes = || batches.iter().flat_map(Batch::writes);
         let known: Vec<Option<Found<'_>>> =
             writes().map(|write| self.index.find_in(state.generation, write.key(), &pin)).collect();
-        let frame = Frame::of_batches(ROOM_BYTES, batches, state.generation, now_ms);
+        let frame = Frame::of_batches(ROOM_BYTES, batches, state.generation, now);
         let mut writer = lock(&self.writer);
         if self.index.state_of(space).generation != state.generation {
             return None;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::room::Spare;
+use crate::clock::{ClockPair, SetBack};
 use crate::index::{Dropped, EntryId, IndexWriter, Slot};
 use crate::record::Frame;
 use crate::segment::Segment;
@@ -28,6 +29,10 @@ pub(super) struct Writer {
     pub(super) marked: u64,
     /// Whether the next frame brings a mark even if nothing was synced since the last one.
     pub(super) wants_stamp: bool,
+    /// The lower wall clock that the next mark brings.
+    pub(super) lowers: Option<SetBack>,
+    /// The last mark that brought one.
+    pub(super) lowered: Option<Lowered>,
     pub(super) index: IndexWriter,
     /// Removed keys that are still in the index, oldest first.
     pub(super) unlinks: VecDeque<Unlink>,
@@ -39,6 +44,15 @@ pub(super) struct Writer {
     pub(super) sealing: Vec<Arc<Segment>>,
     /// Whether the log takes no more appends.
     pub(super) closed: bool,
+}
+
+/// A mark with a lower wall clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lowered {
+    /// Behind the mark.
+    pub(super) position: u64,
+    /// Both clocks before it, or before the first of several that no sync has covered.
+    pub(super) before: ClockPair,
 }
 
 /// A removed key: from when on it may go, its generation and entry, and the slot that it then has.

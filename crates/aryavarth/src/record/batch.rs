@@ -5,6 +5,7 @@
 //! Invariant: the writes keep the order in which they were added.
 
 use super::{extra_bytes, record_bytes};
+use crate::deadline::Now;
 
 /// One write of a [`Batch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +16,8 @@ pub enum Write {
         key: Vec<u8>,
         /// Its value.
         value: Vec<u8>,
-        /// The deadline from which on the key is gone, in milliseconds since 1970, if it has one.
+        /// The [word](crate::Deadline::word) of the deadline from which on the key is gone, if it has
+        /// one.
         expires_at: Option<u64>,
     },
     /// Remove a key, if it exists.
@@ -50,8 +52,8 @@ impl Write {
     }
 
     /// Whether the key is gone once this is written: also if its deadline has passed by then.
-    pub(crate) fn is_removal(&self, now_ms: u64) -> bool {
-        self.value().is_none() || self.expires_at().is_some_and(|deadline| deadline <= now_ms)
+    pub(crate) fn is_removal(&self, now: Now) -> bool {
+        self.value().is_none() || self.expires_at().is_some_and(|word| now.has_reached(word))
     }
 }
 
@@ -82,7 +84,7 @@ impl Batch {
     }
 
     /// Adds: set `key` to `value` until `expires_at`, in milliseconds since 1970 by the store's
-    /// clock. If that has passed when the batch is written, the key is gone at once.
+    /// clock, or the [word](crate::Deadline::word) of a deadline by the machine's. If that has passed when the batch is written, the key is gone at once.
     #[must_use]
     pub fn set_until(
         mut self,

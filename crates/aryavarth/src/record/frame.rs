@@ -14,6 +14,7 @@
 //! - A frame without its flagged record is not there, whatever of it is on disk.
 
 use super::{Batch, Extra, HEADER_BYTES, Header, Kind, padded};
+use crate::deadline::Now;
 
 /// One record inside a [`Frame`].
 #[derive(Clone, Copy, Debug)]
@@ -80,22 +81,17 @@ impl Frame {
         self.records.push(FrameRecord { at, extra, is_asked: true, header });
     }
 
-    /// The frame of a batch in a generation. A deadline that has passed at `now_ms` makes a removal.
-    pub(crate) fn of_batch(room: usize, batch: &Batch, generation: u64, now_ms: u64) -> Frame {
-        Frame::of_batches(room, std::slice::from_ref(batch), generation, now_ms)
+    /// The frame of a batch in a generation. A deadline that has passed at `now` makes a removal.
+    pub(crate) fn of_batch(room: usize, batch: &Batch, generation: u64, now: Now) -> Frame {
+        Frame::of_batches(room, std::slice::from_ref(batch), generation, now)
     }
 
     /// The frames of batches, to be appended together.
-    pub(crate) fn of_batches(
-        room: usize,
-        batches: &[Batch],
-        generation: u64,
-        now_ms: u64,
-    ) -> Frame {
+    pub(crate) fn of_batches(room: usize, batches: &[Batch], generation: u64, now: Now) -> Frame {
         let mut frame = Frame::new(room, batches.iter().map(Batch::record_bytes).sum());
         for batch in batches {
             for write in batch.writes() {
-                let value = write.value().filter(|_| !write.is_removal(now_ms));
+                let value = write.value().filter(|_| !write.is_removal(now));
                 let expires_at = write.expires_at().filter(|_| value.is_some());
                 frame.push(Extra { generation, expires_at }, write.key(), value);
                 if let Some(record) = frame.records.last_mut() {

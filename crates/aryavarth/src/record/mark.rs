@@ -13,7 +13,7 @@ use super::{HEADER_BYTES, Header, Kind, MARK_BYTES, u64_at};
 pub(crate) struct Mark {
     /// Everything before this position was synced.
     pub(crate) durable: u64,
-    /// The wall clock, in milliseconds since 1970.
+    /// The accepted wall clock, in milliseconds since 1970.
     pub(crate) time_ms: u64,
     /// The store's clock, which never goes back, in milliseconds since 1970.
     pub(crate) clock_ms: u64,

@@ -66,7 +66,7 @@ pub(crate) enum Kind {
 pub(crate) struct Extra {
     /// The generation that the key belongs to.
     pub(crate) generation: u64,
-    /// From when on the key is gone, in milliseconds since 1970; never 0.
+    /// The word of the deadline from which on the key is gone; never 0.
     pub(crate) expires_at: Option<u64>,
 }
 

@@ -92,7 +92,7 @@ pub(super) struct Found<'a> {
 
 impl Found<'_> {
     pub(super) fn is_expired(&self, now_ms: u64) -> bool {
-        self.expires_at.is_some_and(|deadline| deadline <= now_ms)
+        crate::engine::Deadline::from(self.expires_at).has_passed(now_ms)
     }
 
     pub(super) fn to_stored(self) -> Stored {

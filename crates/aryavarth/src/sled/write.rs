@@ -15,7 +15,7 @@ use super::layout::{self, Entry, generation_of, key_of, place};
 use super::store::Store;
 use crate::clock::ClockPair;
 use crate::engine::{
-    Count, Deadline, Effects, Generation, KeyPage, KeyRange, KeyWalk, Newest, Position, Stored,
+    Count, Deadline, Effects, Generation, KeyPage, KeyRange, KeyWalk, Newest, Now, Position, Stored,
 };
 use crate::error::Result;
 use crate::record::{Batch, Write, check_key, check_size, check_value, record_bytes};
@@ -83,6 +83,17 @@ impl Store {
         bytes.map(|bytes| Ok(self.decode(&bytes)?.expires_at.into())).transpose()
     }
 
+    /// Moves a deadline by the machine's clock to the store's, the only one that sled's files know.
+    fn by_store_clock(&self, mut stored: Stored) -> Stored {
+        if let Deadline::Wall(at) = stored.deadline()
+            && Deadline::Wall(at).word() != Deadline::Wall(u64::MAX).word()
+        {
+            let at = at.saturating_add_signed(-self.clock.offset_ms());
+            stored.expires_at = Deadline::At(at).word();
+        }
+        stored
+    }
+
     /// Writes a batch. For the writer only.
     pub(super) fn write_batch(&self, space: u32, batch: Batch) -> Result<(u64, Position)> {
         let now_ms = self.now_ms();
@@ -100,7 +111,9 @@ impl Store {
         let mut removed = 0;
         for write in batch.into_writes() {
             let (key, after) = match write {
-                Write::Set { key, value, expires_at } => (key, Some(Stored { value, expires_at })),
+                Write::Set { key, value, expires_at } => {
+                    (key, Some(self.by_store_clock(Stored { value, expires_at })))
+                }
                 Write::Remove { key } => (key, None),
             };
             let is_removal = after.is_none();
@@ -147,6 +160,7 @@ impl Store {
             let value = after.as_ref().map(|stored| stored.value.as_slice()).unwrap_or_default();
             check_value(value, self.value_bytes_max)?;
             let number = number_of(generation)?;
+            let after = after.map(|stored| self.by_store_clock(stored));
             let effect = Effect { before: self.deadline(Some(number), &key)?, after };
             bytes += effect.record_bytes(&key);
             if let Generation::Old(space) = generation
@@ -341,8 +355,9 @@ impl NewestInSled<'_> {
 }
 
 impl Newest for NewestInSled<'_> {
-    fn now_ms(&self) -> u64 {
-        self.now_ms
+    fn now(&self) -> Now {
+        let offset_ms = self.clock_offset_ms();
+        Now { store_ms: self.now_ms, wall_ms: self.now_ms.saturating_add_signed(offset_ms) }
     }
 
     fn clock_offset_ms(&self) -> i64 {

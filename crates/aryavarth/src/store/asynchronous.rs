@@ -25,7 +25,7 @@ use std::time::Duration;
 use super::KvStore;
 use crate::engine::{Count, KeyRange, KvsEngine, Page, Position, Transaction, Wait};
 use crate::error::{KvsError, Result};
-use crate::record::Batch;
+use crate::record::{Batch, Write};
 use crate::sync::{Arc, Mutex, Rank, lock, thread};
 
 /// Threads that read from a disk and append, so that one slow read does not hold up all others.
@@ -139,8 +139,9 @@ impl AsyncKvStore {
         value: impl Into<Vec<u8>>,
         lifetime: Duration,
     ) -> Result<()> {
-        let expires_at = self.store.deadline_in(lifetime);
-        self.write(Batch::new().set_until(key, value, expires_at)).await.map(drop)
+        let (key, value) = (key.into(), value.into());
+        let expires_at = self.store.deadline_in(lifetime).word();
+        self.write(Batch::from_iter([Write::Set { key, value, expires_at }])).await.map(drop)
     }
 
     /// As [`KvStore::delete`].

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{Keys, KvStore};
-use crate::engine::{Count, KeyRange, KvsEngine, Stored, Transaction, Wait};
+use crate::engine::{Count, Deadline, KeyRange, KvsEngine, Stored, Transaction, Wait};
 use crate::error::{KvsError, Result};
 
 impl KvStore {
@@ -82,13 +82,13 @@ impl KvStore {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn put_for(&self, key: &[u8], value: &[u8], lifetime: Duration) -> Result<()> {
-        self.put_until(key, value, self.deadline_in(lifetime))
+        self.put_with_deadline(key, value, self.deadline_in(lifetime))
     }
 
-    /// The moment at which a lifetime that begins now has passed, in milliseconds since 1970.
-    pub(super) fn deadline_in(&self, lifetime: Duration) -> u64 {
+    /// The moment at which a lifetime that begins now has passed.
+    pub(super) fn deadline_in(&self, lifetime: Duration) -> Deadline {
         let lifetime_ms = u64::try_from(lifetime.as_nanos().div_ceil(1_000_000));
-        self.now_ms().saturating_add(lifetime_ms.unwrap_or(u64::MAX))
+        Deadline::At(self.now_ms().saturating_add(lifetime_ms.unwrap_or(u64::MAX)))
     }
 
     /// Sets a key that does not exist; returns whether it did not, when that is durable. One

@@ -6,8 +6,8 @@ use std::time::Instant;
 use super::KvStore;
 use crate::damage::Damage;
 use crate::engine::{
-    Count, Deadline, KeyPage, KeyRange, KeyWalk, KvsEngine, Page, Position, Stored, Transaction,
-    Wait, Watch, check_outside,
+    Count, Deadline, KeyPage, KeyRange, KeyWalk, KvsEngine, Now, Page, Position, Stored,
+    Transaction, Wait, Watch, check_outside,
 };
 use crate::error::Result;
 use crate::options::Durability;
@@ -30,6 +30,10 @@ impl KvsEngine for KvStore {
 
     fn with_space(&self, space: u32) -> Self {
         KvStore::with_space(self, space)
+    }
+
+    fn now(&self) -> Now {
+        self.inner.log.now()
     }
 
     fn now_ms(&self) -> u64 {

@@ -21,11 +21,13 @@ use std::thread::JoinHandle;
 
 use crate::compaction;
 use crate::damage::Damage;
-use crate::engine::{Deadline, KeyRange, KvsEngine, Position, Transaction, Wait, check_outside};
+use crate::engine::{
+    Deadline, KeyRange, KvsEngine, Now, Position, Transaction, Wait, check_outside,
+};
 use crate::error::{KvsError, Result};
 use crate::log::Log;
 use crate::options::{Durability, Options};
-use crate::record::Batch;
+use crate::record::{Batch, Write};
 use crate::recovery::{self, DirLock, Recovery};
 use crate::scrub::{Scrubber, VerifyReport};
 use crate::stats::Stats;
@@ -156,6 +158,11 @@ impl KvStore {
         KvStore { space, ..self.clone() }
     }
 
+    /// Both clocks, as [`KvsEngine::now`] says.
+    pub fn now(&self) -> Now {
+        self.inner.log.now()
+    }
+
     /// The store's clock, as [`KvsEngine::now_ms`] says.
     pub fn now_ms(&self) -> u64 {
         self.inner.log.now_ms()
@@ -171,8 +178,10 @@ impl KvStore {
         self.write(Batch::new().set(key, value)).map(drop)
     }
 
-    /// Sets a key until `expires_at`, in milliseconds since 1970 by the [store's
-    /// clock](Self::now_ms): from then on no caller sees it, and its space comes back. Returns when
+    /// Sets a key until `expires_at`, in milliseconds since 1970 by the machine's clock: from then on
+    /// no caller sees it, and its space comes back. Where that clock is set, the key goes at the same
+    /// time by the clock as it is now; a key that was shown as gone stays gone. For a lifetime that
+    /// counts from now on use [`put_for`](Self::put_for). Returns when
     /// that is durable. A deadline costs 8 bytes of the record and about 35 bytes of memory.
     ///
     /// ```
@@ -181,15 +190,21 @@ impl KvStore {
     /// use aryavarth::Deadline;
     ///
     /// let store = aryavarth::KvStore::open(dir)?;
-    /// let deadline = store.now_ms() + 60_000;
+    /// let deadline = store.now().wall_ms + 60_000;
     /// store.put_until(b"session", b"Alice", deadline)?;
-    /// assert_eq!(store.deadline(b"session")?, Some(Deadline::At(deadline)));
-    /// store.put_until(b"session", b"Alice", store.now_ms())?; // has passed: gone
+    /// assert_eq!(store.deadline(b"session")?, Some(Deadline::Wall(deadline)));
+    /// store.put_until(b"session", b"Alice", store.now().wall_ms)?; // has passed: gone
     /// assert_eq!(store.read(b"session")?, None);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn put_until(&self, key: &[u8], value: &[u8], expires_at: u64) -> Result<()> {
-        self.write(Batch::new().set_until(key, value, expires_at)).map(drop)
+        self.put_with_deadline(key, value, Deadline::Wall(expires_at))
+    }
+
+    /// Sets a key with a deadline by either clock; returns when that is durable.
+    pub fn put_with_deadline(&self, key: &[u8], value: &[u8], deadline: Deadline) -> Result<()> {
+        let (key, value, expires_at) = (key.to_vec(), value.to_vec(), deadline.word());
+        self.write(Batch::from_iter([Write::Set { key, value, expires_at }])).map(drop)
     }
 
     /// The deadline of a key, if there is such a key; returns when that is durable. Reads no file;

@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use aryavarth::KvsEngine;
+use aryavarth::{Batch, Deadline, KvsEngine, Stored, Wait};
 
-use crate::engines::{OnDisk, get, names, put_until};
+use crate::engines::{OnDisk, get, names, put_until, transact};
 use crate::runner::TestClock;
 
 stories! { [every_unbroken] timed [
@@ -14,6 +14,18 @@ stories! { [every_unbroken] timed [
     a_deadline_by_the_wall_clock_is_kept_by_it_after_a_jump,
     a_jump_is_counted_and_an_idle_hour_is_none,
 ] }
+
+// sled keeps deadlines by elapsed time alone.
+mod by_the_wall_clock {
+    use super::*;
+    stories! { [memory kv_store] timed [
+        a_deadline_that_a_wrong_wall_clock_was_given_is_right_once_the_clock_is,
+        a_key_that_a_wrong_wall_clock_has_shown_as_expired_stays_gone,
+        a_watch_knows_a_key_that_a_wrong_wall_clock_has_shown_as_expired,
+        each_way_to_write_a_deadline_keeps_its_clock,
+        many_keys_are_removed_before_a_lower_wall_clock_is_accepted,
+    ] }
+}
 
 mod restarted {
     use super::*;
@@ -30,13 +42,13 @@ fn put_for<E: KvsEngine>(engine: &E, key: &str, ms: u64) {
 
 /// Sets a deadline by the wall clock, as EXPIREAT does.
 fn put_until_wall<E: KvsEngine>(engine: &E, key: &str, wall_ms: u64) {
-    put_until(engine, key, "v", wall_ms.saturating_add_signed(-engine.clock_offset_ms()));
+    put_until(engine, key, "v", Deadline::Wall(wall_ms).word().unwrap());
 }
 
 fn a_wall_clock_ahead_for_a_moment_moves_no_deadline<E: KvsEngine>(engine: &E, clock: &TestClock) {
     let start = clock.pass(2000);
     put_for(engine, "before", 5000);
-    put_until_wall(engine, "at", start + 5000);
+    put_until_wall(engine, "at", start + HOUR_MS + 5000);
     clock.advance(HOUR_MS);
     assert_eq!(names(engine), ["at", "before"]);
     put_for(engine, "meanwhile", 5000);
@@ -48,7 +60,9 @@ fn a_wall_clock_ahead_for_a_moment_moves_no_deadline<E: KvsEngine>(engine: &E, c
     clock.pass(4999);
     assert_eq!(names(engine).len(), 5);
     clock.pass(1);
-    assert_eq!(names(engine), [""; 0], "each after five seconds");
+    assert_eq!(names(engine), ["at"], "each after five seconds");
+    clock.pass(HOUR_MS);
+    assert_eq!(names(engine), [""; 0]);
     assert_eq!(engine.stats().clock_jumps, 2);
 }
 
@@ -69,6 +83,110 @@ fn a_deadline_by_the_wall_clock_is_kept_by_it_after_a_jump<E: KvsEngine>(
     assert_eq!(get(engine, "at"), Some("v".into()));
     clock.pass(1);
     assert_eq!(names(engine), [""; 0]);
+}
+
+fn a_deadline_that_a_wrong_wall_clock_was_given_is_right_once_the_clock_is<E: KvsEngine>(
+    engine: &E,
+    clock: &TestClock,
+) {
+    let start = clock.pass(2000);
+    clock.advance(HOUR_MS);
+    put_until_wall(engine, "at", start + HOUR_MS + 10_000);
+    put_for(engine, "for", HOUR_MS + 20_000);
+    // Right again: the deadline is an hour away, as it was asked for.
+    clock.set(start);
+    put_until_wall(engine, "soon", start + 10_000);
+    assert_eq!(names(engine), ["at", "for", "soon"], "what the wall clock calls the future stays");
+    assert_eq!(engine.now().wall_ms, start);
+    clock.pass(10_000);
+    assert_eq!(names(engine), ["at", "for"]);
+    clock.pass(HOUR_MS - 1);
+    assert_eq!(names(engine), ["at", "for"]);
+    clock.pass(1);
+    assert_eq!(names(engine), ["for"]);
+    clock.pass(10_000);
+    assert_eq!(names(engine), [""; 0]);
+}
+
+fn a_key_that_a_wrong_wall_clock_has_shown_as_expired_stays_gone<E: KvsEngine>(
+    engine: &E,
+    clock: &TestClock,
+) {
+    let start = clock.pass(2000);
+    put_until_wall(engine, "at", start + 10_000);
+    put_until_wall(engine, "far", start + 2 * HOUR_MS);
+    put_for(engine, "for", 10_000);
+    clock.advance(HOUR_MS);
+    assert_eq!(names(engine), ["far", "for"], "the clock says so");
+    clock.set(start);
+    assert_eq!(names(engine), ["far", "for"], "before the lower clock is accepted");
+    put_until_wall(engine, "new", start + 10_000);
+    assert_eq!(names(engine), ["far", "for", "new"], "and after it");
+    put_until_wall(engine, "at", start + 10_000);
+    assert_eq!(names(engine), ["at", "far", "for", "new"], "set again, it is there");
+    clock.pass(9999);
+    assert_eq!(names(engine), ["at", "far", "for", "new"]);
+    clock.pass(1);
+    assert_eq!(names(engine), ["far"]);
+}
+
+fn a_watch_knows_a_key_that_a_wrong_wall_clock_has_shown_as_expired<E: KvsEngine>(
+    engine: &E,
+    clock: &TestClock,
+) {
+    let start = clock.pass(2000);
+    put_until_wall(engine, "at", start + 10_000);
+    put_until_wall(engine, "far", start + 2 * HOUR_MS);
+    let [at, far] = [b"at".as_slice(), b"far"].map(|key| engine.watch(key).unwrap());
+    clock.advance(HOUR_MS);
+    assert!(at.is_touched(engine.now()) && !far.is_touched(engine.now()));
+    clock.set(start);
+    put_until_wall(engine, "new", start + 10_000);
+    assert_eq!(engine.now().wall_ms, start);
+    assert!(at.is_touched(engine.now()), "it is gone, although its time is to come");
+    assert!(!far.is_touched(engine.now()));
+}
+
+fn each_way_to_write_a_deadline_keeps_its_clock<E: KvsEngine>(engine: &E, clock: &TestClock) {
+    let start = clock.pass(2000);
+    put_until_wall(engine, "batch", start + 5000);
+    let chain = ["chain 1", "chain 2"]
+        .map(|key| Batch::new().set_until(key, "v", Deadline::Wall(start + 5000).word().unwrap()));
+    for done in engine.write_each(chain.into()) {
+        done.unwrap();
+    }
+    transact(engine, |transaction| {
+        let expires_at = Deadline::Wall(start + 5000).word();
+        transaction.store("closure", Stored { value: b"v".to_vec(), expires_at });
+        let copy = transaction.find(b"batch")?.expect("it is there");
+        transaction.store("copy", copy);
+        Ok(())
+    });
+    let all = ["batch", "chain 1", "chain 2", "closure", "copy"];
+    for key in all {
+        let deadline = engine.deadline(key.as_bytes(), Wait::Yes).unwrap().0;
+        assert_eq!(deadline, Some(Deadline::Wall(start + 5000)), "{key}");
+    }
+    engine.compact().unwrap();
+    assert_eq!(names(engine), all);
+    clock.pass(5000);
+    assert_eq!(names(engine), [""; 0]);
+}
+
+/// More than one turn of the sweep: none of them is back when the lower clock is accepted.
+fn many_keys_are_removed_before_a_lower_wall_clock_is_accepted<E: KvsEngine>(
+    engine: &E,
+    clock: &TestClock,
+) {
+    let start = clock.pass(2000);
+    for n in 0..200 {
+        put_until_wall(engine, &format!("{n:03}"), start + 10_000);
+    }
+    clock.advance(HOUR_MS);
+    assert_eq!(names(engine), [""; 0]);
+    clock.set(start);
+    put_until_wall(engine, "new", start + 10_000);
+    assert_eq!((names(engine), engine.now().wall_ms), (vec!["new".to_owned()], start));
 }
 
 fn a_jump_is_counted_and_an_idle_hour_is_none<E: KvsEngine>(engine: &E, clock: &TestClock) {

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use aryavarth::fs::{Crash, SimFs};
-use aryavarth::{Batch, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options, Wait};
+use aryavarth::{
+    Batch, Deadline, Durability, KeyRange, KvStore, KvsEngine, KvsError, Options, Wait,
+};
 
 use crate::engines::at_hand;
 use crate::runner::{DIR, TestClock, options};
@@ -22,10 +24,15 @@ fn open(fs: &SimFs, clock: &Arc<TestClock>) -> KvStore {
 
 /// Shows a key as expired in one way, cuts the power, sets the wall clock back, and looks again.
 fn told_and_cut(way: &str, tell: impl Fn(&KvStore)) {
+    told_and_cut_by(way, Deadline::At, &tell);
+    told_and_cut_by(way, Deadline::Wall, &tell);
+}
+
+fn told_and_cut_by(way: &str, deadline: fn(u64) -> Deadline, tell: &impl Fn(&KvStore)) {
     let (fs, clock) = (SimFs::new(), TestClock::new());
     let start = clock.pass(0);
     let store = open(&fs, &clock);
-    store.put_until(KEY, b"Alice", start + 5000).unwrap();
+    store.put_with_deadline(KEY, b"Alice", deadline(start + 5000)).unwrap();
     store.put(b"other", b"stays").unwrap();
     clock.pass(5000);
     tell(&store);
@@ -35,6 +42,10 @@ fn told_and_cut(way: &str, tell: impl Fn(&KvStore)) {
     assert_eq!(store.read(KEY).unwrap(), None, "told by {way}, it came back");
     assert!(store.now_ms() >= start + 5000, "told by {way}, time went back");
     assert_eq!(store.read(b"other").unwrap().unwrap(), b"stays");
+    // The lower wall clock is accepted.
+    store.put_until(b"new", b"by it", start).unwrap();
+    assert_eq!(store.read(KEY).unwrap(), None, "told by {way}, it came back");
+    assert_eq!(store.read(b"new").unwrap().unwrap(), b"by it");
 }
 
 #[test]
@@ -149,4 +160,36 @@ fn segments_with_nothing_but_stamps_are_opened_and_merged() {
     store.compact().unwrap();
     assert_eq!(store.read(b"other").unwrap().unwrap(), b"stays");
     assert!(store.stats().segments <= 20, "{:?}", store.stats());
+}
+
+/// EXEC refused because a watched key has expired shows that it has.
+#[test]
+fn a_watch_that_is_touched_by_a_deadline_shows_it() {
+    for deadline in [Deadline::At, Deadline::Wall] {
+        let (fs, clock) = (SimFs::new(), TestClock::new());
+        let start = clock.pass(0);
+        let store = open(&fs, &clock);
+        store.put_with_deadline(KEY, b"Alice", deadline(start + 5000)).unwrap();
+        let watch = store.watch(KEY).unwrap();
+        clock.pass(5000);
+        assert!(store.transact(&[], |transaction| Ok(transaction.is_touched(&watch))).unwrap());
+        let left = fs.crash(Crash::Nothing);
+        clock.set(start - HOUR_MS);
+        let store = open(&left, &clock);
+        assert_eq!(store.read(KEY).unwrap(), None, "it came back");
+    }
+}
+
+/// Time stands still in a closure, in a walk too.
+#[test]
+fn a_walk_in_a_closure_judges_by_the_time_of_the_closure() {
+    let (fs, clock) = (SimFs::new(), TestClock::new());
+    let start = clock.pass(0);
+    let store = open(&fs, &clock);
+    store.put_with_deadline(KEY, b"Alice", Deadline::At(start + 5000)).unwrap();
+    let keys = store.transact(&[], |transaction| {
+        clock.pass(5000);
+        Ok((transaction.contains(KEY)?, transaction.walk(0, 10)?.keys))
+    });
+    assert_eq!(keys.unwrap(), (true, vec![KEY.to_vec()]));
 }

@@ -271,7 +271,7 @@ fn found(store: &KvStore, name: &str) -> String {
         let pairs = store.scan(KeyRange::all()).collect::<Result<Vec<_>, _>>().unwrap();
         for (key, value) in pairs {
             assert_eq!(store.read(&key).unwrap().as_ref(), Some(&value), "a scan and a read agree");
-            let deadline = store.deadline(&key).unwrap().expect("it is there").at();
+            let deadline = store.deadline(&key).unwrap().expect("it is there").word();
             found.insert((space, key), (value, deadline));
         }
     }

@@ -19,7 +19,7 @@
 use std::collections::BTreeMap;
 
 use aryavarth::fs::Crash;
-use aryavarth::{Durability, KeyRange, Stored};
+use aryavarth::{Deadline, Durability, KeyRange, Now, Stored};
 
 pub(crate) type Key = Vec<u8>;
 /// A key and its new value, or none if it was removed.
@@ -38,6 +38,8 @@ pub(crate) enum Effect {
     Put(Place, Option<Stored>),
     Clear(u32),
     Swap(u32, u32),
+    /// A wall clock that was set back is accepted: keys that had expired by this time are gone.
+    Accept(u64),
 }
 
 /// The requests and their answers.
@@ -56,13 +58,17 @@ pub(crate) struct Oracle {
     synced: usize,
     /// The answers of reads after the failure that ended the run, each with the value's deadline.
     shown: Vec<(Place, Option<Vec<u8>>, Option<u64>)>,
-    /// The store's clock.
+    /// The store's clock, and the accepted wall clock.
     pub(crate) now_ms: u64,
+    pub(crate) accepted_ms: u64,
     pub(crate) wall: Wall,
     /// The latest deadline of a key that was shown as expired, and of one for which the answer waited
     /// until a power cut could not undo it.
     told_ms: u64,
     told_synced_ms: u64,
+    /// The same for deadlines by the wall clock, by how often one was accepted that was set back.
+    told_wall: BTreeMap<usize, u64>,
+    told_wall_synced: BTreeMap<usize, u64>,
 }
 
 /// By how many milliseconds the wall clock is ahead of the store's: now, and at least and at most so
@@ -84,16 +90,20 @@ impl Wall {
 }
 
 /// Applies changes at some time; returns how many of the removals found their key.
-fn apply(state: &mut State, effects: &[Effect], now_ms: u64) -> u64 {
+fn apply(state: &mut State, effects: &[Effect], now: Now) -> u64 {
     let mut removed = 0;
     for effect in effects {
         match effect {
             Effect::Put(place, Some(stored)) => drop(state.insert(place.clone(), stored.clone())),
             Effect::Put(place, None) => {
                 let old = state.remove(place);
-                removed += u64::from(old.is_some_and(|old| !old.is_expired(now_ms)));
+                removed += u64::from(old.is_some_and(|old| !old.is_expired(now)));
             }
             Effect::Clear(space) => state.retain(|(other, _), _| other != space),
+            Effect::Accept(held_ms) => {
+                let held = Now { store_ms: 0, wall_ms: *held_ms };
+                state.retain(|_, stored| !stored.is_expired(held));
+            }
             Effect::Swap(a, b) => {
                 let swapped = |space| match space {
                     _ if space == *a => *b,
@@ -109,9 +119,25 @@ fn apply(state: &mut State, effects: &[Effect], now_ms: u64) -> u64 {
 }
 
 impl Oracle {
+    /// Both clocks.
+    pub(crate) fn now(&self) -> Now {
+        Now { store_ms: self.now_ms, wall_ms: self.accepted_ms }
+    }
+
+    /// How often a wall clock that was set back was accepted in the first writes.
+    fn accepts(&self, count: usize) -> usize {
+        let effects = self.log[..count].iter().flatten();
+        effects.filter(|effect| matches!(effect, Effect::Accept(_))).count()
+    }
+
+    /// Whether a key has a deadline by the wall clock.
+    pub(crate) fn has_wall_deadlines(&self) -> bool {
+        self.newest.values().any(|stored| matches!(stored.deadline(), Deadline::Wall(_)))
+    }
+
     /// A write is about to be asked for. Returns how many of its removals will find their key.
     pub(crate) fn issued(&mut self, effects: Vec<Effect>) -> u64 {
-        let removed = apply(&mut self.newest.clone(), &effects, self.now_ms);
+        let removed = apply(&mut self.newest.clone(), &effects, self.now());
         self.log.push(effects);
         removed
     }
@@ -128,7 +154,8 @@ impl Oracle {
                 Effect::Clear(space) => self.visible(*space).next().is_some(),
                 _ => false,
             };
-            let removed = apply(&mut self.newest, std::slice::from_ref(effect), self.now_ms);
+            let now = self.now();
+            let removed = apply(&mut self.newest, std::slice::from_ref(effect), now);
             match effect {
                 Effect::Put(place, new) if new.is_some() || removed > 0 => {
                     self.touched.insert(place.clone(), self.log.len());
@@ -142,6 +169,7 @@ impl Oracle {
                     self.spaces_touched.extend([(*a, self.log.len()), (*b, self.log.len())]);
                     wrote = true;
                 }
+                Effect::Accept(_) => wrote = true,
                 _ => {}
             }
         }
@@ -175,14 +203,14 @@ impl Oracle {
 
     /// The newest acknowledged value.
     pub(crate) fn newest(&self, place: &Place) -> Option<&Vec<u8>> {
-        let stored = self.newest.get(place).filter(|stored| !stored.is_expired(self.now_ms));
+        let stored = self.newest.get(place).filter(|stored| !stored.is_expired(self.now()));
         stored.map(|stored| &stored.value)
     }
 
     /// The newest acknowledged keys of a space that have not expired.
     fn visible(&self, space: u32) -> impl Iterator<Item = (&Key, &Stored)> {
         let all = self.newest.iter().filter(move |((other, _), _)| *other == space);
-        all.map(|((_, key), stored)| (key, stored)).filter(|(_, s)| !s.is_expired(self.now_ms))
+        all.map(|((_, key), stored)| (key, stored)).filter(|(_, s)| !s.is_expired(self.now()))
     }
 
     /// Every key that was ever written.
@@ -240,23 +268,55 @@ impl Oracle {
     }
 
     fn visible_state(&self, state: &State) -> State {
-        let visible = state.iter().filter(|(_, stored)| !stored.is_expired(self.now_ms));
+        let visible = state.iter().filter(|(_, stored)| !stored.is_expired(self.now()));
         visible.map(|(place, stored)| (place.clone(), stored.clone())).collect()
     }
 
     /// Those of these keys of a space that have expired were shown to be gone.
     fn told_expired(&mut self, level: Durability, space: u32, seen: impl Fn(&Key) -> bool) {
         let all = self.newest.iter().filter(|((of, key), _)| *of == space && seen(key));
-        let deadlines = all.filter_map(|(_, stored)| stored.expires_at);
-        let latest_ms = deadlines.filter(|deadline| *deadline <= self.now_ms).max().unwrap_or(0);
+        let (mut latest_ms, mut latest_wall_ms) = (0, 0);
+        for (_, stored) in all.filter(|(_, stored)| stored.is_expired(self.now())) {
+            match stored.deadline() {
+                Deadline::Wall(at) => latest_wall_ms = at.max(latest_wall_ms),
+                at => latest_ms = at.at().unwrap_or(0).max(latest_ms),
+            }
+        }
+        let accepts = self.accepts(self.log.len());
+        let note = |told: &mut BTreeMap<usize, u64>| {
+            let told = told.entry(accepts).or_default();
+            *told = latest_wall_ms.max(*told);
+        };
         self.told_ms = self.told_ms.max(latest_ms);
+        note(&mut self.told_wall);
         if level == Durability::Always {
             self.told_synced_ms = self.told_synced_ms.max(latest_ms);
+            note(&mut self.told_wall_synced);
         }
     }
 
+    /// Whether the accepted wall clock takes nothing back, if exactly `count` writes are left.
+    fn check_wall(&self, count: usize, crash: Crash) -> Result<(), String> {
+        let is_kill = crash == Crash::Everything;
+        let told = if is_kill { &self.told_wall } else { &self.told_wall_synced };
+        let accepts = self.accepts(count);
+        for (&at, &told_ms) in told.range(accepts..) {
+            // A time of 0 was told by no key.
+            if told_ms > 0 && (at > accepts || told_ms > self.accepted_ms) {
+                let now_ms = self.accepted_ms;
+                return Err(format!(
+                    "a key expired at {told_ms} by the wall clock and was shown so, which is at \
+                     {now_ms} after {accepts} of {at} sets back"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Takes over the store's clock after a crash and an open, or says what is wrong with it.
-    pub(crate) fn restarted(&mut self, now_ms: u64, crash: Crash) -> Result<(), String> {
+    pub(crate) fn restarted(&mut self, now: Now, crash: Crash) -> Result<(), String> {
+        let now_ms = now.store_ms;
+        self.accepted_ms = now.wall_ms;
         let told_ms = if crash == Crash::Everything { self.told_ms } else { self.told_synced_ms };
         let early_ms = (self.wall.ahead - self.wall.least).max(0).unsigned_abs();
         let late_ms = (self.wall.most - self.wall.ahead).max(0).unsigned_abs();
@@ -287,8 +347,8 @@ impl Oracle {
         let mut may_be = value.as_ref() == self.newest(&place);
         let mut expires_at = after.get(&place).and_then(|stored| stored.expires_at);
         for effects in &self.log[self.acknowledged..] {
-            apply(&mut after, effects, self.now_ms);
-            let after = after.get(&place).filter(|stored| !stored.is_expired(self.now_ms));
+            apply(&mut after, effects, self.now());
+            let after = after.get(&place).filter(|stored| !stored.is_expired(self.now()));
             if value.as_ref() == after.map(|stored| &stored.value) {
                 may_be = true;
                 expires_at = after.and_then(|stored| stored.expires_at);
@@ -302,7 +362,7 @@ impl Oracle {
     /// Says which prefix of the log the recovered state is, or its fault.
     pub(crate) fn check(&self, found: &State, crash: Crash) -> Result<usize, String> {
         for (place, value, expires_at) in &self.shown {
-            let has_expired = expires_at.is_some_and(|deadline| deadline <= self.now_ms);
+            let has_expired = Deadline::from(*expires_at).has_passed(self.now());
             let value = value.as_ref().filter(|_| !has_expired);
             if found.get(place).map(|stored| &stored.value) != value {
                 let value = value.cloned().map(|value| Stored { value, expires_at: None });
@@ -311,17 +371,23 @@ impl Oracle {
         }
         let floor = if crash == Crash::Everything { self.acknowledged } else { self.synced };
         let mut state = State::new();
-        let mut closest = None;
+        let (mut closest, mut taken_back) = (None, None);
         for count in 0..=self.log.len() {
             if count > 0 {
-                apply(&mut state, &self.log[count - 1], self.now_ms);
+                apply(&mut state, &self.log[count - 1], self.now());
             }
             if self.visible_state(&state) == *found {
                 if count >= floor {
-                    return Ok(count);
+                    match self.check_wall(count, crash) {
+                        Ok(()) => return Ok(count),
+                        Err(what) => taken_back = Some(what),
+                    }
                 }
                 closest = Some(count);
             }
+        }
+        if let Some(what) = taken_back {
+            return Err(what);
         }
         let all = self.log.len();
         let what = if let Some(count) = closest {
@@ -336,7 +402,7 @@ impl Oracle {
     fn state_at(&self, count: usize) -> State {
         let mut state = State::new();
         for effects in &self.log[..count] {
-            apply(&mut state, effects, self.now_ms);
+            apply(&mut state, effects, self.now());
         }
         state
     }
@@ -349,6 +415,7 @@ impl Oracle {
         self.shown.clear();
         // The look at the state has shown each key that has expired.
         (self.told_ms, self.told_synced_ms) = (0, 0);
+        (self.told_wall, self.told_wall_synced) = (BTreeMap::new(), BTreeMap::new());
         let spaces: Vec<u32> = self.newest.keys().map(|(space, _)| *space).collect();
         for space in spaces {
             self.told_expired(Durability::Always, space, |_| true);

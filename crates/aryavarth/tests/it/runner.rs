@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aryavarth::fs::{Crash, Fault, Fs, SimFs, Site};
 use aryavarth::{
-    Batch, Clock, Durability, KeyRange, KvReader, KvStore, KvsEngine, KvsError, Options, Stored,
-    Wait, Write,
+    Batch, Clock, Deadline, Durability, KeyRange, KvReader, KvStore, KvsEngine, KvsError, Options,
+    Stored, Wait, Write,
 };
 
 use crate::engines::at_hand;
@@ -99,6 +99,8 @@ pub(crate) enum Act {
     Use(u32),
     /// Sets a key for so many milliseconds.
     SetFor(Durability, Key, Vec<u8>, u64),
+    /// The same until so many milliseconds later by the wall clock.
+    SetAt(Durability, Key, Vec<u8>, u64),
     /// Empties the space.
     Clear(Durability),
     /// Swaps two spaces.
@@ -116,6 +118,8 @@ pub(crate) enum Act {
     Wait(u64),
     /// The wall clock is set so many milliseconds forward or back; more than it may differ by itself.
     Jump(i64),
+    /// The same, and a look at everything before the store accepts it.
+    JumpAndLook(Durability, i64),
     /// A clean close and an open.
     Reopen,
     /// A clean close, and opens without a reserve, the first of which finds no space for its manifest.
@@ -153,6 +157,7 @@ impl Runner {
     pub(crate) fn new(fs: &SimFs, workload: &Workload, mut oracle: Oracle) -> Runner {
         let clock = TestClock::new();
         oracle.now_ms = oracle.now_ms.max(clock.pass(0));
+        oracle.accepted_ms = oracle.accepted_ms.max(oracle.now_ms);
         clock.set(oracle.now_ms.saturating_add_signed(oracle.wall.ahead));
         let segment_bytes_min = workload.segment_bytes_min;
         let options = Options { clock: clock.clone(), segment_bytes_min, ..options(fs) };
@@ -193,8 +198,8 @@ impl Runner {
 
     /// Takes over the clock of a store that was opened after a crash.
     pub(crate) fn restarted(&mut self, crash: Crash) -> Result<(), String> {
-        let now_ms = self.handle(Durability::Os).now_ms();
-        self.oracle.restarted(now_ms, crash)
+        let now = self.handle(Durability::Os).now();
+        self.oracle.restarted(now, crash)
     }
 
     /// Closes the store cleanly.
@@ -218,6 +223,49 @@ impl Runner {
     }
 
     fn play(&mut self, act: &Act) -> Result<(), KvsError> {
+        self.accept_set_back(matches!(act, Act::SetAt(..)))?;
+        let played = self.play_settled(act);
+        self.follow_wall();
+        played
+    }
+
+    /// Lets the store accept a wall clock that was set back, as a write of its own.
+    fn accept_set_back(&mut self, is_needed: bool) -> Result<(), KvsError> {
+        let (wall_ms, held_ms) = (self.clock.now_ms(), self.oracle.accepted_ms);
+        if wall_ms + 1000 >= held_ms || !self.is_open() {
+            return Ok(());
+        }
+        let store = self.handle(Durability::Os);
+        if !is_needed && !self.oracle.has_wall_deadlines() {
+            self.oracle.accepted_ms = store.now().wall_ms;
+            return Ok(());
+        }
+        self.oracle.issued(vec![Effect::Accept(held_ms)]);
+        while store.now().wall_ms == held_ms && store.step()? {}
+        if store.now().wall_ms == held_ms {
+            self.oracle.withdrawn();
+        } else {
+            self.oracle.acknowledged(Durability::Os);
+            self.oracle.accepted_ms = store.now().wall_ms;
+            assert_eq!(self.oracle.accepted_ms, wall_ms, "the wall clock as it is now");
+        }
+        Ok(())
+    }
+
+    /// The accepted wall clock follows the wall clock forward.
+    fn follow_wall(&mut self) {
+        if let Some(store) = &self.store {
+            let accepted_ms = store.now().wall_ms;
+            self.oracle.accepted_ms = if self.oracle.has_wall_deadlines() {
+                self.oracle.accepted_ms.max(self.clock.now_ms())
+            } else {
+                accepted_ms
+            };
+            assert_eq!(accepted_ms, self.oracle.accepted_ms, "the accepted wall clock");
+        }
+    }
+
+    fn play_settled(&mut self, act: &Act) -> Result<(), KvsError> {
         match act {
             Act::Set(level, key, value) => {
                 let effect = self.put(key, Some(value));
@@ -237,7 +285,9 @@ impl Runner {
                 self.write(*level, effects, |store| store.write(batch))
             }
             Act::Chain(level, links) => self.chain(*level, links),
-            Act::SetFor(..) | Act::Clear(_) | Act::Swap(..) | Act::Mix(..) => self.play_space(act),
+            Act::SetFor(..) | Act::SetAt(..) | Act::Clear(_) | Act::Swap(..) | Act::Mix(..) => {
+                self.play_space(act)
+            }
             Act::Move(level, from, to) => self.transact(*level, from, to),
             Act::Read(level, key) => {
                 let store = self.handle(*level);
@@ -271,6 +321,15 @@ impl Runner {
                 let batch = Batch::new().set_until(key.as_slice(), value.as_slice(), now_ms + ms);
                 // A set is no removal, also if it comes too late.
                 self.write_counted(*level, vec![effect], Some(0), |store| store.write(batch))
+            }
+            Act::SetAt(level, key, value, ms) => {
+                let at = Deadline::Wall(self.oracle.accepted_ms + ms);
+                let stored = Stored { value: value.clone(), expires_at: at.word() };
+                let stored = (*ms > 0).then_some(stored);
+                let effect = Effect::Put((space, key.clone()), stored);
+                self.write_counted(*level, vec![effect], Some(0), |store| {
+                    store.put_with_deadline(key, value, at).map(|()| 0)
+                })
             }
             Act::Clear(level) => {
                 self.write(*level, vec![Effect::Clear(space)], |store| store.clear().map(|()| 0))
@@ -340,6 +399,11 @@ impl Runner {
             Act::Jump(ms) => {
                 self.clock.set(self.clock.now_ms().saturating_add_signed(*ms));
                 self.oracle.wall.jump(*ms);
+            }
+            Act::JumpAndLook(level, ms) => {
+                self.play_rest(&Act::Jump(*ms))?;
+                self.follow_wall();
+                self.play_settled(&Act::Scan(*level, KeyRange::all(), usize::MAX))?;
             }
             Act::Use(space) => self.space = *space,
             Act::Reopen => {
@@ -416,17 +480,17 @@ impl Runner {
         let sets = matches!(effects.first(), Some(Effect::Put(_, Some(_))));
         let removed = self.oracle.issued(effects);
         let done = body(store);
-        assert!(!bystander.is_touched(self.oracle.now_ms), "nobody wrote to that key");
+        assert!(!bystander.is_touched(self.oracle.now()), "nobody wrote to that key");
         match done {
             Ok(found) => {
                 assert_eq!(found, count.unwrap_or(removed), "removals that found their key");
-                let touched = watch.is_some_and(|watch| watch.is_touched(self.oracle.now_ms));
+                let touched = watch.is_some_and(|watch| watch.is_touched(self.oracle.now()));
                 assert!(touched || !sets || !only_puts, "a key that is set is touched");
                 self.oracle.acknowledged(level);
                 Ok(())
             }
             Err(KvsError::Full { .. }) => {
-                let touched = watch.is_some_and(|watch| watch.is_touched(self.oracle.now_ms));
+                let touched = watch.is_some_and(|watch| watch.is_touched(self.oracle.now()));
                 assert!(!touched, "what was refused touches nothing");
                 self.oracle.withdrawn();
                 Ok(())
@@ -549,7 +613,7 @@ impl Runner {
             counted += count.keys;
             for (key, value) in entries {
                 assert_eq!(store.read(&key)?.as_ref(), Some(&value), "a read agrees with the scan");
-                let expires_at = store.deadline(&key)?.expect("the key is there").at();
+                let expires_at = store.deadline(&key)?.expect("the key is there").word();
                 state.insert((space, key), Stored { value, expires_at });
             }
             for place in self.oracle.keys().filter(|place| place.0 == space) {

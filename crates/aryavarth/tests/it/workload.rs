@@ -103,6 +103,7 @@ pub(crate) fn scripted() -> Vec<Workload> {
         Workload::new("records of spaces", records_of_spaces()),
         Workload::new("deadlines", deadlines()),
         Workload::new("clocks", wall_clocks()),
+        Workload::new("dates", deadlines_by_the_wall_clock()),
         Workload::new("never allocated", never_allocated(rotation())),
         extended("extended", growing()),
         extended("extended, never allocated", never_allocated(growing())),
@@ -374,6 +375,30 @@ fn wall_clocks() -> Vec<Act> {
         Act::Work(9),
         set(21, 1, 9),
     ]);
+    acts
+}
+
+/// Deadlines by the wall clock, and beside them some by elapsed time, while it is set forward and back:
+/// keys that a wrong clock has shown as expired stay gone, and those that come after it are right.
+fn deadlines_by_the_wall_clock() -> Vec<Act> {
+    const HOUR_MS: i64 = 3_600_000;
+    const HOUR: u64 = HOUR_MS.unsigned_abs();
+    let set_at = |level, n, k, ms| Act::SetAt(level, key(k), value(n, 300), ms);
+    let set_for = |level, n, k, ms| Act::SetFor(level, key(k), value(n, 300), ms);
+    let mut acts = vec![set_at(ALWAYS, 1, 1, 5000), set_for(ALWAYS, 2, 2, 5000), set(3, 3, 20)];
+    acts.extend([set_at(OS, 4, 4, 2 * HOUR), Act::Wait(1000), scan_all(), Act::Jump(HOUR_MS)]);
+    acts.extend([Act::Read(ALWAYS, key(1)), set_at(ALWAYS, 5, 5, 100), set(6, 1, 10)]);
+    acts.extend([Act::JumpAndLook(ALWAYS, -HOUR_MS), set_at(ALWAYS, 7, 6, 2000), scan_all()]);
+    acts.extend([Act::Read(OS, key(5)), set_at(OS, 8, 5, 3000), Act::Wait(2000), scan_all()]);
+    acts.extend([Act::Jump(HOUR_MS), Act::Read(ALWAYS, key(5)), Act::Jump(-HOUR_MS)]);
+    acts.extend((7..47).map(|k| set_at(OS, k, k, if k % 2 == 0 { 3000 } else { 2 * HOUR })));
+    acts.extend([Act::Flush, Act::Jump(HOUR_MS), Act::Read(ALWAYS, key(8)), Act::Compact]);
+    acts.extend([Act::JumpAndLook(OS, -HOUR_MS), set_at(ALWAYS, 50, 8, 1000), scan_all()]);
+    acts.extend([Act::Compact, Act::Wait(1000), scan_all(), Act::Reopen, Act::Beside]);
+    acts.extend([Act::Jump(-HOUR_MS), Act::Reopen, scan_all(), set_at(OS, 51, 9, 500)]);
+    acts.extend([Act::Swap(OS, 0, 1), Act::Jump(2 * HOUR_MS), Act::Use(1), scan_all()]);
+    acts.extend([Act::Clear(OS), Act::Jump(-HOUR_MS), set_at(ALWAYS, 52, 9, 500), Act::Verify]);
+    acts.extend([Act::Wait(500), scan_all(), Act::Work(20), Act::Reopen, scan_all()]);
     acts
 }
 

@@ -124,8 +124,7 @@ fn exec<E: KvsEngine>(
     let level = client.settings.level();
     let room = &mut client.room;
     let done = engine.transact(&keys, |transaction| {
-        let now_ms = transaction.now_ms();
-        if watched.watches.values().any(|watch| watch.is_touched(now_ms)) {
+        if watched.watches.values().any(|watch| transaction.is_touched(watch)) {
             return Ok(None);
         }
         let (replies, bytes) = run_on_keys(transaction, server, &calls)?;

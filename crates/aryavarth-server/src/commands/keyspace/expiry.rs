@@ -3,11 +3,11 @@
 //! A deadline is a time, not a duration, so it means the same after a restart. Invariant: a
 //! command that changes no deadline writes nothing.
 
-use aryavarth::{Deadline, Stored, Transaction};
+use aryavarth::{Deadline, Now, Stored, Transaction};
 use aryavarth_protocol::Reply;
 
 use crate::commands::kit::args::Args;
-use crate::commands::kit::deadline::{Now, Unit};
+use crate::commands::kit::deadline::Unit;
 use crate::commands::kit::failure::{Failure, refused, refused_quoting};
 use crate::commands::kit::read::Read;
 use crate::commands::kit::spec::{Outcome, Run, Spec};
@@ -113,10 +113,10 @@ impl Conditions {
         Ok(wanted)
     }
 
-    /// Whether a key's deadline is changed to a time; without a deadline it lasts for ever.
-    fn hold(self, current: Option<u64>, new: i64) -> bool {
-        let is_later = |current| u64::try_from(new).is_ok_and(|new| new > current);
-        let is_earlier = |current| u64::try_from(new).map_or(true, |new| new < current);
+    /// Whether the time that a key has left is changed to `new`; without a deadline it lasts for ever.
+    fn hold(self, current: Option<i64>, new: i64) -> bool {
+        let is_later = |current| new > current;
+        let is_earlier = |current| new < current;
         (!self.absent || current.is_none())
             && (!self.present || current.is_some())
             && (!self.later || current.is_some_and(is_later))
@@ -133,17 +133,24 @@ fn set_deadline(
     let key = args.get(1);
     let conditions = Conditions::parse(args)?;
     let amount = args.integer(2)?;
-    let Some(new) = unit.milliseconds(amount, Now::of(transaction)) else {
+    let now = transaction.now();
+    let Some(new) = unit.milliseconds(amount, now) else {
         return refused(format!("ERR invalid expire time in '{command}' command"));
     };
     let Some(current) = transaction.deadline(key)? else { return Ok(Reply::Integer(0)) };
-    if !conditions.hold(current.at(), new) {
+    // Deadlines by two clocks compare by the time that is left.
+    let clock_ms = |deadline| match deadline {
+        Deadline::Wall(_) => now.wall_ms.cast_signed(),
+        _ => now.store_ms.cast_signed(),
+    };
+    let left_ms = |deadline: Deadline| Some(deadline.at()?.cast_signed() - clock_ms(deadline));
+    if !conditions.hold(left_ms(current), new - clock_ms(unit.by_its_clock(0))) {
         return Ok(Reply::Integer(0));
     }
-    match u64::try_from(new) {
-        Ok(new) if new > transaction.now_ms() => {
+    match u64::try_from(new).map(|new| unit.by_its_clock(new)) {
+        Ok(new) if !new.has_passed(now) => {
             let value = transaction.get(key)?.unwrap_or_default();
-            transaction.store(key, Stored { value, expires_at: Some(new) });
+            transaction.store(key, Stored { value, expires_at: new.word() });
         }
         _ => transaction.remove(key),
     }
@@ -161,23 +168,41 @@ fn persist(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
 }
 
 fn ttl(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
-    let now_ms = keys.now_ms();
-    show(keys, args, |deadline| seconds(deadline.saturating_sub(now_ms)))
+    let now = keys.now();
+    show(keys, args, |deadline| seconds(left_ms(deadline, now)))
 }
 
 fn pttl(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
-    let now_ms = keys.now_ms();
-    show(keys, args, |deadline| deadline.saturating_sub(now_ms))
+    let now = keys.now();
+    show(keys, args, |deadline| left_ms(deadline, now))
 }
 
 fn expiretime(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
     let offset_ms = keys.clock_offset_ms();
-    show(keys, args, |deadline| seconds(deadline.saturating_add_signed(offset_ms)))
+    show(keys, args, |deadline| seconds(wall_ms(deadline, offset_ms)))
 }
 
 fn pexpiretime(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
     let offset_ms = keys.clock_offset_ms();
-    show(keys, args, |deadline| deadline.saturating_add_signed(offset_ms))
+    show(keys, args, |deadline| wall_ms(deadline, offset_ms))
+}
+
+/// How long a key has left.
+fn left_ms(deadline: Deadline, now: Now) -> u64 {
+    match deadline {
+        Deadline::Never => u64::MAX,
+        Deadline::At(at) => at.saturating_sub(now.store_ms),
+        Deadline::Wall(at) => at.saturating_sub(now.wall_ms),
+    }
+}
+
+/// A deadline by the machine's clock.
+fn wall_ms(deadline: Deadline, offset_ms: i64) -> u64 {
+    match deadline {
+        Deadline::Never => u64::MAX,
+        Deadline::At(at) => at.saturating_add_signed(offset_ms),
+        Deadline::Wall(at) => at,
+    }
 }
 
 /// Milliseconds to the nearest second.
@@ -185,10 +210,10 @@ fn seconds(milliseconds: u64) -> u64 {
     milliseconds.saturating_add(500) / 1000
 }
 
-fn show(keys: &mut dyn Read, args: &Args<'_>, time: impl FnOnce(u64) -> u64) -> Outcome {
+fn show(keys: &mut dyn Read, args: &Args<'_>, time: impl FnOnce(Deadline) -> u64) -> Outcome {
     Ok(Reply::Integer(match keys.deadline(args.get(1))? {
         None => -2,
         Some(Deadline::Never) => -1,
-        Some(Deadline::At(deadline)) => i64::try_from(time(deadline)).unwrap_or(i64::MAX),
+        Some(deadline) => i64::try_from(time(deadline)).unwrap_or(i64::MAX),
     }))
 }

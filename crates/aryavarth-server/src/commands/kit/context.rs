@@ -12,11 +12,11 @@ use aryavarth::{Count, Damage, Durability, Position, Stats, Watch};
 use crate::budget::{Allowance, OutputFigures};
 use crate::clients::{ClientHandle, Clients, Pause, Shown};
 use crate::commands::kit::call::CommandCall;
-use crate::commands::kit::deadline::Now;
 use crate::commands::kit::rows::Registry;
 use crate::counters::Counters;
 use crate::limits::Limits;
 use crate::settings::ServerSettings;
+use aryavarth::Now;
 
 /// A connection as the commands know it.
 #[derive(Debug)]

@@ -1,6 +1,9 @@
 //! How a deadline is given: in seconds or milliseconds, from now on or since 1970.
+//!
+//! One that counts from now on is by the store's clock, which counts elapsed time; one that counts
+//! since 1970 is by the machine's clock, and stays right when that is set.
 
-use aryavarth::Transaction;
+use aryavarth::{Deadline, Now};
 
 use crate::commands::kit::args::parse_integer;
 use crate::commands::kit::failure::{Failure, NOT_AN_INTEGER, refused};
@@ -11,20 +14,6 @@ pub(crate) struct Unit {
     pub(crate) seconds: bool,
     /// From now on, instead of since 1970.
     pub(crate) relative: bool,
-}
-
-/// The time: by the store's clock, and by how much the machine's is ahead of that.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Now {
-    pub(crate) ms: u64,
-    pub(crate) offset_ms: i64,
-}
-
-impl Now {
-    /// The time of a transaction.
-    pub(crate) fn of(transaction: &Transaction<'_>) -> Now {
-        Now { ms: transaction.now_ms(), offset_ms: transaction.clock_offset_ms() }
-    }
 }
 
 impl Unit {
@@ -41,18 +30,28 @@ impl Unit {
     }
 
     /// The deadline that `amount` says; `command` is for the error's text.
-    pub(crate) fn deadline(self, amount: &[u8], now: Now, command: &str) -> Result<u64, Failure> {
+    pub(crate) fn deadline(
+        self,
+        amount: &[u8],
+        now: Now,
+        command: &str,
+    ) -> Result<Deadline, Failure> {
         let Some(amount) = parse_integer(amount) else { return refused(NOT_AN_INTEGER) };
         match self.milliseconds(amount, now).filter(|_| amount > 0) {
-            Some(deadline) => Ok(deadline.unsigned_abs()),
+            Some(deadline) => Ok(self.by_its_clock(deadline.unsigned_abs())),
             None => refused(format!("ERR invalid expire time in '{command}' command")),
         }
     }
 
-    /// The time in milliseconds since 1970 by the store's clock, unless it overflows.
+    /// The deadline at a time by the clock that this is about.
+    pub(crate) fn by_its_clock(self, ms: u64) -> Deadline {
+        if self.relative { Deadline::At(ms) } else { Deadline::Wall(ms) }
+    }
+
+    /// The time in milliseconds since 1970 by its clock, unless it overflows.
     pub(crate) fn milliseconds(self, amount: i64, now: Now) -> Option<i64> {
         let amount = amount.checked_mul(if self.seconds { 1000 } else { 1 })?;
-        let base = if self.relative { i64::try_from(now.ms).ok()? } else { -now.offset_ms };
+        let base = if self.relative { i64::try_from(now.store_ms).ok()? } else { 0 };
         amount.checked_add(base)
     }
 }

@@ -5,17 +5,17 @@
 //! - A [`Reader`] that must not wait fails with [`Failure::WouldBlock`], or with the engine's error of
 //!   that name, rather than wait.
 
-use aryavarth::{Count, Deadline, KeyRange, KvsEngine, Position, Stored, Transaction, Wait};
+use aryavarth::{Count, Deadline, KeyRange, KvsEngine, Now, Position, Stored, Transaction, Wait};
 
 use crate::budget::Allowance;
 use crate::commands::kit::failure::Failure;
 
 /// Keys to look at, in one space.
 pub(crate) trait Read {
-    /// The clock that deadlines are by.
-    fn now_ms(&self) -> u64;
+    /// The clocks that deadlines are by.
+    fn now(&self) -> Now;
 
-    /// By how many milliseconds the machine's clock is ahead of that.
+    /// By how many milliseconds the machine's clock is ahead of the store's.
     fn clock_offset_ms(&self) -> i64;
 
     /// Before work that takes long.
@@ -48,8 +48,8 @@ pub(crate) trait Read {
 }
 
 impl Read for Transaction<'_> {
-    fn now_ms(&self) -> u64 {
-        Transaction::now_ms(self)
+    fn now(&self) -> Now {
+        Transaction::now(self)
     }
 
     fn clock_offset_ms(&self) -> i64 {
@@ -121,8 +121,8 @@ impl<'a, E: KvsEngine> Reader<'a, E> {
 }
 
 impl<E: KvsEngine> Read for Reader<'_, E> {
-    fn now_ms(&self) -> u64 {
-        self.engine.now_ms()
+    fn now(&self) -> Now {
+        self.engine.now()
     }
 
     fn clock_offset_ms(&self) -> i64 {

@@ -3,13 +3,13 @@
 //! SET, GETEX and MSETEX share their options, which are parsed here once; options that contradict each
 //! other are a syntax error. Invariant: a condition that does not hold writes nothing.
 
-use aryavarth::{Batch, Deadline, Stored, Transaction};
+use aryavarth::{Batch, Deadline, Now, Stored, Transaction, Write};
 use aryavarth_protocol::Reply;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::commands::kit::args::Args;
 use crate::commands::kit::context::ServerContext;
-use crate::commands::kit::deadline::{Now, Unit};
+use crate::commands::kit::deadline::Unit;
 use crate::commands::kit::failure::{Failure, SYNTAX, refused, wrong_arity};
 use crate::commands::kit::spec::{Outcome, Run, Spec};
 
@@ -222,7 +222,7 @@ impl<'a> Options<'a> {
     }
 
     /// The deadline, if one is given.
-    fn deadline(&self, now: Now, command: &str) -> Result<Option<u64>, Failure> {
+    fn deadline(&self, now: Now, command: &str) -> Result<Option<Deadline>, Failure> {
         match self.expiry {
             Expiry::Given { unit, amount } => unit.deadline(amount, now, command).map(Some),
             _ => Ok(None),
@@ -240,8 +240,9 @@ fn blind_set(args: &Args<'_>, server: &dyn ServerContext) -> Option<Batch> {
     if options.condition.is_some() || options.get || options.expiry == Expiry::Keep {
         return None;
     }
-    let deadline = options.deadline(server.now(), "set").ok()??;
-    Some(batch.set_until(args.get(1), args.get(2), deadline))
+    let expires_at = options.deadline(server.now(), "set").ok()??.word();
+    let (key, value) = (args.get(1).to_vec(), args.get(2).to_vec());
+    Some(Batch::from_iter([Write::Set { key, value, expires_at }]))
 }
 
 /// MSET.
@@ -262,12 +263,13 @@ fn set(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
         return Ok(Reply::OK);
     }
     let options = Options::parse(args, 3, Takes::Set)?;
-    let mut expires_at = options.deadline(Now::of(transaction), "set")?;
+    let given = options.deadline(transaction.now(), "set")?;
+    let mut expires_at = given.and_then(Deadline::word);
     let wants_value = options.get || options.condition.is_some_and(Condition::wants_value);
     // Whether there is a key, and its deadline, is known without a disk.
     let old = match transaction.deadline(key)? {
         Some(_) if wants_value => transaction.find(key)?,
-        deadline => deadline.map(|it| Stored { value: Vec::new(), expires_at: it.at() }),
+        deadline => deadline.map(|it| Stored { value: Vec::new(), expires_at: it.word() }),
     };
     let held = old.as_ref().map(|old| old.value.as_slice());
     let holds = options.condition.is_none_or(|condition| condition.holds(held));
@@ -306,8 +308,8 @@ fn set_for(
     unit: Unit,
     command: &str,
 ) -> Outcome {
-    let deadline = unit.deadline(args.get(2), Now::of(transaction), command)?;
-    let stored = Stored { value: args.get(3).to_vec(), expires_at: Some(deadline) };
+    let deadline = unit.deadline(args.get(2), transaction.now(), command)?;
+    let stored = Stored { value: args.get(3).to_vec(), expires_at: deadline.word() };
     transaction.store(args.get(1), stored);
     Ok(Reply::OK)
 }
@@ -323,7 +325,9 @@ fn getex(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     let options = Options::parse(args, 2, Takes::GetEx)?;
     let Some(stored) = transaction.find(key)? else { return Ok(Reply::Null) };
     let changed = match options.expiry {
-        Expiry::Given { .. } => options.deadline(Now::of(transaction), "getex")?,
+        Expiry::Given { .. } => {
+            options.deadline(transaction.now(), "getex")?.and_then(Deadline::word)
+        }
         Expiry::Persist => None,
         Expiry::Unsaid | Expiry::Keep => stored.expires_at,
     };
@@ -367,7 +371,7 @@ fn msetex(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     }
     let end = 2 + 2 * count;
     let options = Options::parse(args, end, Takes::MSetEx)?;
-    let given = options.deadline(Now::of(transaction), "msetex")?;
+    let given = options.deadline(transaction.now(), "msetex")?.and_then(Deadline::word);
     // The condition is asked of the keys as they are before any of them is set.
     let mut deadlines = Vec::with_capacity(count);
     for place in (2..end).step_by(2) {
@@ -377,7 +381,7 @@ fn msetex(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
             return Ok(Reply::Integer(0));
         }
         deadlines.push(match options.expiry {
-            Expiry::Keep => deadline.and_then(Deadline::at),
+            Expiry::Keep => deadline.and_then(Deadline::word),
             _ => given,
         });
     }

@@ -10,11 +10,11 @@ use aryavarth::{Count, Damage, Durability, KvsEngine, MemoryEngine, Stats};
 use crate::budget::OutputFigures;
 use crate::clients::Clients;
 use crate::commands::ServerContext;
-use crate::commands::kit::deadline::Now;
 use crate::commands::registry::registry;
 use crate::counters::Counters;
 use crate::limits::Limits;
 use crate::settings::ServerSettings;
+use aryavarth::Now;
 
 /// The address that it says it listens on.
 const LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 4000);
@@ -64,7 +64,7 @@ impl ServerContext for FakeServer {
     }
 
     fn now(&self) -> Now {
-        Now { ms: self.engine.now_ms(), offset_ms: self.engine.clock_offset_ms() }
+        self.engine.now()
     }
 
     fn compact(&self) -> bool {
