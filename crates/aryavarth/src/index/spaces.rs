@@ -6,7 +6,7 @@
 //!                  |
 //!        generation, since, list cell --> list of keys (made with the first key)
 //!                                ^
-//! generation ------------------- +     skip list
+//! generation ------------------- +     skip list, and 16 places in front of it for those in hand
 //! ```
 //!
 //! A space has a *generation*, a list of keys with a number that is never given twice (table.rs). At
@@ -21,6 +21,8 @@
 //! - A generation that a space has by a slot is among the generations, with the same cell: it gets
 //!   there before the first slot names it, and leaves after the last. So compaction never takes the
 //!   records of a space for dead while the space moves.
+//! - A generation that has a place in front of the map is in the map: it gets there later, and leaves
+//!   earlier.
 //! - Neither map ever gets a key that it holds: `SkipMap::insert` would let it vanish for a moment.
 //! - An answer about a space depends on the record that gave it its generation, be it a value or an
 //!   absence: see [`SpaceState::since`].
@@ -28,7 +30,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam_skiplist::SkipMap;
 
 use super::list::KeyList;
@@ -37,6 +39,8 @@ use crate::sync::{Arc, OnceLock};
 
 /// Spaces that have a slot from the start.
 const LOW_SPACES: u32 = 16;
+/// Places in front of the map of generations; one write looks for its generation several times.
+const HOT_PLACES: u64 = 16;
 
 /// The generation of a space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,11 +84,20 @@ struct Held {
     list: Arc<ListCell>,
 }
 
+/// A generation and its cell, as they are in the map.
+struct Hot {
+    generation: u64,
+    list: Arc<ListCell>,
+}
+
 /// All spaces and generations.
 pub(super) struct Spaces {
     low: Vec<ArcSwap<Held>>,
     high: SkipMap<u32, ArcSwap<Held>>,
     generations: SkipMap<u64, Arc<ListCell>>,
+    /// At the remainder of its number the first generation that was written to. Others with the same
+    /// remainder are found in the map, so that writes to many spaces in turn replace nothing here.
+    hot: Vec<ArcSwapOption<Hot>>,
 }
 
 impl fmt::Debug for Spaces {
@@ -97,7 +110,8 @@ impl Spaces {
     /// Spaces without keys.
     pub(super) fn of_table(table: &SpaceTable) -> Spaces {
         let (high, generations) = (SkipMap::new(), SkipMap::new());
-        let mut spaces = Spaces { low: Vec::new(), high, generations };
+        let hot = (0..HOT_PLACES).map(|_| ArcSwapOption::empty()).collect();
+        let mut spaces = Spaces { low: Vec::new(), high, generations, hot };
         spaces.cell(TABLE_GENERATION);
         for space in 0..LOW_SPACES {
             let held = spaces.held(table.generation(space), 0);
@@ -138,6 +152,11 @@ impl Spaces {
         generation: u64,
         look: impl FnOnce(Option<&KeyList>) -> R,
     ) -> R {
+        if let Some(hot) = &*self.place(generation).load()
+            && hot.generation == generation
+        {
+            return look(hot.list.get());
+        }
         let cell = self.generations.get(&generation);
         look(cell.as_ref().and_then(|cell| cell.value().get()))
     }
@@ -158,14 +177,27 @@ impl Spaces {
 
     /// Whether records of a generation count.
     pub(super) fn is_in_use(&self, generation: u64) -> bool {
+        let hot = self.place(generation).load();
+        if hot.as_ref().is_some_and(|hot| hot.generation == generation) {
+            return true;
+        }
         let is_first = |space| self.state_of(space).generation == generation;
         self.generations.contains_key(&generation) || u32::try_from(generation).is_ok_and(is_first)
     }
 
     /// The cell of a generation that a space has. For the writer only.
     pub(super) fn cell_of(&self, generation: u64) -> Arc<ListCell> {
+        let place = self.place(generation);
+        let hot = place.load();
+        if let Some(hot) = hot.as_ref().filter(|hot| hot.generation == generation) {
+            return Arc::clone(&hot.list);
+        }
         if let Some(cell) = self.generations.get(&generation) {
-            return Arc::clone(cell.value());
+            let list = Arc::clone(cell.value());
+            if hot.is_none() {
+                place.store(Some(Arc::new(Hot { generation, list: Arc::clone(&list) })));
+            }
+            return list;
         }
         let cell = self.cell(generation);
         // The generation of a space's own number: now the space has a slot.
@@ -189,10 +221,19 @@ impl Spaces {
         }
         let dead = old.into_iter().filter(|generation| !given.contains(generation));
         let removed = dead.filter_map(|generation| {
+            let place = self.place(generation);
+            if place.load().as_ref().is_some_and(|hot| hot.generation == generation) {
+                place.store(None);
+            }
             let cell = self.generations.remove(&generation)?;
             Some((generation, Arc::clone(cell.value())))
         });
         removed.collect()
+    }
+
+    /// The place of a generation in front of the map, which it may have or another one.
+    fn place(&self, generation: u64) -> &ArcSwapOption<Hot> {
+        &self.hot[(generation % HOT_PLACES) as usize]
     }
 
     /// The cell of a generation, made if it is not there.
@@ -251,6 +292,30 @@ mod tests {
             assert_eq!(dropped(&spaces, &[(space, new + 2 * own)]), [new + own]);
             assert!(!spaces.is_in_use(new + own) && spaces.is_in_use(TABLE_GENERATION));
         }
+    }
+
+    #[test]
+    fn a_generation_is_found_by_its_place_as_in_the_map() {
+        let spaces = Spaces::of_table(&SpaceTable::default());
+        // 3 and 19 meet in one place; the first of them that is written to has it.
+        let cells = [3, 19].map(|generation| {
+            let cell = spaces.cell_of(generation);
+            assert!(Arc::ptr_eq(&cell, &spaces.cell_of(generation)));
+            cell
+        });
+        assert!(!Arc::ptr_eq(&cells[0], &cells[1]));
+        let hot = || spaces.place(3).load().as_ref().map(|hot| hot.generation);
+        assert_eq!(hot(), Some(3));
+        let new = (1 << 32) + 3;
+        assert_eq!(dropped(&spaces, &[(3, new)]), [3]);
+        assert_eq!(hot(), None, "no space has it");
+        assert!(!spaces.is_in_use(3));
+        let cell = spaces.cell_of(new);
+        assert!(!Arc::ptr_eq(&cell, &cells[0]));
+        assert_eq!(hot(), Some(new));
+        assert!(spaces.is_in_use(new) && spaces.is_in_use(19));
+        assert_eq!(dropped(&spaces, &[(3, new + 1)]), [new]);
+        assert!(!spaces.is_in_use(new));
     }
 
     #[test]
