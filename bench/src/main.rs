@@ -23,6 +23,7 @@ mod redis;
 mod redis_server;
 mod report;
 mod resp;
+mod rows;
 mod serve;
 mod server;
 mod slice;
@@ -58,6 +59,8 @@ usage: aryavarth-bench COMMAND [OPTIONS]
       --keys 10000 --seconds 0.2 --rounds 1
   report [--in FILE] [--out FILE]
       draws the lines of other commands (default: standard input) into one page of charts
+  rows [--in FILE]
+      the rows of docs/article.md from the lines of other commands (default: standard input)
   idle --addr ADDR [--protocol json|redis] [--pid PID] [--connections N] [--busy N]
        [--seconds N] [--rounds N]
       the rate of busy connections to a running server, with and without idle ones beside them;
@@ -95,6 +98,7 @@ fn run() -> Outcome {
         "pools" => pools::run(&mut args),
         "redis" => redis::run(&mut args),
         "report" => report::run(&mut args),
+        "rows" => rows::run(&mut args),
         "server" => server::run(&mut args),
         "space" => space::run(&mut args),
         "verify" => verify::run(&mut args),
