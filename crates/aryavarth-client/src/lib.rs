@@ -6,6 +6,9 @@
 mod async_client;
 mod client;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod pipeline;
 mod redis_client;
 mod value;
