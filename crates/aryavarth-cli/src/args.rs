@@ -54,6 +54,7 @@ pub(crate) struct At {
 
     /// The database, from 0
     #[arg(long, value_name = "N", default_value = "0", value_parser = size::parse_database)]
+    #[arg(allow_negative_numbers = true)]
     #[arg(env = "ARYAVARTH_DB", hide_env_values = true)]
     pub(crate) db: u32,
 }
@@ -63,9 +64,11 @@ pub(crate) struct At {
 pub(crate) struct SetOptions {
     /// Remove the key again after this many seconds
     #[arg(long, value_name = "SECONDS", conflicts_with = "px", value_parser = size::parse_positive)]
+    #[arg(allow_negative_numbers = true)]
     pub(crate) ex: Option<u64>,
     /// Remove the key again after this many milliseconds
     #[arg(long, value_name = "MS", value_parser = size::parse_positive)]
+    #[arg(allow_negative_numbers = true)]
     pub(crate) px: Option<u64>,
     /// Set the key only if it does not exist; exit code 1 if it does
     #[arg(long, conflicts_with = "xx")]
@@ -140,6 +143,7 @@ pub(crate) enum Command {
         prefix: OsString,
         /// The most keys to print; all if left out
         #[arg(long, value_name = "N", value_parser = size::parse_positive)]
+        #[arg(allow_negative_numbers = true)]
         limit: Option<u64>,
         #[command(flatten)]
         at: At,
@@ -180,6 +184,7 @@ pub(crate) enum Command {
         prefix: OsString,
         /// The only database to print; all if left out
         #[arg(long, value_name = "N", value_parser = size::parse_database)]
+        #[arg(allow_negative_numbers = true)]
         db: Option<u32>,
         #[command(flatten)]
         to: To,
@@ -188,15 +193,16 @@ pub(crate) enum Command {
     /// Set keys from the lines of an export on standard input, in the databases that they name
     ///
     /// A key that has the line's value and deadline already is skipped, so an import that was cut
-    /// short can be run again. A line whose deadline has passed is skipped, too. Keys that no line
-    /// names stay.
+    /// short can be run again. A line whose deadline has passed removes its key, as the deadline would
+    /// have done; with --keep it is skipped. Keys that no line names stay.
     #[command(after_help = "Examples:\n  aryavarth import < all.jsonl\n  \
                             aryavarth export | aryavarth import --keep --addr 127.0.0.1:5000")]
     Import {
         /// Leave a key that exists as it is
         #[arg(long, conflicts_with = "overwrite")]
         keep: bool,
-        /// Give a key that exists the line's value and deadline; so it is without a flag
+        /// Give a key that exists the line's value and deadline, or remove it if the deadline has
+        /// passed; so it is without a flag
         #[arg(long)]
         overwrite: bool,
         #[command(flatten)]
@@ -307,6 +313,7 @@ pub(crate) struct ServerOptions {
     /// Refuse writes that take memory when the process has this much, such as 100mb; 0 is no limit.
     /// No key is ever thrown out to make room
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = size::parse)]
+    #[arg(allow_negative_numbers = true)]
     #[arg(env = "ARYAVARTH_MEMORY_MAX", hide_env_values = true)]
     pub(crate) memory_max: u64,
 

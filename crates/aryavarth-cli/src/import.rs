@@ -3,6 +3,9 @@
 //! Each line is one entry. With `--overwrite` an entry that the server has already is skipped, and a
 //! key with another value or deadline gets the line's; with `--keep` a key that exists stays as it
 //! is. So an import that was cut short is simply run again.
+//!
+//! Invariant: after an import with `--overwrite` each key that a line names is as the export had it, and
+//! gone if its deadline has passed meanwhile.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -40,6 +43,8 @@ struct Imported {
     kept: u64,
     /// Entries whose deadline has passed.
     expired: u64,
+    /// Keys that such an entry removed.
+    removed: u64,
 }
 
 /// Sets the entries that come as lines on standard input.
@@ -107,7 +112,7 @@ fn input_bytes() -> Option<u64> {
 
 impl Imported {
     fn text(&self, keep: bool) -> String {
-        let Imported { set, equal, kept, expired } = self;
+        let Imported { set, equal, kept, expired, removed } = self;
         let mut text = if keep {
             format!("{set} set, {kept} kept")
         } else {
@@ -115,6 +120,9 @@ impl Imported {
         };
         if *expired > 0 {
             let _ = write!(text, ", {expired} expired");
+        }
+        if *removed > 0 {
+            let _ = write!(text, ", {removed} of them removed");
         }
         text
     }
@@ -144,7 +152,7 @@ impl Import {
             selected.map_err(|error| stopped(number, &error.to_string()))?;
             self.db = entry.db;
         }
-        if entry.deadline_ms.is_some_and(|deadline| deadline <= unix_ms()) {
+        if self.keep && has_expired(&entry) {
             self.done.expired += 1;
             return Ok(());
         }
@@ -170,7 +178,11 @@ impl Import {
         }
         let mut commands = Commands::new();
         for (_, entry) in &batch {
-            push_set(entry, self.keep, &mut commands);
+            if has_expired(entry) {
+                commands.push(&[b"DEL", &*entry.key]);
+            } else {
+                push_set(entry, self.keep, &mut commands);
+            }
         }
         let replies = self.client.pipeline(&commands);
         let replies = replies.map_err(|error| stopped(first, &error.to_string()))?;
@@ -178,6 +190,10 @@ impl Import {
             match reply {
                 Value::Null => self.done.kept += 1,
                 Value::Error(text) => return Err(stopped(*number, &text)),
+                Value::Integer(removed) => {
+                    self.done.expired += 1;
+                    self.done.removed += u64::from(removed == 1);
+                }
                 _ => self.done.set += 1,
             }
         }
@@ -204,6 +220,11 @@ impl Import {
         })?;
         Ok(equal)
     }
+}
+
+/// Whether the deadline of an entry has passed.
+fn has_expired(entry: &Entry) -> bool {
+    entry.deadline_ms.is_some_and(|deadline| deadline <= unix_ms())
 }
 
 fn push_set(entry: &Entry, keep: bool, commands: &mut Commands) {

@@ -304,10 +304,23 @@ fn an_import_keeps_or_overwrites_as_it_is_told() {
     assert_eq!(export(), second);
     // The deadline is a part of the entry, and one that has passed is no entry.
     let deadline = "{\"key\":\"a\",\"value\":\"2\",\"deadline_ms\":4102444800123}\n";
-    assert_eq!(import(&["--json"], deadline), "{\"set\":1,\"equal\":0,\"kept\":0,\"expired\":0}\n");
+    assert_eq!(
+        import(&["--json"], deadline),
+        "{\"set\":1,\"equal\":0,\"kept\":0,\"expired\":0,\"removed\":0}\n"
+    );
     let passed = "{\"key\":\"c\",\"value\":\"2\",\"deadline_ms\":1}\n";
     assert_eq!(import(&[], passed), "0 set, 0 equal already, 1 expired\n");
     assert!(export().starts_with(deadline) && !export().contains("\"c\""));
+    // A key that is there goes as the deadline would have taken it, in the order of the lines.
+    let passed = "{\"key\":\"a\",\"value\":\"2\",\"deadline_ms\":1}\n";
+    assert_eq!(import(&["--keep"], passed), "0 set, 0 kept, 1 expired\n");
+    assert!(export().starts_with(deadline));
+    assert_eq!(import(&[], passed), "0 set, 0 equal already, 1 expired, 1 of them removed\n");
+    assert_eq!(import(&[], passed), "0 set, 0 equal already, 1 expired\n");
+    assert!(!export().contains("\"a\""));
+    let both = format!("{passed}{first}{passed}{first}");
+    assert_eq!(import(&[], &both), "2 set, 0 equal already, 2 expired, 1 of them removed\n");
+    assert!(export().starts_with(first));
 }
 
 #[test]
