@@ -69,7 +69,7 @@ pub(crate) fn read(line: &[u8]) -> Result<Entry, String> {
     if line.trim_ascii_start().first() != Some(&b'{') {
         return Err("a line is a JSON object".to_owned());
     }
-    let line: Line<'_> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let line: Line<'_> = serde_json::from_slice(line).map_err(|error| reason(&error))?;
     let bytes =
         |name: &str, text: Option<Cow<'_, str>>, base64: Option<String>| match (text, base64) {
             (Some(text), None) => Ok(text.into_owned().into_bytes()),
@@ -88,6 +88,15 @@ pub(crate) fn read(line: &[u8]) -> Result<Entry, String> {
         deadline_ms: line.deadline_ms,
         db: line.db,
     })
+}
+
+/// An error of JSON by its column: the number of the line is the caller's to say.
+fn reason(error: &serde_json::Error) -> String {
+    let (text, place) = (error.to_string(), format!(" at line {} column ", error.line()));
+    match text.rsplit_once(&place) {
+        Some((reason, column)) => format!("{reason} at byte {column} of the line"),
+        None => text,
+    }
 }
 
 /// Bytes as text, or else as base64.

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::args::To;
 use crate::connect::connect;
-use crate::output::{Failure, Output};
+use crate::output::{Failure, Output, read_or_not};
 
 /// The figures of INFO by their names.
 pub(crate) type Figures = BTreeMap<String, String>;
@@ -83,7 +83,7 @@ pub(crate) fn status(to: &To, output: &Output) -> Result<(), Failure> {
         return Err(ClientError::Protocol(name.to_owned()).into());
     }
     let status = Status::of(&to.addr, &figures);
-    output.line(&status.text(), &status)?;
+    read_or_not(output.line(&status.text(), &status))?;
     if status.healthy {
         return Ok(());
     }

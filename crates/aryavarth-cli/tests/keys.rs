@@ -117,9 +117,16 @@ fn a_password_opens_every_command() {
         &["export"],
         &["rm", "k"],
     ];
-    for args in all {
-        let Did { code, stderr, .. } = server.run(args);
+    // An import is refused before it reads a line.
+    let import: &[&str] = &["import"];
+    for args in all.iter().chain([&import]) {
+        let Did { code, stdout, stderr } = server.run(args);
         assert!(code == 2 && stderr.contains("asks for a password"), "{args:?}: {stderr}");
+        assert_eq!((stdout.as_str(), stderr.lines().count()), ("", 1), "{args:?}");
+        let wrong = server.command(args).env("ARYAVARTH_PASSWORD", "no").output().unwrap();
+        let Did { code, stdout, stderr } = wrong.into();
+        assert!(code == 2 && stderr.contains("WRONGPASS"), "{args:?}: {stderr}");
+        assert_eq!((stdout.as_str(), stderr.lines().count()), ("", 1), "{args:?}");
     }
     for args in all {
         let Did { code, stderr, .. } = server.run(&[*args, &["--password-file", file]].concat());
