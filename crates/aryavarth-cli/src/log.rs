@@ -280,7 +280,7 @@ mod tests {
         let written = said.lines().filter(|line| line.contains("one number=")).count() as u64;
         let dropped = said
             .lines()
-            .filter_map(|line| line.split_once("dropped lines=")?.1.parse::<u64>().ok());
+            .filter_map(|line| line.split_once("log lines dropped lines=")?.1.parse::<u64>().ok());
         let dropped: u64 = dropped.sum();
         assert!(dropped > 0, "{written} were written");
         assert_eq!(written + dropped, LINES);

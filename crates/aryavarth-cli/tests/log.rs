@@ -13,7 +13,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::Value;
 use support::{PATIENCE, Server, data, program, run_briefly};
 
@@ -311,6 +311,98 @@ fn a_sync_that_takes_a_second_is_told() {
     server.signal(Signal::KILL);
     server.wait();
     writer.join().unwrap();
+}
+
+/// Too few descriptors: the clients that are there go on, and each of the others is tried again.
+#[test]
+fn connections_that_the_system_cannot_hand_over_are_counted() {
+    let (_dir, data) = data();
+    let mut server = start(&data, &[]);
+    let mut served = send(&server.addr, "PING\r\n");
+    served.read_exact(&mut [0; 7]).unwrap();
+    let pid = pid_of(&server);
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let few = Rlimit { current: Some(3), maximum };
+    let before = prlimit(Some(pid), Resource::Nofile, few).unwrap();
+    let waiting = send(&server.addr, "PING\r\n");
+    let line = next(&mut server, "accept failed");
+    assert_eq!(line["level"], "WARN");
+    assert!(line["count"].as_u64().unwrap() >= 1, "{line}");
+    assert!(line["reason"].as_str().unwrap().contains("open files"), "{line}");
+    served.write_all(b"PING\r\n").unwrap();
+    served.read_exact(&mut [0; 7]).unwrap();
+    prlimit(Some(pid), Resource::Nofile, before).unwrap();
+    assert_eq!(BufReader::new(waiting).lines().next().unwrap().unwrap(), "+PONG");
+}
+
+#[test]
+fn work_that_outlasts_the_stop_is_a_line_that_says_it_is_safe() {
+    let (_dir, data) = data();
+    let mut server = start(&data, &[]);
+    let side = "ab".repeat(2_000);
+    let mut stream = send(&server.addr, "");
+    for text in [format!("SET a {side}\r\n"), format!("SET b {side}\r\n")] {
+        stream.write_all(text.as_bytes()).unwrap();
+        stream.read_exact(&mut [0; 5]).unwrap();
+    }
+    // One job of the pool, and a minute of work.
+    stream.write_all(b"MULTI\r\n").unwrap();
+    stream.read_exact(&mut [0; 5]).unwrap();
+    for _ in 0..5_000 {
+        stream.write_all(b"LCS a b LEN\r\n").unwrap();
+        stream.read_exact(&mut [0; 9]).unwrap();
+    }
+    stream.write_all(b"EXEC\r\n").unwrap();
+    server.signal(Signal::TERM);
+    let line = next(&mut server, "stopped while work was running");
+    assert_eq!(
+        (&line["level"], &line["safe"]),
+        (&"WARN".into(), &"nothing acknowledged is lost".into())
+    );
+    assert_eq!(server.wait().1, Some(0));
+}
+
+#[test]
+fn a_service_manager_that_is_not_there_is_a_line() {
+    let (_dir, data) = data();
+    let mut command = program();
+    command
+        .args(["server", "--listen", "127.0.0.1:0", "--log-format", "json", "--data"])
+        .arg(&data);
+    command.env("NOTIFY_SOCKET", "/no/such/socket");
+    let mut server = Server::spawn(&mut command);
+    let line = next(&mut server, "service manager not told");
+    assert_eq!((&line["level"], &line["state"]), (&"WARN".into(), &"READY=1".into()));
+    assert!(line["reason"].is_string(), "{line}");
+}
+
+/// Lines that no test here can bring about from outside are shown where they are written.
+#[test]
+fn every_line_of_the_page_is_in_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = fs::read_to_string(root.join("docs/log.md")).unwrap();
+    let rows = page.lines().skip_while(|line| !line.starts_with("| line | level |")).skip(2);
+    let rows = rows.take_while(|line| line.starts_with("| `"));
+    let names: Vec<&str> = rows.map(|line| line.split('`').nth(1).unwrap()).collect();
+    assert!(names.len() > 20, "{names:?}");
+    let tests_of = |path: &str| {
+        let text = fs::read_to_string(root.join(path)).unwrap();
+        text.split_once("mod tests {").map(|(_, tests)| tests.to_owned()).unwrap_or_default()
+    };
+    let within = fs::read_to_string(root.join("crates/aryavarth-cli/tests/log.rs")).unwrap();
+    let beside = ["crates/aryavarth-server/src/log.rs", "crates/aryavarth-cli/src/log.rs"];
+    let beside = beside.map(tests_of).concat();
+    for name in names {
+        // Where the line is awaited by its name, or written out with its level.
+        let is_awaited = within.contains(&format!("\"{name}\""));
+        let is_shown = ["ERROR", "WARN", "INFO"]
+            .iter()
+            .any(|level| beside.contains(&format!("{level} {name}")));
+        assert!(
+            is_awaited || is_shown || beside.contains(&format!("{name} ")),
+            "no test for `{name}`"
+        );
+    }
 }
 
 #[test]
