@@ -159,6 +159,61 @@ fn a_server_that_cannot_start_says_why_and_changes_nothing() {
     assert_eq!(run_briefly(&["server", "--threads", "0"]).code, 2);
 }
 
+/// A figure of INFO, as the command prints it.
+#[cfg(feature = "sled")]
+fn figure(server: &Server, name: &str) -> String {
+    let info = server.run(&["info"]).stdout;
+    let found = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    found.unwrap_or_else(|| panic!("no {name} in {info}")).to_owned()
+}
+
+/// Sends a command of the Redis protocol, and reads its reply of one line when it is asked for.
+#[cfg(feature = "sled")]
+fn ask(server: &Server, command: &str) -> impl FnOnce() -> String + use<> {
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    stream.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+    move || BufReader::new(stream).lines().next().unwrap().unwrap()
+}
+
+/// The pause holds each engine's sweep by a way of its own.
+#[cfg(feature = "sled")]
+#[test]
+fn a_pause_holds_writes_and_the_sweep_on_the_other_engine_too() {
+    let (_dir, data) = data();
+    let server = Server::start_with(&data, &["--engine", "sled"]);
+    let wait_for = |wanted: &str, name: &str, value: &str| {
+        let start = Instant::now();
+        while figure(&server, name) != value {
+            assert!(start.elapsed() < support::PATIENCE, "never: {wanted}");
+        }
+    };
+    assert_eq!(ask(&server, "SET kept v")(), "+OK");
+    assert_eq!(ask(&server, "CLIENT PAUSE 600000 WRITE")(), "+OK");
+    let held = ask(&server, "SET kept w");
+    wait_for("a write waits", "blocked_clients", "1");
+    assert_eq!(server.run(&["get", "kept"]), did(0, "v\n", ""));
+    assert_eq!(ask(&server, "CLIENT UNPAUSE")(), "+OK");
+    assert_eq!(held(), "+OK");
+    assert_eq!(server.run(&["get", "kept"]), did(0, "w\n", ""));
+
+    // A key that expires meanwhile is gone for readers and stays in the store.
+    assert_eq!(ask(&server, "SET soon v PX 2000")(), "+OK");
+    assert_eq!(ask(&server, "CLIENT PAUSE 600000 WRITE")(), "+OK");
+    let expired = figure(&server, "expired_keys");
+    if server.run(&["get", "soon"]).code == 0 {
+        assert_eq!(expired, "0");
+        let start = Instant::now();
+        while server.run(&["get", "soon"]).code == 0 {
+            assert!(start.elapsed() < support::PATIENCE);
+        }
+        thread::sleep(Duration::from_millis(1500));
+        assert_eq!(figure(&server, "expired_keys"), "0");
+    }
+    assert_eq!(ask(&server, "CLIENT UNPAUSE")(), "+OK");
+    wait_for("the sweep goes on", "expired_keys", "1");
+}
+
 #[cfg(feature = "sled")]
 #[test]
 fn a_directory_of_the_other_engine_is_refused_with_the_remedy() {

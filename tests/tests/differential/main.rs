@@ -14,6 +14,7 @@ mod differences;
 mod expiry;
 mod generator;
 mod pair;
+mod settings;
 mod shrink;
 mod vocabulary;
 

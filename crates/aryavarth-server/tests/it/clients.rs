@@ -101,6 +101,43 @@ fn a_pause_holds_the_sweep_and_begins_when_its_transaction_has_ended() {
     eventually("the sweep goes on", || figure(&mut one, "stats", "expired_keys") == "1");
 }
 
+/// The age in seconds of the client with a name.
+fn age(client: &mut Client, name: &str) -> u64 {
+    let list = bulk(client, "CLIENT LIST");
+    let line = list.lines().find(|line| line.contains(&format!(" name={name} "))).unwrap();
+    let age = line.split(' ').find_map(|field| field.strip_prefix("age=")).unwrap();
+    age.parse().unwrap()
+}
+
+#[test]
+fn clients_are_killed_by_their_age_and_younger_ones_and_oneself_are_not() {
+    let (server, _) = obedient();
+    let (mut old, mut asker) = (server.client(), server.client());
+    for (client, name) in [(&mut old, "old"), (&mut asker, "asker")] {
+        assert_eq!(say(client, &format!("CLIENT SETNAME {name}")), "+OK");
+    }
+    eventually("both are old", || age(&mut asker, "old") >= 4 && age(&mut asker, "asker") >= 4);
+    let mut young = server.client();
+    assert_eq!(say(&mut young, "PING"), "+PONG");
+    for none in ["MAXAGE 1000", "MAXAGE 4 TYPE pubsub", "MAXAGE 4 ID 1000"] {
+        assert_eq!(say(&mut asker, &format!("CLIENT KILL {none}")), ":0", "{none}");
+    }
+    assert_eq!(say(&mut asker, "CLIENT KILL MAXAGE 4"), ":1");
+    assert_eq!(old.rest(), "");
+    assert_eq!(say(&mut young, "PING"), "+PONG");
+    // With oneself, which still hears the reply.
+    assert_eq!(say(&mut asker, "CLIENT KILL MAXAGE 4 SKIPME no"), ":1");
+    assert_eq!(asker.rest(), "");
+    assert_eq!(say(&mut young, "PING"), "+PONG");
+    for (wrong, says) in [
+        ("0", "maxage should be greater than 0"),
+        ("-1", "maxage should be greater than 0"),
+        ("soon", "maxage is not an integer or out of range"),
+    ] {
+        assert_eq!(say(&mut young, &format!("CLIENT KILL MAXAGE {wrong}")), format!("-ERR {says}"));
+    }
+}
+
 #[test]
 fn the_client_list_counts_bytes_and_commands() {
     let (server, _) = obedient();

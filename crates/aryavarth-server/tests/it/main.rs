@@ -6,6 +6,7 @@ mod durability;
 mod framing;
 mod isolation;
 mod limits;
+mod neighbours;
 mod output;
 mod pools;
 mod promises;
