@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crossbeam_skiplist::SkipMap;
 
 use super::layout::{MADE_FROM, RESERVED, generation_of};
+use crate::deadline::FAR_MS;
 use crate::engine::{Count, Deadline};
 use crate::error::{KvsError, Result};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -178,6 +179,8 @@ impl Tally {
 
     /// Keys that have expired by `now_ms`, at most `limit`, with their deadlines.
     pub(super) fn expired(&self, now_ms: u64, limit: usize) -> Vec<(u64, Vec<u8>)> {
+        // The last time never comes.
+        let now_ms = now_ms.min(FAR_MS - 1);
         let expired = self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now_ms);
         let live = expired.filter(|(_, place)| self.counts.contains_key(&generation_of(place)));
         live.take(limit).cloned().collect()

@@ -14,7 +14,7 @@ use super::files::failed;
 use super::layout::{Found, place};
 use super::store::Store;
 use super::write::{Change, Effect};
-use crate::engine::KeyRange;
+use crate::engine::{Deadline, KeyRange};
 use crate::error::Result;
 use crate::sync::{Ordering, lock};
 
@@ -78,7 +78,8 @@ impl Store {
         let is_last = self.walk(Some(generation), &KeyRange::all(), |key, found: Found<'_>| {
             let place = place(generation, key);
             batch.remove(place.as_slice());
-            deadlines.extend(found.expires_at.map(|deadline| (deadline, place)));
+            let deadline = Deadline::from(found.expires_at).at();
+            deadlines.extend(deadline.map(|deadline| (deadline, place)));
             keys += 1;
             keys < STEP_KEYS
         })?;
