@@ -20,5 +20,5 @@ mod sniff;
 pub use event::Event;
 pub use limits::Limits;
 pub use message::{KEY_NOT_FOUND, Request, Response};
-pub use resp::{Command, Reply};
+pub use resp::{Command, Push, Reply, Tail};
 pub use session::Session;

@@ -12,7 +12,7 @@
 //! - Bytes leave in the order of the replies; a reply that waits holds back all behind it.
 //! - A reply moves to `ready` only when [`Output::release`] reached its ticket, and is then whole.
 //! - A reply whose ticket can never be called is replaced, not dropped: every request is answered
-//!   exactly once.
+//!   exactly once. A message that answers no request is dropped.
 //! - A short reply costs no allocation of its own, whether it waits or not; a large value is not
 //!   copied, and is freed when its last byte has left.
 
@@ -25,6 +25,8 @@ use crate::parts::Parts;
 struct Waiting {
     bytes: usize,
     ticket: u64,
+    /// Whether it answers a request: a message that the client did not ask for does not.
+    is_answer: bool,
 }
 
 /// The replies of one session.
@@ -53,13 +55,23 @@ impl Output {
 
     /// The same for a reply that is written in parts.
     pub(crate) fn push_parts(&mut self, ticket: u64, encode: impl FnOnce(&mut Parts)) {
+        self.push_as(true, ticket, encode);
+    }
+
+    /// The same for a message that answers no request.
+    pub(crate) fn push_message(&mut self, ticket: u64, encode: impl FnOnce(&mut Parts)) {
+        self.push_as(false, ticket, encode);
+    }
+
+    fn push_as(&mut self, is_answer: bool, ticket: u64, encode: impl FnOnce(&mut Parts)) {
         if self.waiting.is_empty() && ticket <= self.called {
             encode(&mut self.ready);
             return;
         }
         let before = self.held.bytes();
         encode(&mut self.held);
-        self.waiting.push_back(Waiting { bytes: self.held.bytes() - before, ticket });
+        let bytes = self.held.bytes() - before;
+        self.waiting.push_back(Waiting { bytes, ticket, is_answer });
     }
 
     /// The ticket that the first waiting reply waits for.
@@ -78,12 +90,12 @@ impl Output {
         self.held.move_to(&mut self.ready, bytes);
     }
 
-    /// Lets the first waiting reply go as an error, whose bytes `encode` appends.
+    /// Lets the first waiting reply go as an error, whose bytes `encode` appends; a message is dropped.
     pub(crate) fn fail(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
         if let Some(reply) = self.waiting.pop_front() {
             self.held.advance(reply.bytes);
             // A client that asked for no reply would take it for the answer to something else.
-            if reply.bytes > 0 {
+            if reply.bytes > 0 && reply.is_answer {
                 self.ready.write(encode);
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! One growing buffer would keep a large reply whole until its last byte has left, and would copy it
 //! once per move. Short replies share a part; a large value is a part of its own, which moves
-//! without a copy.
+//! without a copy; a large message to many clients is one allocation for all of them.
 //!
 //! Invariants:
 //! - Bytes leave in the order in which they were written.
@@ -10,16 +10,37 @@
 //! - A byte is copied at most once after it was encoded.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
+
+use bytes::Bytes;
 
 /// A part takes no further reply beyond this, in bytes; a value of this length has its own part.
 pub(crate) const PART_BYTES: usize = 64 << 10;
 /// Capacity that an empty queue keeps for the next replies, in bytes.
 const KEPT_BYTES_MAX: usize = 16 << 10;
 
+/// Bytes of one queue, or bytes that several queues share.
+#[derive(Debug)]
+enum Part {
+    Own(Vec<u8>),
+    Shared(Bytes),
+}
+
+impl Deref for Part {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Part::Own(bytes) => bytes,
+            Part::Shared(bytes) => bytes,
+        }
+    }
+}
+
 /// A queue of bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Parts {
-    queue: VecDeque<Vec<u8>>,
+    queue: VecDeque<Part>,
     /// Bytes of the first part that have left.
     gone: usize,
     /// Bytes that have not left.
@@ -44,10 +65,11 @@ impl Parts {
 
     /// Appends the bytes that `encode` appends; returns how many.
     pub(crate) fn write(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
-        if self.queue.back().is_none_or(|part| part.len() >= PART_BYTES) {
-            self.queue.push_back(Vec::new());
+        let has_room = |part: &Part| matches!(part, Part::Own(bytes) if bytes.len() < PART_BYTES);
+        if !self.queue.back().is_some_and(has_room) {
+            self.queue.push_back(Part::Own(Vec::new()));
         }
-        let Some(part) = self.queue.back_mut() else { return 0 };
+        let Some(Part::Own(part)) = self.queue.back_mut() else { return 0 };
         let before = part.len();
         encode(part);
         let more = part.len() - before;
@@ -57,6 +79,19 @@ impl Parts {
 
     /// Appends bytes as a part of their own.
     pub(crate) fn push(&mut self, part: Vec<u8>) {
+        self.push_part(Part::Own(part));
+    }
+
+    /// Appends bytes that other queues send, too: large ones are not copied.
+    pub(crate) fn push_shared(&mut self, bytes: &Bytes) {
+        if bytes.len() < PART_BYTES {
+            self.write(|out| out.extend_from_slice(bytes));
+        } else {
+            self.push_part(Part::Shared(bytes.clone()));
+        }
+    }
+
+    fn push_part(&mut self, part: Part) {
         if self.bytes == 0 {
             self.clear();
             self.queue.clear();
@@ -93,9 +128,10 @@ impl Parts {
             let first = self.front();
             let step = bytes.min(first.len());
             if step == first.len() && self.gone == 0 && step >= PART_BYTES {
-                let part = self.queue.pop_front().unwrap_or_default();
                 self.bytes -= step;
-                to.push(part);
+                if let Some(part) = self.queue.pop_front() {
+                    to.push_part(part);
+                }
             } else {
                 to.write(|out| out.extend_from_slice(&first[..step]));
                 self.advance(step);
@@ -108,7 +144,9 @@ impl Parts {
     pub(crate) fn trim(&mut self, bytes: usize) {
         if self.bytes == 0 {
             self.clear();
-            self.queue.iter_mut().for_each(|part| part.shrink_to(bytes));
+            if let Some(Part::Own(part)) = self.queue.front_mut() {
+                part.shrink_to(bytes);
+            }
         }
         self.queue.shrink_to(1);
     }
@@ -117,9 +155,13 @@ impl Parts {
     fn clear(&mut self) {
         self.gone = 0;
         self.queue.truncate(1);
-        if let Some(part) = self.queue.front_mut() {
-            part.clear();
-            part.shrink_to(KEPT_BYTES_MAX);
+        match self.queue.front_mut() {
+            Some(Part::Own(part)) => {
+                part.clear();
+                part.shrink_to(KEPT_BYTES_MAX);
+            }
+            Some(Part::Shared(_)) => self.queue.clear(),
+            None => {}
         }
     }
 }
@@ -168,6 +210,28 @@ mod tests {
         parts.advance((3 << 20) + 1);
         assert_eq!((parts.queue.len(), parts.bytes()), (1, (1 << 20) - 1));
         parts.advance((1 << 20) - 1);
-        assert!(parts.queue.iter().all(|part| part.capacity() <= KEPT_BYTES_MAX));
+        let kept =
+            |part: &Part| matches!(part, Part::Own(part) if part.capacity() <= KEPT_BYTES_MAX);
+        assert!(parts.queue.iter().all(kept));
+    }
+
+    #[test]
+    fn a_large_message_is_one_allocation_for_all_queues() {
+        let (large, short) = (Bytes::from(vec![7; PART_BYTES]), Bytes::from_static(b"short"));
+        let (mut held, mut ready) = (Parts::default(), Parts::default());
+        held.push_shared(&short);
+        held.push_shared(&large);
+        held.write(|out| out.push(8));
+        let bytes = held.bytes();
+        held.move_to(&mut ready, bytes);
+        assert_eq!(ready.front(), b"short");
+        ready.advance(5);
+        assert_eq!(ready.front().as_ptr(), large.as_ptr(), "not copied");
+        ready.advance(PART_BYTES);
+        assert_eq!(ready.front(), [8]);
+        ready.advance(1);
+        ready.push_shared(&large);
+        ready.advance(PART_BYTES);
+        assert!(large.is_unique(), "let go when its last byte has left");
     }
 }

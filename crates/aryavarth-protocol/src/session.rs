@@ -22,7 +22,7 @@ use crate::json;
 use crate::limits::Limits;
 use crate::message::Response;
 use crate::output::Output;
-use crate::resp::{self, Found, Parser, Reply, Version};
+use crate::resp::{self, Found, Parser, Push, Reply, Version};
 use crate::sniff::{Protocol, sniff};
 
 /// The conversation with one client.
@@ -197,6 +197,13 @@ impl Session {
     pub fn reply_resp_owned(&mut self, reply: Reply, position: u64) {
         let version = self.version;
         self.output.push_parts(position, |parts| reply.encode_into(version, parts));
+    }
+
+    /// Sends a message that answers no command. It keeps its place among the replies; if its position
+    /// will not be reached, it is dropped. A long message is not copied.
+    pub fn push(&mut self, push: &Push, position: u64) {
+        let version = self.version;
+        self.output.push_message(position, |parts| push.encode_into(version, parts));
     }
 
     /// Answers the oldest unanswered request with an error, in the client's protocol (where that is

@@ -131,6 +131,7 @@ fn frame3(reply: &Reply) -> Frame3 {
         }
         Reply::Array(replies) => Frame3::Array { data: frames(replies), attributes },
         Reply::Push(replies) => Frame3::Push { data: frames(replies), attributes },
+        Reply::Several(_) => unreachable!("several frames are generated one by one"),
         Reply::Set(replies) => {
             Frame3::Set { data: replies.iter().map(frame3).collect(), attributes }
         }

@@ -38,6 +38,11 @@ impl Reply {
             Reply::Array(items) => list(b'*', items, version, out),
             Reply::Set(items) => list(if is_3 { b'~' } else { b'*' }, items, version, out),
             Reply::Push(items) => list(if is_3 { b'>' } else { b'*' }, items, version, out),
+            Reply::Several(replies) => {
+                for reply in replies {
+                    reply.encode(version, out);
+                }
+            }
             Reply::Map(pairs) if is_3 => map(b'%', pairs.len(), pairs, version, out),
             Reply::Map(pairs) => map(b'*', pairs.len() * 2, pairs, version, out),
             Reply::Attributed(attributes, reply) => {
@@ -101,13 +106,13 @@ fn integer(marker: u8, number: i64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn head(marker: u8, count: usize, out: &mut Vec<u8>) {
+pub(super) fn head(marker: u8, count: usize, out: &mut Vec<u8>) {
     out.push(marker);
     out.extend_from_slice(itoa::Buffer::new().format(count).as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 
-fn bulk(bytes: &[u8], out: &mut Vec<u8>) {
+pub(super) fn bulk(bytes: &[u8], out: &mut Vec<u8>) {
     // Once for the length, the bytes and the line ends.
     out.reserve(bytes.len() + 32);
     head(b'$', bytes.len(), out);

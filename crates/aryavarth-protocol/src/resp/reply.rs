@@ -35,6 +35,8 @@ pub enum Reply {
     Set(Vec<Reply>),
     /// `>2`, or an array in RESP2.
     Push(Vec<Reply>),
+    /// Several replies to one command, as those of SUBSCRIBE, one for each channel.
+    Several(Vec<Reply>),
     /// `|1`: attributes of the reply that follows; left out in RESP2.
     Attributed(Vec<(Reply, Reply)>, Box<Reply>),
 }
@@ -72,7 +74,10 @@ impl Reply {
             Reply::Error(text) => text.len(),
             Reply::Bulk(bytes) | Reply::Verbatim(_, bytes) => bytes.len(),
             Reply::BigNumber(digits) => digits.len(),
-            Reply::Array(replies) | Reply::Set(replies) | Reply::Push(replies) => sum(replies),
+            Reply::Array(replies)
+            | Reply::Set(replies)
+            | Reply::Push(replies)
+            | Reply::Several(replies) => sum(replies),
             Reply::Map(entries) => pairs(entries),
             Reply::Attributed(about, reply) => pairs(about) + reply.text_bytes(),
             Reply::Integer(_)
@@ -80,6 +85,15 @@ impl Reply {
             | Reply::NullArray
             | Reply::Boolean(_)
             | Reply::Double(_) => 8,
+        }
+    }
+
+    /// Whether clients that turned their replies off hear it all the same, as messages.
+    pub fn is_push(&self) -> bool {
+        match self {
+            Reply::Push(_) => true,
+            Reply::Several(replies) => replies.iter().all(Reply::is_push),
+            _ => false,
         }
     }
 
