@@ -25,6 +25,19 @@ async function story() {
   const auto = new Redis({ ...options, enableAutoPipelining: true });
   await Promise.all(Array.from({ length: 200 }, (_, i) => auto.set(`auto:${i}`, i)));
   assert.equal(await auto.get('auto:199'), '199');
+  const listener = new Redis(options);
+  const heard = [];
+  listener.on('message', (channel, message) => heard.push([channel, message]));
+  listener.on('pmessage', (pattern, channel, message) => heard.push([pattern, channel, message]));
+  assert.equal(await listener.subscribe('news', 'sport'), 2);
+  assert.equal(await listener.psubscribe('n*'), 3);
+  assert.equal(await auto.publish('news', 'hello'), 2);
+  while (heard.length < 2) await new Promise((resolve) => { setTimeout(resolve, 5); });
+  assert.deepEqual(heard, [['news', 'hello'], ['n*', 'news', 'hello']]);
+  assert.equal(await listener.unsubscribe(), 1);
+  assert.equal(await listener.punsubscribe(), 0);
+  assert.equal(await listener.get('auto:0'), null, 'another prefix, and a connection like any other');
+  await listener.quit();
   await auto.quit();
   await redis.quit();
 }

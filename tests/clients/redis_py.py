@@ -145,7 +145,41 @@ def options(protocol):
         assert r.execute_command("HELLO", 3)["proto"] == 3
 
 
+def channels(protocol):
+    """A listener in a thread of its own hears every message, in order, and its patterns."""
+    r = client(protocol=protocol)
+    listener = client(protocol=protocol).pubsub()
+    listener.subscribe("news", "sport")
+    listener.psubscribe("n*")
+    confirmed = [listener.get_message(timeout=10) for _ in range(3)]
+    assert [m["type"] for m in confirmed] == ["subscribe", "subscribe", "psubscribe"], confirmed
+    assert r.publish("news", "hello") == 2 and r.publish("nobody", "x") == 1
+    kinds = {(m["type"], m["channel"]) for m in (listener.get_message(timeout=10) for _ in range(3))}
+    assert kinds == {("message", b"news"), ("pmessage", b"news"), ("pmessage", b"nobody")}, kinds
+    assert listener.ping() is None
+    listener.unsubscribe()
+    listener.punsubscribe()
+    while listener.subscribed:
+        listener.get_message(timeout=10)
+
+    heard = []
+    listener.subscribe(**{"many": lambda message: heard.append(message["data"])})
+    thread = listener.run_in_thread(sleep_time=0.01, daemon=True)
+    while r.pubsub_numsub("many")[0][1] == 0:
+        time.sleep(0.01)
+    for number in range(500):
+        assert r.publish("many", number) == 1
+    end = time.time() + 30
+    while len(heard) < 500 and time.time() < end:
+        time.sleep(0.01)
+    assert heard == [str(number).encode() for number in range(500)], len(heard)
+    assert r.pubsub_channels("m*") == [b"many"] and r.pubsub_numpat() == 0
+    thread.stop()
+    thread.join()
+
+
 for version in (2, 3):
+    channels(version)
     connection = client(protocol=version)
     strings(connection)
     listing(connection)

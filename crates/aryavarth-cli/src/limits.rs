@@ -143,6 +143,25 @@ pub(crate) struct LimitOptions {
     #[arg(env = "ARYAVARTH_OUTPUT_MAX", hide_env_values = true)]
     output_max: usize,
 
+    /// Memory for messages that one subscriber has not taken yet; one with more is closed
+    #[arg(long, value_name = "SIZE", default_value = "32mb")]
+    #[arg(value_parser = size(KIB, BUDGET_MAX, "32mb"))]
+    #[arg(env = "ARYAVARTH_SUBSCRIBER_MAX", hide_env_values = true)]
+    subscriber_max: usize,
+
+    /// Memory for messages that wait for all subscribers together; the slowest one is closed when
+    /// another finds no room
+    #[arg(long, value_name = "SIZE", default_value = "256mb")]
+    #[arg(value_parser = size(KIB, BUDGET_MAX, "256mb"))]
+    #[arg(env = "ARYAVARTH_MESSAGES_MAX", hide_env_values = true)]
+    messages_max: usize,
+
+    /// Memory for the names that all clients together have subscribed to
+    #[arg(long, value_name = "SIZE", default_value = "64mb")]
+    #[arg(value_parser = size(KIB, BUDGET_MAX, "64mb"))]
+    #[arg(env = "ARYAVARTH_SUBSCRIPTIONS_MAX", hide_env_values = true)]
+    subscriptions_max: usize,
+
     /// Jobs that may wait for a thread
     #[arg(long, value_name = "N", default_value = "8192")]
     #[arg(value_parser = count(1, 1 << 24, "8192"))]
@@ -186,6 +205,9 @@ impl LimitOptions {
         limits.reply_bytes_max = self.reply_max;
         limits.output_bytes_max = self.client_output_max;
         limits.output_bytes_max_total = self.output_max;
+        limits.subscriber_bytes_max = self.subscriber_max;
+        limits.message_bytes_max_total = self.messages_max;
+        limits.subscription_bytes_max_total = self.subscriptions_max;
         limits.jobs_max = self.jobs_max;
         Ok(limits)
     }

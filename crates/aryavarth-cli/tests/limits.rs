@@ -98,6 +98,13 @@ const LONG_CONVERSATIONS: &[(&str, &str, &str, &str)] = &[
     ),
     ("--transaction-max", "1kb", "MULTI\r\nSET a LONG\r\nSET b LONG\r\n", "limit is 1024"),
     ("--watched-bytes-max", "1kb", "WATCH aLONG bLONG\r\n", "of 1024 bytes in all"),
+    ("--subscriptions-max", "1kb", "SUBSCRIBE aLONG bLONG\r\n", "take all the memory"),
+    (
+        "--messages-max",
+        "1kb",
+        "HELLO 3\r\nSUBSCRIBE a\r\nPUBLISH a LONGLONG\r\n",
+        "the message is larger",
+    ),
     ("--reply-max", "1kb", "MSET a LONG b LONG\r\nMGET a b\r\n", "the limit is 1024"),
 ];
 
@@ -113,6 +120,7 @@ const OTHERS: &[(&str, &str, Works)] = &[
     ("--input-max", "64kb", input_is_refused),
     ("--client-output-max", "1gb", replies_are_made_ahead),
     ("--output-max", "1mb", replies_of_all_have_less_room),
+    ("--subscriber-max", "64kb", a_slow_subscriber_is_closed),
     ("--jobs-max", "1", jobs_are_refused),
     ("--memory-max", "1mb", memory_is_used_up),
 ];
@@ -172,6 +180,23 @@ fn replies_are_made_ahead(server: &Server) {
 
 fn replies_of_all_have_less_room(server: &Server) {
     assert_eq!(figure(server, "aryavarth", "output_bytes_max"), "1048576");
+}
+
+fn a_slow_subscriber_is_closed(server: &Server) {
+    let mut stream = connect(server);
+    stream.write_all(b"SUBSCRIBE a\r\n").unwrap();
+    let name = stream.local_addr().unwrap().to_string();
+    eventually("it listens", || say(server, "PUBSUB CHANNELS\r\n").starts_with("*1"));
+    let publish = format!("*3\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n${}\r\n", 60_000);
+    let publish = publish + &"x".repeat(60_000) + "\r\n";
+    // Sockets hold some, and the limit's default 32 MiB.
+    let mut sent = 0;
+    eventually("it is closed", || {
+        sent += 10;
+        say(server, &publish.repeat(10));
+        !say(server, "CLIENT LIST\r\n").contains(&name)
+    });
+    assert!(sent * 60_000 < 24 << 20, "closed after {sent} messages");
 }
 
 fn jobs_are_refused(server: &Server) {

@@ -3,12 +3,14 @@
 #![doc = include_str!("../README.md")]
 
 mod budget;
+mod channels;
 mod clients;
 mod commands;
 mod connection;
 mod counters;
 mod error;
 mod figures;
+mod glob;
 mod limits;
 mod log;
 mod process;

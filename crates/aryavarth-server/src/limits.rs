@@ -28,6 +28,14 @@ pub struct Limits {
     /// A request whose reply finds no room waits until others have taken theirs; a larger reply than
     /// this is made when no other is held. Default: 256 MiB.
     pub output_bytes_max_total: usize,
+    /// Bytes of messages that a subscriber may have unsent, a single message aside; one with more is
+    /// closed, and so is one that has had a quarter of it for 60 s. Default: 32 MiB.
+    pub subscriber_bytes_max: usize,
+    /// Bytes of messages that may wait for all subscribers together, each counted once; if another
+    /// finds no room, the slowest subscriber is closed. Default: 256 MiB.
+    pub message_bytes_max_total: usize,
+    /// Bytes of the names that all clients have subscribed to, with 256 for each. Default: 64 MiB.
+    pub subscription_bytes_max_total: usize,
     /// Bytes of keys and values that the page of a scan may have; a larger one is an error, unless
     /// it is a single entry. Default: 16 MiB.
     pub scan_bytes_max: usize,
@@ -63,6 +71,9 @@ impl Default for Limits {
             input_bytes_max: 256 << 20,
             output_bytes_max: 1 << 20,
             output_bytes_max_total: 256 << 20,
+            subscriber_bytes_max: 32 << 20,
+            message_bytes_max_total: 256 << 20,
+            subscription_bytes_max_total: 64 << 20,
             scan_bytes_max: 16 << 20,
             reply_bytes_max: 256 << 20,
             transaction_bytes_max: 128 << 20,

@@ -130,7 +130,7 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
             upkeep: Upkeep::new(config.memory),
             long_work: Arc::new(Semaphore::new(long_work_max)),
             compaction: Arc::default(),
-            clients: Clients::new(registry().rows().len()),
+            clients: Clients::new(registry().rows().len(), &config.limits),
             settings: Arc::new(settings),
             stop: Arc::new(watch::Sender::new(false)),
         };

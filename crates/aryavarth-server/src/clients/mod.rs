@@ -8,17 +8,20 @@
 mod monitor;
 mod pause;
 mod statistics;
+mod subscribers;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use aryavarth::Position;
 use aryavarth_protocol::Command;
 use tokio::sync::Notify;
 
+use crate::channels::{Channels, Subscriber, Subscriptions};
+use crate::limits::Limits;
 use crate::settings::ServerSettings;
 pub(crate) use monitor::{Feed, Line};
 pub(crate) use pause::{Pause, WritePass};
@@ -38,6 +41,8 @@ struct Entry {
     seen: Seen,
     is_killed: AtomicBool,
     killed: Notify,
+    /// Its subscriptions, from the first one on.
+    subscriber: OnceLock<Arc<Subscriber>>,
 }
 
 /// A client's names for itself.
@@ -77,6 +82,7 @@ pub(crate) struct Clients {
     last_id: AtomicU64,
     all: Mutex<BTreeMap<u64, ClientHandle>>,
     pub(crate) statistics: Statistics,
+    pub(crate) channels: Channels,
     monitors: monitor::Monitors,
     pause: Arc<pause::Gate>,
     /// Clients whose commands are held.
@@ -119,11 +125,12 @@ pub(crate) struct Shown {
 
 impl Clients {
     /// No connections; `commands` is the number of rows in the registry.
-    pub(crate) fn new(commands: usize) -> Self {
+    pub(crate) fn new(commands: usize, limits: &Limits) -> Self {
         Clients {
             last_id: AtomicU64::new(0),
             all: Mutex::default(),
             statistics: Statistics::new(commands),
+            channels: Channels::new(limits),
             monitors: monitor::Monitors::default(),
             pause: Arc::default(),
             blocked: AtomicUsize::new(0),
@@ -145,6 +152,7 @@ impl Clients {
             seen,
             is_killed: AtomicBool::new(false),
             killed: Notify::new(),
+            subscriber: OnceLock::new(),
         }));
         self.all().insert(id, client.clone());
         client
@@ -153,6 +161,9 @@ impl Clients {
     /// A connection is gone.
     pub(crate) fn leave(&self, client: &ClientHandle) {
         self.all().remove(&client.0.id);
+        if let Some(subscriber) = client.subscriber() {
+            self.channels.leave(subscriber);
+        }
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<u64, ClientHandle>> {
@@ -370,10 +381,11 @@ impl ClientHandle {
         };
         let (input, output) = (self.input_bytes(), self.output_bytes());
         let names = self.names().clone();
+        let Subscriptions { channels, patterns, shards } = self.subscriptions();
         let mut line = format!("id={id} addr={peer} laddr={local} fd=-1 name=").into_bytes();
         line.extend_from_slice(&names.name);
         let rest = format!(
-            " age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 multi={} qbuf={input} qbuf-free=0 \
+            " age={} idle={} flags={} db={} sub={channels} psub={patterns} ssub={shards} multi={} qbuf={input} qbuf-free=0 \
              argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output} oll=0 omem={output} tot-mem={} \
              events=r cmd={command} user=default redir=-1 resp={} lib-name=",
             age.as_secs(),
@@ -400,6 +412,7 @@ impl ClientHandle {
         let mut flags = String::new();
         let known = [
             (seen.monitors.load(Ordering::Relaxed), 'O'),
+            (self.subscriptions().any(), 'P'),
             (seen.queued.load(Ordering::Relaxed) >= 0, 'x'),
             (seen.blocked.load(Ordering::Relaxed), 'b'),
             (self.0.is_killed.load(Ordering::Relaxed), 'A'),

@@ -7,7 +7,7 @@
 //!      |
 //!   registry     every family's rows, by name
 //!      |
-//!   string, keyspace, connection, server, transaction
+//!   string, keyspace, connection, server, transaction, pubsub
 //!      |         a row and a function for each command
 //!   kit          row, arguments, context, failure: the parts of every command
 //! ```
@@ -27,6 +27,7 @@ mod connection;
 mod dispatch;
 mod keyspace;
 pub(crate) mod kit;
+mod pubsub;
 pub(crate) mod registry;
 mod server;
 mod string;

@@ -61,7 +61,9 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         } else if self.session.is_partial() {
             (Phase::Arriving, Some(limits.request_arrival))
         } else {
-            (Phase::Idle, self.shared.settings.idle())
+            // A subscriber listens.
+            let idle = self.shared.settings.idle();
+            (Phase::Idle, idle.filter(|_| !self.view.is_subscribed))
         };
         if phase != self.phase {
             self.client.show_buffers(self.session.input_bytes(), self.session.output_bytes());

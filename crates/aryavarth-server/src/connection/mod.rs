@@ -30,6 +30,7 @@
 mod close;
 mod deadline;
 mod gate;
+mod hear;
 mod input;
 mod job;
 mod replies;
@@ -59,6 +60,7 @@ use crate::thread_pool::ThreadPool;
 pub(crate) use close::close;
 use deadline::Phase;
 use gate::Gates;
+use hear::Heard;
 use input::READ_BYTES_MIN;
 use turn::Turn;
 
@@ -78,6 +80,8 @@ pub(crate) struct Connection<E: KvsEngine, P: ThreadPool> {
     view: View,
     /// The commands of all others, if the client asked to see them.
     feed: Option<Feed>,
+    /// Messages that are on their way to the client.
+    heard: Heard,
     /// Calls that were decoded and not run.
     calls: VecDeque<Call>,
     /// Bytes to ask the socket for, and how large the buffer for them has grown.
@@ -111,6 +115,8 @@ struct View {
     /// The client has turned its replies off.
     is_silent: bool,
     level: Durability,
+    /// The client has subscribed to channels.
+    is_subscribed: bool,
     /// Bytes of input that a transaction keeps.
     collected: usize,
 }
@@ -121,6 +127,7 @@ impl View {
             authenticated: client.settings.authenticated,
             is_silent: client.is_silent(),
             level: client.settings.durability,
+            is_subscribed: client.settings.subscriptions.any(),
             collected: client.bytes(),
         }
     }
@@ -136,6 +143,8 @@ enum Woken {
     Stop,
     /// The next of the commands that the client asked to see; none if it did not keep up.
     Shown(Option<Arc<Line>>),
+    /// Messages of channels wait.
+    Heard,
     /// Another client, or the server, wants the connection closed.
     Killed,
     /// The client has closed its side, or the connection, while its reply is kept back.
@@ -161,6 +170,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             client: state.entry.clone(),
             view: View::of(state),
             feed: None,
+            heard: Heard::default(),
             calls: VecDeque::new(),
             room: READ_BYTES_MIN,
             allocated: 0,
@@ -216,6 +226,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 }
                 Woken::Stop => self.stop(&turn)?,
                 Woken::Shown(Some(line)) => self.show(&line),
+                Woken::Heard => self.hear(),
                 Woken::Shown(None) | Woken::Killed | Woken::Gone => return Ok(()),
             }
         }
@@ -238,12 +249,17 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         // On our turn, and with room for replies, all that has arrived was looked at.
         let has_room = !self.is_full();
         let (is_busy, is_held) = (turn.is_busy(), matches!(turn, Turn::Held(_)));
-        let Connection { shared, stream, session, gates, feed, .. } = self;
+        let Connection { shared, stream, session, gates, client, feed, .. } = self;
         let can_read = !self.input_over && !is_busy && has_room;
         let can_show = !self.input_over
             && feed.is_some()
             && has_room
             && session.output_bytes() < FREE_OUTPUT_BYTES;
+        // Not between a command and its reply.
+        let can_hear = self.view.is_subscribed
+            && !self.input_over
+            && !matches!(turn, Turn::Running(_))
+            && session.output_bytes() == 0;
         let must_send = !session.output().is_empty();
         let must_release = gates.is_waiting();
         let deadline = self.deadline;
@@ -260,6 +276,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             () = stopped, if !self.input_over => Woken::Stop,
             _ = poll_fn(|context| stream.poll_read_ready(context)), if can_read => Woken::CanRead,
             line = next_line(feed), if can_show => Woken::Shown(line),
+            () = next_message(client), if can_hear => Woken::Heard,
             () = passed(deadline), if deadline.is_some() => Woken::Late,
             // In JSON the end of the input is how a client that asks once says that it asked.
             () = gone(stream, shared.limits.linger), if is_held && session.is_resp() => Woken::Gone,
@@ -316,6 +333,14 @@ async fn gone(stream: &TcpStream, linger: Duration) {
         }
     }
     sleep(linger).await;
+}
+
+/// Returns when a message waits for a subscriber.
+async fn next_message(client: &ClientHandle) {
+    match client.subscriber() {
+        Some(subscriber) => subscriber.inbox.arrived().await,
+        None => pending().await,
+    }
 }
 
 /// The next command of another client; never, if the client did not ask to see them.

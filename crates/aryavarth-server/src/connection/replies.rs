@@ -90,6 +90,11 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
 
     /// Queues an answer behind all others.
     fn queue(&mut self, Answer { output, position, level }: Answer) {
+        if let Output::Resp(reply, _) = &output
+            && reply.is_push()
+        {
+            self.hear_before_confirmation();
+        }
         let ticket = self.gates.ticket(position, level);
         match output {
             Output::Json(response) => self.session.reply(&response, ticket),
@@ -170,6 +175,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             self.phase = Phase::Working;
         }
         self.spare_room();
+        self.forget_heard();
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! The server over real sockets, each test with a server of its own on a free port.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod channels;
 mod clients;
 mod durability;
 mod framing;

@@ -133,21 +133,36 @@ fn info(context: &mut Context<'_>, _: &Args<'_>) -> Outcome {
     Ok(Reply::Verbatim("txt", context.entry.line("client|info", true)))
 }
 
-/// Which kind of connection is asked for: whether it is one that there can be here.
-fn is_normal(kind: &[u8]) -> Result<bool, Failure> {
-    match kind.to_ascii_lowercase().as_slice() {
-        b"normal" => Ok(true),
-        b"master" | b"replica" | b"slave" | b"pubsub" => Ok(false),
-        _ => refused_quoting("ERR Unknown client type '", kind, "'"),
+/// The kinds of connections that there can be here, and those that there cannot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ClientKind {
+    Normal,
+    Subscriber,
+    Absent,
+}
+
+fn client_kind(name: &[u8]) -> Result<ClientKind, Failure> {
+    match name.to_ascii_lowercase().as_slice() {
+        b"normal" => Ok(ClientKind::Normal),
+        b"pubsub" => Ok(ClientKind::Subscriber),
+        b"master" | b"replica" | b"slave" => Ok(ClientKind::Absent),
+        _ => refused_quoting("ERR Unknown client type '", name, "'"),
     }
+}
+
+/// Whether a client is of a kind, if one is asked for.
+fn is_of(client: &ClientHandle, kind: Option<ClientKind>) -> bool {
+    let subscribes = client.subscriptions().any();
+    let own = if subscribes { ClientKind::Subscriber } else { ClientKind::Normal };
+    kind.is_none_or(|kind| kind == own)
 }
 
 fn list(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
     let mut ids = Vec::new();
-    let mut is_asked = true;
+    let mut kind = None;
     match args.len() {
         2 => {}
-        4 if args.is(2, "TYPE") => is_asked = is_normal(args.get(3))?,
+        4 if args.is(2, "TYPE") => kind = Some(client_kind(args.get(3))?),
         4.. if args.is(2, "ID") => {
             for id in args.from(3) {
                 match parse_integer(id).map(u64::try_from) {
@@ -160,7 +175,7 @@ fn list(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
     }
     let mut lines = Vec::new();
     for client in context.server.clients().list() {
-        if is_asked && (ids.is_empty() || ids.contains(&client.id())) {
+        if is_of(&client, kind) && (ids.is_empty() || ids.contains(&client.id())) {
             let is_own = client.id() == context.entry.id();
             let last = client.last_command().and_then(|number| context.registry.rows().get(number));
             let last = last.map_or("NULL", |row| row.name.as_str());
@@ -176,7 +191,8 @@ struct Victims<'a> {
     id: Option<u64>,
     addr: Option<&'a [u8]>,
     local_addr: Option<&'a [u8]>,
-    excludes_all: bool,
+    /// Each kind that was named.
+    kinds: Vec<ClientKind>,
     /// At least so many seconds old.
     age_min: u64,
     skips_me: bool,
@@ -187,7 +203,7 @@ impl Victims<'_> {
         let is = |wanted: Option<&[u8]>, addr: std::net::SocketAddr| {
             wanted.is_none_or(|wanted| wanted == addr.to_string().as_bytes())
         };
-        !self.excludes_all
+        self.kinds.iter().all(|kind| is_of(client, Some(*kind)))
             && client.age().as_secs() >= self.age_min
             && self.id.is_none_or(|id| id == client.id())
             && is(self.addr, client.peer())
@@ -241,7 +257,7 @@ fn victims<'a>(args: &Args<'a>) -> Result<Victims<'a>, Failure> {
                 None => return refused("ERR maxage is not an integer or out of range"),
             }
         } else if args.is(at, "TYPE") {
-            victims.excludes_all |= !is_normal(value)?;
+            victims.kinds.push(client_kind(value)?);
         } else if args.is(at, "ADDR") {
             victims.addr = Some(value);
         } else if args.is(at, "LADDR") {

@@ -40,14 +40,14 @@ pub(crate) const SPECS: &[Spec] = &[
     .since("6.0.0")
     .says("Chooses the version of the protocol and describes the server"),
     Spec::new("ping", -1, "[message]", Run::Context(ping))
-        .flags("fast @connection")
+        .flags("fast @connection SUBSCRIBED")
         .tips(&["request_policy:all_shards", "response_policy:all_succeeded"])
         .says("Pings the server"),
     Spec::new("quit", -1, "", Run::Context(quit))
-        .flags("noscript loading stale fast no_auth allow_busy @connection UNQUEUED")
+        .flags("noscript loading stale fast no_auth allow_busy @connection UNQUEUED SUBSCRIBED")
         .says("Closes the connection"),
     Spec::new("reset", 1, "", Run::Transaction(Step::Reset))
-        .flags("noscript loading stale fast no_auth allow_busy @connection UNQUEUED")
+        .flags("noscript loading stale fast no_auth allow_busy @connection UNQUEUED SUBSCRIBED")
         .since("6.2.0")
         .says("Resets the connection"),
     Spec::new("select", 2, "index", Run::Context(select))
@@ -147,7 +147,10 @@ pub(super) fn is_word(text: &[u8]) -> bool {
     text.iter().all(u8::is_ascii_graphic)
 }
 
-fn ping(_: &mut Context<'_>, args: &Args<'_>) -> Outcome {
+fn ping(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {
+    if context.settings.only_subscribes() && args.len() <= 2 {
+        return Ok(Reply::Array(vec![Reply::bulk("pong"), Reply::bulk(args.get(1))]));
+    }
     match args.len() {
         1 => Ok(Reply::Simple("PONG".into())),
         2 => Ok(Reply::bulk(args.get(1))),

@@ -210,8 +210,9 @@ fn finish(
         change_pause(server, &mut client.settings, change);
     }
     client.entry.show(client.shown());
-    let wants = wants_reply(client);
+    let wants = wants_reply(client) || reply.is_push();
     let settings = &mut client.settings;
+    settings.seen = settings.seen.max(position);
     let level = settings.level();
     // A transaction is one command, which ends with EXEC.
     if client.queue.is_none() {
@@ -243,6 +244,13 @@ fn admit(
     }
     if spec.flags.has(Flags::DENYOOM) && server.settings().is_out_of_memory() {
         return refused("OOM command not allowed when used memory > 'maxmemory'.");
+    }
+    if client.settings.only_subscribes() && !spec.flags.has(Flags::SUBSCRIBED) {
+        let name = registry().rows().get(registry().number(spec)).map_or("", |row| &row.name);
+        return refused(format!(
+            "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / \
+             RESET are allowed in this context"
+        ));
     }
     if client.queue.is_some() && spec.flags.has(Flags::NO_MULTI) {
         return refused("ERR Command not allowed inside a transaction");

@@ -48,6 +48,9 @@ pub(crate) fn plan(server: &dyn ServerContext, client: &ClientState, call: &Comm
         Run::Read(_) if spec.keys == Keys::None => Plan::Pool,
         Run::Read(_) if spec.key_count(&Args::new(&call.command)) > LOOKS_MAX => Plan::Pool,
         Run::Context(_) if spec.flags.has(Flags::WAITS) => Plan::Pool,
+        Run::Context(_) if spec.flags.has(Flags::PUBLISHES) && matches_long(server, call) => {
+            Plan::Pool
+        }
         // Both wait for the writer that runs.
         Run::Transaction(Step::Exec) => Plan::Pool,
         Run::Transaction(Step::Watch) if client.queue.is_none() => Plan::Pool,
@@ -55,6 +58,11 @@ pub(crate) fn plan(server: &dyn ServerContext, client: &ClientState, call: &Comm
         Run::Write(_) if spec.blind.is_some() && client.queue.is_none() => Plan::Append,
         Run::Write(_) => Plan::Pool,
     }
+}
+
+/// Whether the patterns that a message is matched with are many.
+fn matches_long(server: &dyn ServerContext, call: &CommandCall) -> bool {
+    server.clients().channels.is_long(Args::new(&call.command).get(1))
 }
 
 /// Whether EXEC runs the command, and not the call itself.

@@ -264,6 +264,8 @@ fn run_beside(
 ) -> Timed {
     let began = Instant::now();
     let ClientState { settings, entry, .. } = client;
+    // A message that is sent here announces the transaction.
+    settings.seen = settings.seen.max(*position);
     let mut context = Context::new(settings, entry, server, registry());
     context.in_transaction = true;
     let reply = match call.spec.map(|spec| &spec.run) {

@@ -9,9 +9,9 @@ use aryavarth_protocol::Reply;
 
 use crate::commands::kit::args::Args;
 use crate::commands::kit::failure::{Failure, SYNTAX, refused};
-use crate::commands::kit::glob::Glob;
 use crate::commands::kit::read::Read;
 use crate::commands::kit::spec::{Outcome, Run, Spec};
+use crate::glob::Glob;
 
 pub(crate) const SPECS: &[Spec] = &[
     Spec::new("scan", -2, "cursor [MATCH pattern] [COUNT count] [TYPE type]", Run::Read(scan))

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use aryavarth::{Count, Damage, Durability, Position, Stats, Watch};
 
 use crate::budget::{Allowance, OutputFigures};
+use crate::channels::Subscriptions;
 use crate::clients::{ClientHandle, Clients, Pause, Shown};
 use crate::commands::kit::call::CommandCall;
 use crate::commands::kit::rows::Registry;
@@ -42,6 +43,8 @@ impl ClientState {
             durability_next: None,
             replies: Replies::On,
             monitors: false,
+            subscriptions: Subscriptions::default(),
+            seen: Position::ZERO,
             then: AfterReply::GoOn,
             pause: None,
         };
@@ -87,6 +90,7 @@ impl ClientState {
         entry.names().name.clear();
         entry.set_keeps(false);
         entry.set_touches_not(false);
+        server.clients().end_subscriptions(&entry);
         let is_open = !server.settings().has_password();
         let room = std::mem::take(&mut self.room);
         *self = ClientState::new(entry, is_open, server.settings().durability);
@@ -111,6 +115,9 @@ pub(crate) struct Settings {
     pub(crate) replies: Replies,
     /// Whether the connection hears of all commands.
     pub(crate) monitors: bool,
+    pub(crate) subscriptions: Subscriptions,
+    /// The newest write that the connection's replies have shown.
+    pub(crate) seen: Position,
     /// The step after the reply.
     pub(crate) then: AfterReply,
     /// A change of the clients' pause, made once the command, or its transaction, has run.
@@ -118,6 +125,12 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// Whether only commands about subscriptions may run: in RESP2 a client could not tell the
+    /// replies of others from messages.
+    pub(crate) fn only_subscribes(&self) -> bool {
+        self.version == 2 && self.subscriptions.any()
+    }
+
     /// The level that the reply of the command that runs waits for.
     pub(crate) fn level(&self) -> Durability {
         self.durability_once.unwrap_or(self.durability)

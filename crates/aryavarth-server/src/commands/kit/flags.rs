@@ -9,12 +9,13 @@
 pub(crate) struct Flags(u32);
 
 /// Every name; its place is its bit.
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 28] = [
     "write",
     "readonly",
     "denyoom",
     "admin",
     "noscript",
+    "pubsub",
     "blocking",
     "loading",
     "stale",
@@ -33,6 +34,8 @@ const NAMES: [&str; 25] = [
     "@transaction",
     "@scripting",
     "UNQUEUED",
+    "SUBSCRIBED",
+    "PUBLISHES",
     "WAITS",
     "NO_VALUES",
 ];
@@ -50,6 +53,10 @@ impl Flags {
     pub(crate) const SKIP_SLOWLOG: Flags = Flags::named("skip_slowlog");
     /// Runs at once inside a transaction that is being collected.
     pub(crate) const UNQUEUED: Flags = Flags::named("UNQUEUED");
+    /// Runs for a client of RESP2 that has subscribed.
+    pub(crate) const SUBSCRIBED: Flags = Flags::named("SUBSCRIBED");
+    /// Matches patterns, which may take long.
+    pub(crate) const PUBLISHES: Flags = Flags::named("PUBLISHES");
     /// May wait for the engine's writer or for a disk.
     pub(crate) const WAITS: Flags = Flags::named("WAITS");
     /// Needs no values, only to know which keys there are, and their deadlines.
@@ -105,6 +112,7 @@ impl Flags {
             ("admin", is("admin")),
             ("dangerous", is("admin")),
             ("blocking", is("blocking")),
+            ("pubsub", is("pubsub")),
             ("fast", is_fast),
             ("slow", !is_fast),
         ];

@@ -8,7 +8,6 @@ pub(crate) mod context;
 pub(crate) mod deadline;
 pub(crate) mod failure;
 pub(crate) mod flags;
-pub(crate) mod glob;
 pub(crate) mod help;
 pub(crate) mod read;
 pub(crate) mod rows;

@@ -103,6 +103,7 @@ pub(crate) enum Group {
     Server,
     String,
     Transactions,
+    PubSub,
     Scripting,
     Cluster,
 }
@@ -116,6 +117,7 @@ impl Group {
             Group::Server => "server",
             Group::String => "string",
             Group::Transactions => "transactions",
+            Group::PubSub => "pubsub",
             Group::Scripting => "scripting",
             Group::Cluster => "cluster",
         }

@@ -6,10 +6,10 @@ use super::usage;
 use crate::commands::kit::args::Args;
 use crate::commands::kit::context::Context;
 use crate::commands::kit::failure::{Failure, SYNTAX, refused};
-use crate::commands::kit::glob::Glob;
 use crate::commands::kit::help::HELP;
 use crate::commands::kit::rows::{Registry, Row, subcommands};
 use crate::commands::kit::spec::{Group, Keys, Outcome, Run, Spec};
+use crate::glob::Glob;
 
 pub(crate) const SPECS: &[Spec] = &[Spec::new("command", -1, "", Run::Container(SUBS))
     .flags("loading stale @connection")

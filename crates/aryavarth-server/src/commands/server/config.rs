@@ -16,10 +16,10 @@ use crate::commands::kit::args::DATABASES;
 use crate::commands::kit::args::{Args, parse_integer};
 use crate::commands::kit::context::Context;
 use crate::commands::kit::failure::{SYNTAX, refused};
-use crate::commands::kit::glob::Glob;
 use crate::commands::kit::help::HELP;
 use crate::commands::kit::spec::{Outcome, Run, Spec};
 use crate::commands::server::info::append_sync;
+use crate::glob::Glob;
 
 pub(crate) const SPECS: &[Spec] = &[Spec::new("config", -2, "subcommand", Run::Container(SUBS))
     .since("2.0.0")

@@ -8,10 +8,10 @@ use aryavarth_protocol::Reply;
 use crate::commands::kit::args::{Args, parse_float, parse_integer};
 use crate::commands::kit::context::{AfterReply, Context, hold_sweep};
 use crate::commands::kit::failure::{NO_SUCH_KEY, refused, refused_quoting};
-use crate::commands::kit::glob::Glob;
 use crate::commands::kit::help::HELP;
 use crate::commands::kit::read::Read;
 use crate::commands::kit::spec::{Outcome, Run, Spec};
+use crate::glob::Glob;
 
 /// The longest sleep, in seconds.
 const SLEEP_SECONDS_MAX: f64 = 86_400.0;

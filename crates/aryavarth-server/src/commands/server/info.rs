@@ -230,6 +230,9 @@ fn stats(context: &mut Context<'_>, section: &mut Section) {
     let statistics = &context.server.clients().statistics;
     let errors: u64 = statistics.errors().values().sum();
     let (received, sent) = context.server.clients().traffic();
+    let channels = &context.server.clients().channels;
+    let subscriptions = channels.counts();
+    let (_, subscribers_dropped) = channels.figures();
     figures!(section;
         counter "total_connections_received": counters.connections_accepted,
         counter "total_commands_processed": statistics.calls(),
@@ -245,8 +248,9 @@ fn stats(context: &mut Context<'_>, section: &mut Section) {
         gauge "clock_offset_ms": stats.clock_offset_ms,
         counter "evicted_keys": 0,
         counter "evicted_clients": 0,
-        gauge "pubsub_channels": 0,
-        gauge "pubsub_patterns": 0,
+        gauge "pubsub_channels": subscriptions.channels,
+        gauge "pubsub_patterns": subscriptions.patterns,
+        gauge "pubsubshard_channels": subscriptions.shards,
         gauge "latest_fork_usec": 0,
         counter "total_forks": 0,
         gauge "migrate_cached_sockets": 0,
@@ -254,7 +258,9 @@ fn stats(context: &mut Context<'_>, section: &mut Section) {
         counter "total_error_replies": errors,
         counter "client_query_buffer_limit_disconnections": counters.input_refused,
         counter "client_output_buffer_limit_disconnections":
-            counters.sends_timed_out + context.server.clients().watching_dropped(),
+            counters.sends_timed_out
+                + context.server.clients().watching_dropped()
+                + subscribers_dropped,
     );
 }
 
@@ -337,6 +343,7 @@ fn aryavarth(context: &mut Context<'_>, section: &mut Section) {
     let server = context.server;
     let (stats, counters, output) = (server.stats(), server.counters(), server.output());
     let (waits, wait_micros, longest_micros) = server.clients().statistics.waits.read();
+    let (published, subscribers_dropped) = server.clients().channels.figures();
     figures!(section;
         text "version": env!("CARGO_PKG_VERSION"),
         text "engine": server.engine_name(),
@@ -365,6 +372,8 @@ fn aryavarth(context: &mut Context<'_>, section: &mut Section) {
         counter "output_waits": output.waits,
         gauge "monitors": server.clients().watching(),
         counter "monitors_dropped": server.clients().watching_dropped(),
+        counter "messages_published": published,
+        counter "subscribers_dropped": subscribers_dropped,
     );
 }
 

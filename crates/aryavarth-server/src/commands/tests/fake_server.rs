@@ -37,7 +37,7 @@ impl FakeServer {
             positions: Mutex::default(),
             settings: ServerSettings::new(LISTEN.into(), directory, Durability::Always, &limits),
             limits,
-            clients: Clients::new(registry().rows().len()),
+            clients: Clients::new(registry().rows().len(), &limits),
             compactions: AtomicU64::new(0),
         }
     }

@@ -74,6 +74,7 @@ fn shown(reply: &Reply) -> String {
         Reply::Array(all) => parts("", all),
         Reply::Set(all) => parts("set ", all),
         Reply::Push(all) => parts("push ", all),
+        Reply::Several(all) => all.iter().map(shown).collect::<Vec<_>>().join("\n"),
         Reply::Map(entries) => {
             let pair =
                 |(name, value): &(Reply, Reply)| format!("{}: {}", shown(name), shown(value));

@@ -36,6 +36,8 @@ fn keys_are_where_the_smallest_call_has_arguments() {
         let (arity, name) = (row.spec.arity.unsigned_abs() as usize, &row.name);
         match row.spec.keys {
             Keys::None => {}
+            // Without channels it means all of them.
+            Keys::Range(..) if name == "sunsubscribe" => {}
             Keys::Range(first, last, step) => {
                 assert!(first > 0 && first < arity, "{name}: the first key is at {first}");
                 let last = usize::try_from(last).unwrap_or(first);
