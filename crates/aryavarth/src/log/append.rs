@@ -86,7 +86,7 @@ impl Log {
             self.stamp.note(now, writer.position);
         }
         if let Some(set_back) = lowers {
-            self.accept(writer, set_back);
+            self.accept(writer, set_back, now.store_ms);
         }
         let published = Published { segment: &segment, frame: &frame, frame_at, known, now };
         let removed = self.publish(writer, &published, change);

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_epoch as epoch;
 
-use super::writer::{Lowered, Writer};
+use super::writer::Writer;
 use super::{Log, ROOM_BYTES};
 use crate::clock::{ClockPair, SetBack};
 use crate::deadline::Now;
@@ -137,7 +137,7 @@ impl Log {
             return now;
         }
         // An error comes again where its caller can be told.
-        while matches!(self.sweep(), Ok(true)) {}
+        while self.clock.set_back().is_some() && matches!(self.sweep(), Ok(true)) {}
         self.now()
     }
 
@@ -156,7 +156,7 @@ impl Log {
     }
 
     /// Accepts a wall clock that was set back, if no key is left that the held time shows as expired:
-    /// appends a mark with the lower time. Returns whether the sweep has more to do first.
+    /// appends a mark with the lower time. Returns whether the sweep has more to do.
     fn accept_set_back(&self) -> Result<bool> {
         let frame = Frame::new(ROOM_BYTES, 0);
         let mut writer = self.lock_writer();
@@ -167,18 +167,18 @@ impl Log {
         (writer.wants_stamp, writer.lowers) = (true, Some(set_back));
         let appended = self.append(&mut writer, frame, &[], None);
         writer.lowers = None;
-        let Err(frame) = appended? else { return Ok(false) };
+        // Durations may have ended while dates came first.
+        let Err(frame) = appended? else { return Ok(self.next_deadline_in_ms() == Some(0)) };
         drop(writer);
         self.make_room(frame.bytes(), false)?;
         Ok(true)
     }
 
-    /// Lets the accepted wall clock take the lower time that a mark has brought.
-    pub(super) fn accept(&self, writer: &mut Writer, set_back: SetBack) {
-        let durable = self.watermarks.durable();
-        let uncovered = writer.lowered.filter(|lowered| lowered.position > durable);
-        let before = uncovered.map_or_else(|| self.clock.pair(), |lowered| lowered.before);
-        writer.lowered = Some(Lowered { position: writer.position, before });
+    /// Lets the accepted wall clock take the lower time that a mark of `store_ms` has brought.
+    pub(super) fn accept(&self, writer: &mut Writer, set_back: SetBack, store_ms: u64) {
+        // With a later time than the mark's, the manifest would outrank the mark.
+        let before = ClockPair { store_ms, wall_ms: set_back.held_ms };
+        writer.lowered.push(writer.position, before);
         self.watches.touch_expired(set_back.held_ms);
         // A reader judges a deadline by the clock of the moment at which it loaded the slot.
         self.multi.fetch_add(1, Ordering::AcqRel);
@@ -189,12 +189,9 @@ impl Log {
     /// Both clocks for the manifest, which must not tell a lower wall clock before the log does: it
     /// may be durable first, and the removals that the lower time needs lost.
     pub(super) fn clock_pair(&self) -> ClockPair {
-        let writer = self.lock_writer();
-        let durable = self.watermarks.durable();
-        match writer.lowered {
-            Some(lowered) if lowered.position > durable => lowered.before,
-            _ => self.clock.pair(),
-        }
+        let mut writer = self.lock_writer();
+        let before = writer.lowered.before_first_beyond(self.watermarks.durable());
+        before.unwrap_or_else(|| self.clock.pair())
     }
 
     fn sweep_some(&self) -> Result<bool> {
@@ -240,10 +237,14 @@ impl Log {
         }
     }
 
-    /// Some keys whose deadline has passed.
+    /// Some keys whose deadline has passed; while a set-back waits, by the wall clock alone.
     fn due(&self) -> Vec<Due> {
         let writer = self.lock_writer();
-        let judged = self.now();
+        let (mut judged, set_back) = self.clock.now_and_set_back();
+        if set_back.is_some() {
+            // It is not accepted before these are gone; durations that end meanwhile can wait.
+            judged.store_ms = 0;
+        }
         let due = writer.index.deadlines.due(judged, SWEEP_KEYS);
         let of = |(generation, id)| Due {
             id,
@@ -350,7 +351,7 @@ mod tests {
     }
 
     /// A log without a past.
-    fn log(clock: Arc<Told>) -> Log {
+    fn log(clock: Arc<impl Clock + 'static>) -> Log {
         let fs = Arc::new(SimFs::new());
         let options = Options { fs: fs.clone(), clock, background: false, ..Options::default() };
         let dir = std::path::Path::new("/store");
@@ -368,6 +369,58 @@ mod tests {
             reserves: [0; 2],
         };
         Log::new(dir.to_owned(), options, found)
+    }
+
+    /// A wall clock that goes on by a millisecond with each look.
+    #[derive(Debug)]
+    struct Restless(AtomicU64);
+
+    impl Clock for Restless {
+        fn now_ms(&self) -> u64 {
+            self.0.fetch_add(1, Ordering::Relaxed)
+        }
+    }
+
+    /// A millisecond passes while the low mark is written. The manifest may be durable before it, and
+    /// an open that found both has to go by the mark: keys behind it are acknowledged.
+    #[test]
+    fn the_clocks_before_a_low_mark_never_outrank_it() {
+        let clock = Arc::new(Restless(AtomicU64::new(100_000)));
+        let log = log(Arc::<Restless>::clone(&clock));
+        log.write(1, &Batch::new().set("key", "value")).unwrap();
+        let held_ms = log.now().wall_ms;
+        clock.0.store(50_000, Ordering::Relaxed);
+        let lower_ms = log.settled_now().wall_ms;
+        assert!(lower_ms < held_ms, "{lower_ms} was accepted");
+        let mark = Position(lock(&log.writer).position);
+        let [store_ms, wall_ms] = [&log.stamp.store_ms, &log.stamp.wall_ms]
+            .map(|clock_ms| clock_ms.load(Ordering::Relaxed));
+        let [of_manifest, of_mark] = [log.clock_pair(), ClockPair { store_ms, wall_ms }];
+        assert!(of_manifest.wall_ms >= held_ms, "the mark is not durable");
+        assert_eq!(of_manifest.later(of_mark), of_mark);
+        log.watermarks.wait(mark, Durability::Always).unwrap();
+        assert!(log.clock_pair().wall_ms < held_ms, "the mark is durable");
+    }
+
+    /// A steady stream of durations that end keeps no set-back waiting.
+    #[test]
+    fn a_set_back_waits_for_no_duration() {
+        let clock = Arc::new(Told(AtomicU64::new(100_000)));
+        let log = log(Arc::clone(&clock));
+        let keys = SWEEP_KEYS * 3;
+        for key in 0..keys {
+            let key = key.to_be_bytes();
+            log.write(1, &Batch::new().set_until(key, "v", 100_001)).unwrap();
+        }
+        clock.0.store(200_000, Ordering::Relaxed);
+        log.now();
+        clock.0.store(150_000, Ordering::Relaxed);
+        assert!(log.clock.set_back().is_some());
+        log.sweep().unwrap();
+        assert_eq!((log.clock.set_back().is_none(), log.now().wall_ms), (true, 150_000));
+        assert_eq!(log.count(1).0.keys, keys as u64);
+        while log.sweep().unwrap() {}
+        assert_eq!(log.expired_keys.load(Ordering::Relaxed), keys as u64);
     }
 
     /// Between the two halves of a turn of the sweep lie a few microseconds.

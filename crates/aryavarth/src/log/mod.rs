@@ -162,7 +162,7 @@ impl Log {
             marked: state.position,
             wants_stamp: false,
             lowers: None,
-            lowered: None,
+            lowered: writer::LowMarks::default(),
             index: found.index_writer,
             unlinks: VecDeque::new(),
             dropped: VecDeque::new(),

@@ -30,8 +30,8 @@ use crate::sync::{AtomicU64, Ordering};
 /// The latest stamp.
 #[derive(Debug)]
 pub(super) struct Stamp {
-    store_ms: AtomicU64,
-    wall_ms: AtomicU64,
+    pub(super) store_ms: AtomicU64,
+    pub(super) wall_ms: AtomicU64,
     position: AtomicU64,
 }
 

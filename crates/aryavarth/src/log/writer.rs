@@ -31,8 +31,8 @@ pub(super) struct Writer {
     pub(super) wants_stamp: bool,
     /// The lower wall clock that the next mark brings.
     pub(super) lowers: Option<SetBack>,
-    /// The last mark that brought one.
-    pub(super) lowered: Option<Lowered>,
+    /// The marks that brought one.
+    pub(super) lowered: LowMarks,
     pub(super) index: IndexWriter,
     /// Removed keys that are still in the index, oldest first.
     pub(super) unlinks: VecDeque<Unlink>,
@@ -46,13 +46,26 @@ pub(super) struct Writer {
     pub(super) closed: bool,
 }
 
-/// A mark with a lower wall clock.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Lowered {
-    /// Behind the mark.
-    pub(super) position: u64,
-    /// Both clocks before it, or before the first of several that no sync has covered.
-    pub(super) before: ClockPair,
+/// The marks with a lower wall clock that no sync has covered, oldest first: the position behind each,
+/// and both clocks just before it.
+#[derive(Debug, Default)]
+pub(super) struct LowMarks(VecDeque<(u64, ClockPair)>);
+
+impl LowMarks {
+    /// Notes a mark that was written, with its own time of the store's clock: where the mark survives,
+    /// an open takes it before the clocks that were noted here.
+    pub(super) fn push(&mut self, position: u64, before: ClockPair) {
+        self.0.push_back((position, before));
+    }
+
+    /// Both clocks before the first mark that is not durable, if there is one; forgets the marks that
+    /// are.
+    pub(super) fn before_first_beyond(&mut self, durable: u64) -> Option<ClockPair> {
+        while self.0.front().is_some_and(|&(position, _)| position <= durable) {
+            self.0.pop_front();
+        }
+        self.0.front().map(|&(_, before)| before)
+    }
 }
 
 /// A removed key: from when on it may go, its generation and entry, and the slot that it then has.
@@ -93,5 +106,25 @@ impl Recent {
             return None;
         }
         frame.value_at(pointer.offset - offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two set-backs came between two syncs. The first mark becomes durable alone, and with it the keys
+    /// behind it, so the time that it ended is no longer the manifest's to tell.
+    #[test]
+    fn a_durable_low_mark_gives_way_to_the_next_one() {
+        let [first, second] =
+            [(1000, 100), (1002, 50)].map(|(store_ms, wall_ms)| ClockPair { store_ms, wall_ms });
+        let mut marks = LowMarks::default();
+        marks.push(10, first);
+        marks.push(30, second);
+        assert_eq!(marks.before_first_beyond(9), Some(first));
+        assert_eq!(marks.before_first_beyond(10), Some(second));
+        assert_eq!(marks.before_first_beyond(29), Some(second));
+        assert_eq!(marks.before_first_beyond(30), None);
     }
 }
