@@ -34,6 +34,8 @@ const SWEEP_REST: Duration = Duration::from_millis(1);
 const SWEEP_KEYS: usize = 32;
 /// Entries that one turn of the purge gives back.
 const PURGE_ENTRIES: usize = 1024;
+/// Turns of the sweep that a close makes before it leaves a set-back to the next open.
+const LAST_TURNS: usize = 4096;
 
 /// A key whose deadline has passed.
 struct Due {
@@ -139,6 +141,16 @@ impl Log {
         // An error comes again where its caller can be told.
         while self.clock.set_back().is_some() && matches!(self.sweep(), Ok(true)) {}
         self.now()
+    }
+
+    /// Accepts a wall clock that was set back, as far as that is possible, before the clocks are written
+    /// down for the last time: the next open takes a held one for the wall clock's own.
+    pub(crate) fn settle_clock(&self) {
+        for _ in 0..LAST_TURNS {
+            if self.clock.set_back().is_none() || !matches!(self.sweep(), Ok(true)) {
+                return;
+            }
+        }
     }
 
     /// The writer's lock, and the same time under it.

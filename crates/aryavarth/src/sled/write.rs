@@ -13,7 +13,6 @@ use super::files::failed;
 use super::generations::Tally;
 use super::layout::{self, Entry, generation_of, key_of, place};
 use super::store::Store;
-use crate::clock::ClockPair;
 use crate::engine::{
     Count, Deadline, Effects, Generation, KeyPage, KeyRange, KeyWalk, Newest, Now, Position, Stored,
 };
@@ -279,7 +278,8 @@ impl Store {
     }
 
     fn remember(&self) -> Result<(), ::sled::Error> {
-        let ClockPair { store_ms, wall_ms } = self.clock.pair();
+        // Not the held wall clock: an open goes on by the way that the wall clock made since.
+        let (wall_ms, store_ms) = self.clock.times();
         let mut batch = ::sled::Batch::default();
         batch.insert(CLOCK, &store_ms.to_le_bytes());
         batch.insert(WALL_CLOCK, &wall_ms.to_le_bytes());

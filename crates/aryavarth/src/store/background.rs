@@ -60,6 +60,7 @@ impl Inner {
             }
         }
         self.scrubber.remember(&self.log, true);
+        self.log.settle_clock();
         self.log.close()
     }
 }

@@ -31,6 +31,7 @@ mod restarted {
     use super::*;
     stories! { [every_on_disk] on_disk [
         a_restart_after_a_jump_keeps_each_deadline,
+        a_restart_right_after_a_set_back_keeps_each_duration,
     ] }
 }
 
@@ -220,4 +221,32 @@ fn a_restart_after_a_jump_keeps_each_deadline<E: OnDisk>(dir: &Path, clock: &Arc
     assert_eq!(names(&engine), ["at", "later"]);
     clock.pass(1000);
     assert_eq!(names(&engine), [""; 0], "time did not stand");
+}
+
+/// The clock was ahead for a moment, and the store is closed before the background has accepted that it
+/// was set back.
+fn a_restart_right_after_a_set_back_keeps_each_duration<E: OnDisk>(
+    dir: &Path,
+    clock: &Arc<TestClock>,
+) {
+    const MINUTE_MS: u64 = 60_000;
+    let engine = E::open_at(dir, clock);
+    let start = clock.pass(2000);
+    put_for(&engine, "for", 20 * MINUTE_MS);
+    // More than one turn of the sweep is due first.
+    for n in 0..100 {
+        put_until_wall(&engine, &format!("at {n}"), start + MINUTE_MS);
+    }
+    clock.advance(HOUR_MS);
+    engine.now();
+    clock.set(start);
+    engine.now();
+    drop(engine);
+    clock.pass(10 * MINUTE_MS);
+    let engine = E::open_at(dir, clock);
+    assert_eq!((engine.clock_offset_ms(), engine.stats().clock_jumps), (0, 0));
+    clock.pass(10 * MINUTE_MS - 1);
+    assert_eq!(names(&engine), ["for"]);
+    clock.pass(1);
+    assert_eq!(names(&engine), [""; 0]);
 }
