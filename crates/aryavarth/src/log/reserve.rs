@@ -7,7 +7,7 @@
 //! Invariants:
 //! - Nothing is made ahead while a compaction works from the space of the reserve.
 //! - A reserve outlives the process; an open takes over those that it did not need.
-//! - A reserve of five eighths of the wanted size is enough where there is none and no space for more:
+//! - A reserve of five eighths of the wanted size is enough where there is no space for more:
 //!   writes resume with it.
 //! - A larger reserve is there before the smaller one goes; where it does not fit, the smaller one stays.
 
@@ -80,7 +80,7 @@ impl Log {
     }
 
     /// Makes a reserve in place of one of another size; returns the size that there is afterwards.
-    /// Where there is none and the disk has no space for all of it, the least size is tried.
+    /// Where there is none of the least size and the disk has no space for all of it, that is tried.
     fn make_reserve(
         &self,
         name: &str,
@@ -106,7 +106,10 @@ impl Log {
             Ok(bytes)
         };
         let mut done = make(bytes);
-        if old_bytes == 0 && least_bytes < bytes && done.as_ref().is_err_and(IoError::is_no_space) {
+        if old_bytes < least_bytes
+            && least_bytes < bytes
+            && done.as_ref().is_err_and(IoError::is_no_space)
+        {
             self.remove_reserve(made);
             done = make(least_bytes);
         }

@@ -497,6 +497,33 @@ fn writes_resume_with_a_smaller_reserve_where_the_whole_has_no_space() {
     store.put(b"k", b"v").unwrap();
 }
 
+/// The reserve is too small for the segments of today, and another program leaves no space for the
+/// whole of a larger one: the least that the guarantee names is made in its place.
+#[test]
+fn a_reserve_that_is_too_small_grows_to_five_eighths_where_the_whole_has_no_space() {
+    let fs = SimFs::new();
+    let limited = |bytes: u64| {
+        let limits = Options { segment_bytes_min: bytes, segment_bytes_max: bytes, ..options(&fs) };
+        KvStore::open_with(Path::new("/db"), limits).unwrap()
+    };
+    let store = limited(256 << 10);
+    for key in 0..6_000_u32 {
+        store.put(&key.to_be_bytes(), &[1; 1000]).unwrap();
+        while store.step().unwrap() {}
+    }
+    store.close().unwrap();
+    let reserve_bytes = || {
+        let file = fs.open(Site::VerifyOpen, Path::new("/db/reserve"), OpenHow::Read);
+        file.map_or(0, |file| file.len(Site::VerifyLength).unwrap())
+    };
+    let bytes = 1 << 20;
+    assert!((1..bytes / 2).contains(&reserve_bytes()));
+    let store = limited(bytes);
+    fs.limit_space(fs.space_used() + (900 << 10));
+    while store.step().unwrap() {}
+    assert_eq!((store.stats().full, reserve_bytes()), (false, bytes / 8 * 5));
+}
+
 /// A write that found no space left its first half in the file, whose zeros make it whole. A
 /// shorter write goes over its beginning; behind that the rest must not pass for the log.
 #[test]
