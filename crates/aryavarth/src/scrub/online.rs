@@ -128,10 +128,10 @@ impl Scrubber {
             };
             let offsets = of_one.iter().map(|place| place.offset);
             let damage = examine(log, segment, offsets);
-            let mut found = lock(&self.found);
+            // A place that is whole today, and rots again, is news then.
             let seen = of_one.iter().map(|at| ((at.segment, at.offset), at.first_seen_ms));
-            found.first_seen_ms.extend(seen);
-            drop(found);
+            let seen = seen.filter(|((_, at), _)| damage.iter().any(|found| found.offset == *at));
+            lock(&self.found).first_seen_ms.extend(seen);
             self.note(log, segment.id, damage, &mut VerifyReport::default());
         }
         *lock(&self.noted) = Noted { tried: places.clone(), places };

@@ -13,7 +13,7 @@ use crate::scrub::{rot, rot_each};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn listen() -> (Events, Receiver<Event>) {
+pub(crate) fn listen() -> (Events, Receiver<Event>) {
     let (sender, heard) = mpsc::channel();
     (Events::to(move |event| drop(sender.send(event.clone()))).unwrap(), heard)
 }

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aryavarth::fs::{Crash, Fs, OpenHow, SimFs, Site, read_full, write_full};
-use aryavarth::{Damage, KvStore, KvsError, Options, Verdict, verify};
+use aryavarth::{Damage, Event, KvStore, KvsError, Options, Verdict, verify};
 
+use crate::events::listen;
 use crate::runner::{DIR, TestClock, options};
 use crate::scrub::rot;
 
@@ -128,6 +129,29 @@ fn a_place_that_is_whole_again_is_forgotten() {
     assert!(store.damage().is_empty());
     work(&store);
     assert!(!has_note(&fs));
+}
+
+/// The note told of the place, the open found it whole, and it rots again: that is news.
+#[test]
+fn a_place_that_rots_again_is_told_again() {
+    let fs = SimFs::new();
+    let store = rotten(&fs, options(&fs));
+    store.scrub().unwrap();
+    work(&store);
+    rot(&fs, b"ralue-31-of-50");
+    let fs = fs.crash(Crash::Everything);
+    let (events, heard) = listen();
+    let store = KvStore::open_with(DIR, Options { events, ..options(&fs) }).unwrap();
+    assert_eq!(keys(&store.damage()), [b"key-40"]);
+    rot(&fs, b"value-31-of-50");
+    store.scrub().unwrap();
+    assert_eq!(keys(&store.damage()), [b"key-31", b"key-40"]);
+    drop(store);
+    let told: Vec<Event> = heard.iter().collect();
+    let [Event::Damaged { key, .. }] = &told[..] else {
+        panic!("the other one is known since the last run: {told:?}");
+    };
+    assert_eq!(key.as_deref(), Some(&b"key-31"[..]));
 }
 
 #[test]
