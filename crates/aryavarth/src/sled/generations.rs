@@ -168,8 +168,10 @@ impl Tally {
     }
 
     /// A key of a dropped generation was deleted.
-    pub(super) fn forget_deadline(&mut self, place: &[u8], deadline: u64) {
-        self.deadlines.remove(&(deadline, place.to_vec()));
+    pub(super) fn forget_deadline(&mut self, place: &[u8], deadline: Deadline) {
+        if let Some(at) = deadline.at() {
+            self.deadlines.remove(&(at, place.to_vec()));
+        }
     }
 
     /// A dropped generation has no keys any more.
@@ -189,5 +191,26 @@ impl Tally {
     /// Whether nothing will ever expire, and nothing waits to be deleted.
     pub(super) fn is_settled(&self) -> bool {
         self.deadlines.is_empty() && self.dropped.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A key's record has the word of its deadline, and the table its moment: they differ for one by
+    /// the wall clock, which the last of all may be.
+    #[test]
+    fn a_deleted_generation_leaves_no_deadline() {
+        for deadline in [Deadline::At(5000), Deadline::At(u64::MAX), Deadline::Wall(u64::MAX)] {
+            let place = super::super::layout::place(3, b"key");
+            let stored = Deadline::from(deadline.word());
+            let mut tally = Tally::default();
+            tally.change(&place, None, Some(stored));
+            tally.drop_generation(3);
+            tally.forget_deadline(&place, stored);
+            tally.forget_generation(3);
+            assert!(tally.is_settled(), "{deadline:?}");
+        }
     }
 }
