@@ -143,8 +143,9 @@ fn set_deadline(
         Deadline::Wall(_) => now.wall_ms.cast_signed(),
         _ => now.store_ms.cast_signed(),
     };
-    let left_ms = |deadline: Deadline| Some(deadline.at()?.cast_signed() - clock_ms(deadline));
-    if !conditions.hold(left_ms(current), new - clock_ms(unit.by_its_clock(0))) {
+    let left_ms =
+        |deadline: Deadline| Some(deadline.at()?.cast_signed().saturating_sub(clock_ms(deadline)));
+    if !conditions.hold(left_ms(current), new.saturating_sub(clock_ms(unit.by_its_clock(0)))) {
         return Ok(Reply::Integer(0));
     }
     match u64::try_from(new).map(|new| unit.by_its_clock(new)) {
