@@ -84,7 +84,7 @@ fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
             log_recovery(store.recovery(), begun.elapsed());
             log_damage(&store.damage());
             let server = KvServer::with_config(listener, store.clone(), pool, config);
-            serve(server, logged, || store.close())
+            serve(server, &logged, || store.close())
         }
         #[cfg(feature = "sled")]
         Engine::Sled => {
@@ -93,7 +93,7 @@ fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
             let took_ms = ms(begun.elapsed());
             info!(keys = store.stats().keys, took_ms, "recovered");
             let server = KvServer::with_config(listener, store.clone(), pool, config);
-            serve(server, logged, || store.close())
+            serve(server, &logged, || store.close())
         }
     }
 }
@@ -101,7 +101,7 @@ fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
 /// Serves until a signal comes, then closes the store.
 fn serve<E: KvsEngine, P: ThreadPool>(
     server: KvServer<E, P>,
-    logged: LoggedEvents,
+    logged: &LoggedEvents,
     close_store: impl FnOnce() -> Result<(), KvsError> + Send + 'static,
 ) -> Result<(), Failure> {
     log::plain(&format!("listening on {}", server.local_addr()));
@@ -192,15 +192,13 @@ fn ms(duration: Duration) -> u64 {
 /// nothing acknowledged, while a supervisor that loses its patience would kill us anyway.
 fn close<E: KvsEngine, P: ThreadPool>(
     server: KvServer<E, P>,
-    logged: LoggedEvents,
+    logged: &LoggedEvents,
     close_store: impl FnOnce() -> Result<(), KvsError> + Send + 'static,
 ) -> Result<(), Failure> {
     let (closed, wait) = mpsc::channel();
     let closing = thread::Builder::new().name("close".to_owned()).spawn(move || {
         drop(server);
-        let done = close_store();
-        logged.wait(EVENTS_TIME);
-        closed.send(done)
+        closed.send(close_store())
     });
     closing.map_err(|error| {
         Failure::Other(format!(
@@ -209,6 +207,7 @@ fn close<E: KvsEngine, P: ThreadPool>(
     })?;
     match wait.recv_timeout(CLOSE_TIME) {
         Ok(result) => {
+            logged.wait(EVENTS_TIME);
             result?;
             info!("closed");
         }

@@ -20,7 +20,7 @@ use tokio::time::{MissedTickBehavior, sleep, timeout};
 use tracing::info;
 
 use crate::budget::{Budget, OutputBudget};
-use crate::clients::Clients;
+use crate::clients::{ClientHandle, Clients};
 use crate::commands::registry::registry;
 use crate::commands::{ClientState, ServerContext};
 use crate::connection::{Connection, close};
@@ -265,18 +265,36 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
         let shared = Arc::clone(&self.shared);
         let stop = self.shared.stop.subscribe();
         tasks.spawn(async move {
-            let counters = Arc::clone(&shared.counters);
-            counters.connections.fetch_add(1, Ordering::Relaxed);
             // An error here means that the client went away, which is its right.
-            let client = shared.clients.enter(peer, local);
+            let entered = Entered::new(Arc::clone(&shared), peer, local);
+            let client = &entered.client;
             let is_open = !shared.settings.has_password();
             let durability = shared.engine.durability();
             let state = Box::new(ClientState::new(client.clone(), is_open, durability));
             let connection = Connection::new(Arc::clone(&shared), stream, share, &state);
             drop(connection.run(state, stop).await);
-            shared.clients.leave(&client);
-            counters.connections.fetch_sub(1, Ordering::Relaxed);
         });
+    }
+}
+
+/// A connection in the registry, which it leaves on drop: also if its task panics.
+struct Entered<E, P> {
+    shared: Arc<Shared<E, P>>,
+    client: ClientHandle,
+}
+
+impl<E, P> Entered<E, P> {
+    fn new(shared: Arc<Shared<E, P>>, peer: SocketAddr, local: SocketAddr) -> Self {
+        shared.counters.connections.fetch_add(1, Ordering::Relaxed);
+        let client = shared.clients.enter(peer, local);
+        Entered { shared, client }
+    }
+}
+
+impl<E, P> Drop for Entered<E, P> {
+    fn drop(&mut self) {
+        self.shared.clients.leave(&self.client);
+        self.shared.counters.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

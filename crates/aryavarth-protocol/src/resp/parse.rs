@@ -300,14 +300,16 @@ impl Parser {
         }
         let limit = limits.line_bytes_max.min(limits.request_bytes_max);
         let looked_at = line.len().min(limit + 1);
-        let Some(end) = memchr(b'\n', &line[self.searched..looked_at]) else {
+        // The limit may have been lowered since.
+        let searched = self.searched.min(looked_at);
+        let Some(end) = memchr(b'\n', &line[searched..looked_at]) else {
             self.searched = looked_at;
             if looked_at > limit {
                 return Err("ERR Protocol error: too big inline request".into());
             }
             return Ok(false);
         };
-        let end = self.searched + end;
+        let end = searched + end;
         let line = &mut line[..end];
         if memchr(0, line).is_some() {
             return Err(r"ERR Protocol error: unexpected '\x00' in an inline request".into());

@@ -4,8 +4,8 @@
 //! - Messages leave in the order in which they were published.
 //! - A mark is the place of a confirmation among the messages: those before it leave before it, and
 //!   those behind it after it.
-//! - A message counts until its last byte was sent, so the bytes of a subscriber that reads nothing
-//!   only grow, up to its limit; then it is cut off, and takes nothing more.
+//! - A message counts, with its place in the queue, until its last byte was sent: the bytes of a
+//!   subscriber that reads nothing only grow, up to its limit; then it is cut off, and takes nothing more.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,6 +34,23 @@ pub(crate) struct Message {
     pub(super) room: Arc<Share>,
 }
 
+impl Message {
+    /// Bytes that it takes while one subscriber has not read it.
+    pub(crate) fn cost(&self) -> usize {
+        self.push.len() + size_of::<Message>()
+    }
+}
+
+/// The outcome of a delivery to one subscriber.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Put {
+    Kept,
+    /// The subscriber has too many, and is cut off now.
+    Cut,
+    /// It was cut off before.
+    WasCut,
+}
+
 /// The messages that wait for one subscriber.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
@@ -56,24 +73,28 @@ struct Queue {
 }
 
 impl Inbox {
-    /// Adds a message; `false` if the subscriber has too many, and is cut off. A single message may
-    /// exceed the limit.
-    pub(super) fn put(&self, message: Message, bytes_max: usize) -> bool {
+    /// Adds a message. A single one may exceed the limit.
+    pub(super) fn put(&self, message: Message, bytes_max: usize) -> Put {
         let mut queue = self.queue();
         if queue.is_cut {
-            return false;
+            return Put::WasCut;
         }
-        let bytes = queue.unsent + message.push.len();
+        let bytes = queue.unsent + message.cost();
         let is_over = queue.unsent > 0 && bytes > bytes_max;
         if is_over || queue.is_large_for_long(bytes, bytes_max) {
             queue.cut();
-            return false;
+            return Put::Cut;
         }
         queue.unsent = bytes;
         queue.messages.push_back(message);
         drop(queue);
         self.arrived.notify_one();
-        true
+        Put::Kept
+    }
+
+    /// Whether no message waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue().messages.is_empty()
     }
 
     /// Returns when a message waits.
@@ -90,7 +111,7 @@ impl Inbox {
         while taken_bytes < bytes
             && let Some(message) = queue.messages.pop_front()
         {
-            taken_bytes += message.push.len();
+            taken_bytes += message.cost();
             taken.push(message);
         }
         queue.gone += taken.len() as u64;
@@ -102,11 +123,6 @@ impl Inbox {
         let mut queue = self.queue();
         let place = queue.gone + queue.messages.len() as u64;
         queue.marks.push_back(place);
-    }
-
-    /// Forgets the newest place.
-    pub(crate) fn unmark(&self) {
-        self.queue().marks.pop_back();
     }
 
     /// Takes the messages before the next confirmation, which is to be queued behind them.
@@ -122,7 +138,7 @@ impl Inbox {
     /// Drops the messages that wait.
     pub(crate) fn clear(&self) {
         let mut queue = self.queue();
-        let bytes: usize = queue.messages.iter().map(|message| message.push.len()).sum();
+        let bytes: usize = queue.messages.iter().map(Message::cost).sum();
         queue.gone += queue.messages.len() as u64;
         queue.messages.clear();
         queue.unsent = queue.unsent.saturating_sub(bytes);

@@ -17,16 +17,20 @@
 //! - Subscribers of a channel get its messages in one order, each once per matching subscription.
 //! - A subscription that is confirmed gets each message that is published after it.
 //! - A subscriber that does not read is cut off at its limit; no sender waits for it. All messages
-//!   that wait take the limit of all at most: when there is no room, the
-//!   subscriber with the most unsent bytes is cut off.
-//! - Names are bounded for one client and for all together, and so is the work to match patterns.
+//!   that wait take the limit of all at most, with their places in the inboxes: when there is no room,
+//!   the subscribers with the most unsent bytes are cut off, and if that gives none, the message is
+//!   refused.
+//! - Names are bounded for one client and for all together, and so is the work to match patterns,
+//!   which is done without a lock.
+//! - Locks are taken in this order: a client's names, the list of patterns, a part of a table, a
+//!   pattern's readers, the subscribers, an inbox.
 
 mod inbox;
 mod names;
 mod table;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aryavarth::{Durability, Position};
@@ -36,8 +40,9 @@ use crate::budget::{Budget, Share};
 use crate::glob::Glob;
 use crate::limits::Limits;
 pub(crate) use inbox::Message;
-use names::PATTERN_BYTES_MAX_TOTAL;
+use inbox::Put;
 pub(crate) use names::{Full, NAME_BYTES_MAX, NAMES_MAX, Subscriber, Subscriptions};
+use names::{PATTERN_BYTES_MAX_TOTAL, PATTERNS_MAX};
 use table::{Patterns, Table};
 
 /// The kinds of subscriptions.
@@ -60,13 +65,21 @@ pub(crate) struct Publication<'a> {
 }
 
 /// The outcome of a publication.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Published {
-    /// Subscriptions that the message was delivered to.
-    pub(crate) receivers: usize,
+    /// Subscriptions that the message was delivered to; an error if it was to none for want of room.
+    pub(crate) receivers: Result<usize, Full>,
     /// The clients that are to be closed because they did not read.
     pub(crate) cut: Vec<u64>,
 }
+
+/// Bytes of a message's words and handles beside its channel, its pattern and its text.
+const HEAD_COST: usize = 128;
+/// Subscribers that one publication may cut off to find room.
+const CUT_MAX: usize = 16;
+/// Steps of matching, and readers, with which a publication is no long work.
+const SHORT_STEPS: usize = 1 << 20;
+const SHORT_READERS: usize = 256;
 
 /// Every subscription.
 #[derive(Debug)]
@@ -80,6 +93,9 @@ pub(crate) struct Channels {
     pattern_bytes: Budget,
     messages: Budget,
     subscriber_bytes_max: usize,
+    message_bytes_max: usize,
+    /// How many subscribers there are.
+    entered: AtomicUsize,
     published: AtomicU64,
     cut: AtomicU64,
 }
@@ -95,6 +111,8 @@ impl Channels {
             pattern_bytes: Budget::new(PATTERN_BYTES_MAX_TOTAL),
             messages: Budget::new(limits.message_bytes_max_total),
             subscriber_bytes_max: limits.subscriber_bytes_max,
+            message_bytes_max: limits.message_bytes_max_total,
+            entered: AtomicUsize::new(0),
             published: AtomicU64::new(0),
             cut: AtomicU64::new(0),
         }
@@ -105,16 +123,20 @@ impl Channels {
         let shares = self.names.take(0).zip(self.pattern_bytes.take(0));
         let subscriber = Arc::new(Subscriber::new(client, shares));
         self.subscribers().insert(client, Arc::clone(&subscriber));
+        self.entered.fetch_add(1, Ordering::Relaxed);
         subscriber
     }
 
-    /// A client is gone.
+    /// A client is gone, and cannot subscribe any more.
     pub(crate) fn leave(&self, subscriber: &Arc<Subscriber>) {
+        subscriber.close();
         for kind in [Kind::Channel, Kind::Pattern, Kind::Shard] {
             self.unsubscribe_all(subscriber, kind);
         }
         subscriber.inbox.cut();
-        self.subscribers().remove(&subscriber.client);
+        if self.subscribers().remove(&subscriber.client).is_some() {
+            self.entered.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Subscribes a client to names, to all or to none; returns how many subscriptions it has
@@ -125,6 +147,9 @@ impl Channels {
         kind: Kind,
         names: &[&[u8]],
     ) -> Result<Vec<usize>, Full> {
+        if kind == Kind::Pattern && self.patterns.len() + names.len() > PATTERNS_MAX {
+            return Err(Full::AllPatterns);
+        }
         subscriber.add(kind, names, |name| match kind {
             Kind::Pattern => self.patterns.add(name, subscriber),
             Kind::Channel => self.plain.add(name, subscriber),
@@ -157,54 +182,54 @@ impl Channels {
     }
 
     /// Delivers a message to the subscribers of its channel and of patterns that match it.
-    ///
-    /// # Errors
-    /// [`Full`] if the message alone is larger than the memory for all messages.
-    pub(crate) fn publish(&self, of: &Publication<'_>) -> Result<Published, Full> {
+    pub(crate) fn publish(&self, kind: Kind, of: &Publication<'_>) -> Published {
         self.published.fetch_add(1, Ordering::Relaxed);
-        let patterns = self.patterns.matching(of.channel);
-        let readers = self.plain.readers(of.channel);
-        if readers.is_empty() && patterns.is_empty() {
-            return Ok(Published::default());
+        let is_shard = kind == Kind::Shard;
+        let mut patterns = Vec::new();
+        if !is_shard {
+            patterns = self.patterns.matching(of.channel);
+        }
+        // Held to the end: it keeps the order of the channel's messages for all.
+        let readers = self.table(kind).readers(of.channel);
+        let patterns: Vec<_> =
+            patterns.iter().map(|pattern| (pattern, pattern.readers())).collect();
+        let count =
+            readers.len() + patterns.iter().map(|(_, readers)| readers.len()).sum::<usize>();
+        if count == 0 {
+            return Published { receivers: Ok(0), cut: Vec::new() };
         }
         let tail = Tail::new(&[of.channel, of.message]);
-        let mut delivery = self.delivery(of, &tail)?;
-        if !readers.is_empty() {
-            delivery.deliver(&Push::new(&[b"message"], &tail), readers.iter());
-        }
-        for (pattern, readers) in patterns.iter() {
-            delivery.deliver(&Push::new(&[b"pmessage", pattern], &tail), readers);
-        }
-        Ok(delivery.published)
-    }
-
-    /// Delivers a message to the subscribers of its shard channel.
-    ///
-    /// # Errors
-    /// As [`Channels::publish`].
-    pub(crate) fn publish_to_shard(&self, of: &Publication<'_>) -> Result<Published, Full> {
-        self.published.fetch_add(1, Ordering::Relaxed);
-        let readers = self.shards.readers(of.channel);
-        if readers.is_empty() {
-            return Ok(Published::default());
-        }
-        let tail = Tail::new(&[of.channel, of.message]);
-        let mut delivery = self.delivery(of, &tail)?;
-        delivery.deliver(&Push::new(&[b"smessage"], &tail), readers.iter());
-        Ok(delivery.published)
-    }
-
-    fn delivery(&self, of: &Publication<'_>, tail: &Tail) -> Result<Delivery<'_>, Full> {
-        let mut published = Published::default();
-        let bytes = Push::new(&[], tail).len();
-        let room = loop {
-            match self.messages.take(bytes) {
-                Some(room) => break Arc::new(room),
-                None => published.cut.push(self.cut_slowest().ok_or(Full::Message)?),
-            }
+        let heads: usize = patterns.iter().map(|(pattern, _)| pattern.name.len() + HEAD_COST).sum();
+        let bytes = Push::new(&[], &tail).len() + HEAD_COST + heads + count * size_of::<Message>();
+        let mut cut = Vec::new();
+        let room = match self.room(bytes, &mut cut) {
+            Ok(room) => Arc::new(room),
+            Err(full) => return Published { receivers: Err(full), cut },
         };
         let (position, level) = (of.position, of.level);
-        Ok(Delivery { channels: self, position, level, room, published })
+        let mut delivery = Delivery { channels: self, position, level, room, receivers: 0, cut };
+        let word: &[u8] = if is_shard { b"smessage" } else { b"message" };
+        delivery.deliver(&Push::new(&[word], &tail), readers.iter());
+        for (pattern, readers) in &patterns {
+            delivery.deliver(&Push::new(&[b"pmessage", &pattern.name], &tail), readers.values());
+        }
+        Published { receivers: Ok(delivery.receivers), cut: delivery.cut }
+    }
+
+    /// Room for a message, for which the slowest subscribers are cut off if it has to be.
+    fn room(&self, bytes: usize, cut: &mut Vec<u64>) -> Result<Share, Full> {
+        if bytes > self.message_bytes_max {
+            return Err(Full::Message);
+        }
+        loop {
+            if let Some(room) = self.messages.take(bytes) {
+                return Ok(room);
+            }
+            if cut.len() >= CUT_MAX {
+                return Err(Full::Messages);
+            }
+            cut.push(self.cut_slowest().ok_or(Full::Messages)?);
+        }
     }
 
     /// Cuts off the subscriber with the most unsent bytes.
@@ -218,10 +243,13 @@ impl Channels {
         })
     }
 
-    /// Whether matching patterns with a channel may take long.
+    /// Whether a publication may take long: it matches many patterns or has many readers.
     pub(crate) fn is_long(&self, channel: &[u8]) -> bool {
-        const SHORT_STEPS: usize = 1 << 20;
-        self.patterns.bytes().saturating_mul(channel.len().min(NAME_BYTES_MAX)) > SHORT_STEPS
+        let steps = self.patterns.bytes().saturating_mul(channel.len().min(NAME_BYTES_MAX));
+        steps > SHORT_STEPS
+            || self.entered.load(Ordering::Relaxed) > SHORT_READERS
+                && self.plain.readers(channel).len() + self.shards.readers(channel).len()
+                    > SHORT_READERS
     }
 
     /// The names that have subscribers, and match.
@@ -265,7 +293,8 @@ struct Delivery<'a> {
     position: Position,
     level: Durability,
     room: Arc<Share>,
-    published: Published,
+    receivers: usize,
+    cut: Vec<u64>,
 }
 
 impl Delivery<'_> {
@@ -274,11 +303,13 @@ impl Delivery<'_> {
         for reader in readers {
             let room = Arc::clone(&self.room);
             let message = Message { push: push.clone(), position, level, room };
-            if reader.inbox.put(message, self.channels.subscriber_bytes_max) {
-                self.published.receivers += 1;
-            } else {
-                self.channels.cut.fetch_add(1, Ordering::Relaxed);
-                self.published.cut.push(reader.client);
+            match reader.inbox.put(message, self.channels.subscriber_bytes_max) {
+                Put::Kept => self.receivers += 1,
+                Put::Cut => {
+                    self.channels.cut.fetch_add(1, Ordering::Relaxed);
+                    self.cut.push(reader.client);
+                }
+                Put::WasCut => {}
             }
         }
     }

@@ -11,11 +11,13 @@ use crate::budget::Share;
 /// The longest name of a channel, and the longest pattern, in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 4 << 10;
 /// Names that one client may have subscribed to.
-pub(crate) const NAMES_MAX: usize = 64 << 10;
+pub(crate) const NAMES_MAX: usize = 16 << 10;
 /// Memory that a subscription takes beside its name, in bytes.
 pub(crate) const NAME_COST: usize = 256;
-/// Bytes of the patterns of all clients: each publication matches them all.
+/// Bytes of the patterns of all clients, and how many there may be: each publication matches them
+/// all, and each change copies the list.
 pub(crate) const PATTERN_BYTES_MAX_TOTAL: usize = 256 << 10;
+pub(super) const PATTERNS_MAX: usize = 16 << 10;
 
 /// How many names a client has subscribed to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub(crate) enum Full {
     AllPatterns,
     /// The message is larger than all messages may be.
     Message,
+    /// The messages that wait leave no room, and closing the slowest subscribers gave none at once.
+    Messages,
 }
 
 /// A client that may subscribe.
@@ -146,6 +150,11 @@ impl Subscriber {
             }
         }
         self.counts().confirmed(kind)
+    }
+
+    /// Takes no further name.
+    pub(super) fn close(&self) {
+        self.lock().shares = None;
     }
 
     /// The names of a kind, in order.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::names::Subscriber;
 use crate::glob::Glob;
@@ -12,7 +12,7 @@ use crate::glob::Glob;
 const PARTS: usize = 64;
 
 /// The subscribers of a name, by their clients' ids.
-type Readers = BTreeMap<u64, Arc<Subscriber>>;
+pub(super) type Readers = BTreeMap<u64, Arc<Subscriber>>;
 type Part = HashMap<Arc<[u8]>, Readers>;
 
 /// Channels of one kind.
@@ -87,46 +87,62 @@ impl Locked<'_> {
     pub(super) fn len(&self) -> usize {
         self.part.get(self.name).map_or(0, BTreeMap::len)
     }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// A pattern and its subscribers.
 #[derive(Debug)]
-struct Pattern {
+pub(super) struct Pattern {
+    pub(super) name: Arc<[u8]>,
     glob: Glob,
-    readers: Readers,
+    readers: Mutex<Readers>,
 }
 
-/// The patterns, looked at by each publication.
+impl Pattern {
+    pub(super) fn readers(&self) -> MutexGuard<'_, Readers> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The patterns, in order. A publication looks at the list as it is, without a lock; a change makes a
+/// new one.
 #[derive(Debug, Default)]
 pub(super) struct Patterns {
-    all: RwLock<BTreeMap<Arc<[u8]>, Pattern>>,
+    all: Mutex<Arc<Vec<Arc<Pattern>>>>,
     len: AtomicUsize,
     bytes: AtomicUsize,
 }
 
 impl Patterns {
+    fn all(&self) -> MutexGuard<'_, Arc<Vec<Arc<Pattern>>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn add(&self, name: &Arc<[u8]>, subscriber: &Arc<Subscriber>) {
-        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
-        let pattern = all.entry(Arc::clone(name)).or_insert_with(|| {
-            self.len.fetch_add(1, Ordering::Relaxed);
-            self.bytes.fetch_add(name.len(), Ordering::Relaxed);
-            Pattern { glob: Glob::new(name), readers: Readers::new() }
-        });
-        pattern.readers.insert(subscriber.client, Arc::clone(subscriber));
+        let mut all = self.all();
+        let readers = Readers::from([(subscriber.client, Arc::clone(subscriber))]);
+        match all.binary_search_by(|pattern| pattern.name.cmp(name)) {
+            Ok(at) => all[at].readers().extend(readers),
+            Err(at) => {
+                let (name, glob) = (Arc::clone(name), Glob::new(name));
+                self.bytes.fetch_add(name.len(), Ordering::Relaxed);
+                let pattern = Pattern { name, glob, readers: Mutex::new(readers) };
+                Arc::make_mut(&mut all).insert(at, Arc::new(pattern));
+                self.len.store(all.len(), Ordering::Relaxed);
+            }
+        }
     }
 
     pub(super) fn remove(&self, name: &[u8], client: u64) {
-        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(pattern) = all.get_mut(name) else { return };
-        pattern.readers.remove(&client);
-        if pattern.readers.is_empty() {
-            all.remove(name);
-            self.len.fetch_sub(1, Ordering::Relaxed);
+        let mut all = self.all();
+        let Ok(at) = all.binary_search_by(|pattern| (*pattern.name).cmp(name)) else { return };
+        let mut readers = all[at].readers();
+        readers.remove(&client);
+        let is_over = readers.is_empty();
+        drop(readers);
+        if is_over {
+            Arc::make_mut(&mut all).remove(at);
             self.bytes.fetch_sub(name.len(), Ordering::Relaxed);
+            self.len.store(all.len(), Ordering::Relaxed);
         }
     }
 
@@ -140,33 +156,11 @@ impl Patterns {
     }
 
     /// The patterns that match a channel. Costs one load if there are none.
-    pub(super) fn matching(&self, channel: &[u8]) -> Matching<'_> {
+    pub(super) fn matching(&self, channel: &[u8]) -> Vec<Arc<Pattern>> {
         if self.len() == 0 {
-            return Matching { all: None, names: Vec::new() };
+            return Vec::new();
         }
-        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        let matches = all.iter().filter(|(_, pattern)| pattern.glob.matches(channel));
-        let names = matches.map(|(name, _)| Arc::clone(name)).collect();
-        Matching { all: Some(all), names }
-    }
-}
-
-/// The patterns that match a channel, held against changes.
-pub(super) struct Matching<'a> {
-    all: Option<RwLockReadGuard<'a, BTreeMap<Arc<[u8]>, Pattern>>>,
-    names: Vec<Arc<[u8]>>,
-}
-
-impl Matching<'_> {
-    pub(super) fn is_empty(&self) -> bool {
-        self.names.is_empty()
-    }
-
-    /// Each with its subscribers.
-    pub(super) fn iter(
-        &self,
-    ) -> impl Iterator<Item = (&[u8], impl Iterator<Item = &Arc<Subscriber>>)> {
-        let all = self.all.as_deref();
-        self.names.iter().filter_map(move |name| Some((&**name, all?.get(name)?.readers.values())))
+        let all = Arc::clone(&self.all());
+        all.iter().filter(|pattern| pattern.glob.matches(channel)).cloned().collect()
     }
 }

@@ -26,17 +26,14 @@ impl Clients {
     /// subscriptions got it.
     ///
     /// # Errors
-    /// As [`Channels::publish`].
+    /// There is no room for it; nothing was delivered.
     pub(crate) fn publish(&self, kind: Kind, of: &Publication<'_>) -> Result<usize, Full> {
-        let published = match kind {
-            Kind::Shard => self.channels.publish_to_shard(of)?,
-            Kind::Channel | Kind::Pattern => self.channels.publish(of)?,
-        };
+        let published = self.channels.publish(kind, of);
         if !published.cut.is_empty() {
             let all = self.all();
             published.cut.iter().filter_map(|id| all.get(id)).for_each(ClientHandle::kill);
         }
-        Ok(published.receivers)
+        published.receivers
     }
 }
 
@@ -44,6 +41,11 @@ impl ClientHandle {
     /// Its subscriptions, if it ever had one.
     pub(crate) fn subscriber(&self) -> Option<&Arc<Subscriber>> {
         self.0.subscriber.get()
+    }
+
+    /// Whether messages wait for it.
+    pub(crate) fn has_messages(&self) -> bool {
+        self.subscriber().is_some_and(|subscriber| !subscriber.inbox.is_empty())
     }
 
     /// How many subscriptions it has.

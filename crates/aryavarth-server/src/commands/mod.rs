@@ -36,7 +36,8 @@ mod tests;
 mod transaction;
 
 pub(crate) use dispatch::{
-    Answer, LONG_BYTES, Later, Plan, blind, bytes_shown, is_long, plan, resolve, run, wants_reply,
+    Answer, LONG_BYTES, Later, Plan, blind, bytes_shown, is_long, listens, plan, resolve, run,
+    wants_reply,
 };
 pub(crate) use kit::call::CommandCall;
 pub(crate) use kit::context::{AfterReply, ClientState, ServerContext};

@@ -65,6 +65,14 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             let idle = self.shared.settings.idle();
             (Phase::Idle, idle.filter(|_| !self.view.is_subscribed))
         };
+        // Messages in between give a request no more time.
+        let listens = self.view.is_subscribed || self.feed.is_some();
+        let since = self.arrives_since.filter(|_| listens);
+        self.arrives_since = match phase {
+            Phase::Arriving => Some(since.unwrap_or_else(Instant::now)),
+            Phase::Sending => since,
+            Phase::Working | Phase::Idle => None,
+        };
         if phase != self.phase {
             self.client.show_buffers(self.session.input_bytes(), self.session.output_bytes());
             if phase == Phase::Idle {
@@ -73,7 +81,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 self.calls.shrink_to(CALLS_KEPT);
             }
             self.phase = phase;
-            self.deadline = allowed.map(|allowed| Instant::now() + allowed);
+            let since = self.arrives_since.filter(|_| phase == Phase::Arriving);
+            self.deadline = allowed.map(|allowed| since.unwrap_or_else(Instant::now) + allowed);
         }
     }
 }

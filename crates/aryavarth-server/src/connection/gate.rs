@@ -24,8 +24,8 @@ const IDLE_GATES: usize = 16;
 #[derive(Debug)]
 struct Gate {
     ticket: u64,
-    /// When the reply began to wait.
-    since: Instant,
+    /// When the reply began to wait; none for a message, which answers nothing.
+    since: Option<Instant>,
     position: Position,
     level: Durability,
 }
@@ -47,13 +47,18 @@ impl Gates {
         if position == Position::ZERO {
             return 0;
         }
+        let since = Some(*self.now.get_or_insert_with(Instant::now));
+        self.add(since, position, level)
+    }
+
+    /// The same for a message of a channel.
+    pub(super) fn message_ticket(&mut self, position: Position, level: Durability) -> u64 {
+        if position == Position::ZERO { 0 } else { self.add(None, position, level) }
+    }
+
+    fn add(&mut self, since: Option<Instant>, position: Position, level: Durability) -> u64 {
         self.tickets += 1;
-        self.waiting.push_back(Gate {
-            ticket: self.tickets,
-            since: *self.now.get_or_insert_with(Instant::now),
-            position,
-            level,
-        });
+        self.waiting.push_back(Gate { ticket: self.tickets, since, position, level });
         self.tickets
     }
 
@@ -120,7 +125,9 @@ impl Gates {
                 }
                 Poll::Pending => break,
             }
-            waits.count(now.saturating_duration_since(gate.since));
+            if let Some(since) = gate.since {
+                waits.count(now.saturating_duration_since(since));
+            }
             self.waiting.pop_front();
             went = true;
         }

@@ -96,6 +96,8 @@ pub(crate) struct Connection<E: KvsEngine, P: ThreadPool> {
     granted: Option<OutputShare>,
     /// Bytes of a reply that found no room: it is made when there is.
     room_wanted: Option<usize>,
+    /// Bytes that were sent from the first on.
+    sent_bytes: u64,
     /// Bytes that the client has taken since the deadline began.
     taken: usize,
     /// The last bytes to send; the input after them is not looked at.
@@ -106,6 +108,8 @@ pub(crate) struct Connection<E: KvsEngine, P: ThreadPool> {
     linger: bool,
     phase: Phase,
     deadline: Option<Instant>,
+    /// When the request that has arrived in part began to.
+    arrives_since: Option<Instant>,
 }
 
 /// The part of a client's state that its connection needs while a job has the state.
@@ -117,6 +121,8 @@ struct View {
     level: Durability,
     /// The client has subscribed to channels.
     is_subscribed: bool,
+    /// The version of the protocol that it speaks.
+    version: u8,
     /// Bytes of input that a transaction keeps.
     collected: usize,
 }
@@ -128,6 +134,7 @@ impl View {
             is_silent: client.is_silent(),
             level: client.settings.durability,
             is_subscribed: client.settings.subscriptions.any(),
+            version: client.settings.version,
             collected: client.bytes(),
         }
     }
@@ -179,12 +186,14 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             output_share,
             granted: None,
             room_wanted: None,
+            sent_bytes: 0,
             taken: 0,
             last_words: None,
             input_over: false,
             linger: false,
             phase: Phase::Working,
             deadline: None,
+            arrives_since: None,
         }
     }
 
@@ -249,7 +258,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         // On our turn, and with room for replies, all that has arrived was looked at.
         let has_room = !self.is_full();
         let (is_busy, is_held) = (turn.is_busy(), matches!(turn, Turn::Held(_)));
-        let Connection { shared, stream, session, gates, client, feed, .. } = self;
+        let Connection { shared, stream, session, gates, client, feed, heard, .. } = self;
         let can_read = !self.input_over && !is_busy && has_room;
         let can_show = !self.input_over
             && feed.is_some()
@@ -259,7 +268,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         let can_hear = self.view.is_subscribed
             && !self.input_over
             && !matches!(turn, Turn::Running(_))
-            && session.output_bytes() == 0;
+            && !heard.is_full();
         let must_send = !session.output().is_empty();
         let must_release = gates.is_waiting();
         let deadline = self.deadline;

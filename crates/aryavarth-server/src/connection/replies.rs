@@ -24,6 +24,9 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
     /// Whether too many replies are unsent to make more. With a reply that waits for room all
     /// others have left first: a connection that waits holds no room.
     pub(super) fn is_full(&self) -> bool {
+        if self.heard.is_full() {
+            return true;
+        }
         let unsent = self.session.output_bytes();
         if self.room_wanted.is_some() && unsent > 0 {
             return true;
@@ -71,6 +74,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             self.queue(answer);
         }
         self.session.set_authenticated(self.view.authenticated);
+        // Messages that come unasked are written in it, too.
+        self.session.set_resp_version(self.view.version);
         if state.settings.monitors != self.feed.is_some() {
             let clients = &self.shared.clients;
             self.feed = state.settings.monitors.then(|| clients.watch_commands());
@@ -162,6 +167,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
                 Ok(bytes) => {
                     self.session.sent(bytes);
                     self.taken += bytes;
+                    self.sent_bytes += bytes as u64;
                     self.shared.clients.count_sent(&self.client, bytes);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -169,7 +175,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             }
         }
         // A client that holds room which others may wait for has to take more than a byte.
-        let enough = if self.output_share.is_empty() { 1 } else { TAKEN_BYTES_MIN };
+        let is_light = self.output_share.is_empty() && !self.heard.is_full();
+        let enough = if is_light { 1 } else { TAKEN_BYTES_MIN };
         if self.taken > 0 && (self.taken >= enough || self.session.output().is_empty()) {
             self.taken = 0;
             self.phase = Phase::Working;

@@ -59,6 +59,10 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         };
         let mut answered = 0;
         while !self.is_full() {
+            // Messages that wait come before the calls behind them.
+            if self.view.is_subscribed {
+                self.hear();
+            }
             if answered >= BATCH_CALLS_MAX {
                 return (Turn::Ours(state), true);
             }

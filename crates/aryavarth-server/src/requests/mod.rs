@@ -98,6 +98,7 @@ pub(crate) fn run_inline<E: KvsEngine, P: ThreadPool>(
     let mut is_for_pool = false;
     while !is_for_pool
         && let Some(call) = run.first()
+        && !(listens(call) && run.client.entry.has_messages())
         && plan(run.shared, run.client, call) == Plan::Inline
     {
         match run.run_first(Wait::No) {
@@ -109,7 +110,8 @@ pub(crate) fn run_inline<E: KvsEngine, P: ThreadPool>(
     (run.result, is_for_pool)
 }
 
-/// Runs calls on the pool, up to the first that a pause holds or that has no room for its reply.
+/// Runs calls on the pool, up to the first that a pause holds, that has no room for its reply, or that
+/// changes subscriptions: a client that goes meanwhile must not leave one behind.
 /// `is_long` says that some may read much.
 pub(crate) fn run_on_pool<E: KvsEngine, P: ThreadPool>(
     shared: &Shared<E, P>,
@@ -120,7 +122,7 @@ pub(crate) fn run_on_pool<E: KvsEngine, P: ThreadPool>(
     let mut run = RunOfCalls::new(shared, client, calls);
     while let Some(call) = run.first() {
         let plan = plan(run.shared, run.client, call);
-        if plan == Plan::Held || is_long && !run.has_room() {
+        if plan == Plan::Held || listens(call) || is_long && !run.has_room() {
             break;
         }
         let ran = match plan {
@@ -132,6 +134,11 @@ pub(crate) fn run_on_pool<E: KvsEngine, P: ThreadPool>(
         }
     }
     run.result
+}
+
+/// Whether a call changes subscriptions, and so comes behind the messages that wait.
+fn listens(call: &Call) -> bool {
+    matches!(call, Call::Command(call) if commands::listens(call))
 }
 
 /// Calls of a client that run one after another.
@@ -227,7 +234,7 @@ impl<'a, E: KvsEngine, P: ThreadPool> RunOfCalls<'a, E, P> {
 }
 
 /// Whether calls of the pool may keep a thread for long.
-pub(crate) fn are_long<E: KvsEngine, P>(
+pub(crate) fn are_long<E: KvsEngine, P: ThreadPool>(
     shared: &Shared<E, P>,
     client: &ClientState,
     calls: &VecDeque<Call>,
@@ -235,7 +242,7 @@ pub(crate) fn are_long<E: KvsEngine, P>(
     let mut space = client.settings.space;
     calls.iter().any(|call| match call {
         Call::Request(request) => json::is_long(&shared.engine, request),
-        Call::Command(call) => commands::is_long(&shared.engine, client, call, &mut space),
+        Call::Command(call) => commands::is_long(&shared.engine, shared, client, call, &mut space),
         Call::Refused(_) => false,
     })
 }

@@ -1,5 +1,8 @@
 //! Channels over sockets: order, durability before delivery, and subscribers that do not read.
 
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -126,6 +129,7 @@ fn a_message_does_not_announce_a_write_that_is_not_on_disk() {
         ("SET k v\r\nPUBLISH news written\r\n", 2),
         ("INCR k\r\nPUBLISH news written\r\n", 2),
         ("MULTI\r\nSET k v\r\nPUBLISH news written\r\nEXEC\r\n", 4),
+        ("SET k v\r\nRESET\r\nPUBLISH news written\r\n", 3),
     ] {
         let engine = Obedient::default();
         let server = Server::with(engine.clone(), Limits::default());
@@ -153,6 +157,90 @@ fn a_message_leaves_when_the_write_before_it_is_on_disk() {
     engine.sync();
     assert_eq!(words(&mut reader), ["message", "news", "written"]);
     assert_eq!([sender.reply(), sender.reply()], ["+OK\r", ":1\r"]);
+}
+
+/// Its confirmations would stand among the replies of EXEC, and messages on the wrong side of them.
+#[test]
+fn a_transaction_changes_no_subscriptions() {
+    let server = Server::start();
+    let mut client = server.client();
+    assert_eq!(client.ask("MULTI\r\n"), "+OK\r");
+    assert!(client.ask("SUBSCRIBE a\r\n").starts_with("-ERR Command not allowed inside"));
+    assert!(client.ask("EXEC\r\n").starts_with("-EXECABORT"));
+}
+
+/// A client that shares one connection among its tasks always has a command under way. Its messages
+/// were never looked at, and it was closed as one that does not read.
+#[test]
+fn a_client_with_commands_under_way_hears_its_messages() {
+    let server = Server::start();
+    let mut client = server.client();
+    client.send("HELLO 3\r\nPING end\r\n");
+    while client.reply() != "end\r" {}
+    client.send("SUBSCRIBE a\r\n");
+    assert_eq!(words(&mut client), ["subscribe", "a", "1"]);
+    let mut writer = client.writer();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let busy = thread::spawn({
+        let is_over = Arc::clone(&is_over);
+        move || {
+            while !is_over.load(Ordering::Relaxed) {
+                writer.write_all("SET k v\r\n".repeat(16).as_bytes()).unwrap();
+            }
+        }
+    });
+    let mut sender = server.client();
+    sender.send("PUBLISH a one\r\nPUBLISH a two\r\n");
+    let began = Instant::now();
+    let mut heard = 0;
+    while heard < 2 {
+        assert!(began.elapsed() < PATIENCE, "it hears its replies only");
+        heard += usize::from(client.reply().starts_with('>'));
+    }
+    is_over.store(true, Ordering::Relaxed);
+    drop(client);
+    drop(busy.join());
+}
+
+/// A client is gone while a job of its commands runs: the subscription at their end stayed for ever.
+#[test]
+fn a_client_that_goes_leaves_no_subscription_behind() {
+    let engine = Obedient::default();
+    engine.sync_always();
+    let server = Server::with(engine.clone(), Limits::default());
+    let mut client = server.client();
+    client.send("GET gate\r\nSUBSCRIBE a b c\r\n");
+    eventually("it waits", || engine.take_calls().iter().any(|(call, _)| *call == "read"));
+    drop(client);
+    assert!(server.client().ask("CLIENT KILL TYPE normal\r\n").starts_with(':'));
+    eventually("it is gone", || server.handle.counters().connections == 0);
+    engine.open_gate();
+    assert_eq!(server.client().ask("PUBLISH a x\r\n"), ":0\r");
+    assert_eq!(figure(&server, "pubsub_channels"), 0);
+}
+
+/// What waits is not copied for a client that reads nothing, whatever it asks for.
+#[test]
+fn a_client_with_many_messages_waiting_runs_nothing_before_they_are_taken() {
+    const MESSAGES: usize = 2_000;
+    let server = Server::start();
+    let mut client = server.client();
+    subscribe(&mut client, &["a"]);
+    let mut sender = server.client();
+    let publish = format!("PUBLISH a {}\r\n", "x".repeat(10_000));
+    for _ in 0..MESSAGES {
+        assert_eq!(sender.ask(&publish), ":1\r");
+    }
+    client.send("UNSUBSCRIBE a\r\n");
+    sender.send("PING\r\n");
+    assert_eq!(sender.reply(), "+PONG\r");
+    assert_eq!(sender.ask("PUBSUB NUMSUB a\r\n"), "*2\r");
+    let numsub = [sender.reply(), sender.reply(), sender.reply()];
+    assert_eq!(numsub[2], ":1\r", "it is not run before its messages");
+    for _ in 0..MESSAGES {
+        assert_eq!(words(&mut client)[0], "message");
+    }
+    assert_eq!(words(&mut client), ["unsubscribe", "a", "0"]);
 }
 
 #[test]

@@ -26,7 +26,7 @@ use crate::commands::kit::failure::{self, Failure, error_reply, refused};
 use crate::commands::kit::read::Reader;
 use crate::commands::kit::spec::{self, Flags, Run, Spec, Step};
 use crate::commands::registry::registry;
-pub(crate) use plan::{LONG_BYTES, Plan, bytes_shown, is_long, plan};
+pub(crate) use plan::{LONG_BYTES, Plan, bytes_shown, is_long, listens, plan};
 
 /// The answer to one command, and the connection's next step.
 #[derive(Debug)]
@@ -252,7 +252,7 @@ fn admit(
              RESET are allowed in this context"
         ));
     }
-    if client.queue.is_some() && spec.flags.has(Flags::NO_MULTI) {
+    if client.queue.is_some() && spec.flags.has_any(Flags::NO_MULTI.and(Flags::LISTENS)) {
         return refused("ERR Command not allowed inside a transaction");
     }
     Ok(spec)

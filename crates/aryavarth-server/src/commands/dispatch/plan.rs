@@ -60,7 +60,12 @@ pub(crate) fn plan(server: &dyn ServerContext, client: &ClientState, call: &Comm
     }
 }
 
-/// Whether the patterns that a message is matched with are many.
+/// Whether a change of subscriptions is called for.
+pub(crate) fn listens(call: &CommandCall) -> bool {
+    call.spec.is_some_and(|spec| spec.flags.has(Flags::LISTENS))
+}
+
+/// Whether the patterns that a message is matched with are many, or its readers.
 fn matches_long(server: &dyn ServerContext, call: &CommandCall) -> bool {
     server.clients().channels.is_long(Args::new(&call.command).get(1))
 }
@@ -100,6 +105,7 @@ pub(crate) const LONG_BYTES: usize = 256 << 10;
 /// it have selected, and a SELECT changes it.
 pub(crate) fn is_long<E: KvsEngine>(
     engine: &E,
+    server: &dyn ServerContext,
     client: &ClientState,
     call: &CommandCall,
     space: &mut u32,
@@ -120,6 +126,7 @@ pub(crate) fn is_long<E: KvsEngine>(
                 || spec.key_count(&Args::new(&call.command)) > LONG_COUNT
                 || bytes_of_call(engine, client, call, *space, |_| true) > LONG_BYTES
         }
+        (Run::Context(_), None) => spec.flags.has(Flags::PUBLISHES) && matches_long(server, call),
         _ => false,
     }
 }

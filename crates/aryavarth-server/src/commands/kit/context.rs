@@ -92,9 +92,10 @@ impl ClientState {
         entry.set_touches_not(false);
         server.clients().end_subscriptions(&entry);
         let is_open = !server.settings().has_password();
-        let room = std::mem::take(&mut self.room);
+        let (room, seen) = (std::mem::take(&mut self.room), self.settings.seen);
         *self = ClientState::new(entry, is_open, server.settings().durability);
         self.room = room;
+        self.settings.seen = seen;
     }
 }
 

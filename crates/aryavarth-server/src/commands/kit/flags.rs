@@ -9,7 +9,7 @@
 pub(crate) struct Flags(u32);
 
 /// Every name; its place is its bit.
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 29] = [
     "write",
     "readonly",
     "denyoom",
@@ -35,6 +35,7 @@ const NAMES: [&str; 28] = [
     "@scripting",
     "UNQUEUED",
     "SUBSCRIBED",
+    "LISTENS",
     "PUBLISHES",
     "WAITS",
     "NO_VALUES",
@@ -55,6 +56,8 @@ impl Flags {
     pub(crate) const UNQUEUED: Flags = Flags::named("UNQUEUED");
     /// Runs for a client of RESP2 that has subscribed.
     pub(crate) const SUBSCRIBED: Flags = Flags::named("SUBSCRIBED");
+    /// Changes the client's subscriptions: runs in the connection's own hands only.
+    pub(crate) const LISTENS: Flags = Flags::named("LISTENS");
     /// Matches patterns, which may take long.
     pub(crate) const PUBLISHES: Flags = Flags::named("PUBLISHES");
     /// May wait for the engine's writer or for a disk.

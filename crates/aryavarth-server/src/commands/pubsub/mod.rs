@@ -10,7 +10,9 @@ use crate::commands::kit::help::HELP;
 use crate::commands::kit::spec::{Outcome, Run, Spec};
 use crate::glob::Glob;
 
-const LISTEN: &str = "pubsub noscript loading stale SUBSCRIBED";
+/// A change of subscriptions is no part of a transaction: its confirmations would stand among other
+/// replies, where clients do not look for them.
+const LISTEN: &str = "pubsub noscript loading stale SUBSCRIBED LISTENS";
 
 pub(crate) const SPECS: &[Spec] = &[
     Spec::new("psubscribe", -2, "pattern [pattern ...]", Run::Context(psubscribe))
@@ -36,7 +38,7 @@ pub(crate) const SPECS: &[Spec] = &[
         .cost("O(N+M) where N is the number of patterns the client is already subscribed and M is the number of total patterns subscribed in the system (by any client).")
         .says("Stops listening for messages posted to channels matching the given patterns"),
     Spec::new("spublish", 3, "shardchannel message", Run::Context(spublish))
-        .flags("pubsub loading stale fast")
+        .flags("pubsub loading stale fast PUBLISHES")
         .key("not_key")
         .since("7.0.0")
         .cost("O(N) where N is the number of clients subscribed to the receiving shard channel.")
@@ -82,7 +84,7 @@ const SUBS: &[Spec] = &[
         .since("2.8.0")
         .says("Gets the count of unique patterns pattern subscriptions"),
     Spec::new("numsub", -2, "[channel [channel ...]]", Run::Context(numsub))
-        .flags("pubsub loading stale")
+        .flags("pubsub loading stale WAITS")
         .since("2.8.0")
         .cost("O(N) for the NUMSUB subcommand, where N is the number of requested channels")
         .says("Gets the count of subscribers for channels"),
@@ -95,7 +97,7 @@ const SUBS: &[Spec] = &[
         )
         .says("Lists active shard channels"),
     Spec::new("shardnumsub", -2, "[shardchannel [shardchannel ...]]", Run::Context(shard_numsub))
-        .flags("pubsub loading stale")
+        .flags("pubsub loading stale WAITS")
         .since("7.0.0")
         .cost("O(N) for the SHARDNUMSUB subcommand, where N is the number of requested shard channels")
         .says("Gets the count of subscribers for shard channels"),
@@ -122,6 +124,11 @@ fn full(full: Full) -> Failure {
         Full::AllPatterns => {
             "ERR the patterns of all clients are as long as they may be; nothing was \
                               subscribed; subscribe to channels instead"
+                .to_owned()
+        }
+        Full::Messages => {
+            "ERR messages that wait for slow subscribers leave no room; it was sent to \
+                           no client; try again"
                 .to_owned()
         }
         Full::Message => {
@@ -183,10 +190,6 @@ fn stop_listening(context: &mut Context<'_>, args: &Args<'_>, kind: Kind, word: 
 fn end(context: &mut Context<'_>) {
     let subscriber = context.server.clients().subscriber(context.entry);
     context.settings.subscriptions = subscriber.counts();
-    if context.in_transaction {
-        // The confirmation is a part of the reply of EXEC.
-        subscriber.inbox.unmark();
-    }
 }
 
 fn subscribe(context: &mut Context<'_>, args: &Args<'_>) -> Outcome {

@@ -122,7 +122,7 @@ fn a_read_is_long_by_the_database_that_the_commands_before_it_select() {
         let mut space = client.settings.space;
         let call = |line: &&str| resolve(Command::from_args(line.split(' ')));
         let calls = lines.iter().map(call);
-        calls.map(|call| commands::is_long(&store, client, &call, &mut space)).collect()
+        calls.map(|call| commands::is_long(&store, &server, client, &call, &mut space)).collect()
     };
     assert_eq!(are_long(&client, &["GET k", "SELECT 3", "GET k"]), [false, false, true]);
     assert_eq!(are_long(&client, &["SELECT 3", "SELECT 0", "GET k"]), [false; 3]);
