@@ -16,6 +16,8 @@ use bytes::Bytes;
 
 /// A part takes no further reply beyond this, in bytes; a value of this length has its own part.
 pub(crate) const PART_BYTES: usize = 64 << 10;
+/// Bytes that several queues share are a part from this length on; shorter ones are copied.
+const SHARED_BYTES_MIN: usize = 4 << 10;
 /// Capacity that an empty queue keeps for the next replies, in bytes.
 const KEPT_BYTES_MAX: usize = 16 << 10;
 
@@ -84,7 +86,7 @@ impl Parts {
 
     /// Appends bytes that other queues send, too: large ones are not copied.
     pub(crate) fn push_shared(&mut self, bytes: &Bytes) {
-        if bytes.len() < PART_BYTES {
+        if bytes.len() < SHARED_BYTES_MIN {
             self.write(|out| out.extend_from_slice(bytes));
         } else {
             self.push_part(Part::Shared(bytes.clone()));
@@ -127,7 +129,9 @@ impl Parts {
         while bytes > 0 {
             let first = self.front();
             let step = bytes.min(first.len());
-            if step == first.len() && self.gone == 0 && step >= PART_BYTES {
+            let is_shared = matches!(self.queue.front(), Some(Part::Shared(_)));
+            let is_whole = step == first.len() && self.gone == 0;
+            if is_whole && (is_shared || step >= PART_BYTES) {
                 self.bytes -= step;
                 if let Some(part) = self.queue.pop_front() {
                     to.push_part(part);

@@ -21,6 +21,8 @@ use crate::budget::Share;
 /// quarter, as in Redis.
 const LARGE_PART: usize = 4;
 const LARGE_TIME: Duration = Duration::from_secs(60);
+/// Messages that an empty inbox keeps places for.
+const PLACES_KEPT: usize = 64;
 
 /// A published message, which its readers share.
 #[derive(Clone, Debug)]
@@ -115,6 +117,7 @@ impl Inbox {
             taken.push(message);
         }
         queue.gone += taken.len() as u64;
+        queue.spare();
         taken
     }
 
@@ -132,7 +135,9 @@ impl Inbox {
         let before = usize::try_from(place.saturating_sub(queue.gone)).unwrap_or(usize::MAX);
         let before = before.min(queue.messages.len());
         queue.gone += before as u64;
-        queue.messages.drain(..before).collect()
+        let taken = queue.messages.drain(..before).collect();
+        queue.spare();
+        taken
     }
 
     /// Drops the messages that wait.
@@ -142,6 +147,8 @@ impl Inbox {
         queue.gone += queue.messages.len() as u64;
         queue.messages.clear();
         queue.unsent = queue.unsent.saturating_sub(bytes);
+        queue.large_since = None;
+        queue.spare();
     }
 
     /// Takes note that taken messages of so many bytes were sent.
@@ -169,6 +176,13 @@ impl Inbox {
 }
 
 impl Queue {
+    /// Frees the places of a backlog that is gone.
+    fn spare(&mut self) {
+        if self.messages.is_empty() && self.messages.capacity() > PLACES_KEPT {
+            self.messages = VecDeque::new();
+        }
+    }
+
     fn is_large_for_long(&mut self, bytes: usize, bytes_max: usize) -> bool {
         bytes > bytes_max / LARGE_PART
             && self.large_since.get_or_insert_with(Instant::now).elapsed() > LARGE_TIME

@@ -41,7 +41,9 @@ use crate::glob::Glob;
 use crate::limits::Limits;
 pub(crate) use inbox::Message;
 use inbox::Put;
-pub(crate) use names::{Full, NAME_BYTES_MAX, NAMES_MAX, Subscriber, Subscriptions};
+pub(crate) use names::{
+    Full, NAME_BYTES_MAX, NAMES_MAX, OWN_PATTERNS_MAX, Subscriber, Subscriptions,
+};
 use names::{PATTERN_BYTES_MAX_TOTAL, PATTERNS_MAX};
 use table::{Patterns, Table};
 
@@ -78,7 +80,7 @@ const HEAD_COST: usize = 128;
 /// Subscribers that one publication may cut off to find room.
 const CUT_MAX: usize = 16;
 /// Steps of matching, and readers, with which a publication is no long work.
-const SHORT_STEPS: usize = 1 << 20;
+const SHORT_STEPS: usize = 1 << 16;
 const SHORT_READERS: usize = 256;
 
 /// Every subscription.
@@ -147,22 +149,25 @@ impl Channels {
         kind: Kind,
         names: &[&[u8]],
     ) -> Result<Vec<usize>, Full> {
-        if kind == Kind::Pattern && self.patterns.len() + names.len() > PATTERNS_MAX {
+        // Others may add some at the same time: the limit is one of work, not an exact one.
+        if kind == Kind::Pattern && self.patterns.len() >= PATTERNS_MAX {
             return Err(Full::AllPatterns);
         }
-        subscriber.add(kind, names, |name| match kind {
-            Kind::Pattern => self.patterns.add(name, subscriber),
-            Kind::Channel => self.plain.add(name, subscriber),
-            Kind::Shard => self.shards.add(name, subscriber),
+        subscriber.add(kind, names, |names| match kind {
+            Kind::Pattern => self.patterns.add(names, subscriber),
+            Kind::Channel | Kind::Shard => {
+                for name in names {
+                    self.table(kind).add(name, subscriber);
+                }
+            }
         })
     }
 
     /// Ends a subscription, if there is one; returns how many the client has left.
     pub(crate) fn unsubscribe(&self, subscriber: &Subscriber, kind: Kind, name: &[u8]) -> usize {
         subscriber.remove(kind, name, |name| match kind {
-            Kind::Pattern => self.patterns.remove(name, subscriber.client),
-            Kind::Channel => self.plain.remove(name, subscriber.client),
-            Kind::Shard => self.shards.remove(name, subscriber.client),
+            Kind::Pattern => self.patterns.remove(&[Arc::from(name)], subscriber.client),
+            Kind::Channel | Kind::Shard => self.table(kind).remove(name, subscriber.client),
         })
     }
 
@@ -173,12 +178,14 @@ impl Channels {
         subscriber: &Subscriber,
         kind: Kind,
     ) -> Vec<(Arc<[u8]>, usize)> {
-        let names = subscriber.names(kind);
-        let left = |name: Arc<[u8]>| {
-            let left = self.unsubscribe(subscriber, kind, &name);
-            (name, left)
-        };
-        names.into_iter().map(left).collect()
+        subscriber.remove_all(kind, |names| match kind {
+            Kind::Pattern => self.patterns.remove(names, subscriber.client),
+            Kind::Channel | Kind::Shard => {
+                for name in names {
+                    self.table(kind).remove(name, subscriber.client);
+                }
+            }
+        })
     }
 
     /// Delivers a message to the subscribers of its channel and of patterns that match it.
@@ -221,25 +228,29 @@ impl Channels {
         if bytes > self.message_bytes_max {
             return Err(Full::Message);
         }
+        let mut cut_bytes = 0;
         loop {
             if let Some(room) = self.messages.take(bytes) {
                 return Ok(room);
             }
-            if cut.len() >= CUT_MAX {
+            // The room of those that were cut off comes back when they are closed.
+            if cut_bytes >= bytes || cut.len() >= CUT_MAX {
                 return Err(Full::Messages);
             }
-            cut.push(self.cut_slowest().ok_or(Full::Messages)?);
+            let (client, bytes) = self.cut_slowest().ok_or(Full::Messages)?;
+            cut.push(client);
+            cut_bytes += bytes;
         }
     }
 
-    /// Cuts off the subscriber with the most unsent bytes.
-    fn cut_slowest(&self) -> Option<u64> {
+    /// Cuts off the subscriber with the most unsent bytes; returns its client and these bytes.
+    fn cut_slowest(&self) -> Option<(u64, usize)> {
         let subscribers = self.subscribers();
         let unsent = subscribers.values().map(|subscriber| (subscriber.inbox.unsent(), subscriber));
         let (bytes, slowest) = unsent.max_by_key(|(bytes, _)| *bytes)?;
         (bytes > 0 && slowest.inbox.cut()).then(|| {
             self.cut.fetch_add(1, Ordering::Relaxed);
-            slowest.client
+            (slowest.client, bytes)
         })
     }
 
@@ -247,9 +258,10 @@ impl Channels {
     pub(crate) fn is_long(&self, channel: &[u8]) -> bool {
         let steps = self.patterns.bytes().saturating_mul(channel.len().min(NAME_BYTES_MAX));
         steps > SHORT_STEPS
+            || self.patterns.readers() > SHORT_READERS
             || self.entered.load(Ordering::Relaxed) > SHORT_READERS
-                && self.plain.readers(channel).len() + self.shards.readers(channel).len()
-                    > SHORT_READERS
+                && (self.plain.is_wide(channel, SHORT_READERS)
+                    || self.shards.is_wide(channel, SHORT_READERS))
     }
 
     /// The names that have subscribers, and match.

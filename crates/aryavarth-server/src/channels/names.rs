@@ -18,6 +18,8 @@ pub(crate) const NAME_COST: usize = 256;
 /// all, and each change copies the list.
 pub(crate) const PATTERN_BYTES_MAX_TOTAL: usize = 256 << 10;
 pub(super) const PATTERNS_MAX: usize = 16 << 10;
+/// Patterns that one client may have.
+pub(crate) const OWN_PATTERNS_MAX: usize = 1 << 10;
 
 /// How many names a client has subscribed to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,13 +91,13 @@ impl Subscriber {
         Subscriptions { channels, patterns, shards }
     }
 
-    /// Adds names, all or none; calls `enter` with each that is new. Returns the number that
+    /// Adds names, all or none; calls `enter` with those that are new. Returns the number that
     /// confirms each, and marks their place in the inbox.
     pub(super) fn add(
         &self,
         kind: Kind,
         names: &[&[u8]],
-        mut enter: impl FnMut(&Arc<[u8]>),
+        enter: impl FnOnce(&[Arc<[u8]>]),
     ) -> Result<Vec<usize>, Full> {
         let mut own = self.lock();
         let Names { sets, shares } = &mut *own;
@@ -105,7 +107,8 @@ impl Subscriber {
         if names.iter().any(|name| name.len() > NAME_BYTES_MAX) {
             return Err(Full::Name);
         }
-        if set.len() + new.len() > NAMES_MAX {
+        let max = if kind == Kind::Pattern { OWN_PATTERNS_MAX } else { NAMES_MAX };
+        if set.len() + new.len() > max {
             return Err(Full::Names);
         }
         let bytes: usize = new.iter().map(|name| name.len()).sum();
@@ -120,14 +123,13 @@ impl Subscriber {
         }
         // Before the first message that the new names can bring.
         self.inbox.mark();
+        let new: Vec<Arc<[u8]>> = new.into_iter().map(Arc::from).collect();
+        enter(&new);
+        let mut new: BTreeSet<Arc<[u8]>> = new.into_iter().collect();
         let mut confirmed = Vec::with_capacity(names.len());
         for name in names {
-            if !set.contains(*name) {
-                let name = Arc::from(*name);
-                enter(&name);
-                set.insert(name);
-                self.counts[kind as usize].store(set.len(), Ordering::Relaxed);
-            }
+            set.extend(new.take(*name));
+            self.counts[kind as usize].store(set.len(), Ordering::Relaxed);
             confirmed.push(self.counts().confirmed(kind));
         }
         Ok(confirmed)
@@ -152,13 +154,32 @@ impl Subscriber {
         self.counts().confirmed(kind)
     }
 
+    /// Removes all names of a kind, and calls `leave` with them. Returns each with the number that
+    /// confirms it.
+    pub(super) fn remove_all(
+        &self,
+        kind: Kind,
+        leave: impl FnOnce(&[Arc<[u8]>]),
+    ) -> Vec<(Arc<[u8]>, usize)> {
+        let mut own = self.lock();
+        let Names { sets, shares } = &mut *own;
+        let names: Vec<Arc<[u8]>> = std::mem::take(&mut sets[kind as usize]).into_iter().collect();
+        leave(&names);
+        self.counts[kind as usize].store(0, Ordering::Relaxed);
+        let bytes: usize = names.iter().map(|name| name.len()).sum();
+        if let Some((all, patterns)) = shares {
+            all.resize(all.amount().saturating_sub(bytes + names.len() * NAME_COST));
+            if kind == Kind::Pattern {
+                patterns.resize(patterns.amount().saturating_sub(bytes));
+            }
+        }
+        let (others, count) = (self.counts().confirmed(kind), names.len());
+        let left = |(at, name)| (name, others + count - 1 - at);
+        names.into_iter().enumerate().map(left).collect()
+    }
+
     /// Takes no further name.
     pub(super) fn close(&self) {
         self.lock().shares = None;
-    }
-
-    /// The names of a kind, in order.
-    pub(super) fn names(&self, kind: Kind) -> Vec<Arc<[u8]>> {
-        self.lock().sets[kind as usize].iter().cloned().collect()
     }
 }

@@ -1,6 +1,6 @@
 //! Names and their subscribers: channels by hash, patterns one by one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,8 +30,11 @@ impl Table {
     }
 
     fn part(&self, name: &[u8]) -> MutexGuard<'_, Part> {
-        let number = usize::try_from(self.hasher.hash_one(name) % PARTS as u64).unwrap_or(0);
-        self.parts[number].lock().unwrap_or_else(PoisonError::into_inner)
+        self.parts[self.number(name)].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn number(&self, name: &[u8]) -> usize {
+        usize::try_from(self.hasher.hash_one(name) % PARTS as u64).unwrap_or(0)
     }
 
     pub(super) fn add(&self, name: &Arc<[u8]>, subscriber: &Arc<Subscriber>) {
@@ -56,6 +59,14 @@ impl Table {
     /// The subscribers of a name; no other message reaches them meanwhile.
     pub(super) fn readers<'a>(&'a self, name: &'a [u8]) -> Locked<'a> {
         Locked { part: self.part(name), name }
+    }
+
+    /// Whether a name has more subscribers than `count`, or a message to it is being delivered.
+    pub(super) fn is_wide(&self, name: &[u8], count: usize) -> bool {
+        match self.parts[self.number(name)].try_lock() {
+            Ok(part) => part.get(name).is_some_and(|readers| readers.len() > count),
+            Err(_) => true,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -110,6 +121,7 @@ pub(super) struct Patterns {
     all: Mutex<Arc<Vec<Arc<Pattern>>>>,
     len: AtomicUsize,
     bytes: AtomicUsize,
+    readers: AtomicUsize,
 }
 
 impl Patterns {
@@ -117,33 +129,52 @@ impl Patterns {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn add(&self, name: &Arc<[u8]>, subscriber: &Arc<Subscriber>) {
+    /// Adds a subscriber of patterns that it does not have.
+    pub(super) fn add(&self, names: &[Arc<[u8]>], subscriber: &Arc<Subscriber>) {
         let mut all = self.all();
-        let readers = Readers::from([(subscriber.client, Arc::clone(subscriber))]);
-        match all.binary_search_by(|pattern| pattern.name.cmp(name)) {
-            Ok(at) => all[at].readers().extend(readers),
-            Err(at) => {
-                let (name, glob) = (Arc::clone(name), Glob::new(name));
-                self.bytes.fetch_add(name.len(), Ordering::Relaxed);
-                let pattern = Pattern { name, glob, readers: Mutex::new(readers) };
-                Arc::make_mut(&mut all).insert(at, Arc::new(pattern));
-                self.len.store(all.len(), Ordering::Relaxed);
+        let list = Arc::make_mut(&mut all);
+        for name in names {
+            let readers = Readers::from([(subscriber.client, Arc::clone(subscriber))]);
+            match list.binary_search_by(|pattern| pattern.name.cmp(name)) {
+                Ok(at) => list[at].readers().extend(readers),
+                Err(at) => {
+                    let (name, glob) = (Arc::clone(name), Glob::new(name));
+                    self.bytes.fetch_add(name.len(), Ordering::Relaxed);
+                    let pattern = Pattern { name, glob, readers: Mutex::new(readers) };
+                    list.insert(at, Arc::new(pattern));
+                }
             }
         }
+        self.readers.fetch_add(names.len(), Ordering::Relaxed);
+        self.len.store(list.len(), Ordering::Relaxed);
     }
 
-    pub(super) fn remove(&self, name: &[u8], client: u64) {
-        let mut all = self.all();
-        let Ok(at) = all.binary_search_by(|pattern| (*pattern.name).cmp(name)) else { return };
-        let mut readers = all[at].readers();
-        readers.remove(&client);
-        let is_over = readers.is_empty();
-        drop(readers);
-        if is_over {
-            Arc::make_mut(&mut all).remove(at);
-            self.bytes.fetch_sub(name.len(), Ordering::Relaxed);
-            self.len.store(all.len(), Ordering::Relaxed);
+    /// Removes a subscriber of patterns that it has.
+    pub(super) fn remove(&self, names: &[Arc<[u8]>], client: u64) {
+        if names.is_empty() {
+            return;
         }
+        let mut all = self.all();
+        let mut over = BTreeSet::new();
+        for name in names {
+            let Ok(at) = all.binary_search_by(|pattern| pattern.name.cmp(name)) else { continue };
+            let mut readers = all[at].readers();
+            readers.remove(&client);
+            if readers.is_empty() {
+                over.insert(name);
+                self.bytes.fetch_sub(name.len(), Ordering::Relaxed);
+            }
+        }
+        if !over.is_empty() {
+            Arc::make_mut(&mut all).retain(|pattern| !over.contains(&pattern.name));
+        }
+        self.readers.fetch_sub(names.len(), Ordering::Relaxed);
+        self.len.store(all.len(), Ordering::Relaxed);
+    }
+
+    /// Subscriptions to patterns.
+    pub(super) fn readers(&self) -> usize {
+        self.readers.load(Ordering::Relaxed)
     }
 
     pub(super) fn len(&self) -> usize {

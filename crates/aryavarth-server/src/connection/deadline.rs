@@ -71,6 +71,8 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         self.arrives_since = match phase {
             Phase::Arriving => Some(since.unwrap_or_else(Instant::now)),
             Phase::Sending => since,
+            // While a message waits for its position the client may send on; else we do not read.
+            Phase::Working if !turn.is_busy() && !self.is_full() => since,
             Phase::Working | Phase::Idle => None,
         };
         if phase != self.phase {

@@ -75,6 +75,9 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             }
         }
         self.job_bytes = before - self.session.input_bytes();
+        if !self.calls.is_empty() {
+            self.arrives_since = None;
+        }
         if !self.calls.is_empty() && self.phase != Phase::Sending {
             // The time that the next one may take begins anew, also if the client hears nothing. A
             // client that takes no byte of its replies gets no more time for them by sending.

@@ -264,11 +264,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
             && feed.is_some()
             && has_room
             && session.output_bytes() < FREE_OUTPUT_BYTES;
-        // Not between a command and its reply.
-        let can_hear = self.view.is_subscribed
-            && !self.input_over
-            && !matches!(turn, Turn::Running(_))
-            && !heard.is_full();
+        let can_hear = self.view.is_subscribed && !self.input_over && !heard.is_full();
         let must_send = !session.output().is_empty();
         let must_release = gates.is_waiting();
         let deadline = self.deadline;

@@ -21,12 +21,14 @@ const WAITING_MAX: usize = 64 << 10;
 const TAKEN_BYTES_MIN: usize = 256 << 10;
 
 impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
+    /// Whether too much is unsent to run calls: replies, or messages, which come before them.
+    pub(super) fn is_full(&self) -> bool {
+        self.heard.is_full() || self.has_many_replies()
+    }
+
     /// Whether too many replies are unsent to make more. With a reply that waits for room all
     /// others have left first: a connection that waits holds no room.
-    pub(super) fn is_full(&self) -> bool {
-        if self.heard.is_full() {
-            return true;
-        }
+    pub(super) fn has_many_replies(&self) -> bool {
         let unsent = self.session.output_bytes();
         if self.room_wanted.is_some() && unsent > 0 {
             return true;

@@ -60,7 +60,7 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         let mut answered = 0;
         while !self.is_full() {
             // Messages that wait come before the calls behind them.
-            if self.view.is_subscribed {
+            if self.view.is_subscribed && (!self.input_over || !self.calls.is_empty()) {
                 self.hear();
             }
             if answered >= BATCH_CALLS_MAX {
@@ -98,7 +98,9 @@ impl<E: KvsEngine, P: ThreadPool> Connection<E, P> {
         let (result, is_for_pool) = requests::run_inline(&self.shared, &mut state, calls);
         *answered += result.answers.len();
         match self.take_result(result, state) {
-            Turn::Ours(state) if is_for_pool && !self.is_full() => self.start(state, false),
+            Turn::Ours(state) if is_for_pool && !self.has_many_replies() => {
+                self.start(state, false)
+            }
             turn => turn,
         }
     }

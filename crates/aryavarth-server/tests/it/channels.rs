@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aryavarth_server::Limits;
 
@@ -388,6 +388,41 @@ fn names_are_bounded_for_one_client_and_for_all() {
     drop(other);
     eventually("the names are given back", || figure(&server, "pubsub_channels") == 0);
     subscribe(&mut client, &few);
+}
+
+/// Each part of a request that ends inside the next one began its time anew, or did not end it.
+#[test]
+fn a_subscriber_that_sends_on_is_not_late() {
+    let limits = Limits { request_arrival: Duration::from_millis(300), ..Limits::default() };
+    let server = Server::with(Obedient::default(), limits);
+    let mut client = server.client();
+    client.send("HELLO 3\r\nPING end\r\n");
+    while client.reply() != "end\r" {}
+    client.send("SUBSCRIBE a\r\n");
+    assert_eq!(words(&mut client), ["subscribe", "a", "1"]);
+    let began = Instant::now();
+    client.send("PI");
+    // Each read ends inside a command.
+    while began.elapsed() < Duration::from_millis(900) {
+        client.send("NG\r\nPI");
+        assert_eq!(client.reply(), "+PONG\r");
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(client.ask("NG\r\n"), "+PONG\r");
+    // One that does not come is late, whatever the client hears meanwhile.
+    client.send("PI");
+    let sender = thread::spawn({
+        let mut sender = server.client();
+        move || {
+            let began = Instant::now();
+            while sender.ask("PUBLISH a x\r\n") == ":1\r" {
+                assert!(began.elapsed() < PATIENCE, "never late");
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    });
+    assert!(client.rest().contains("did not arrive within 0.3 s"));
+    sender.join().unwrap();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use aryavarth_protocol::Reply;
 
-use crate::channels::{Full, Kind, NAME_BYTES_MAX, NAMES_MAX, Publication};
+use crate::channels::{Full, Kind, NAME_BYTES_MAX, NAMES_MAX, OWN_PATTERNS_MAX, Publication};
 use crate::commands::kit::args::Args;
 use crate::commands::kit::context::Context;
 use crate::commands::kit::failure::{Failure, refused};
@@ -114,7 +114,8 @@ fn full(full: Full) -> Failure {
             format!("ERR the name of a channel or pattern is at most {NAME_BYTES_MAX} bytes long")
         }
         Full::Names => format!(
-            "ERR a client may subscribe to {NAMES_MAX} names of a kind; nothing was subscribed"
+            "ERR a client may subscribe to {NAMES_MAX} names of a kind and {OWN_PATTERNS_MAX} patterns; \
+             nothing was subscribed"
         ),
         Full::AllNames => {
             "ERR the subscriptions of all clients take all the memory that they may; \
