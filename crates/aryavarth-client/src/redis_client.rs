@@ -36,6 +36,9 @@ const READS: &[&str] = &[
     "TTL",
 ];
 
+/// The beginning of the last words of a server to a client that it cannot go on with.
+const PROTOCOL_ERROR: &str = "ERR Protocol error";
+
 /// The login at a server, the database, and the client's patience.
 #[derive(Clone, Debug, Default)]
 pub struct RedisOptions {
@@ -137,7 +140,8 @@ impl RedisClient {
     /// Connects, logs in if there is a password, and selects the database.
     ///
     /// # Errors
-    /// [`ClientError::Connect`] if no server is there, [`ClientError::Protocol`] if the program
+    /// [`ClientError::Connect`] if no server is there or none answers within
+    /// [`Timeouts::connect`](crate::Timeouts), [`ClientError::Protocol`] if the program
     /// there does not answer as a server of the Redis protocol, [`ClientError::Server`] if the
     /// server refuses the client, the password or the database.
     pub fn connect_with(
@@ -173,11 +177,16 @@ impl RedisClient {
         commands.push(&["PING"]);
         let time = self.read_timeout.replace(options.timeouts.connect);
         let replies = self.pipeline(&commands).map_err(|error| match error {
+            ClientError::Lost { source } if source.kind() == io::ErrorKind::TimedOut => {
+                let seconds = options.timeouts.connect.as_secs_f32();
+                let text = format!(
+                    "it took the connection and did not answer within {seconds} s: it hangs, or is \
+                     not an Aryavarth server"
+                );
+                let source = io::Error::new(io::ErrorKind::TimedOut, text);
+                ClientError::Connect { addr: self.addr.clone(), source }
+            }
             ClientError::Lost { source } => ClientError::Protocol(match source.kind() {
-                io::ErrorKind::TimedOut => {
-                    let seconds = options.timeouts.connect.as_secs_f32();
-                    format!("it took the connection and did not answer within {seconds} s")
-                }
                 io::ErrorKind::UnexpectedEof => "it closed the connection unanswered".to_owned(),
                 _ => source.to_string(),
             }),
@@ -216,6 +225,9 @@ impl RedisClient {
     /// If the connection is lost: [`ClientError::Lost`] if all commands only read,
     /// [`ClientError::OutcomeUnknown`] otherwise. [`ClientError::Protocol`] for bytes that are not
     /// a reply. [`ClientError::Connect`] if an earlier call lost the connection: connect again.
+    /// [`ClientError::Server`] if the server refuses a command that it cannot read, such as one with
+    /// an argument beyond its limit, and closes the connection: the commands before it were run, it
+    /// and those behind it were not.
     pub fn pipeline(&mut self, commands: &Commands) -> Result<Vec<Value>> {
         let mut replies = Vec::with_capacity(commands.len());
         self.pipeline_each(commands, |reply| replies.push(reply))?;
@@ -235,7 +247,32 @@ impl RedisClient {
             let source = io::Error::from(io::ErrorKind::NotConnected);
             return Err(ClientError::Connect { addr: self.addr.clone(), source });
         };
-        match exchange(&mut connection, commands, self.read_timeout, &mut on_reply) {
+        let mut refusal = None;
+        let mut hear = |reply: Value| {
+            if let Value::Error(text) = &reply
+                && text.starts_with(PROTOCOL_ERROR)
+            {
+                refusal = Some(text.clone());
+            }
+            on_reply(reply);
+        };
+        let exchanged = exchange(&mut connection, commands, self.read_timeout, &mut hear);
+        match (exchanged, refusal) {
+            // The server closes the connection behind it.
+            (Ok(()), Some(_)) => Ok(()),
+            (Err(_), Some(text)) => Err(ClientError::Server(text)),
+            (exchanged, None) => self.end(exchanged, connection, commands),
+        }
+    }
+
+    /// Keeps the connection of an exchange that succeeded, or says which failure it was.
+    fn end(
+        &mut self,
+        exchanged: io::Result<()>,
+        connection: BufReader<TcpStream>,
+        commands: &Commands,
+    ) -> Result<()> {
+        match exchanged {
             Ok(()) => {
                 self.connection = Some(connection);
                 Ok(())
