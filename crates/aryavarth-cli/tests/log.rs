@@ -257,8 +257,14 @@ fn damage_that_a_client_meets_is_told_with_file_offset_and_key() {
     let damage = next(&mut server, "damage found");
     assert_eq!((&damage["level"], &damage["key"]), (&"ERROR".into(), &"user:\\\\x01".into()));
     assert_eq!(damage["file"], log.to_str().unwrap());
+    assert!(damage["lost"] == true && damage["remedy"].is_string(), "{damage}");
     assert!(damage["offset"].as_u64().is_some_and(|offset| offset < at as u64), "{damage}");
     assert!(!damage.to_string().contains("value-that-rots"), "{damage}");
+    server.signal(Signal::TERM);
+    server.assert_ends();
+    let known = said(&start(&data, &[]), "damage known");
+    assert_eq!((&known["level"], &known["lost"]), (&"ERROR".into(), &1.into()), "{known}");
+    assert!(known["remedy"].is_string() && known["safe"].is_string(), "{known}");
 }
 
 #[test]

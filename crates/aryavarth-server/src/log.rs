@@ -102,7 +102,7 @@ fn log_damage(event: &Event) {
     let key = key.as_deref();
     if *is_loss {
         let remedy = "write the key again, or restore the store from a copy";
-        error!(file, offset, key, reason, remedy, "damage found");
+        error!(file, offset, key, reason, lost = true, remedy, "damage found");
     } else {
         warn!(file, offset, key, reason, lost = false, "damage found");
     }
@@ -257,7 +257,7 @@ mod tests {
                 "WARN compaction behind disk_bytes=9 live_bytes=1",
                 "INFO compaction caught up disk_bytes=2",
                 "WARN clock jumped by_ms=-5000 offset_ms=0",
-                r#"ERROR damage found file="/data/7.log" offset=64 key="k\\n" reason="no""#,
+                r#"ERROR damage found file="/data/7.log" offset=64 key="k\\n" reason="no" lost=true"#,
                 r#"WARN damage found file="/data/7.log" offset=64 key="k\\n" reason="no" lost=false"#,
                 "WARN events missed events=3",
             ]
