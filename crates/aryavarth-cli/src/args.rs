@@ -40,7 +40,7 @@ pub(crate) struct To {
 
     #[arg(long, value_name = "FILE")]
     #[arg(
-        help = "A file whose first line is the password; ARYAVARTH_PASSWORD can hold it instead"
+        help = "A file whose first line is the password; without one, ARYAVARTH_PASSWORD can hold it"
     )]
     #[arg(env = "ARYAVARTH_PASSWORD_FILE", hide_env_values = true)]
     pub(crate) password_file: Option<PathBuf>,
@@ -305,7 +305,7 @@ pub(crate) struct ServerOptions {
 
     /// A file whose first line is the password that clients log in with; then the server speaks the
     /// Redis protocol only, since JSON has no login. Others must not be able to read it. The variable
-    /// `ARYAVARTH_PASSWORD` can hold the password instead
+    /// `ARYAVARTH_PASSWORD` can hold the password instead; a file counts before it
     #[arg(long, value_name = "FILE")]
     #[arg(env = "ARYAVARTH_PASSWORD_FILE", hide_env_values = true)]
     pub(crate) password_file: Option<PathBuf>,

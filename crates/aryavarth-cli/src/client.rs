@@ -12,7 +12,7 @@ use aryavarth_client::{ClientError, Commands, RedisClient, Value};
 use serde::Serialize;
 
 use crate::args::{At, SetOptions, To};
-use crate::connect::connect;
+use crate::connect::{connect, refused};
 use crate::keys;
 use crate::output::{Failure, Lines, Output};
 use crate::progress::Progress;
@@ -49,7 +49,11 @@ pub(crate) fn set(
         args.extend([unit, number.as_bytes()]);
     }
     args.extend(nx.then_some(&b"NX"[..]).or(xx.then_some(b"XX")));
-    match connect(&at.to, at.db)?.command(&args)? {
+    let reply = connect(&at.to, at.db)?.command(&args).map_err(|error| match error {
+        ClientError::Server(text) => Failure::Other(refused(&at.to, &text)),
+        error => error.into(),
+    });
+    match reply? {
         Value::Null if *nx => Err(Failure::NotSet("the key exists already")),
         Value::Null => Err(Failure::NotSet("Key not found")),
         _ => Ok(()),

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::args::To;
 use crate::base64;
 use crate::connect::connect;
-use crate::output::{Failure, Output, read_or_not, say};
+use crate::output::{Failure, Output, counted, read_or_not, say};
 
 /// Places that are asked for: the most that a server lists.
 const PLACES: &str = "1000";
@@ -24,13 +24,13 @@ pub(crate) fn run(to: &To, output: &Output) -> Result<(), Failure> {
     read_or_not(output.summary(&summary))?;
     let unlisted = report.places.saturating_sub(report.listed.len() as u64);
     if unlisted > 0 {
-        say(format_args!("and {unlisted} more damaged places"));
+        say(format_args!("and {}", counted(unlisted, "more damaged place", "more damaged places")));
     }
     let dead = report.places.saturating_sub(report.losses);
     if dead > 0 {
         say(format_args!(
-            "{dead} damaged records are dead: their keys were written again, and `aryavarth compact` \
-             takes them away"
+            "{}: the keys were written again, and `aryavarth compact` takes the damage away",
+            counted(dead, "damaged record is dead", "damaged records are dead")
         ));
     }
     if report.places == 0 {
@@ -40,11 +40,11 @@ pub(crate) fn run(to: &To, output: &Output) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Other(format!(
-        "{} records are lost; all others are served. Write the keys named above again from their \
+        "{}; all others are served. Write the keys named above again from their \
          source, or remove them; `aryavarth compact` then takes the damage away. To restore files from \
          a backup, or to save the whole records elsewhere, stop the server, and see `aryavarth verify` \
          and `aryavarth salvage`",
-        report.losses
+        counted(report.losses, "record is lost", "records are lost")
     )))
 }
 

@@ -4,6 +4,9 @@
 //! The keys are collected first and exported in order, one database after the other; a key that is
 //! gone when its turn comes is left out. Value and deadline of a key are read in one transaction, so
 //! they belong together. The export as a whole is not one moment of a store that is written to.
+//!
+//! A key whose value cannot be read does not keep the others from being saved: it is named at the end,
+//! and the exit code says that the export is not whole.
 
 use aryavarth_client::{ClientError, Commands, RedisClient, Value};
 use serde::Serialize;
@@ -12,7 +15,7 @@ use crate::args::To;
 use crate::connect::connect;
 use crate::keys;
 use crate::line::Entry;
-use crate::output::{Failure, Lines, Output, say};
+use crate::output::{Failure, Lines, Output, counted, say};
 use crate::progress::Progress;
 
 /// Keys that are asked for together.
@@ -20,11 +23,19 @@ const BATCH_KEYS: usize = 128;
 /// Replies to the commands of one key: MULTI, GET, PEXPIRETIME, EXEC.
 const REPLIES_PER_KEY: usize = 4;
 
+/// Keys without a value that are named; those beyond are counted.
+const NAMED_MAX: usize = 1000;
+
 /// The last words of an export.
 #[derive(Default, Serialize)]
 struct Summary {
     exported: u64,
     bytes: u64,
+    /// Keys whose values could not be read.
+    lost: u64,
+    /// These keys and the reasons, in words.
+    #[serde(skip)]
+    named: Vec<String>,
 }
 
 /// Prints all entries whose keys begin with `prefix`, of one database or of all.
@@ -43,13 +54,42 @@ pub(crate) fn run(to: &To, prefix: &[u8], db: Option<u32>, output: &Output) -> R
         export.database(db, prefix)?;
     }
     export.progress.end();
-    let Summary { exported, bytes } = export.done;
-    if output.is_json() {
-        say(serde_json::json!({ "exported": exported, "bytes": bytes }));
-    } else {
-        say(format_args!("{exported} keys exported, {bytes} bytes"));
+    export.done.print(output)
+}
+
+impl Summary {
+    /// Prints the counts and the lost keys, which are a failure.
+    fn print(&self, output: &Output) -> Result<(), Failure> {
+        let Summary { exported, bytes, lost, named } = self;
+        for line in named {
+            output.error(line);
+        }
+        if output.is_json() {
+            say(serde_json::json!(self));
+        } else {
+            say(format_args!(
+                "{}, {bytes} bytes",
+                counted(*exported, "key exported", "keys exported")
+            ));
+        }
+        if *lost == 0 {
+            return Ok(());
+        }
+        Err(Failure::Other(format!(
+            "{} without a value in the export; all others are in it. Write each of them again from \
+             its source, or remove it: `aryavarth damage` names the lost ones",
+            counted(*lost, "key is", "keys are")
+        )))
     }
-    Ok(())
+
+    /// Notes a key whose value the server refuses.
+    fn lose(&mut self, db: u32, key: &[u8], text: &str) {
+        self.lost += 1;
+        if self.named.len() < NAMED_MAX {
+            let key = key.escape_ascii();
+            self.named.push(format!("cannot export the key {key} of database {db}: {text}"));
+        }
+    }
 }
 
 /// The databases that have keys, and how many.
@@ -96,7 +136,14 @@ impl Export {
             at += 1;
             if printed.is_ok() && at % REPLIES_PER_KEY == 0 {
                 printed = entry(db, key, reply).and_then(|entry| {
-                    let Some(entry) = entry else { return Ok(()) };
+                    let entry = match entry {
+                        Read::Entry(entry) => entry,
+                        Read::Gone => return Ok(()),
+                        Read::Refused(text) => {
+                            done.lose(db, key, &text);
+                            return Ok(());
+                        }
+                    };
                     let bytes = lines.add(&entry.key, &entry.value, entry.deadline_ms, db)?;
                     done.exported += 1;
                     done.bytes += bytes;
@@ -110,23 +157,28 @@ impl Export {
     }
 }
 
-/// The value and the deadline in the reply to EXEC; `None` for a key that is gone.
-fn entry(db: u32, key: &[u8], reply: Value) -> Result<Option<Entry>, Failure> {
-    let refused = |text: String| {
-        Failure::Other(format!("cannot export the key {}: {text}", key.escape_ascii()))
-    };
+/// The outcome of reading a key.
+enum Read {
+    Entry(Entry),
+    Gone,
+    /// The server's reason for no value, such as damage.
+    Refused(String),
+}
+
+/// The value and the deadline in the reply to EXEC.
+fn entry(db: u32, key: &[u8], reply: Value) -> Result<Read, Failure> {
     let results = match reply {
         Value::Array(results) => results,
-        Value::Error(text) => return Err(refused(text)),
+        Value::Error(text) => return Ok(Read::Refused(text)),
         other => return Err(ClientError::Protocol(format!("it answered {other:?}")).into()),
     };
     match <[Value; 2]>::try_from(results) {
-        Ok([Value::Null, _]) => Ok(None),
+        Ok([Value::Null, _]) => Ok(Read::Gone),
         Ok([Value::Bytes(value), Value::Integer(deadline)]) => {
             let deadline_ms = u64::try_from(deadline).ok();
-            Ok(Some(Entry { key: key.to_vec(), value, deadline_ms, db }))
+            Ok(Read::Entry(Entry { key: key.to_vec(), value, deadline_ms, db }))
         }
-        Ok([Value::Error(text), _] | [_, Value::Error(text)]) => Err(refused(text)),
-        _ => Err(refused("the server answered something else".to_owned())),
+        Ok([Value::Error(text), _] | [_, Value::Error(text)]) => Ok(Read::Refused(text)),
+        _ => Ok(Read::Refused("the server answered something else".to_owned())),
     }
 }

@@ -17,7 +17,7 @@ use aryavarth_client::{ClientError, Commands, RedisClient, Value};
 use serde::Serialize;
 
 use crate::args::To;
-use crate::connect::connect;
+use crate::connect::{connect, refused};
 use crate::line::{self, Entry};
 use crate::output::{Failure, Output};
 use crate::progress::Progress;
@@ -50,6 +50,7 @@ struct Imported {
 /// Sets the entries that come as lines on standard input.
 pub(crate) fn run(to: &To, keep: bool, output: &Output) -> Result<(), Failure> {
     let mut import = Import {
+        to,
         client: connect(to, 0)?,
         keep,
         db: 0,
@@ -128,7 +129,8 @@ impl Imported {
     }
 }
 
-struct Import {
+struct Import<'a> {
+    to: &'a To,
     client: RedisClient,
     keep: bool,
     /// The database that is selected, and that the batch is for.
@@ -141,7 +143,7 @@ struct Import {
     batch_keys: HashSet<Vec<u8>>,
 }
 
-impl Import {
+impl Import<'_> {
     fn add(&mut self, number: u64, entry: Entry) -> Result<(), Failure> {
         let full = self.batch.len() == BATCH_ENTRIES || self.batch_bytes >= BATCH_BYTES;
         if full || entry.db != self.db || self.batch_keys.contains(&entry.key) {
@@ -184,20 +186,25 @@ impl Import {
                 push_set(entry, self.keep, &mut commands);
             }
         }
-        let replies = self.client.pipeline(&commands);
-        let replies = replies.map_err(|error| stopped(first, &error.to_string()))?;
-        for ((number, _), reply) in batch.iter().zip(replies) {
+        let (mut numbers, mut refusal) = (batch.iter().map(|(number, _)| *number), None);
+        let done = &mut self.done;
+        let sent = self.client.pipeline_each(&commands, |reply| {
+            let number = numbers.next().unwrap_or(first);
             match reply {
-                Value::Null => self.done.kept += 1,
-                Value::Error(text) => return Err(stopped(*number, &text)),
+                Value::Null => done.kept += 1,
+                Value::Error(text) => drop(refusal.get_or_insert((number, text))),
                 Value::Integer(removed) => {
-                    self.done.expired += 1;
-                    self.done.removed += u64::from(removed == 1);
+                    done.expired += 1;
+                    done.removed += u64::from(removed == 1);
                 }
-                _ => self.done.set += 1,
+                _ => done.set += 1,
             }
+        });
+        // The server may close the connection behind a refusal.
+        if let Some((number, text)) = refusal {
+            return Err(stopped(number, &refused(self.to, &text)));
         }
-        Ok(())
+        sent.map_err(|error| stopped(first, &error.to_string()))
     }
 
     /// Whether the server has each of the entries, deadline included.

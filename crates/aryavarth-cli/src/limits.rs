@@ -9,7 +9,7 @@ use aryavarth::{KEY_BYTES_MAX, Options, VALUE_BYTES_MAX};
 use aryavarth_server::Limits;
 
 use crate::output::Failure;
-use crate::size::{count, size, time};
+use crate::size::{count, size, time, whole_seconds};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -90,7 +90,7 @@ pub(crate) struct LimitOptions {
 
     /// How long a connection may be idle, in whole seconds; 0 is for ever
     #[arg(long, value_name = "TIME", default_value = "0")]
-    #[arg(value_parser = time(Duration::ZERO, TIME_MAX, "300s"))]
+    #[arg(value_parser = whole_seconds(TIME_MAX, "300s"))]
     #[arg(env = "ARYAVARTH_IDLE_TIME", hide_env_values = true)]
     idle_time: Duration,
 

@@ -57,7 +57,8 @@ fn main() -> ExitCode {
         }
         Command::Man { dir } => {
             let command = Args::command().propagate_version(true);
-            clap_mangen::generate_to(command, &dir).map_err(|error| {
+            let made = std::fs::create_dir_all(&dir);
+            made.and_then(|()| clap_mangen::generate_to(command, &dir)).map_err(|error| {
                 let dir = dir.display();
                 Failure::Other(format!("cannot write man pages to {dir}: {error}"))
             })

@@ -14,6 +14,14 @@ use crate::line;
 /// Bytes of lines that are kept before they are printed together.
 const LINES_BYTES_MAX: usize = 64 << 10;
 
+/// Refuses an address without a host, which a resolver would look up under an empty name.
+pub(crate) fn has_host(addr: &str) -> Result<(), Failure> {
+    if addr.starts_with(':') {
+        return Err(Failure::Other(format!("the address {addr} has no host; {AN_ADDRESS}")));
+    }
+    Ok(())
+}
+
 /// The remedy for a text that is not an address.
 const AN_ADDRESS: &str = "nothing was changed. Write HOST:PORT, such as 127.0.0.1:4000";
 
@@ -131,6 +139,11 @@ pub(crate) fn print(text: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     let printed = stdout.write_all(text).and_then(|()| stdout.flush());
     printed.map_err(|error| Failure::stdout(&error))
+}
+
+/// A count with the word for one or for many.
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// Prints a line about the work itself, on standard error.

@@ -18,13 +18,21 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 const OPEN_TO_OTHERS: u32 = 0o026;
 
 /// The password in a file, or in the variable `ARYAVARTH_PASSWORD` if no file is named; `None` if
-/// there is neither.
+/// there is neither. A variable that is empty is no password, but not the wish for none either: a
+/// server would stand open.
 pub(crate) fn find(file: Option<&Path>, insecure: bool) -> Result<Option<Vec<u8>>, Failure> {
     if let Some(path) = file {
         return read(path, insecure).map(Some);
     }
     let variable = env::var_os("ARYAVARTH_PASSWORD").map(OsStringExt::into_vec);
-    Ok(variable.filter(|password| !password.is_empty()))
+    if variable.as_ref().is_some_and(Vec::is_empty) {
+        return Err(Failure::Other(
+            "the variable ARYAVARTH_PASSWORD is empty; nothing was changed. Give it a password, or \
+             unset it to go without"
+                .to_owned(),
+        ));
+    }
+    Ok(variable)
 }
 
 /// Reads the password in a file. A file that others can read or write is refused, or taken with a

@@ -24,7 +24,7 @@ use crate::allocator;
 use crate::args::{Engine, Pool, ServerOptions};
 use crate::log::{self, Format};
 use crate::notify;
-use crate::output::Failure;
+use crate::output::{Failure, has_host};
 use crate::password;
 
 /// How long the store may take to close once the clients are gone.
@@ -54,6 +54,7 @@ pub(crate) fn run(options: &ServerOptions, json: bool) -> Result<(), Failure> {
 
 fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
     let limits = options.limits.limits()?;
+    has_host(&options.listen)?;
     let password = password::find(options.password_file.as_deref(), options.insecure)?;
     let is_guarded = options.insecure || password.is_some();
     let listener = Listener::bind(options.listen.as_str(), is_guarded)?;

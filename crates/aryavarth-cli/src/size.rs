@@ -71,6 +71,19 @@ pub(crate) fn time(
     }
 }
 
+/// A parser of times in whole seconds, from 0 on.
+pub(crate) fn whole_seconds(
+    max: Duration,
+    such_as: &'static str,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    let parse = time(Duration::ZERO, max, such_as);
+    move |text| {
+        let time = parse(text)?;
+        let is_whole = time.subsec_nanos() == 0;
+        is_whole.then_some(time).ok_or_else(|| format!("write whole seconds, such as {such_as}"))
+    }
+}
+
 fn within<T: PartialOrd + Copy>(value: T, min: T, max: T) -> Option<T> {
     (min <= value && value <= max).then_some(value)
 }

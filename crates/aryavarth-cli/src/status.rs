@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::args::To;
 use crate::connect::connect;
-use crate::output::{Failure, Output, read_or_not};
+use crate::output::{Failure, Output, counted, read_or_not};
 
 /// The figures of INFO by their names.
 pub(crate) type Figures = BTreeMap<String, String>;
@@ -134,17 +134,19 @@ impl Status {
         line(
             "keys",
             format!(
-                "{}, {} of them with a deadline, in {} databases",
-                self.keys, self.keys_with_deadline, self.databases
+                "{}, {} of them with a deadline, in {}",
+                self.keys,
+                self.keys_with_deadline,
+                counted(self.databases, "database", "databases")
             ),
         );
         line(
             "data",
             format!(
-                "{} live, {} on disk in {} segments",
+                "{} live, {} on disk in {}",
                 HumanBytes(self.live_bytes),
                 HumanBytes(self.disk_bytes),
-                self.segments
+                counted(self.segments, "segment", "segments")
             ),
         );
         line("memory", format!("{}, {limit}", HumanBytes(self.memory_bytes)));
@@ -171,6 +173,7 @@ fn database(name: &str, figure: &str) -> Option<(u64, u64)> {
 
 /// The findings that need an operator.
 fn problems(figures: &Figures) -> Vec<String> {
+    let number = |name: &str| figures.get(name).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
     let is_set = |name: &str| figures.get(name).is_some_and(|figure| figure != "0");
     let mut problems = Vec::new();
     if is_set("full") {
@@ -186,11 +189,23 @@ fn problems(figures: &Figures) -> Vec<String> {
                 .to_owned(),
         );
     }
+    let (memory, memory_max) = (number("used_memory"), number("maxmemory"));
+    if memory_max > 0 && memory > memory_max {
+        problems.push(
+            "the memory is above its limit: writes that take more are refused; reads and removals go \
+             on. Remove keys, or raise the limit: `--memory-max`, or `CONFIG SET maxmemory` while \
+             the server runs"
+                .to_owned(),
+        );
+    }
     if is_set("damaged_records") {
-        let count = &figures["damaged_records"];
+        let lost = counted(
+            number("damaged_records"),
+            "damaged record is lost",
+            "damaged records are lost",
+        );
         problems.push(format!(
-            "{count} damaged records are lost, all others are served: `aryavarth damage` names them, and \
-             the remedy"
+            "{lost}, all others are served: `aryavarth damage` names the damage, and the remedy"
         ));
     }
     problems
@@ -212,12 +227,16 @@ mod tests {
 
     #[test]
     fn a_status_names_each_problem() {
-        let healthy = parsed("engine:kvs\r\nfull:0\r\ndamaged_records:0\r\n");
-        assert!(Status::of("addr", &healthy).healthy);
+        let healthy = "engine:kvs\r\nfull:0\r\ndamaged_records:0\r\nused_memory:7\r\nmaxmemory:";
+        for limit in ["0", "7"] {
+            assert!(Status::of("addr", &parsed(&format!("{healthy}{limit}"))).healthy, "{limit}");
+        }
         for (figure, says) in [
             ("full:1", "full"),
             ("poisoned:1", "sync"),
+            ("damaged_records:1", "1 damaged record is lost"),
             ("damaged_records:3", "3 damaged records are lost"),
+            ("used_memory:7\r\nmaxmemory:6", "writes that take more are refused"),
         ] {
             let status = Status::of("addr", &parsed(figure));
             assert!(!status.healthy && status.text().contains(says), "{}", status.text());

@@ -96,6 +96,8 @@ fn each_number_and_address_that_makes_no_sense_says_which_would() {
         (&["server", "--engine", "rocks"], "kvs"),
         (&["server", "--listen", "4000"], "such as 127.0.0.1:4000"),
         (&["server", "--listen", ""], "such as 127.0.0.1:4000"),
+        (&["server", "--listen", ":4005"], "Write HOST:PORT, such as 127.0.0.1:4000"),
+        (&["ping", "--addr", ":4000"], "Write HOST:PORT, such as 127.0.0.1:4000"),
         (&["ping", "--addr", "127.0.0.1:"], "such as 127.0.0.1:4000"),
         (&["status", "--addr", "host:port"], "such as 127.0.0.1:4000"),
         (&["damage", "--addr", ""], "such as 127.0.0.1:4000"),

@@ -65,6 +65,29 @@ fn a_value_comes_from_standard_input_as_it_is() {
     assert_eq!(server.run(&["get", "k"]), did(0, &format!("{large}\n"), ""));
 }
 
+/// The server's refusal was dropped with the connection, so that a lost connection was reported.
+#[test]
+fn a_value_beyond_the_limit_is_refused_with_the_limit_and_an_import_names_its_line() {
+    let (_dir, data) = data();
+    let server = Server::start_with(&data, &["--value-max", "1mb"]);
+    let large = "a".repeat(3 << 20);
+    let limit = "a value is at most --value-max of the server, here 1048576 bytes";
+    let Did { code, stderr, .. } = server.run_with_input(&["set", "k", "-"], large.as_bytes());
+    assert!(code == 2 && stderr.contains(limit), "{code}: {stderr}");
+
+    let line = |key: &str, value: &str| format!("{{\"key\":\"{key}\",\"value\":\"{value}\"}}\n");
+    // The lines behind it are sent together with it, and get no answer.
+    let lines = [line("a", "1"), line("b", &"b".repeat(1000)), line("c", &large)].concat();
+    let behind = [line("d", "4"), line("e", "5")].concat();
+    for (lines, number) in [(lines.clone() + &behind, 3), ("\n".to_owned() + &lines, 4)] {
+        let Did { code, stderr, .. } = server.run_with_input(&["import"], lines.as_bytes());
+        assert!(code == 2 && stderr.contains(limit), "{code}: {stderr}");
+        assert!(stderr.starts_with(&format!("stopped at line {number}: ")), "{stderr}");
+        assert_eq!(server.run(&["get", "a"]), did(0, "1\n", ""));
+        assert_eq!(server.run(&["get", "d"]).code, 1);
+    }
+}
+
 #[test]
 fn a_scan_goes_on_page_by_page() {
     let (_dir, data) = data();
@@ -447,6 +470,27 @@ fn a_password_file_without_a_password_is_refused_and_nothing_is_made() {
     assert!(!data.exists());
 }
 
+/// It once started a server that asks for no password.
+#[test]
+fn an_empty_variable_is_no_password_and_a_file_counts_before_the_variable() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, file) = (dir.path().join("data"), dir.path().join("password"));
+    let start = ["server", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()];
+    for args in [&start[..], &["get", "k"]] {
+        let output = program().args(args).env("ARYAVARTH_PASSWORD", "").output().unwrap();
+        let Did { code, stderr, .. } = output.into();
+        assert!(code == 2 && stderr.contains("ARYAVARTH_PASSWORD is empty"), "{code}: {stderr}");
+    }
+    assert!(!data.exists());
+    write_secret(&file, "secret");
+    let server = Server::start_with(&data, &["--password-file", file.to_str().unwrap()]);
+    let mut get = server.command(&["set", "k", "v", "--password-file", file.to_str().unwrap()]);
+    for variable in ["", "wrong"] {
+        let output = get.env("ARYAVARTH_PASSWORD", variable).output().unwrap();
+        assert_eq!(Did::from(output), did(0, "", ""));
+    }
+}
+
 #[test]
 fn at_its_limit_of_memory_the_server_refuses_what_takes_more_in_both_protocols() {
     let dir = tempfile::tempdir().unwrap();
@@ -457,4 +501,7 @@ fn at_its_limit_of_memory_the_server_refuses_what_takes_more_in_both_protocols()
     let said = replies(&server.addr, json, 2);
     assert!(said[0].contains("memory has reached its limit"), "{said:?}");
     assert_eq!(said[1], r#"{"Ok":null}"#);
+    // It once was healthy, while each write was refused.
+    let Did { code, stderr, .. } = server.run(&["status"]);
+    assert!(code == 2 && stderr.contains("the memory is above its limit"), "{code}: {stderr}");
 }

@@ -115,6 +115,24 @@ fn damage_is_listed_remembered_and_gone_when_it_is_mended() {
     assert_eq!(server.run(&["get", "key-7"]), did(0, "written again\n", ""));
 }
 
+/// The first lost key ended the export, and all behind it stayed behind.
+#[test]
+fn an_export_goes_on_behind_a_damaged_value_and_names_its_key() {
+    let (_dir, data) = data();
+    let server = rotten(&data, &[], &[]);
+    let Did { code, stdout, stderr } = server.run(&["export"]);
+    assert_eq!((code, stdout.lines().count()), (2, 29), "{stdout}");
+    for part in [
+        "the key key-7 of database 0: ",
+        "the key session of database 3: ",
+        "29 keys exported",
+        "2 keys are without a value",
+        "aryavarth damage",
+    ] {
+        assert!(stderr.contains(part), "{part}: {stderr}");
+    }
+}
+
 /// With a password the command line asked for a compaction and took its end for a success.
 #[test]
 fn a_compaction_that_fails_is_an_error_with_and_without_a_password() {

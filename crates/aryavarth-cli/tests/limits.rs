@@ -325,6 +325,7 @@ fn values_that_make_no_sense_are_refused_with_ones_that_do() {
         ("--connections-max", "0", "such as 10000"),
         ("--request-time", "soon", "such as 30s"),
         ("--request-time", "0", "such as 30s"),
+        ("--idle-time", "500ms", "write whole seconds, such as 300s"),
         ("--value-max", "256mb", "raise --request-max"),
     ] {
         let did = run_briefly(&["server", "--listen", "127.0.0.1:0", flag, value]);

@@ -109,7 +109,10 @@ impl Scene {
     fn set(&self, key: &str) {
         for server in [&self.server, &self.other] {
             let mut command = server.command(&["set", key, "v", "--ex", "1000"]);
-            let output = command.env("ARYAVARTH_PASSWORD", self.password).output().unwrap();
+            if !self.password.is_empty() {
+                command.env("ARYAVARTH_PASSWORD", self.password);
+            }
+            let output = command.output().unwrap();
             assert!(output.status.success(), "{output:?}");
         }
     }
