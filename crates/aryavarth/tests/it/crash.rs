@@ -190,6 +190,7 @@ impl Sweep {
             };
             self.after(&fs.crash(crash), crash, &runner.oracle, deep, &scene.text);
         }
+        runner.expect_last_acceptance();
         let oracle = runner.oracle.clone();
         drop(runner);
         if matches!(trouble, Trouble::Fault(..)) {
