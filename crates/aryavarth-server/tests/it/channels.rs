@@ -219,7 +219,7 @@ fn a_client_that_goes_leaves_no_subscription_behind() {
     assert_eq!(figure(&server, "pubsub_channels"), 0);
 }
 
-/// What waits is not copied for a client that reads nothing, whatever it asks for.
+/// Messages that wait are not copied for a client that reads nothing, whatever it asks for.
 #[test]
 fn a_client_with_many_messages_waiting_runs_nothing_before_they_are_taken() {
     const MESSAGES: usize = 2_000;
