@@ -314,6 +314,20 @@ fn messages_keep_their_side_of_a_confirmation() {
     sending.join().unwrap();
 }
 
+/// All in one packet, so the message waits when its subscription ends.
+#[test]
+fn a_message_leaves_before_the_confirmation_of_its_end() {
+    let server = Server::start();
+    let mut client = server.client();
+    client.send("HELLO 3\r\nPING end\r\n");
+    while client.reply() != "end\r" {}
+    client.send("SUBSCRIBE a\r\nPUBLISH a x\r\nUNSUBSCRIBE a\r\n");
+    assert_eq!(words(&mut client), ["subscribe", "a", "1"]);
+    assert_eq!(client.reply(), ":1\r");
+    assert_eq!(words(&mut client), ["message", "a", "x"]);
+    assert_eq!(words(&mut client), ["unsubscribe", "a", "0"]);
+}
+
 /// It is closed and counted, and no sender waits for it.
 #[test]
 fn a_subscriber_that_does_not_read_is_cut_off_at_its_limit() {
