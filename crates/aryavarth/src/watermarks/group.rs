@@ -138,6 +138,10 @@ impl<F: Syncable> Watermarks<F> {
             }
             let poisoned = self.check().is_err();
             let uncovered = !waiters.wakers.is_empty();
+            if poisoned && uncovered {
+                // The call of the poison came while the lock was free for the wakers.
+                continue;
+            }
             let delay = self.delay_ms.load(Ordering::Relaxed);
             due = match due {
                 _ if delay == NEVER => None,

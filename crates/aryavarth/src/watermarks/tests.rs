@@ -103,7 +103,7 @@ impl Bell {
 /// the tasks, and a sync that fails, or none. Shuttle fails if anybody waits for ever.
 fn explore(threads: usize, tasks: usize, fails_at: u64) {
     let set = std::env::var("SHUTTLE_ITERATIONS").ok();
-    let iterations = set.and_then(|text| text.parse().ok()).unwrap_or(300);
+    let iterations = set.and_then(|text| text.parse().ok()).unwrap_or(5_000);
     let test = move || {
         let store = Store::new(fails_at);
         let start = |work: fn(&Store)| {
