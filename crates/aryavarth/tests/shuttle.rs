@@ -8,7 +8,7 @@
 //! the simulated threads holds a pin: too late, never too early.
 //!
 //! `RUSTFLAGS="--cfg shuttle" cargo test -p aryavarth --lib --test shuttle model` runs this;
-//! `SHUTTLE_ITERATIONS` says how many schedules each test takes (default 300).
+//! `SHUTTLE_ITERATIONS` says how many schedules each test takes (default 300; those of watermarks 5,000).
 #![cfg(shuttle)]
 #![allow(clippy::cast_possible_truncation, reason = "the numbers of tests are small")]
 
