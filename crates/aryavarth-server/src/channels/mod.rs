@@ -165,10 +165,7 @@ impl Channels {
 
     /// Ends a subscription, if there is one; returns how many the client has left.
     pub(crate) fn unsubscribe(&self, subscriber: &Subscriber, kind: Kind, name: &[u8]) -> usize {
-        subscriber.remove(kind, name, |name| match kind {
-            Kind::Pattern => self.patterns.remove(&[Arc::from(name)], subscriber.client),
-            Kind::Channel | Kind::Shard => self.table(kind).remove(name, subscriber.client),
-        })
+        subscriber.remove(kind, name, |names| self.leave_names(kind, names, subscriber.client))
     }
 
     /// Ends all subscriptions of a kind; returns their names, and how many of the client's are left
@@ -178,14 +175,18 @@ impl Channels {
         subscriber: &Subscriber,
         kind: Kind,
     ) -> Vec<(Arc<[u8]>, usize)> {
-        subscriber.remove_all(kind, |names| match kind {
-            Kind::Pattern => self.patterns.remove(names, subscriber.client),
+        subscriber.remove_all(kind, |names| self.leave_names(kind, names, subscriber.client))
+    }
+
+    fn leave_names(&self, kind: Kind, names: &[Arc<[u8]>], client: u64) {
+        match kind {
+            Kind::Pattern => self.patterns.remove(names, client),
             Kind::Channel | Kind::Shard => {
                 for name in names {
-                    self.table(kind).remove(name, subscriber.client);
+                    self.table(kind).remove(name, client);
                 }
             }
-        })
+        }
     }
 
     /// Delivers a message to the subscribers of its channel and of patterns that match it.

@@ -137,12 +137,17 @@ impl Subscriber {
 
     /// Removes a name, if it is there, and calls `leave` with it. Returns the number that confirms
     /// it.
-    pub(super) fn remove(&self, kind: Kind, name: &[u8], leave: impl FnOnce(&[u8])) -> usize {
+    pub(super) fn remove(
+        &self,
+        kind: Kind,
+        name: &[u8],
+        leave: impl FnOnce(&[Arc<[u8]>]),
+    ) -> usize {
         let mut own = self.lock();
         let Names { sets, shares } = &mut *own;
         let set = &mut sets[kind as usize];
-        if set.remove(name) {
-            leave(name);
+        if let Some(name) = set.take(name) {
+            leave(std::slice::from_ref(&name));
             self.counts[kind as usize].store(set.len(), Ordering::Relaxed);
             if let Some((all, patterns)) = shares {
                 all.resize(all.amount().saturating_sub(name.len() + NAME_COST));
