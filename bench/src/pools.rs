@@ -70,7 +70,7 @@ pub(crate) fn run(args: &mut Args) -> Outcome {
         let dir = tempfile::tempdir_in(&dir)?;
         progress(&format!("loading {name}"));
         if name == "sled" {
-            let store = SledKvsEngine::new(dir.path())?;
+            let store = SledKvsEngine::open(dir.path())?;
             load(&sled::of(store.clone()))?;
             store.flush()?;
             plan.compare(name, &store, &pools, &connections, || Ok(()))?;

@@ -61,7 +61,7 @@ struct Synced {
 }
 
 pub(super) fn open_synced(dir: &Path) -> Result<Box<dyn Peer>> {
-    Ok(Box::new(of(SledKvsEngine::new(dir)?)))
+    Ok(Box::new(of(SledKvsEngine::open(dir)?)))
 }
 
 /// A store that is open already.

@@ -89,7 +89,7 @@ fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
         }
         #[cfg(feature = "sled")]
         Engine::Sled => {
-            let opening = SledKvsEngine::new_with(&options.data, store_options);
+            let opening = SledKvsEngine::open_with(&options.data, store_options);
             let store = opened(options, &logged, opening)?;
             let took_ms = ms(begun.elapsed());
             info!(keys = store.stats().keys, took_ms, "recovered");

@@ -57,10 +57,10 @@ impl Shop {
     fn order(&self, name: &str, pieces: u32) -> Result<u32, OrderError> {
         let key = format!("name/{name}");
         self.articles.try_transact(&[key.as_bytes()], |transaction| {
-            let left = transaction.get(key.as_bytes())?.unwrap_or_default();
+            let left = transaction.read(key.as_bytes())?.unwrap_or_default();
             let left: u32 = String::from_utf8_lossy(&left).parse().unwrap_or(0);
             let rest = left.checked_sub(pieces).ok_or(OrderError::SoldOut { left })?;
-            transaction.set(key.as_str(), rest.to_string());
+            transaction.put(key.as_str(), rest.to_string());
             Ok(rest)
         })
     }

@@ -229,8 +229,8 @@ mod model {
                         } else {
                             let add = |held: Option<Vec<u8>>| number(held).unwrap_or(0) + 1;
                             let add = |tx: &mut Transaction<'_>| {
-                                let value = add(tx.get(b"k")?);
-                                tx.set("k", [value]);
+                                let value = add(tx.read(b"k")?);
+                                tx.put("k", [value]);
                                 Ok(value)
                             };
                             Some(store.transact(&[b"k"], add).unwrap())
@@ -347,8 +347,8 @@ mod model {
             }
             _ => {
                 let (held, _) = KvsEngine::transact(store, &[], |tx| {
-                    let held = value(tx.get(KEYS[key].as_bytes())?);
-                    tx.set(KEYS[key], [held.unwrap_or(0) as u8 + 1]);
+                    let held = value(tx.read(KEYS[key].as_bytes())?);
+                    tx.put(KEYS[key], [held.unwrap_or(0) as u8 + 1]);
                     Ok(held)
                 })
                 .unwrap();

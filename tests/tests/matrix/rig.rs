@@ -50,7 +50,7 @@ impl Rig {
     pub(crate) fn start_again(&mut self) {
         let (served, addr) = match self.engine {
             "kvs" => self.serve(KvStore::open(self.dir()).unwrap()),
-            "sled" => self.serve(SledKvsEngine::new(self.dir()).unwrap()),
+            "sled" => self.serve(SledKvsEngine::open(self.dir()).unwrap()),
             other => panic!("{other} is no engine"),
         };
         (self.served, self.addr) = (Some(served), addr);

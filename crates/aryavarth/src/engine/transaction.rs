@@ -157,7 +157,7 @@ impl<'a> Transaction<'a> {
     /// let (value, _) = engine.transact(&[], |tx| {
     ///     tx.select(1);
     ///     tx.fetch([&b"k"[..], b"other"])?;
-    ///     tx.get(b"k")
+    ///     tx.read(b"k")
     /// })?;
     /// assert_eq!(value, Some(b"v".to_vec()));
     /// # Ok::<(), aryavarth::KvsError>(())
@@ -181,11 +181,11 @@ impl<'a> Transaction<'a> {
     /// [`KvsError::WouldBlock`] if the key was neither announced nor at hand: pass it on with `?`, the
     /// engine fetches the key and runs the closure again. A closure may first ask for other keys,
     /// to have them fetched together, and pass the error on at its end.
-    pub fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    pub fn read(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         Ok(self.find(key)?.map(|stored| stored.value))
     }
 
-    /// The newest value of `key` and its deadline. Errors as [`get`](Transaction::get).
+    /// The newest value of `key` and its deadline. Errors as [`read`](Transaction::read).
     pub fn find(&mut self, key: &[u8]) -> Result<Option<Stored>> {
         let stored = match self.written(key) {
             Ok(written) => written.cloned(),
@@ -211,7 +211,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Sets `key`, without a deadline, when the closure returns `Ok`.
-    pub fn set(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+    pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
         self.store(key, Stored { value: value.into(), expires_at: None });
     }
 
@@ -223,7 +223,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Removes `key` when the closure returns `Ok`. A key that does not exist is no error.
-    pub fn remove(&mut self, key: impl Into<Vec<u8>>) {
+    pub fn delete(&mut self, key: impl Into<Vec<u8>>) {
         self.writes.insert((self.generation(self.space), key.into()), None);
     }
 

@@ -63,7 +63,7 @@ const PAGE_BYTES_MAX: usize = 1 << 20;
 ///
 /// # let dir = tempfile::tempdir()?;
 /// # let dir = dir.path();
-/// let engine = SledKvsEngine::new(dir)?;
+/// let engine = SledKvsEngine::open(dir)?;
 /// engine.set("k".into(), "v".into())?; // returns when it is on disk
 /// assert_eq!(engine.get("k".into())?, Some("v".into()));
 /// engine.close()?;
@@ -100,14 +100,14 @@ impl SledKvsEngine {
     /// [`KvsError::Locked`], [`KvsError::NotOurs`], [`KvsError::WrongEngine`],
     /// [`KvsError::UnknownFormat`] (each leaves the directory as it was), [`KvsError::Corrupt`],
     /// [`KvsError::Io`] and [`KvsError::Engine`].
-    pub fn new(dir: impl AsRef<Path>) -> Result<SledKvsEngine> {
-        SledKvsEngine::new_with(dir, Options::default())
+    pub fn open(dir: impl AsRef<Path>) -> Result<SledKvsEngine> {
+        SledKvsEngine::open_with(dir, Options::default())
     }
 
     /// Opens the store in a directory with options of your own. Durability, the limits of values
     /// and batches, and the clock apply; sled opens its files by itself, in the real file system.
     #[expect(clippy::needless_pass_by_value, reason = "options are made for one open")]
-    pub fn new_with(dir: impl AsRef<Path>, options: Options) -> Result<SledKvsEngine> {
+    pub fn open_with(dir: impl AsRef<Path>, options: Options) -> Result<SledKvsEngine> {
         let (store, lock) = open::open(dir.as_ref(), &options)?;
         let inner = Inner {
             store: Arc::new(store),
@@ -127,7 +127,7 @@ impl SledKvsEngine {
 
     /// Returns when everything written before is on disk, whatever the handle's level.
     pub fn flush(&self) -> Result<()> {
-        let store = self.open()?;
+        let store = self.store()?;
         check_outside(store)?;
         store.synced.sync()
     }
@@ -140,7 +140,7 @@ impl SledKvsEngine {
         self.inner.close()
     }
 
-    fn open(&self) -> Result<&Store> {
+    fn store(&self) -> Result<&Store> {
         if self.inner.closed.load(Ordering::Acquire) {
             return Err(KvsError::Closed);
         }
@@ -227,13 +227,13 @@ impl KvsEngine for SledKvsEngine {
     /// Sled does not say whether it has a value in memory.
     fn find(&self, key: &[u8], wait: Wait) -> Result<(Option<Stored>, Position)> {
         match wait {
-            Wait::Yes => self.open()?.find(self.space, key),
+            Wait::Yes => self.store()?.find(self.space, key),
             Wait::No => Err(KvsError::WouldBlock),
         }
     }
 
     fn keys(&self, range: &KeyRange, limit: usize) -> Result<KeyPage> {
-        let store = self.open()?;
+        let store = self.store()?;
         let now_ms = store.now_ms();
         let applying = lock(&store.applying);
         let position = store.cover(&applying, now_ms)?;
@@ -249,19 +249,19 @@ impl KvsEngine for SledKvsEngine {
     }
 
     fn walk(&self, cursor: u64, limit: usize) -> Result<KeyWalk> {
-        let store = self.open()?;
+        let store = self.store()?;
         store.guide.walk(cursor, limit, |range, limit| self.keys(range, limit))
     }
 
     fn count(&self) -> Result<(Count, Position)> {
-        let store = self.open()?;
+        let store = self.store()?;
         let tally = lock(&store.applying);
         let count = tally.count(store.table.generation(self.space));
         Ok((count, Position(store.claimed.load(Ordering::Relaxed))))
     }
 
     fn watch(&self, key: &[u8]) -> Result<Watch> {
-        let store = self.open()?;
+        let store = self.store()?;
         let _writer = store.lock_writer()?;
         let (stored, _) = store.find(self.space, key)?;
         let expires_at = stored.and_then(|stored| stored.expires_at);
@@ -269,14 +269,14 @@ impl KvsEngine for SledKvsEngine {
     }
 
     fn write(&self, batch: Batch) -> Result<(u64, Position)> {
-        let store = self.open()?;
+        let store = self.store()?;
         for write in batch.writes() {
             check_key(write.key())?;
             check_value(write.value().unwrap_or_default(), store.value_bytes_max)?;
         }
         check_size("batch", batch.record_bytes(), store.batch_bytes_max)?;
         let _writer = store.lock_writer()?;
-        self.open()?.check()?;
+        self.store()?.check()?;
         store.write_batch(self.space, batch)
     }
 
@@ -285,9 +285,9 @@ impl KvsEngine for SledKvsEngine {
         _keys: &[&[u8]],
         mut body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<(R, Position)> {
-        let store = self.open()?;
+        let store = self.store()?;
         let _writer = store.lock_writer()?;
-        self.open()?.check()?;
+        self.store()?.check()?;
         let now_ms = store.now_ms();
         let mut newest = NewestInSled { store, now_ms };
         let mut transaction = Transaction::new(&mut newest, self.space);
@@ -302,7 +302,7 @@ impl KvsEngine for SledKvsEngine {
     }
 
     fn scan(&self, range: &KeyRange, limit: usize) -> Result<Page> {
-        let store = self.open()?;
+        let store = self.store()?;
         let now_ms = store.now_ms();
         let applying = lock(&store.applying);
         let position = store.cover(&applying, now_ms)?;
@@ -342,7 +342,7 @@ impl KvsEngine for SledKvsEngine {
 
     /// Nothing to do: sled rewrites its files by itself, and has no way to be asked.
     fn compact(&self) -> Result<()> {
-        self.open().map(drop)
+        self.store().map(drop)
     }
 
     fn hold_sweep(&self, until: Option<Instant>) {

@@ -106,7 +106,7 @@ impl KvStore {
         self.transact(&[], |transaction| {
             let is_absent = !transaction.contains(key)?;
             if is_absent {
-                transaction.set(key, value);
+                transaction.put(key, value);
             }
             Ok(is_absent)
         })
@@ -134,13 +134,13 @@ impl KvStore {
         new: Option<&[u8]>,
     ) -> Result<Result<(), Option<Vec<u8>>>> {
         self.transact(&[key], |transaction| {
-            let current = transaction.get(key)?;
+            let current = transaction.read(key)?;
             if current.as_deref() != old {
                 return Ok(Err(current));
             }
             match new {
-                Some(new) => transaction.set(key, new),
-                None => transaction.remove(key),
+                Some(new) => transaction.put(key, new),
+                None => transaction.delete(key),
             }
             Ok(Ok(()))
         })
@@ -174,7 +174,7 @@ impl KvStore {
                 Some(value) if before.as_ref() != Some(&value) => {
                     transaction.store(key, Stored { value, expires_at });
                 }
-                None if before.is_some() => transaction.remove(key),
+                None if before.is_some() => transaction.delete(key),
                 _ => {}
             }
             Ok(before)
@@ -202,9 +202,9 @@ impl KvStore {
     /// }
     ///
     /// let store = KvStore::open(dir)?;
-    /// let paid = store.try_transact(&[b"purse"], |tx| match tx.get(b"purse")? {
+    /// let paid = store.try_transact(&[b"purse"], |tx| match tx.read(b"purse")? {
     ///     Some(purse) if purse[0] > 0 => {
-    ///         tx.set("purse", [purse[0] - 1]);
+    ///         tx.put("purse", [purse[0] - 1]);
     ///         Ok(())
     ///     }
     ///     _ => Err(Refusal::NoMoney),

@@ -57,8 +57,8 @@ pub use scan::{Keys, Scan};
 /// assert_eq!(users, [(b"user:2".to_vec(), b"Bob".to_vec())]);
 ///
 /// let visits = store.transact(&[b"visits"], |tx| {
-///     let visits = tx.get(b"visits")?.map_or(0, |bytes| bytes[0]) + 1;
-///     tx.set("visits", [visits]);
+///     let visits = tx.read(b"visits")?.map_or(0, |bytes| bytes[0]) + 1;
+///     tx.put("visits", [visits]);
 ///     Ok(visits)
 /// })?;
 /// assert_eq!(visits, 1);

@@ -51,16 +51,16 @@ impl KvStore {
         }
         let names = self.with_space(NAMES_SPACE);
         let space = names.transact(&[name.as_bytes(), NEXT_KEY], |transaction| {
-            if let Some(number) = transaction.get(name.as_bytes())? {
+            if let Some(number) = transaction.read(name.as_bytes())? {
                 return number_of(&number);
             }
-            let next = transaction.get(NEXT_KEY)?;
+            let next = transaction.read(NEXT_KEY)?;
             let next = next.map_or(Ok(NAMES_SPACE + 1), |next| number_of(&next))?;
             let after = next.checked_add(1).ok_or_else(|| {
                 KvsError::InvalidOption("no more than 2^31 spaces can be named".to_owned())
             })?;
-            transaction.set(name, next.to_le_bytes());
-            transaction.set(NEXT_KEY, after.to_le_bytes());
+            transaction.put(name, next.to_le_bytes());
+            transaction.put(NEXT_KEY, after.to_le_bytes());
             Ok(next)
         })?;
         Ok(self.with_space(space))
@@ -101,8 +101,8 @@ impl KvStore {
         check_name(name)?;
         let names = self.with_space(NAMES_SPACE);
         names.transact(&[name.as_bytes()], |transaction| {
-            let Some(number) = transaction.get(name.as_bytes())? else { return Ok(false) };
-            transaction.remove(name);
+            let Some(number) = transaction.read(name.as_bytes())? else { return Ok(false) };
+            transaction.delete(name);
             transaction.select(number_of(&number)?);
             transaction.clear();
             Ok(true)

@@ -58,7 +58,7 @@ fn a_cleared_space_stays_empty_and_takes_new_keys<E: OnDisk>(dir: &Path, clock: 
         }
         transact(&engine, |transaction| {
             transaction.clear();
-            transaction.set("round", round.to_string());
+            transaction.put("round", round.to_string());
             Ok(())
         });
         assert_eq!(names(&engine), ["round"]);

@@ -138,10 +138,10 @@ fn an_error_of_the_callers_own_writes_nothing_and_arrives_as_it_is() {
     let store = open(&fs);
     let pay = |price: u8| {
         store.try_transact(&[], |transaction| {
-            transaction.set("seen", "yes");
-            let purse = transaction.get(b"purse")?.map_or(0, |purse| purse[0]);
+            transaction.put("seen", "yes");
+            let purse = transaction.read(b"purse")?.map_or(0, |purse| purse[0]);
             let left = purse.checked_sub(price).ok_or(Refusal::TooPoor(purse))?;
-            transaction.set("purse", [left]);
+            transaction.put("purse", [left]);
             Ok(left)
         })
     };
@@ -149,7 +149,7 @@ fn an_error_of_the_callers_own_writes_nothing_and_arrives_as_it_is() {
     assert!(!store.contains(b"seen").unwrap());
     assert_eq!(pay(2), Ok(1));
     let large = store.try_transact(&[], |transaction| {
-        transaction.set(vec![0; 70_000], "");
+        transaction.put(vec![0; 70_000], "");
         Ok::<_, Refusal>(())
     });
     assert!(matches!(large, Err(Refusal::Store(_))), "{large:?}");

@@ -148,7 +148,7 @@ fn a_batch_of_two_keys_is_never_seen_half() {
                     };
                     both(store.scan(KeyRange::all()).collect::<Result<_, _>>().unwrap());
                     let [a, b] = store
-                        .transact(&[b"a", b"b"], |tx| Ok([tx.get(b"a")?, tx.get(b"b")?]))
+                        .transact(&[b"a", b"b"], |tx| Ok([tx.read(b"a")?, tx.read(b"b")?]))
                         .unwrap();
                     assert_eq!(a, b, "half a batch in a closure");
                 }
@@ -178,9 +178,9 @@ fn no_increment_is_lost() {
             while Instant::now() < deadline {
                 store
                     .transact(&[b"counter"], |tx| {
-                        let bytes = tx.get(b"counter")?.unwrap_or_else(|| vec![0; 8]);
+                        let bytes = tx.read(b"counter")?.unwrap_or_else(|| vec![0; 8]);
                         let count = u64::from_le_bytes(bytes.try_into().unwrap());
-                        tx.set("counter", (count + 1).to_le_bytes());
+                        tx.put("counter", (count + 1).to_le_bytes());
                         Ok(())
                     })
                     .unwrap();

@@ -186,13 +186,13 @@ fn a_closure_sees_the_newest_state_and_its_own_writes<E: KvsEngine>(engine: &E) 
     put(engine, "b", "2");
     let (seen, position) = engine
         .transact(&[b"a", b"b"], |transaction| {
-            let before = (transaction.get(b"a")?, transaction.contains(b"c")?);
-            transaction.set("a", "3");
-            transaction.set("c", "4");
-            transaction.remove("b");
-            transaction.remove("nothing");
-            let during = (transaction.get(b"a")?, transaction.contains(b"c")?);
-            Ok((before, during, transaction.get(b"b")?, transaction.contains(b"b")?))
+            let before = (transaction.read(b"a")?, transaction.contains(b"c")?);
+            transaction.put("a", "3");
+            transaction.put("c", "4");
+            transaction.delete("b");
+            transaction.delete("nothing");
+            let during = (transaction.read(b"a")?, transaction.contains(b"c")?);
+            Ok((before, during, transaction.read(b"b")?, transaction.contains(b"b")?))
         })
         .unwrap();
     engine.wait(position, Durability::Always).unwrap();
@@ -211,9 +211,9 @@ fn a_closure_may_read_keys_that_it_did_not_announce<E: KvsEngine>(engine: &E) {
         .transact(&[], |transaction| {
             let mut sum = 0;
             for n in 0..60_u8 {
-                sum += transaction.get(&[n])?.map_or(0, |value| value.len());
+                sum += transaction.read(&[n])?.map_or(0, |value| value.len());
             }
-            transaction.set("sum", sum.to_string());
+            transaction.put("sum", sum.to_string());
             Ok(sum)
         })
         .unwrap();
@@ -231,14 +231,14 @@ fn a_closure_that_announces_its_keys_while_it_runs_runs_twice_at_most<E: KvsEngi
         announced += 1;
         transaction.select(1);
         transaction.fetch(keys.iter().map(Vec::as_slice))?;
-        keys.iter().map(|key| transaction.get(key)).collect::<Result<Vec<_>, _>>()
+        keys.iter().map(|key| transaction.read(key)).collect::<Result<Vec<_>, _>>()
     });
     assert!(values.unwrap().0.iter().all(|value| value.as_ref().is_some_and(|v| v.len() == 3000)));
     let found = engine.transact(&[], |transaction| {
         collected += 1;
         transaction.select(1);
         // Goes on to its end, however much is missing.
-        let values: Vec<_> = keys.iter().map(|key| transaction.get(key)).collect();
+        let values: Vec<_> = keys.iter().map(|key| transaction.read(key)).collect();
         values.into_iter().collect::<Result<Vec<_>, _>>().map(|values| values.len())
     });
     assert_eq!((found.unwrap().0, announced <= 2, collected <= 2), (500, true, true));
@@ -247,8 +247,8 @@ fn a_closure_that_announces_its_keys_while_it_runs_runs_twice_at_most<E: KvsEngi
 fn a_closure_that_fails_writes_nothing<E: KvsEngine>(engine: &E) {
     put(engine, "a", "1");
     let failed = engine.transact(&[b"a"], |transaction| -> Result<(), KvsError> {
-        transaction.set("a", "2");
-        transaction.set("b", "2");
+        transaction.put("a", "2");
+        transaction.put("b", "2");
         Err(KvsError::KeyNotFound)
     });
     assert!(matches!(failed, Err(KvsError::KeyNotFound)));
@@ -259,7 +259,7 @@ fn a_closure_that_panics_writes_nothing_and_the_store_goes_on<E: KvsEngine>(engi
     put(engine, "a", "1");
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         engine.transact(&[b"a"], |transaction| -> Result<(), KvsError> {
-            transaction.set("a", "2");
+            transaction.put("a", "2");
             panic!("a closure that panics");
         })
     }));
@@ -290,8 +290,8 @@ fn a_call_into_the_store_from_inside_a_closure_is_refused_at_once<E: KvsEngine>(
         }));
         // A figure needs no lock.
         assert_eq!(engine.stats().keys, 1);
-        transaction.set("b", "2");
-        transaction.get(b"a")
+        transaction.put("b", "2");
+        transaction.read(b"a")
     });
     assert_eq!(counted.unwrap().0.unwrap(), b"1");
     put(engine, "a", "3");
@@ -304,9 +304,9 @@ fn a_call_into_the_store_from_inside_a_closure_is_refused_at_once<E: KvsEngine>(
 fn closures_of_many_threads_lose_no_increment<E: KvsEngine>(engine: &E) {
     let increment = |engine: &E| {
         let counted = engine.transact(&[b"n"], |transaction| {
-            let text = transaction.get(b"n")?.unwrap_or_else(|| b"0".to_vec());
+            let text = transaction.read(b"n")?.unwrap_or_else(|| b"0".to_vec());
             let next = String::from_utf8(text).unwrap().parse::<u32>().unwrap() + 1;
-            transaction.set("n", next.to_string());
+            transaction.put("n", next.to_string());
             Ok(())
         });
         counted.unwrap();
@@ -413,8 +413,8 @@ fn what_is_too_large_is_refused_whole<E: KvsEngine>(engine: &E) {
         other => panic!("a key of 65,536 bytes: {other:?}"),
     }
     let committed = engine.transact(&[], |transaction| {
-        transaction.set("b", "2");
-        transaction.set(too_large.clone(), "v");
+        transaction.put("b", "2");
+        transaction.put(too_large.clone(), "v");
         Ok(())
     });
     assert!(matches!(committed, Err(KvsError::TooLarge { what: "key", .. })));
@@ -447,7 +447,7 @@ fn stats_count_the_keys<E: KvsEngine>(engine: &E) {
     engine
         .transact(&[], |transaction| {
             for key in ["b", "c", "d"] {
-                transaction.remove(key);
+                transaction.delete(key);
             }
             Ok(())
         })

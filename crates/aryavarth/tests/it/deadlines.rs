@@ -41,7 +41,7 @@ fn is_there<E: KvsEngine>(engine: &E, key: &str) -> bool {
     assert_eq!(names(engine).contains(&key.to_owned()), is_there);
     let inside = transact(engine, |transaction| {
         assert_eq!(transaction.find(bytes)?.is_some(), is_there);
-        assert_eq!(transaction.get(bytes)?.is_some(), is_there);
+        assert_eq!(transaction.read(bytes)?.is_some(), is_there);
         assert_eq!(transaction.deadline(bytes)?.is_some(), is_there);
         transaction.contains(bytes)
     });
@@ -125,7 +125,7 @@ fn setting_a_key_removes_or_replaces_its_deadline<E: KvsEngine>(engine: &E, cloc
     }
     engine.set("set".into(), "w".into()).unwrap();
     transact(engine, |transaction| {
-        transaction.set("closure", "w");
+        transaction.put("closure", "w");
         Ok(())
     });
     put_until(engine, "sooner", "w", deadline - 50);
@@ -201,8 +201,8 @@ fn a_closure_finds_what_has_expired_absent<E: KvsEngine>(engine: &E, clock: &Tes
     let (keys, back, first) = transact(engine, |transaction| {
         let keys = transaction.keys(&KeyRange::all(), 100)?;
         let back = transaction.keys(&KeyRange::all().reversed(), 1)?;
-        transaction.set("29", "again");
-        assert_eq!(transaction.get(b"29")?, Some(b"again".to_vec()));
+        transaction.put("29", "again");
+        assert_eq!(transaction.read(b"29")?, Some(b"again".to_vec()));
         Ok((keys, back, transaction.keys(&KeyRange::all().after(b"06"), 1)?))
     });
     assert_eq!(
@@ -245,9 +245,9 @@ fn batches_and_closures_mix_deadlines_and_removals<E: KvsEngine>(engine: &E, clo
     assert_eq!(names(engine), ["a", "b"]);
     transact(engine, |transaction| {
         let until = |value: &str| Stored { value: value.into(), expires_at: Some(now + 10) };
-        transaction.set("b", "3");
+        transaction.put("b", "3");
         transaction.store("e", until("1"));
-        transaction.remove("e");
+        transaction.delete("e");
         transaction.store("f", until("1"));
         assert_eq!(transaction.count()?.expiring, 1);
         Ok(())

@@ -79,7 +79,7 @@ fn act(transaction: &mut Transaction<'_>, acts: &[Act]) -> aryavarth::Result<Vec
         match act {
             Act::Select(space) => transaction.select(*space),
             Act::Store(key, stored) => transaction.store(key.clone(), stored.clone()),
-            Act::Remove(key) => transaction.remove(key.clone()),
+            Act::Remove(key) => transaction.delete(key.clone()),
             Act::Find(key) => seen.push(Seen::Stored(transaction.find(key)?)),
             Act::Deadline(key) => {
                 let deadline = transaction.deadline(key)?;

@@ -101,7 +101,7 @@ impl OnDisk for KvStore {
 #[cfg(feature = "sled")]
 impl OnDisk for aryavarth::SledKvsEngine {
     fn open_at(dir: &Path, clock: &Arc<TestClock>) -> Self {
-        aryavarth::SledKvsEngine::new_with(dir, options(clock)).unwrap()
+        aryavarth::SledKvsEngine::open_with(dir, options(clock)).unwrap()
     }
 }
 

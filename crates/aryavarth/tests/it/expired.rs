@@ -76,7 +76,7 @@ fn a_walk_and_a_closure_that_pass_over_an_expired_key_show_it_too() {
         store.wait(step.position, Durability::Always).unwrap();
     });
     told_and_cut("closure that reads", |store| {
-        let value = store.transact(&[KEY], |transaction| transaction.get(KEY)).unwrap();
+        let value = store.transact(&[KEY], |transaction| transaction.read(KEY)).unwrap();
         assert_eq!(value, None);
     });
     told_and_cut("closure that lists", |store| {
@@ -88,14 +88,14 @@ fn a_walk_and_a_closure_that_pass_over_an_expired_key_show_it_too() {
         store
             .transact(&[], |transaction| {
                 let is_there = transaction.contains(KEY)?;
-                transaction.set("was there", is_there.to_string());
+                transaction.put("was there", is_there.to_string());
                 Ok(())
             })
             .unwrap();
     });
     told_and_cut("closure that fails", |store| {
         let failed = store
-            .transact(&[KEY], |transaction| transaction.get(KEY)?.ok_or(KvsError::KeyNotFound));
+            .transact(&[KEY], |transaction| transaction.read(KEY)?.ok_or(KvsError::KeyNotFound));
         assert!(matches!(failed, Err(KvsError::KeyNotFound)));
         // An error has no position: whoever lets it out waits for all that was written.
         store.flush().unwrap();

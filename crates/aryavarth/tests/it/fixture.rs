@@ -86,7 +86,7 @@ impl Made {
             .transact(&[], |transaction| {
                 transaction.swap(1, 2);
                 transaction.select(2);
-                transaction.set("swapped", [round]);
+                transaction.put("swapped", [round]);
                 Ok(())
             })
             .unwrap();

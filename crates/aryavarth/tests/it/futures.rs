@@ -74,11 +74,11 @@ fn each_call_says_what_the_blocking_one_says() {
         assert!(!page.done && page.entries.len() == 1);
         let sum = store.transact(&[b"a", b"b"], |transaction| {
             let sum: i32 = [b"a", b"b"]
-                .map(|key| transaction.get(key).unwrap().unwrap()[0])
+                .map(|key| transaction.read(key).unwrap().unwrap()[0])
                 .map(|digit| i32::from(digit - b'0'))
                 .iter()
                 .sum();
-            transaction.set("sum", sum.to_string());
+            transaction.put("sum", sum.to_string());
             Ok(sum)
         });
         assert_eq!(sum.await?, 3);

@@ -130,21 +130,21 @@ fn run<E: KvsEngine>(engine: &E, group: usize, op: &Op) -> Result<Answer> {
         }
         Op::Read(_) | Op::Increment(_) | Op::CompareAndSet { .. } => {
             let (held, position) = engine.transact(&[], |tx| {
-                let mut get = |at: usize| Ok(tx.get(&key(group, at))?.as_deref().map(value));
+                let mut get = |at: usize| Ok(tx.read(&key(group, at))?.as_deref().map(value));
                 match op {
                     Op::Write(_) => unreachable!("no closure"),
                     Op::Read(keys) => keys.iter().map(|&at| get(at)).collect(),
                     Op::Increment(keys) => {
                         let held = keys.iter().map(|&at| get(at)).collect::<Result<State>>()?;
                         for (&at, held) in keys.iter().zip(&held) {
-                            tx.set(key(group, at), bytes(held.unwrap_or(0) + 1));
+                            tx.put(key(group, at), bytes(held.unwrap_or(0) + 1));
                         }
                         Ok(held)
                     }
                     &Op::CompareAndSet { key: at, old, new } => {
                         let held = get(at)?;
                         if held == old {
-                            tx.set(key(group, at), bytes(new));
+                            tx.put(key(group, at), bytes(new));
                         }
                         Ok(vec![held])
                     }
@@ -345,7 +345,7 @@ fn the_model_has_such_histories_too() {
 #[test]
 fn sled_has_such_histories_too() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = aryavarth::SledKvsEngine::new(dir.path()).unwrap();
+    let engine = aryavarth::SledKvsEngine::open(dir.path()).unwrap();
     check_histories(&[engine], seconds() / 2);
 }
 

@@ -39,7 +39,7 @@ fn a_blocking_call_from_inside_a_closure_is_refused_at_once() {
         refused(store.read(b"unsynced"));
         refused(store.scan(aryavarth::KeyRange::all()).next().unwrap());
         assert_eq!(store.stats().keys, 2);
-        transaction.set("k", "from inside");
+        transaction.put("k", "from inside");
         Ok(())
     });
     done.unwrap();

@@ -196,11 +196,11 @@ fn one_change(transaction: &mut Transaction<'_>, dice: &mut Dice, maps: &mut Map
             maps.extend(of_b.map(|map| (a, map)));
         }
         2 => {
-            transaction.remove(key.as_str());
+            transaction.delete(key.as_str());
             maps.entry(a).or_default().remove(&key);
         }
         _ => {
-            transaction.set(key.as_str(), value);
+            transaction.put(key.as_str(), value);
             maps.entry(a).or_default().insert(key, value.to_owned());
         }
     }
@@ -219,7 +219,7 @@ fn a_swap_is_never_seen_half<E: KvsEngine>(engine: &E, _: &TestClock) {
             for round in 1..=ROUNDS {
                 transact(engine, |transaction| {
                     transaction.select(if round % 2 == 1 { 3 } else { 300 });
-                    transaction.set("k", round.to_string());
+                    transaction.put("k", round.to_string());
                     transaction.swap(3, 300);
                     Ok(())
                 });

@@ -94,11 +94,11 @@ fn what_a_closure_tells_is_durable() {
     store.put(b"gone", b"v").unwrap();
     let unsynced = store.with_durability(Durability::Os);
     unsynced.put(b"k", b"v").unwrap();
-    let told = store.transact(&[b"k"], |tx| tx.get(b"k")).unwrap();
+    let told = store.transact(&[b"k"], |tx| tx.read(b"k")).unwrap();
     assert_eq!(open(fs.crash(Crash::Nothing)).read(b"k").unwrap(), told);
 
     assert!(unsynced.delete(b"gone").unwrap());
-    let told = store.transact(&[b"gone"], |tx| tx.get(b"gone")?.ok_or(KvsError::KeyNotFound));
+    let told = store.transact(&[b"gone"], |tx| tx.read(b"gone")?.ok_or(KvsError::KeyNotFound));
     assert!(matches!(told, Err(KvsError::KeyNotFound)), "{told:?}");
     assert_eq!(open(fs.crash(Crash::Nothing)).read(b"gone").unwrap(), None);
 }
@@ -200,7 +200,7 @@ fn a_closure_is_given_so_much_and_no_more() {
     let named: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
     let read = |count: usize| {
         KvsEngine::transact(&store, &named, |transaction| {
-            named[..count].iter().try_for_each(|key| transaction.get(key).map(drop))
+            named[..count].iter().try_for_each(|key| transaction.read(key).map(drop))
         })
     };
     assert!(read(6).is_ok(), "2 MiB fit");
@@ -209,7 +209,7 @@ fn a_closure_is_given_so_much_and_no_more() {
     // A value that is only removed is not read.
     let removed = KvsEngine::transact(&store, &[], |transaction| {
         for key in &named {
-            transaction.remove(*key);
+            transaction.delete(*key);
         }
         Ok(())
     });

@@ -222,7 +222,7 @@ fn a_closure_does_not_take_an_old_value_from_a_place_that_looks_the_same() {
             rest(store);
         }
     });
-    let seen = store.transact(&[b"k"], |tx| tx.get(b"k")).unwrap();
+    let seen = store.transact(&[b"k"], |tx| tx.read(b"k")).unwrap();
     assert_eq!(seen, Some(b"2".to_vec()));
 }
 

@@ -487,8 +487,8 @@ fn a_write_that_races_with_the_close_is_refused_or_kept() {
     let other = store.clone();
     let writer = thread::spawn(move || {
         let outcome = other.transact(&[b"k"], |tx| {
-            let old = tx.get(b"k")?;
-            tx.set("k", "2");
+            let old = tx.read(b"k")?;
+            tx.put("k", "2");
             Ok(old)
         });
         written.send(()).unwrap();

@@ -569,11 +569,11 @@ impl Runner {
             None => Vec::new(),
         });
         let done = self.handle(level).transact(&[from], |transaction| {
-            let mut value = transaction.get(from)?.ok_or(KvsError::KeyNotFound)?;
+            let mut value = transaction.read(from)?.ok_or(KvsError::KeyNotFound)?;
             value.push(b'+');
-            transaction.remove(from.as_slice());
-            transaction.set(to.as_slice(), value.as_slice());
-            assert_eq!(transaction.get(to)?.as_ref(), Some(&value));
+            transaction.delete(from.as_slice());
+            transaction.put(to.as_slice(), value.as_slice());
+            assert_eq!(transaction.read(to)?.as_ref(), Some(&value));
             Ok(value)
         });
         match done {

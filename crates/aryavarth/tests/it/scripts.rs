@@ -184,9 +184,9 @@ impl Runner {
             }
             Command::Increment { key } => {
                 let count = self.store().transact(&[key.as_bytes()], |tx| {
-                    let old = tx.get(key.as_bytes())?.map_or("0".to_owned(), |v| show(Some(v)));
+                    let old = tx.read(key.as_bytes())?.map_or("0".to_owned(), |v| show(Some(v)));
                     let count = old.parse::<u64>().unwrap_or(0) + 1;
-                    tx.set(key.as_str(), count.to_string());
+                    tx.put(key.as_str(), count.to_string());
                     Ok(count)
                 })?;
                 writeln!(said, "{key} is {count}")?;

@@ -129,12 +129,12 @@ fn a_closure_removes_and_replaces_what_is_damaged_and_does_not_read_it() {
     store.compact().unwrap();
     rot(&fs, b"value-1-of-2");
     rot(&fs, b"value-2-of-2");
-    let read = store.transact(&[b"removed"], |tx| tx.get(b"removed"));
+    let read = store.transact(&[b"removed"], |tx| tx.read(b"removed"));
     assert!(matches!(read, Err(KvsError::Corrupt { .. })), "{read:?}");
     let done = store.transact(&[b"removed", b"replaced"], |tx| {
         assert!(tx.contains(b"removed")?);
-        tx.remove("removed");
-        tx.set("replaced", "new");
+        tx.delete("removed");
+        tx.put("replaced", "new");
         Ok(())
     });
     done.unwrap();

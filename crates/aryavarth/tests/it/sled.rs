@@ -49,7 +49,7 @@ impl Watched {
     }
 
     fn open(&self, dir: &Path) -> aryavarth::Result<SledKvsEngine> {
-        SledKvsEngine::new_with(dir, self.options())
+        SledKvsEngine::open_with(dir, self.options())
     }
 
     fn fail(&self, site: Option<Site>) {
@@ -203,12 +203,12 @@ fn a_directory_remembers_its_engine() {
     let dir = tempfile::tempdir().unwrap();
     let (of_kvs, of_sled) = (dir.path().join("kvs"), dir.path().join("sled"));
     KvStore::open(&of_kvs).unwrap().put(b"k", b"kvs").unwrap();
-    SledKvsEngine::new(&of_sled).unwrap().set("k".into(), "sled".into()).unwrap();
+    SledKvsEngine::open(&of_sled).unwrap().set("k".into(), "sled".into()).unwrap();
 
     let refused = [
         ("sled", KvStore::open(&of_sled).map(drop).unwrap_err()),
         ("sled", verify(&of_sled, &Options::default(), |_, _| {}).map(drop).unwrap_err()),
-        ("kvs", SledKvsEngine::new(&of_kvs).map(drop).unwrap_err()),
+        ("kvs", SledKvsEngine::open(&of_kvs).map(drop).unwrap_err()),
     ];
     for (owner, error) in refused {
         assert!(matches!(&error, KvsError::WrongEngine { found, .. } if found == owner));
@@ -216,14 +216,14 @@ fn a_directory_remembers_its_engine() {
     }
 
     assert_eq!(KvStore::open(&of_kvs).unwrap().read(b"k").unwrap(), Some(b"kvs".to_vec()));
-    let sled = SledKvsEngine::new(&of_sled).unwrap();
+    let sled = SledKvsEngine::open(&of_sled).unwrap();
     assert_eq!(sled.get("k".into()).unwrap(), Some("sled".into()));
 }
 
 #[test]
 fn a_directory_of_another_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    SledKvsEngine::new(dir.path()).unwrap().set("k".into(), "v".into()).unwrap();
+    SledKvsEngine::open(dir.path()).unwrap().set("k".into(), "v".into()).unwrap();
     let current = fs::read_to_string(dir.path().join("CURRENT")).unwrap();
     let name = current.split(' ').next().unwrap();
     let number = name.strip_prefix("MANIFEST-").unwrap().parse().unwrap();
@@ -231,7 +231,7 @@ fn a_directory_of_another_format_is_refused() {
     set_format(&mut manifest, number, 0);
     fs::write(dir.path().join(name), &manifest).unwrap();
 
-    let error = SledKvsEngine::new(dir.path()).unwrap_err();
+    let error = SledKvsEngine::open(dir.path()).unwrap_err();
     assert!(matches!(error, KvsError::UnknownFormat { found: 0, known: 3, .. }), "{error}");
     assert_eq!(fs::read(dir.path().join(name)).unwrap(), manifest);
 }
@@ -240,7 +240,7 @@ fn a_directory_of_another_format_is_refused() {
 fn a_directory_that_sled_made_by_itself_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("db"), b"of somebody else").unwrap();
-    let error = SledKvsEngine::new(dir.path()).unwrap_err();
+    let error = SledKvsEngine::open(dir.path()).unwrap_err();
     assert!(matches!(error, KvsError::NotOurs { .. }), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
@@ -248,8 +248,8 @@ fn a_directory_that_sled_made_by_itself_is_left_alone() {
 #[test]
 fn a_second_open_is_refused_with_the_holder() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = SledKvsEngine::new(dir.path()).unwrap();
-    match SledKvsEngine::new(dir.path()) {
+    let engine = SledKvsEngine::open(dir.path()).unwrap();
+    match SledKvsEngine::open(dir.path()) {
         Err(KvsError::Locked { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
         other => panic!("{other:?}"),
     }
@@ -257,7 +257,7 @@ fn a_second_open_is_refused_with_the_holder() {
     engine.close().unwrap();
     assert!(matches!(other.get("k".into()), Err(KvsError::Closed)));
     drop(other);
-    SledKvsEngine::new(dir.path()).unwrap();
+    SledKvsEngine::open(dir.path()).unwrap();
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn everything_is_there_again_after_a_reopen() {
     let large = vec![b'l'; 200_000];
     let mut newest = Position::ZERO;
     for round in 0..4_u32 {
-        let engine = SledKvsEngine::new(dir.path()).unwrap();
+        let engine = SledKvsEngine::open(dir.path()).unwrap();
         assert_eq!(engine.stats().keys, u64::from(round) * 20);
         for n in 0..20 {
             let batch = Batch::new().set(format!("{round}:{n}"), large[..n * 10_000].to_vec());
@@ -280,7 +280,7 @@ fn everything_is_there_again_after_a_reopen() {
         newest = absent;
         engine.close().unwrap();
     }
-    let engine = SledKvsEngine::new(dir.path()).unwrap();
+    let engine = SledKvsEngine::open(dir.path()).unwrap();
     assert_eq!(engine.stats().keys, 80);
     assert!(engine.stats().written_position > newest.0);
     for round in 0..4 {
@@ -297,9 +297,9 @@ fn everything_is_there_again_after_a_reopen() {
 #[test]
 fn a_lost_log_is_not_an_empty_store() {
     let dir = tempfile::tempdir().unwrap();
-    SledKvsEngine::new(dir.path()).unwrap().set("k".into(), "v".into()).unwrap();
+    SledKvsEngine::open(dir.path()).unwrap().set("k".into(), "v".into()).unwrap();
     fs::remove_file(dir.path().join("sled/db")).unwrap();
-    let error = SledKvsEngine::new(dir.path()).unwrap_err();
+    let error = SledKvsEngine::open(dir.path()).unwrap_err();
     assert!(matches!(error, KvsError::Corrupt { .. }), "{error}");
     assert!(!dir.path().join("sled/db").exists(), "nothing was changed");
 }
@@ -396,7 +396,7 @@ fn waiting_writers_share_a_sync() {
 #[test]
 fn every_level_is_reached_by_threads_and_by_tasks() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = SledKvsEngine::new(dir.path()).unwrap();
+    let engine = SledKvsEngine::open(dir.path()).unwrap();
     for level in LEVELS {
         let engine = engine.with_durability(level);
         for n in 0..20 {
@@ -415,7 +415,7 @@ fn every_level_is_reached_by_threads_and_by_tasks() {
 fn a_close_leaves_no_task_asleep() {
     let dir = tempfile::tempdir().unwrap();
     for _ in 0..5 {
-        let engine = SledKvsEngine::new(dir.path()).unwrap();
+        let engine = SledKvsEngine::open(dir.path()).unwrap();
         let wakers = LEVELS.map(|level| {
             let (_, position) = engine.write(Batch::new().set("k", "v")).unwrap();
             let woken = Arc::new(Unpark(thread::current(), AtomicBool::new(false)));
@@ -460,7 +460,7 @@ fn a_failed_sync_poisons_the_store_until_it_is_reopened() {
 #[test]
 fn a_batch_is_seen_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = SledKvsEngine::new(dir.path()).unwrap().with_durability(Durability::Os);
+    let engine = SledKvsEngine::open(dir.path()).unwrap().with_durability(Durability::Os);
     let keys: Vec<String> = (0..40).map(|n| format!("key:{n:02}")).collect();
     let is_done = AtomicBool::new(false);
     thread::scope(|scope| {

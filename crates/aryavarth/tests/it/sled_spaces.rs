@@ -59,7 +59,7 @@ const KEYS: u64 = 30;
 /// Empties space 0 and fills it anew, swaps 1 and 2, and puts off a deadline in 5.
 fn write_round(transaction: &mut Transaction<'_>, round: u64) {
     transaction.clear();
-    (0..KEYS).for_each(|n| transaction.set(n.to_string(), round.to_string()));
+    (0..KEYS).for_each(|n| transaction.put(n.to_string(), round.to_string()));
     transaction.swap(1, 2);
     transaction.select(5);
     let deadline = TestClock::START_MS + 1_000_000 + round;
@@ -219,7 +219,7 @@ fn what_was_cleared_is_deleted_even_after_a_reopen() {
 #[test]
 fn what_a_swap_shows_waits_for_the_swap() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = SledKvsEngine::new(dir.path()).unwrap();
+    let engine = SledKvsEngine::open(dir.path()).unwrap();
     engine.with_space(1).set("k".into(), "v".into()).unwrap();
     let (_, before) = engine.with_space(1).read(b"k", Wait::Yes).unwrap();
     let ((), swapped) = engine
@@ -241,7 +241,7 @@ fn what_a_swap_shows_waits_for_the_swap() {
 fn a_directory_of_the_layout_before_spaces_is_refused_and_left_as_it_was() {
     for (layout, remedy) in [(0_u64, "Export"), (2, "newer version")] {
         let dir = tempfile::tempdir().unwrap();
-        SledKvsEngine::new(dir.path()).unwrap().set("k".into(), "v".into()).unwrap();
+        SledKvsEngine::open(dir.path()).unwrap().set("k".into(), "v".into()).unwrap();
         let current = fs::read_to_string(dir.path().join("CURRENT")).unwrap();
         let name = current.split(' ').next().unwrap();
         let number = name.strip_prefix("MANIFEST-").unwrap().parse().unwrap();
@@ -254,7 +254,7 @@ fn a_directory_of_the_layout_before_spaces_is_refused_and_left_as_it_was() {
         fs::write(dir.path().join(name), &manifest).unwrap();
         let log = fs::read(dir.path().join("sled/db")).unwrap();
 
-        let error = SledKvsEngine::new(dir.path()).unwrap_err();
+        let error = SledKvsEngine::open(dir.path()).unwrap_err();
         let text = error.to_string();
         assert!(text.contains(remedy) && text.contains("nothing was changed"), "{text}");
         match error {
@@ -279,12 +279,12 @@ fn entries_that_nobody_wrote_are_damage() {
     ];
     for (key, value) in entries {
         let dir = tempfile::tempdir().unwrap();
-        SledKvsEngine::new(dir.path()).unwrap();
+        SledKvsEngine::open(dir.path()).unwrap();
         entries_in_sled(dir.path());
         let db = ::sled::open(dir.path().join("sled")).unwrap();
         db.insert(key, value).unwrap();
         drop(db);
-        let opened: Result<SledKvsEngine> = SledKvsEngine::new(dir.path());
+        let opened: Result<SledKvsEngine> = SledKvsEngine::open(dir.path());
         assert!(matches!(opened, Err(KvsError::Corrupt { .. })), "{key:?}: {opened:?}");
     }
 }

@@ -166,16 +166,16 @@ fn a_closure_works_across_spaces<E: KvsEngine>(engine: &E, _: &TestClock) {
     put(engine, "k", "in 0");
     put(&engine.with_space(1), "k", "in 1");
     let seen = transact(&engine.with_space(1), |transaction| {
-        let mut seen = vec![transaction.get(b"k")?];
-        transaction.set("k", "new in 1");
+        let mut seen = vec![transaction.read(b"k")?];
+        transaction.put("k", "new in 1");
         transaction.select(0);
-        seen.push(transaction.get(b"k")?);
-        transaction.remove("k");
+        seen.push(transaction.read(b"k")?);
+        transaction.delete("k");
         transaction.select(7);
-        seen.push(transaction.get(b"k")?);
-        transaction.set("k", "new in 7");
+        seen.push(transaction.read(b"k")?);
+        transaction.put("k", "new in 7");
         transaction.select(1);
-        seen.push(transaction.get(b"k")?);
+        seen.push(transaction.read(b"k")?);
         assert_eq!(transaction.space(), 1);
         Ok(seen)
     });
@@ -195,11 +195,11 @@ fn a_closure_sees_its_own_writes_in_order_and_counted<E: KvsEngine>(engine: &E, 
     put_until(engine, "e", "v", now + 1000);
     let (keys, back, first, count) = transact(engine, |transaction| {
         for key in ["a", "c", "g", "i"] {
-            transaction.set(key, "v");
+            transaction.put(key, "v");
         }
-        transaction.remove("d");
-        transaction.remove("nothing");
-        transaction.set("e", "for good");
+        transaction.delete("d");
+        transaction.delete("nothing");
+        transaction.put("e", "for good");
         let keys = transaction.keys(&KeyRange::all(), 100)?;
         let back = transaction.keys(&KeyRange::all().reversed(), 3)?;
         let first = transaction.keys(&KeyRange::prefix(b"").after(b"c"), 2)?;
@@ -219,13 +219,13 @@ fn clear_removes_all_and_what_is_written_later_stays<E: KvsEngine>(engine: &E, _
         put(&engine.with_space(2), &n.to_string(), "old");
     }
     let during = transact(&engine.with_space(1), |transaction| {
-        transaction.set("before", "goes");
-        transaction.set("7", "goes");
+        transaction.put("before", "goes");
+        transaction.put("7", "goes");
         transaction.clear();
-        let empty = (transaction.count()?, transaction.get(b"7")?, transaction.contains(b"8")?);
-        transaction.set("7", "stays");
-        transaction.set("after", "stays");
-        transaction.remove("8");
+        let empty = (transaction.count()?, transaction.read(b"7")?, transaction.contains(b"8")?);
+        transaction.put("7", "stays");
+        transaction.put("after", "stays");
+        transaction.delete("8");
         Ok((empty, transaction.keys(&KeyRange::all(), 10)?, transaction.count()?.keys))
     });
     let after: Vec<Vec<u8>> = vec![b"7".to_vec(), b"after".to_vec()];
@@ -243,11 +243,11 @@ fn a_space_may_be_cleared_twice<E: KvsEngine>(engine: &E, _: &TestClock) {
     clear(engine);
     assert_eq!((names(engine).len(), counted(engine)), (0, (0, 0)));
     transact(engine, |transaction| {
-        transaction.set("b", "2");
+        transaction.put("b", "2");
         transaction.clear();
-        transaction.set("c", "3");
+        transaction.put("c", "3");
         transaction.clear();
-        transaction.set("d", "4");
+        transaction.put("d", "4");
         Ok(())
     });
     assert_eq!(names(engine), ["d"]);
@@ -286,12 +286,12 @@ fn swap_exchanges_what_two_spaces_hold<E: KvsEngine>(engine: &E, clock: &TestClo
     put_until(&first, "b", "of 1", deadline);
     put(&second, "a", "of 2");
     let during = transact(&first, |transaction| {
-        transaction.set("c", "of 1");
+        transaction.put("c", "of 1");
         transaction.swap(1, 2);
-        let seen = transaction.get(b"a")?;
-        transaction.set("d", "of 2");
+        let seen = transaction.read(b"a")?;
+        transaction.put("d", "of 2");
         transaction.select(2);
-        Ok((seen, transaction.count()?, transaction.get(b"c")?))
+        Ok((seen, transaction.count()?, transaction.read(b"c")?))
     });
     let count = Count { keys: 3, expiring: 1 };
     assert_eq!(during, (Some(b"of 2".to_vec()), count, Some(b"of 1".to_vec())));
@@ -319,9 +319,9 @@ fn clear_and_swap_follow_each_other_in_any_order<E: KvsEngine>(engine: &E, _: &T
     // Cleared and swapped away.
     transact(engine, |transaction| {
         transaction.clear();
-        transaction.set("d", "v");
+        transaction.put("d", "v");
         transaction.swap(0, 1);
-        transaction.set("e", "v");
+        transaction.put("e", "v");
         Ok(())
     });
     assert_eq!(held(), ["be", "d", "c"]);
@@ -330,24 +330,24 @@ fn clear_and_swap_follow_each_other_in_any_order<E: KvsEngine>(engine: &E, _: &T
         transaction.swap(0, 2);
         transaction.clear();
         transaction.select(2);
-        transaction.set("f", "v");
+        transaction.put("f", "v");
         Ok(())
     });
     assert_eq!(held(), ["", "d", "bef"]);
     // Round, and the writes before it move along.
     transact(engine, |transaction| {
-        transaction.set("g", "v");
+        transaction.put("g", "v");
         transaction.swap(0, 1);
         transaction.swap(1, 2);
         transaction.select(1);
-        transaction.remove("b");
+        transaction.delete("b");
         Ok(())
     });
     assert_eq!(held(), ["d", "ef", "g"]);
     // There and back is nothing.
     transact(engine, |transaction| {
         transaction.swap(0, 1);
-        transaction.set("h", "v");
+        transaction.put("h", "v");
         transaction.swap(1, 0);
         Ok(())
     });
@@ -371,13 +371,13 @@ fn a_closure_that_fails_leaves_the_spaces_as_they_were<E: KvsEngine>(engine: &E,
     let failed = engine.transact(&[], |transaction| -> aryavarth::Result<()> {
         transaction.swap(0, 1);
         transaction.clear();
-        transaction.set("m", "v");
+        transaction.put("m", "v");
         Err(KvsError::KeyNotFound)
     });
     assert!(matches!(failed, Err(KvsError::KeyNotFound)));
     let too_large = engine.transact(&[], |transaction| {
         transaction.clear();
-        transaction.set(vec![b'k'; aryavarth::KEY_BYTES_MAX + 1], "v");
+        transaction.put(vec![b'k'; aryavarth::KEY_BYTES_MAX + 1], "v");
         Ok(())
     });
     assert!(matches!(too_large, Err(KvsError::TooLarge { .. })));
@@ -441,7 +441,7 @@ fn a_swap_and_a_clear_are_seen_wholly<E: KvsEngine>(engine: &E, _: &TestClock) {
                 // Emptied and filled in one write: no reader finds it empty.
                 transact(engine, |transaction| {
                     transaction.clear();
-                    (0..KEYS).for_each(|n| transaction.set(format!("{n:02}"), round.to_string()));
+                    (0..KEYS).for_each(|n| transaction.put(format!("{n:02}"), round.to_string()));
                     Ok(())
                 });
             }
@@ -457,9 +457,9 @@ fn a_swap_and_a_clear_are_seen_wholly<E: KvsEngine>(engine: &E, _: &TestClock) {
             assert_eq!(space.count().unwrap().0.keys, KEYS as u64);
             assert!(space.read(b"00", Wait::Yes).unwrap().0.is_some());
             let both = transact(engine, |transaction| {
-                let zero = transaction.get(b"00")?;
+                let zero = transaction.read(b"00")?;
                 transaction.select(1);
-                Ok((zero, transaction.get(b"15")?))
+                Ok((zero, transaction.read(b"15")?))
             });
             assert_ne!(both.0, both.1);
             looks += 1;

@@ -69,7 +69,7 @@ fn the_root_of_a_volume_takes_a_store_and_what_is_salvaged() {
 fn a_store_over_sled_lives_at_the_root_of_a_volume_too() {
     let top = tempfile::tempdir().unwrap();
     volume(top.path());
-    let open = || aryavarth::SledKvsEngine::new(top.path()).unwrap();
+    let open = || aryavarth::SledKvsEngine::open(top.path()).unwrap();
     // A value of this size gets a file of its own.
     let large = "v".repeat(100_000);
     open().set("k".into(), large.clone()).unwrap();

@@ -84,9 +84,9 @@ fn a_transaction_walks_its_own_writes_too<E: KvsEngine>(engine: &E, _: &TestCloc
     put_numbers(engine, 0..20);
     put_numbers(&engine.with_space(2), 50..53);
     let (all, swapped, emptied) = transact(engine, |transaction| {
-        transaction.set("new", "v");
-        transaction.set("000003", "other");
-        transaction.remove("000004");
+        transaction.put("new", "v");
+        transaction.put("000003", "other");
+        transaction.delete("000004");
         let (mut all, mut cursor) = (Vec::new(), 0);
         loop {
             let KeyWalk { keys, cursor: next, .. } = transaction.walk(cursor, 3)?;
@@ -99,7 +99,7 @@ fn a_transaction_walks_its_own_writes_too<E: KvsEngine>(engine: &E, _: &TestCloc
         transaction.swap(0, 2);
         let swapped = transaction.walk(0, 100)?.keys;
         transaction.clear();
-        transaction.set("last", "v");
+        transaction.put("last", "v");
         Ok((all, swapped, transaction.walk(0, 100)?.keys))
     });
     let all: BTreeSet<Vec<u8>> = all.into_iter().collect();
@@ -208,7 +208,7 @@ fn a_walk_in_a_space_that_is_swapped_or_cleared_misses_nothing<E: KvsEngine>(
     transact(engine, |transaction| {
         transaction.clear();
         for n in 0..100 {
-            transaction.set(format!("new {n}"), "v");
+            transaction.put(format!("new {n}"), "v");
         }
         Ok(())
     });

@@ -70,8 +70,8 @@ fn a_watch_knows_of_writes_by_batch_and_closure<E: KvsEngine>(engine: &E, _: &Te
 
     let watches = ["a", "b", "c"].map(|key| watch(engine, key));
     transact(engine, |transaction| {
-        transaction.remove("b");
-        transaction.set("c", "v");
+        transaction.delete("b");
+        transaction.put("c", "v");
         Ok(())
     });
     assert_eq!([0, 1, 2].map(|n| is_touched(engine, &watches[n])), [false, true, true]);
@@ -79,9 +79,9 @@ fn a_watch_knows_of_writes_by_batch_and_closure<E: KvsEngine>(engine: &E, _: &Te
     // From another space.
     let watches = ["b", "c"].map(|key| watch(engine, key));
     transact(&engine.with_space(1), |transaction| {
-        transaction.set("b", "in 1");
+        transaction.put("b", "in 1");
         transaction.select(0);
-        transaction.set("c", "w");
+        transaction.put("c", "w");
         Ok(())
     });
     assert_eq!([0, 1].map(|n| is_touched(engine, &watches[n])), [false, true]);
@@ -139,7 +139,7 @@ fn clear_touches_the_keys_that_were_there<E: KvsEngine>(engine: &E, _: &TestCloc
     let other = watch(&engine.with_space(1), "there");
     transact(engine, |transaction| {
         transaction.clear();
-        transaction.set("made", "v");
+        transaction.put("made", "v");
         Ok(())
     });
     let touched = [0, 1, 2, 3].map(|n| is_touched(engine, &watches[n]));
@@ -180,10 +180,10 @@ fn reading_and_compaction_touch_nothing<E: KvsEngine>(engine: &E, clock: &TestCl
         get(engine, &n.to_string());
     }
     transact(engine, |transaction| {
-        transaction.get(b"3")?;
+        transaction.read(b"3")?;
         transaction.select(1);
         transaction.clear();
-        transaction.set("3", "elsewhere");
+        transaction.put("3", "elsewhere");
         Ok(())
     });
     assert!(watches.iter().all(|watch| !is_touched(engine, watch)));
@@ -193,7 +193,7 @@ fn what_was_refused_touches_nothing<E: KvsEngine>(engine: &E, _: &TestClock) {
     put(engine, "k", "v");
     let before = watch(engine, "k");
     let failed = engine.transact(&[], |transaction| -> aryavarth::Result<()> {
-        transaction.set("k", "w");
+        transaction.put("k", "w");
         transaction.clear();
         Err(KvsError::KeyNotFound)
     });
@@ -264,7 +264,7 @@ fn watches_and_closures_lose_no_increment<E: KvsEngine>(engine: &E, _: &TestCloc
                 if watch.is_touched(transaction.now_ms()) {
                     return Ok(false);
                 }
-                transaction.set("n", (seen + 1).to_string());
+                transaction.put("n", (seen + 1).to_string());
                 Ok(true)
             });
             if is_done {

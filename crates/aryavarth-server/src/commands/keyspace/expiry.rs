@@ -150,10 +150,10 @@ fn set_deadline(
     }
     match u64::try_from(new).map(|new| unit.by_its_clock(new)) {
         Ok(new) if !new.has_passed(now) => {
-            let value = transaction.get(key)?.unwrap_or_default();
+            let value = transaction.read(key)?.unwrap_or_default();
             transaction.store(key, Stored { value, expires_at: new.word() });
         }
-        _ => transaction.remove(key),
+        _ => transaction.delete(key),
     }
     Ok(Reply::Integer(1))
 }
@@ -163,8 +163,8 @@ fn persist(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     if transaction.deadline(key)?.and_then(Deadline::at).is_none() {
         return Ok(Reply::Integer(0));
     }
-    let value = transaction.get(key)?.unwrap_or_default();
-    transaction.set(key, value);
+    let value = transaction.read(key)?.unwrap_or_default();
+    transaction.put(key, value);
     Ok(Reply::Integer(1))
 }
 

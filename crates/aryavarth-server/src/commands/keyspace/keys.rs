@@ -130,7 +130,7 @@ fn del(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     let mut removed = 0;
     for key in args.from(1) {
         if transaction.contains(key)? {
-            transaction.remove(key);
+            transaction.delete(key);
             removed += 1;
         }
     }
@@ -173,7 +173,7 @@ fn rename_if(
         return Ok(false);
     }
     if let Some(stored) = transaction.find(from)? {
-        transaction.remove(from);
+        transaction.delete(from);
         transaction.store(to, stored);
     }
     Ok(true)
@@ -229,7 +229,7 @@ fn move_key(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
         return Ok(Reply::Integer(0));
     }
     if let Some(stored) = transaction.find(key)? {
-        transaction.remove(key);
+        transaction.delete(key);
         transaction.select(space);
         transaction.store(key, stored);
         transaction.select(selected);

@@ -259,7 +259,7 @@ fn set(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     let key = args.get(1);
     let value = args.get(2);
     if args.len() == 3 {
-        transaction.set(key, value);
+        transaction.put(key, value);
         return Ok(Reply::OK);
     }
     let options = Options::parse(args, 3, Takes::Set)?;
@@ -289,7 +289,7 @@ fn set(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
 fn setnx(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     let absent = !transaction.contains(args.get(1))?;
     if absent {
-        transaction.set(args.get(1), args.get(2));
+        transaction.put(args.get(1), args.get(2));
     }
     Ok(Reply::Integer(absent.into()))
 }
@@ -315,8 +315,8 @@ fn set_for(
 }
 
 fn getset(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
-    let old = transaction.get(args.get(1))?;
-    transaction.set(args.get(1), args.get(2));
+    let old = transaction.read(args.get(1))?;
+    transaction.put(args.get(1), args.get(2));
     Ok(Reply::bulk_or_null(old))
 }
 
@@ -342,7 +342,7 @@ fn mset(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
         return refused(wrong_arity("mset"));
     }
     for place in (1..args.len()).step_by(2) {
-        transaction.set(args.get(place), args.get(place + 1));
+        transaction.put(args.get(place), args.get(place + 1));
     }
     Ok(Reply::OK)
 }
@@ -412,9 +412,9 @@ fn remove_if(transaction: &mut Transaction<'_>, key: &[u8], condition: Condition
     if !transaction.contains(key)? {
         return Ok(Reply::Integer(0));
     }
-    let holds = !condition.wants_value() || condition.holds(transaction.get(key)?.as_deref());
+    let holds = !condition.wants_value() || condition.holds(transaction.read(key)?.as_deref());
     if holds {
-        transaction.remove(key);
+        transaction.delete(key);
     }
     Ok(Reply::Integer(holds.into()))
 }

@@ -96,9 +96,9 @@ fn mget(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
 }
 
 fn getdel(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
-    let old = transaction.get(args.get(1))?;
+    let old = transaction.read(args.get(1))?;
     if old.is_some() {
-        transaction.remove(args.get(1));
+        transaction.delete(args.get(1));
     }
     Ok(Reply::bulk_or_null(old))
 }
