@@ -65,9 +65,9 @@ fn fill(dir: &Path, keys: u64, value_bytes: usize) -> Outcome {
             let words =
                 (0..value_bytes.div_ceil(8)).flat_map(|_| rng.below(u64::MAX).to_le_bytes());
             let value: Vec<u8> = words.take(value_bytes).collect();
-            writes = writes.set(format!("key-{:012}", batch * BATCH + n), value);
+            writes.put(format!("key-{:012}", batch * BATCH + n), value);
         }
-        store.write(writes)?;
+        store.write(&writes)?;
     }
     store.close()?;
     Ok(true)

@@ -25,8 +25,7 @@ pub(crate) fn of(store: KvStore) -> impl Peer {
 
 impl Peer for Kvs {
     fn load(&self, entries: &[(Key, &[u8])]) -> Result<()> {
-        let set = |batch: Batch, (key, value): &(Key, &[u8])| batch.set(*key, *value);
-        self.fast.write(entries.iter().fold(Batch::new(), set))?;
+        self.fast.write(&entries.iter().copied().collect::<Batch>())?;
         Ok(())
     }
 

@@ -71,23 +71,22 @@ pub(crate) fn of(engine: SledKvsEngine) -> impl Peer {
 }
 
 /// Writes and waits as long as the handle does.
-fn write(engine: &SledKvsEngine, batch: Batch) -> Result<()> {
+fn write(engine: &SledKvsEngine, batch: &Batch) -> Result<()> {
     let (_, position) = engine.write(batch)?;
     Ok(engine.wait(position, engine.durability())?)
 }
 
 impl Peer for Synced {
     fn load(&self, entries: &[(Key, &[u8])]) -> Result<()> {
-        let set = |batch: Batch, (key, value): &(Key, &[u8])| batch.set(*key, *value);
-        write(&self.fast, entries.iter().fold(Batch::new(), set))
+        write(&self.fast, &entries.iter().copied().collect())
     }
 
     fn put(&self, key: &Key, value: &[u8]) -> Result<()> {
-        write(&self.fast, Batch::new().set(*key, value))
+        write(&self.fast, Batch::new().put(*key, value))
     }
 
     fn put_durable(&self, key: &Key, value: &[u8]) -> Result<()> {
-        write(&self.engine, Batch::new().set(*key, value))
+        write(&self.engine, Batch::new().put(*key, value))
     }
 
     fn get(&self, key: &Key, value: &mut Vec<u8>) -> Result<bool> {

@@ -43,7 +43,7 @@ impl Shop {
             batch.put(format!("name/{name}"), left.to_string());
             batch.put(format!("shelf/{shelf}/{name}"), "");
         }
-        self.articles.write(batch).map(drop)
+        self.articles.write(&batch).map(drop)
     }
 
     /// The names on a shelf, by the index.

@@ -346,21 +346,25 @@ impl KvsEngine for MemoryEngine {
         Ok(self.shared.watches.watch(self.space, key, expires_at))
     }
 
-    fn write(&self, batch: Batch) -> Result<(u64, Position)> {
+    fn write(&self, batch: &Batch) -> Result<(u64, Position)> {
         for write in batch.writes() {
             check(write.key(), write.value())?;
         }
         let (mut spaces, now) = self.swept()?;
         let mut removed = 0;
         spaces.change(self.space, |space| {
-            for write in batch.into_writes() {
+            for write in batch.writes() {
                 self.shared.watches.touch(self.space, write.key());
                 match write {
-                    Write::Set { key, value, expires_at } => {
-                        let stored = Stored { value, expires_at };
-                        space.put(key, (!stored.is_expired(now)).then_some(stored));
+                    Write::Put { key, value, deadline } => {
+                        let has_passed = deadline.has_passed(now);
+                        let stored = (!has_passed)
+                            .then(|| Stored { value: value.clone(), expires_at: deadline.word() });
+                        space.put(key.clone(), stored);
                     }
-                    Write::Remove { key } => removed += u64::from(space.put(key, None).is_some()),
+                    Write::Delete { key } => {
+                        removed += u64::from(space.put(key.clone(), None).is_some());
+                    }
                 }
             }
         });

@@ -10,7 +10,7 @@ use std::fmt;
 use std::task::{Poll, Waker};
 
 use crate::engine::{
-    self, Count, KeyPage, KeyRange, Page, Position, Stored, Transaction, Wait, Watch,
+    self, Count, Deadline, KeyPage, KeyRange, Page, Position, Stored, Transaction, Wait, Watch,
 };
 use crate::error::{KvsError, Result};
 use crate::options::{Clock, Durability, SystemClock};
@@ -172,20 +172,20 @@ impl<E: KvsEngine> engine::KvsEngine for Plain<E> {
         cannot("watch a key")
     }
 
-    fn write(&self, batch: Batch) -> Result<(u64, Position)> {
+    fn write(&self, batch: &Batch) -> Result<(u64, Position)> {
         let engine = self.engine()?;
-        let mut writes = batch.into_writes();
-        let Some(write) = writes.pop() else { return Ok((0, Position::ZERO)) };
-        if !writes.is_empty() {
-            return cannot("write several keys at once");
-        }
+        let write = match batch.writes() {
+            [] => return Ok((0, Position::ZERO)),
+            [write] => write,
+            _ => return cannot("write several keys at once"),
+        };
         let removed = match write {
-            Write::Set { expires_at: Some(_), .. } => return cannot("keep a deadline"),
-            Write::Set { key, value, expires_at: None } => {
-                engine.set(text(key)?, text(value)?)?;
+            Write::Put { key, value, deadline: Deadline::Never } => {
+                engine.set(text(key.as_slice())?, text(value.as_slice())?)?;
                 0
             }
-            Write::Remove { key } => match engine.remove(text(key)?) {
+            Write::Put { .. } => return cannot("keep a deadline"),
+            Write::Delete { key } => match engine.remove(text(key.as_slice())?) {
                 Ok(()) => 1,
                 Err(KvsError::KeyNotFound) => 0,
                 Err(error) => return Err(error),

@@ -84,15 +84,15 @@ mod model {
     fn a_reader_never_sees_half_a_batch() {
         explore(|| {
             let store = open(&SimFs::new());
-            let batch = |value: u8| Batch::new().set("a", [value]).set("b", [value]);
-            store.write(batch(1)).unwrap();
+            let batch = |value: u8| Batch::from([("a", [value]), ("b", [value])]);
+            store.write(&batch(1)).unwrap();
             together(
                 &store,
                 vec![
                     Box::new(move |store| {
-                        store.write(batch(2)).unwrap();
-                        store.write(Batch::new().remove("a").remove("b")).unwrap();
-                        store.write(batch(3)).unwrap();
+                        store.write(&batch(2)).unwrap();
+                        store.write(Batch::new().delete("a").delete("b")).unwrap();
+                        store.write(&batch(3)).unwrap();
                     }),
                     Box::new(|store| {
                         let a = number(store.read(b"a").unwrap());
@@ -338,11 +338,11 @@ mod model {
                 (Op::Write(vec![(key, None)]), Answer::Removed(found.into()))
             }
             5 => {
-                store.write(Batch::new().set("a", byte).set("b", byte)).unwrap();
+                store.write(Batch::new().put("a", byte).put("b", byte)).unwrap();
                 (Op::Write(vec![(0, Some(fresh)), (1, Some(fresh))]), Answer::Removed(0))
             }
             6 => {
-                let removed = store.write(Batch::new().remove("a").remove("b")).unwrap();
+                let removed = store.write(Batch::new().delete("a").delete("b")).unwrap();
                 (Op::Write(vec![(0, None), (1, None)]), Answer::Removed(removed))
             }
             _ => {

@@ -41,7 +41,7 @@ pub(crate) fn take_blind<E: KvsEngine, P: ThreadPool>(
     for call in calls.iter_mut() {
         let batch = match call {
             Call::Request(Request::Set { key, value }) if !shared.settings.is_out_of_memory() => {
-                Some(Batch::new().set(std::mem::take(key), std::mem::take(value)))
+                Some(Batch::from([(std::mem::take(key), std::mem::take(value))]))
             }
             Call::Command(call) => commands::blind::batch(shared, client, call),
             _ => None,
@@ -61,10 +61,9 @@ pub(crate) fn take_blind<E: KvsEngine, P: ThreadPool>(
 pub(crate) fn run_blind<E: KvsEngine, P: ThreadPool>(
     shared: &Shared<E, P>,
     client: &mut ClientState,
-    mut blind: Blind,
+    blind: Blind,
 ) -> Vec<Answer> {
-    let batches = std::mem::take(&mut blind.batches);
-    let written = collector::write_each(shared, client.settings.space, batches);
+    let written = collector::write_each(shared, client.settings.space, &blind.batches);
     answer_blind(shared, client, blind, written)
 }
 

@@ -96,7 +96,7 @@ fn answer<E: KvsEngine>(
         }
         Request::Set { key, value } => {
             let (key, value) = (std::mem::take(key), std::mem::take(value));
-            engine.write(Batch::new().set(key, value)).map(|(_, at)| (Response::Ok(None), at))
+            engine.write(Batch::new().put(key, value)).map(|(_, at)| (Response::Ok(None), at))
         }
         Request::Remove { key } => remove(engine, std::mem::take(key)),
         Request::Scan { prefix, after, limit } => {
@@ -116,7 +116,7 @@ fn value_response(value: Option<Vec<u8>>) -> Response {
 }
 
 fn remove<E: KvsEngine>(engine: &E, key: String) -> Result<JsonAnswer, KvsError> {
-    let (removed, position) = engine.write(Batch::new().remove(key))?;
+    let (removed, position) = engine.write(Batch::new().delete(key))?;
     // Absence is shown too, so that answer also waits for its position.
     let response = match removed {
         0 => Response::Err(KEY_NOT_FOUND.to_owned()),

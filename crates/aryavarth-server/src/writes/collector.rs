@@ -141,8 +141,9 @@ fn write_together<E: KvsEngine, P>(
 ) -> (Answers, Answers) {
     let space = together.first().map_or(0, |write| write.space);
     let lengths: Vec<usize> = together.iter().map(|write| write.batches.len()).collect();
-    let batches = together.iter_mut().flat_map(|write| write.batches.drain(..)).collect();
-    let Written { outcomes, began, ended } = write_each(shared, space, batches);
+    let batches: Vec<Batch> =
+        together.iter_mut().flat_map(|write| write.batches.drain(..)).collect();
+    let Written { outcomes, began, ended } = write_each(shared, space, &batches);
     let mut outcomes = outcomes.map(Vec::into_iter);
     let (mut soon, mut later) = (Vec::new(), Vec::new());
     for (PendingWrite { permits, is_durable_only, answer, .. }, length) in
@@ -160,7 +161,7 @@ fn write_together<E: KvsEngine, P>(
 pub(crate) fn write_each<E: KvsEngine, P>(
     shared: &Shared<E, P>,
     space: u32,
-    batches: Vec<Batch>,
+    batches: &[Batch],
 ) -> Written {
     let Shared { engine, counters, .. } = shared;
     let requests = batches.len();

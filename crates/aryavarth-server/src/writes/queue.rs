@@ -117,7 +117,7 @@ mod tests {
     use crate::budget::Budget;
 
     fn pending(space: u32, batches: usize) -> PendingWrite {
-        let batches = (0..batches).map(|n| Batch::new().set(n.to_string(), "v")).collect();
+        let batches = (0..batches).map(|n| Batch::from([(n.to_string(), "v")])).collect();
         let permits = (Budget::new(1).take(0).unwrap(), None);
         let (answer, _) = oneshot::channel();
         PendingWrite { space, batches, permits, is_durable_only: false, answer }

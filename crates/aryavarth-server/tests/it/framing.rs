@@ -177,7 +177,7 @@ fn a_scan_pages_through_a_prefix_in_order() {
     let engine = Obedient::default();
     let server = Server::with(engine.clone(), Limits::default());
     for key in ["a", "p1", "p2", "p3", "p4", "p5", "q"] {
-        engine.write(Batch::new().set(key, format!("value of {key}"))).unwrap();
+        engine.write(Batch::new().put(key, format!("value of {key}"))).unwrap();
     }
     engine.sync();
     engine.open_gate();
@@ -200,7 +200,7 @@ fn a_scan_pages_through_a_prefix_in_order() {
 #[test]
 fn what_is_not_text_is_an_error_and_not_another_text() {
     let engine = MemoryEngine::new();
-    engine.write(Batch::new().set("k", vec![0xff]).set(vec![b'p', 0xfe], "v")).unwrap();
+    engine.write(Batch::new().put("k", vec![0xff]).put(vec![b'p', 0xfe], "v")).unwrap();
     let server = Server::with(engine, Limits::default());
     let mut client = server.client();
     assert!(client.ask(get("k")).starts_with(r#"{"Err":"the value is not UTF-8"#));

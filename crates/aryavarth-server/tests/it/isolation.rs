@@ -60,7 +60,7 @@ fn compactions_take_one_thread_whoever_asks_and_goes() {
 fn a_client_that_takes_no_replies_is_not_served_beyond_its_limit() {
     const REQUESTS: usize = 2000;
     let engine = Obedient::default();
-    engine.write(Batch::new().set("large", "x".repeat(100_000))).unwrap();
+    engine.write(Batch::new().put("large", "x".repeat(100_000))).unwrap();
     engine.sync();
     let server = Server::with(engine, Limits::default());
     let mut greedy = server.client();

@@ -203,7 +203,7 @@ fn a_pause_of_writes_holds_json_too() {
 #[test]
 fn a_client_that_takes_nothing_for_too_long_is_closed() {
     let engine = MemoryEngine::new();
-    engine.write(Batch::new().set("large", "x".repeat(16 << 20))).unwrap();
+    engine.write(Batch::new().put("large", "x".repeat(16 << 20))).unwrap();
     let limits = Limits { send_stall: Duration::from_millis(200), ..Limits::default() };
     let server = Server::with(engine, limits);
     let mut client = server.client();
@@ -216,7 +216,7 @@ fn a_client_that_takes_nothing_for_too_long_is_closed() {
 #[test]
 fn a_client_that_takes_nothing_is_closed_also_if_it_goes_on_sending() {
     let engine = MemoryEngine::new();
-    engine.write(Batch::new().set("large", "x".repeat(32 << 20))).unwrap();
+    engine.write(Batch::new().put("large", "x".repeat(32 << 20))).unwrap();
     let limits = Limits {
         send_stall: Duration::from_millis(500),
         output_bytes_max: 64 << 20,
@@ -238,7 +238,7 @@ fn a_client_that_takes_nothing_is_closed_also_if_it_goes_on_sending() {
 fn a_page_of_a_scan_has_a_limit_but_a_single_entry_always_fits() {
     let engine = MemoryEngine::new();
     for key in ["a", "b", "c"] {
-        engine.write(Batch::new().set(key, "x".repeat(1000))).unwrap();
+        engine.write(Batch::new().put(key, "x".repeat(1000))).unwrap();
     }
     let server = Server::with(engine, Limits { scan_bytes_max: 500, ..Limits::default() });
     let mut client = server.client();
@@ -250,10 +250,10 @@ fn a_page_of_a_scan_has_a_limit_but_a_single_entry_always_fits() {
 fn a_reply_has_a_limit_but_a_single_value_always_fits() {
     let engine = MemoryEngine::new();
     for key in ["a", "b"] {
-        engine.write(Batch::new().set(key, "x".repeat(600))).unwrap();
+        engine.write(Batch::new().put(key, "x".repeat(600))).unwrap();
     }
     for n in 0..300 {
-        engine.write(Batch::new().set(format!("key:{n}"), "")).unwrap();
+        engine.write(Batch::new().put(format!("key:{n}"), "")).unwrap();
     }
     let server = Server::with(engine, Limits { reply_bytes_max: 1000, ..Limits::default() });
     let mut client = server.client();

@@ -39,8 +39,8 @@ fn beside(server: &Server, large: impl FnOnce(&mut Client) + Send) -> usize {
 fn store() -> (tempfile::TempDir, Server) {
     let directory = tempfile::tempdir().unwrap();
     let store = KvStore::open(directory.path()).unwrap();
-    let batch = (0..KEYS).fold(Batch::new(), |batch, n| batch.set(format!("key:{n:06}"), "v"));
-    KvsEngine::write(&store, batch).unwrap();
+    let batch: Batch = (0..KEYS).map(|n| (format!("key:{n:06}"), "v")).collect();
+    KvsEngine::write(&store, &batch).unwrap();
     (directory, Server::with(store, Limits::default()))
 }
 

@@ -17,7 +17,7 @@ const LARGE: usize = 16 << 20;
 fn with_large_values(change: impl FnOnce(&mut Limits)) -> Server {
     let engine = MemoryEngine::new();
     for key in ["a", "b"] {
-        engine.write(Batch::new().set(key, "x".repeat(LARGE))).unwrap();
+        engine.write(Batch::new().put(key, "x".repeat(LARGE))).unwrap();
     }
     let mut limits = Limits::default();
     change(&mut limits);
@@ -149,7 +149,7 @@ fn reads_of_large_values_leave_a_thread_to_writes() {
 fn room_that_a_request_has_waited_for_is_given_back_if_there_is_no_job_for_it() {
     let engine = Obedient::default();
     engine.sync_always();
-    engine.write(Batch::new().set("large", "x".repeat(LARGE))).unwrap();
+    engine.write(Batch::new().put("large", "x".repeat(LARGE))).unwrap();
     let limits = Limits { jobs_max: 1, output_bytes_max_total: 1 << 20, ..Limits::default() };
     let server = Server::with(engine.clone(), limits);
     let mut first = server.client();

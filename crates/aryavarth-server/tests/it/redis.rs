@@ -22,7 +22,7 @@ fn conversation(client: &mut Client, commands: &[&str], lines: &[&str]) {
 #[test]
 fn a_transaction_is_collected_and_run_by_exec() {
     let (server, engine) = start();
-    engine.write(Batch::new().set("k", "v")).unwrap();
+    engine.write(Batch::new().put("k", "v")).unwrap();
     let mut client = server.client();
     conversation(
         &mut client,
@@ -51,8 +51,8 @@ fn exec_is_refused_when_a_watched_key_was_set_and_removed_again() {
     let (server, engine) = start();
     let mut client = server.client();
     conversation(&mut client, &["WATCH k", "GET k"], &["+OK", "$-1"]);
-    engine.write(Batch::new().set("k", "v")).unwrap();
-    engine.write(Batch::new().remove("k")).unwrap();
+    engine.write(Batch::new().put("k", "v")).unwrap();
+    engine.write(Batch::new().delete("k")).unwrap();
     conversation(&mut client, &["MULTI", "GET k", "EXEC"], &["+OK", "+QUEUED", "*-1"]);
     conversation(&mut client, &["MULTI", "GET k", "EXEC"], &["+OK", "+QUEUED", "*1", "$-1"]);
 }
@@ -62,7 +62,7 @@ fn a_watch_can_be_given_up() {
     let (server, engine) = start();
     let mut client = server.client();
     conversation(&mut client, &["WATCH k", "UNWATCH"], &["+OK", "+OK"]);
-    engine.write(Batch::new().set("k", "v")).unwrap();
+    engine.write(Batch::new().put("k", "v")).unwrap();
     conversation(
         &mut client,
         &["MULTI", "EXEC", "MULTI", "GET k"],
@@ -122,7 +122,7 @@ fn waitaof_answers_in_time_when_the_disk_does_not() {
     let server = Server::with(engine.clone(), Limits::default());
     let mut client = server.client();
     client.send("CLIENT REPLY SKIP\r\n");
-    engine.write(Batch::new().set("k", "v")).unwrap();
+    engine.write(Batch::new().put("k", "v")).unwrap();
     client.send("PING\r\nWAITAOF 1 0 50\r\n");
     let lines = [client.reply(), client.reply(), client.reply()];
     assert_eq!(lines, ["*2\r", ":0\r", ":0\r"]);

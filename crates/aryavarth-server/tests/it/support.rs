@@ -307,7 +307,7 @@ impl KvsEngine for Obedient {
         self.look_up(key)
     }
 
-    fn write(&self, batch: Batch) -> aryavarth::Result<(u64, Position)> {
+    fn write(&self, batch: &Batch) -> aryavarth::Result<(u64, Position)> {
         self.note("write");
         let has = |key: &[u8]| batch.writes().iter().any(|write| write.key().ends_with(key));
         assert!(!has(b"panic"), "the engine panics, as this test wants");
@@ -323,9 +323,9 @@ impl KvsEngine for Obedient {
         Ok((self.memory.write(batch)?.0, Position(position)))
     }
 
-    fn write_each(&self, batches: Vec<Batch>) -> Vec<aryavarth::Result<(u64, Position)>> {
+    fn write_each(&self, batches: &[Batch]) -> Vec<aryavarth::Result<(u64, Position)>> {
         self.control.0.lock().unwrap().together.push(batches.len());
-        batches.into_iter().map(|batch| self.write(batch)).collect()
+        batches.iter().map(|batch| self.write(batch)).collect()
     }
 
     fn transact<R>(

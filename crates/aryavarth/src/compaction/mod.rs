@@ -155,7 +155,7 @@ mod tests {
         let options =
             Options { fs: Arc::new(SimFs::new()), background: false, ..Options::default() };
         let (log, _lock, _) = recovery::open("/store".as_ref(), &options).unwrap();
-        log.write(0, &Batch::new().set("k", "v")).unwrap();
+        log.write(0, Batch::new().put("k", "v")).unwrap();
         log.seal_active().unwrap();
         let pin = epoch::pin();
         let slot = log.index.find(0, b"k", &pin).1.unwrap().slot();

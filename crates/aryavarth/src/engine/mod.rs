@@ -250,7 +250,7 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     /// use aryavarth::{Batch, KvsEngine, MemoryEngine};
     ///
     /// let engine = MemoryEngine::new();
-    /// engine.write(Batch::new().set("a", "1").set("b", "2").set("c", "3"))?;
+    /// engine.write(Batch::new().put("a", "1").put("b", "2").put("c", "3"))?;
     /// let (mut keys, mut cursor) = (Vec::new(), 0);
     /// loop {
     ///     let step = engine.walk(cursor, 2)?;
@@ -279,13 +279,13 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`KvsError::TooLarge`], [`KvsError::Full`] (nothing was written), [`KvsError::Poisoned`].
-    fn write(&self, batch: Batch) -> Result<(u64, Position)>;
+    fn write(&self, batch: &Batch) -> Result<(u64, Position)>;
 
     /// Writes batches one after another, each all of it or nothing, and returns the
     /// result of [`write`](KvsEngine::write) for each. Costs less than as many calls where the engine can append
     /// them together; readers and other writers may still come between two of them.
-    fn write_each(&self, batches: Vec<Batch>) -> Vec<Result<(u64, Position)>> {
-        batches.into_iter().map(|batch| self.write(batch)).collect()
+    fn write_each(&self, batches: &[Batch]) -> Vec<Result<(u64, Position)>> {
+        batches.iter().map(|batch| self.write(batch)).collect()
     }
 
     /// Runs a closure that sees the newest state, and writes its effects, all of them or nothing.
@@ -339,7 +339,7 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
 
     /// Sets a key; returns when it is durable.
     fn set(&self, key: String, value: String) -> Result<()> {
-        let (_, position) = self.write(Batch::new().set(key, value))?;
+        let (_, position) = self.write(Batch::new().put(key, value))?;
         self.wait(position, self.durability())
     }
 
@@ -361,7 +361,7 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     /// # Errors
     /// [`KvsError::KeyNotFound`] if the key does not exist.
     fn remove(&self, key: String) -> Result<()> {
-        let (removed, position) = self.write(Batch::new().remove(key))?;
+        let (removed, position) = self.write(Batch::new().delete(key))?;
         self.wait(position, self.durability())?;
         if removed == 0 { Err(KvsError::KeyNotFound) } else { Ok(()) }
     }

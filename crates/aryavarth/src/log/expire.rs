@@ -344,6 +344,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deadline::Deadline;
     use crate::engine::Wait;
     use crate::fs::SimFs;
     use crate::manifest::{Manifest, State};
@@ -399,7 +400,7 @@ mod tests {
     fn the_clocks_before_a_low_mark_never_outrank_it() {
         let clock = Arc::new(Restless(AtomicU64::new(100_000)));
         let log = log(Arc::<Restless>::clone(&clock));
-        log.write(1, &Batch::new().set("key", "value")).unwrap();
+        log.write(1, Batch::new().put("key", "value")).unwrap();
         let held_ms = log.now().wall_ms;
         clock.0.store(50_000, Ordering::Relaxed);
         let lower_ms = log.settled_now().wall_ms;
@@ -422,7 +423,7 @@ mod tests {
         let keys = SWEEP_KEYS * 3;
         for key in 0..keys {
             let key = key.to_be_bytes();
-            log.write(1, &Batch::new().set_until(key, "v", 100_001)).unwrap();
+            log.write(1, Batch::new().put_with_deadline(key, "v", Deadline::At(100_001))).unwrap();
         }
         clock.0.store(200_000, Ordering::Relaxed);
         log.now();
@@ -440,16 +441,16 @@ mod tests {
     fn what_is_set_anew_is_not_swept() {
         let clock = Arc::new(Told(AtomicU64::new(1000)));
         let log = log(Arc::clone(&clock));
-        let set = |key: &str| Batch::new().set_until(key, "old", 1001);
+        let deadline = Deadline::At(1001);
         for key in ["kept", "renewed", "swept"] {
-            log.write(1, &set(key)).unwrap();
+            log.write(1, Batch::new().put_with_deadline(key, "old", deadline)).unwrap();
         }
         clock.0.store(1001, Ordering::Relaxed);
         let pin = epoch::pin();
         let due = log.due();
         assert_eq!(due.len(), 3);
-        log.write(1, &Batch::new().set("kept", "new")).unwrap();
-        log.write(1, &Batch::new().set_until("renewed", "new", u64::MAX)).unwrap();
+        log.write(1, Batch::new().put("kept", "new")).unwrap();
+        log.write(1, Batch::new().put_until("renewed", "new", u64::MAX)).unwrap();
         assert_eq!(log.remove_due(&due).unwrap(), None);
         drop(pin);
         for key in ["kept", "renewed"] {

@@ -11,7 +11,7 @@ use crossbeam_epoch as epoch;
 use super::append::Appended;
 use super::writer::Writer;
 use super::{Log, ROOM_BYTES, is_linked};
-use crate::deadline::Now;
+use crate::deadline::{Deadline, Now};
 use crate::engine::Position;
 use crate::error::Result;
 use crate::index::{Found, SpaceState};
@@ -44,7 +44,7 @@ impl Log {
         if batch.writes().is_empty() {
             return Ok(Appended { removed: 0, position: 0 });
         }
-        let has_deadlines = batch.writes().iter().any(|write| write.expires_at().is_some());
+        let has_deadlines = batch.writes().iter().any(|write| write.deadline() != Deadline::Never);
         let now = if has_deadlines { self.settled_now() } else { Now::default() };
         let only_removes = batch.writes().iter().all(|write| write.is_removal(now));
         let mut encoded: Option<(u64, Frame)> = None;

@@ -5,23 +5,23 @@
 //! Invariant: the writes keep the order in which they were added.
 
 use super::{extra_bytes, record_bytes};
-use crate::deadline::Now;
+use crate::deadline::{Deadline, Now};
 
 /// One write of a [`Batch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
     /// Set a key.
-    Set {
+    Put {
         /// The key.
         key: Vec<u8>,
         /// Its value.
         value: Vec<u8>,
-        /// The [word](crate::Deadline::word) of the deadline from which on the key is gone, if it has
-        /// one.
-        expires_at: Option<u64>,
+        /// The moment from which on the key is gone. If it has passed when the write is written, the
+        /// key is gone at once.
+        deadline: Deadline,
     },
     /// Remove a key, if it exists.
-    Remove {
+    Delete {
         /// The key.
         key: Vec<u8>,
     },
@@ -31,39 +31,52 @@ impl Write {
     /// The key concerned.
     pub fn key(&self) -> &[u8] {
         match self {
-            Write::Set { key, .. } | Write::Remove { key } => key,
+            Write::Put { key, .. } | Write::Delete { key } => key,
         }
     }
 
     /// The value to set, if it is not a removal.
     pub fn value(&self) -> Option<&[u8]> {
         match self {
-            Write::Set { value, .. } => Some(value),
-            Write::Remove { .. } => None,
+            Write::Put { value, .. } => Some(value),
+            Write::Delete { .. } => None,
         }
     }
 
-    /// The deadline, if there is one.
-    pub fn expires_at(&self) -> Option<u64> {
+    /// The deadline of the value; [`Deadline::Never`] for a removal.
+    pub fn deadline(&self) -> Deadline {
         match self {
-            Write::Set { expires_at, .. } => *expires_at,
-            Write::Remove { .. } => None,
+            Write::Put { deadline, .. } => *deadline,
+            Write::Delete { .. } => Deadline::Never,
         }
     }
 
     /// Whether the key is gone once this is written: also if its deadline has passed by then.
     pub(crate) fn is_removal(&self, now: Now) -> bool {
-        self.value().is_none() || self.expires_at().is_some_and(|word| now.has_reached(word))
+        self.value().is_none() || self.deadline().has_passed(now)
     }
 }
 
 /// Writes that happen together, in order, or not at all.
 ///
 /// ```
-/// use aryavarth::Batch;
+/// use aryavarth::{Batch, KvStore};
 ///
-/// let batch = Batch::new().set("from", "90").set("to", "110").remove("pending");
-/// assert_eq!(batch.writes().len(), 3);
+/// # let dir = tempfile::tempdir()?;
+/// # let store = KvStore::open(dir.path())?;
+/// store.write(Batch::new().put("from", "90").put("to", "110").delete("pending"))?;
+///
+/// let mut batch = Batch::new();
+/// for number in 0..3 {
+///     batch.put(format!("key {number}"), "value");
+/// }
+/// batch.delete("key 1");
+/// batch.extend([("key 3", "value")]);
+/// store.write(&batch)?;
+/// assert_eq!(batch.len(), 5);
+///
+/// store.write(&Batch::from([("from", "80"), ("to", "120")]))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
@@ -77,78 +90,40 @@ impl Batch {
     }
 
     /// Adds: set `key` to `value`.
-    #[must_use]
-    pub fn set(mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
-        self.add(key, value, None);
-        self
-    }
-
-    /// Adds: set `key` to `value` until `expires_at`, in milliseconds since 1970 by the store's
-    /// clock, or the [word](crate::Deadline::word) of a deadline by the machine's. If that has passed when the batch is written, the key is gone at once.
-    #[must_use]
-    pub fn set_until(
-        mut self,
-        key: impl Into<Vec<u8>>,
-        value: impl Into<Vec<u8>>,
-        expires_at: u64,
-    ) -> Self {
-        self.add(key, value, Some(expires_at));
-        self
-    }
-
-    /// Adds: remove `key`, if it exists by then.
-    #[must_use]
-    pub fn remove(mut self, key: impl Into<Vec<u8>>) -> Self {
-        self.delete(key);
-        self
-    }
-
-    /// Adds a write.
-    pub fn push(&mut self, write: Write) {
-        self.writes.push(write);
-    }
-
-    /// Adds in place, for a loop: set `key` to `value`.
-    ///
-    /// ```
-    /// use aryavarth::Batch;
-    ///
-    /// let mut batch = Batch::new();
-    /// for number in 0..3 {
-    ///     batch.put(format!("key {number}"), "value");
-    /// }
-    /// batch.delete("key 1");
-    /// batch.extend([("key 3", "value")]);
-    /// assert_eq!(batch.len(), 5);
-    /// ```
     pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> &mut Self {
-        self.add(key, value, None)
+        self.put_with_deadline(key, value, Deadline::Never)
     }
 
-    /// Adds in place: set `key` to `value` until `expires_at`, as
-    /// [`set_until`](Self::set_until).
+    /// Adds: set `key` to `value` until `expires_at`, in milliseconds since 1970 by the machine's
+    /// clock, as [`KvStore::put_until`](crate::KvStore::put_until) does.
     pub fn put_until(
         &mut self,
         key: impl Into<Vec<u8>>,
         value: impl Into<Vec<u8>>,
         expires_at: u64,
     ) -> &mut Self {
-        self.add(key, value, Some(expires_at))
+        self.put_with_deadline(key, value, Deadline::Wall(expires_at))
     }
 
-    /// Adds in place: remove `key`, if it exists by then.
-    pub fn delete(&mut self, key: impl Into<Vec<u8>>) -> &mut Self {
-        self.writes.push(Write::Remove { key: key.into() });
-        self
-    }
-
-    fn add(
+    /// Adds: set `key` to `value` with a deadline by either clock. If that has passed when the batch
+    /// is written, the key is gone at once.
+    pub fn put_with_deadline(
         &mut self,
         key: impl Into<Vec<u8>>,
         value: impl Into<Vec<u8>>,
-        expires_at: Option<u64>,
+        deadline: Deadline,
     ) -> &mut Self {
-        self.writes.push(Write::Set { key: key.into(), value: value.into(), expires_at });
+        self.push(Write::Put { key: key.into(), value: value.into(), deadline })
+    }
+
+    /// Adds: remove `key`, if it exists by then.
+    pub fn delete(&mut self, key: impl Into<Vec<u8>>) -> &mut Self {
+        self.push(Write::Delete { key: key.into() })
+    }
+
+    /// Adds a write.
+    pub fn push(&mut self, write: Write) -> &mut Self {
+        self.writes.push(write);
         self
     }
 
@@ -165,11 +140,6 @@ impl Batch {
     /// The writes, in order.
     pub fn writes(&self) -> &[Write] {
         &self.writes
-    }
-
-    /// The writes, in order.
-    pub fn into_writes(self) -> Vec<Write> {
-        self.writes
     }
 
     /// Bytes of the batch's keys and values.
@@ -193,7 +163,7 @@ impl Extend<Write> for Batch {
     }
 }
 
-/// Adds a set for each pair of key and value.
+/// Adds a put for each pair of key and value.
 impl<K: Into<Vec<u8>>, V: Into<Vec<u8>>> Extend<(K, V)> for Batch {
     fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, pairs: I) {
         for (key, value) in pairs {
@@ -205,5 +175,21 @@ impl<K: Into<Vec<u8>>, V: Into<Vec<u8>>> Extend<(K, V)> for Batch {
 impl FromIterator<Write> for Batch {
     fn from_iter<I: IntoIterator<Item = Write>>(writes: I) -> Batch {
         Batch { writes: writes.into_iter().collect() }
+    }
+}
+
+/// A put for each pair of key and value.
+impl<K: Into<Vec<u8>>, V: Into<Vec<u8>>> FromIterator<(K, V)> for Batch {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Batch {
+        let mut batch = Batch::new();
+        batch.extend(pairs);
+        batch
+    }
+}
+
+/// A put for each pair of key and value.
+impl<K: Into<Vec<u8>>, V: Into<Vec<u8>>, const N: usize> From<[(K, V); N]> for Batch {
+    fn from(pairs: [(K, V); N]) -> Batch {
+        pairs.into_iter().collect()
     }
 }

@@ -92,7 +92,7 @@ impl Frame {
         for batch in batches {
             for write in batch.writes() {
                 let value = write.value().filter(|_| !write.is_removal(now));
-                let expires_at = write.expires_at().filter(|_| value.is_some());
+                let expires_at = write.deadline().word().filter(|_| value.is_some());
                 frame.push(Extra { generation, expires_at }, write.key(), value);
                 if let Some(record) = frame.records.last_mut() {
                     record.is_asked = value.is_some() || write.value().is_none();

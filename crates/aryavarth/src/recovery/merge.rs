@@ -161,8 +161,8 @@ mod tests {
         let fs = SimFs::new();
         let (log, _lock, _) = open(&fs);
         for n in 0..SEGMENTS {
-            log.write(0, &Batch::new().set(n.to_le_bytes(), "old")).unwrap();
-            log.write(0, &Batch::new().set("newest", n.to_le_bytes()).remove("gone")).unwrap();
+            log.write(0, Batch::new().put(n.to_le_bytes(), "old")).unwrap();
+            log.write(0, Batch::new().put("newest", n.to_le_bytes()).delete("gone")).unwrap();
             log.seal_active().unwrap();
         }
         log.close().unwrap();

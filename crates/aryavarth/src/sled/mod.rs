@@ -268,7 +268,7 @@ impl KvsEngine for SledKvsEngine {
         Ok(store.watches.watch(self.space, key, expires_at))
     }
 
-    fn write(&self, batch: Batch) -> Result<(u64, Position)> {
+    fn write(&self, batch: &Batch) -> Result<(u64, Position)> {
         let store = self.store()?;
         for write in batch.writes() {
             check_key(write.key())?;

@@ -94,7 +94,7 @@ impl Store {
     }
 
     /// Writes a batch. For the writer only.
-    pub(super) fn write_batch(&self, space: u32, batch: Batch) -> Result<(u64, Position)> {
+    pub(super) fn write_batch(&self, space: u32, batch: &Batch) -> Result<(u64, Position)> {
         let now_ms = self.now_ms();
         let mut numbers = self.table.numbers();
         let mut change = Change::default();
@@ -108,19 +108,21 @@ impl Store {
             }
         };
         let mut removed = 0;
-        for write in batch.into_writes() {
-            let (key, after) = match write {
-                Write::Set { key, value, expires_at } => {
-                    (key, Some(self.by_store_clock(Stored { value, expires_at })))
+        for write in batch.writes() {
+            let key = write.key();
+            let after = match write {
+                Write::Put { value, deadline, .. } => {
+                    let stored = Stored { value: value.clone(), expires_at: deadline.word() };
+                    Some(self.by_store_clock(stored))
                 }
-                Write::Remove { key } => (key, None),
+                Write::Delete { .. } => None,
             };
             let is_removal = after.is_none();
             let after = after.filter(|stored| !stored.is_expired(now_ms));
-            let was_there = match change.effects.entry(place(generation, &key)) {
+            let was_there = match change.effects.entry(place(generation, key)) {
                 Occupied(mut entry) => mem::replace(&mut entry.get_mut().after, after).is_some(),
                 Vacant(entry) => {
-                    let before = self.deadline(Some(generation), &key)?;
+                    let before = self.deadline(Some(generation), key)?;
                     entry.insert(Effect { before, after });
                     is_live(before, now_ms)
                 }

@@ -129,7 +129,7 @@ impl AsyncKvStore {
 
     /// As [`KvStore::put`].
     pub async fn put(&self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Result<()> {
-        self.write(Batch::new().set(key, value)).await.map(drop)
+        self.write_owned(Batch::from([(key, value)])).await.map(drop)
     }
 
     /// As [`KvStore::put_for`].
@@ -139,19 +139,25 @@ impl AsyncKvStore {
         value: impl Into<Vec<u8>>,
         lifetime: Duration,
     ) -> Result<()> {
-        let (key, value) = (key.into(), value.into());
-        let expires_at = self.store.deadline_in(lifetime).word();
-        self.write(Batch::from_iter([Write::Set { key, value, expires_at }])).await.map(drop)
+        let deadline = self.store.deadline_in(lifetime);
+        let mut batch = Batch::new();
+        batch.put_with_deadline(key, value, deadline);
+        self.write_owned(batch).await.map(drop)
     }
 
     /// As [`KvStore::delete`].
     pub async fn delete(&self, key: impl Into<Vec<u8>>) -> Result<bool> {
-        Ok(self.write(Batch::new().remove(key)).await? > 0)
+        let write = Write::Delete { key: key.into() };
+        Ok(self.write_owned(Batch::from_iter([write])).await? > 0)
     }
 
-    /// As [`KvStore::write`].
-    pub async fn write(&self, batch: Batch) -> Result<u64> {
-        let (removed, position) = self.run(|store| KvsEngine::write(store, batch)).await?;
+    /// As [`KvStore::write`]. Copies the batch for the thread that appends it.
+    pub async fn write(&self, batch: &Batch) -> Result<u64> {
+        self.write_owned(batch.clone()).await
+    }
+
+    async fn write_owned(&self, batch: Batch) -> Result<u64> {
+        let (removed, position) = self.run(move |store| KvsEngine::write(store, &batch)).await?;
         self.reached(position).await?;
         Ok(removed)
     }

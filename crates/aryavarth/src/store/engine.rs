@@ -72,15 +72,15 @@ impl KvsEngine for KvStore {
         Ok(self.outside()?.watch(self.space, key))
     }
 
-    fn write(&self, batch: Batch) -> Result<(u64, Position)> {
-        let appended = self.outside()?.write(self.space, &batch)?;
+    fn write(&self, batch: &Batch) -> Result<(u64, Position)> {
+        let appended = self.outside()?.write(self.space, batch)?;
         Ok((appended.removed, Position(appended.position)))
     }
 
-    fn write_each(&self, batches: Vec<Batch>) -> Vec<Result<(u64, Position)>> {
+    fn write_each(&self, batches: &[Batch]) -> Vec<Result<(u64, Position)>> {
         match self.outside() {
-            Ok(log) => log.write_each(self.space, &batches),
-            Err(_) => batches.into_iter().map(|batch| KvsEngine::write(self, batch)).collect(),
+            Ok(log) => log.write_each(self.space, batches),
+            Err(_) => batches.iter().map(|batch| KvsEngine::write(self, batch)).collect(),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::engine::{
 use crate::error::{KvsError, Result};
 use crate::log::Log;
 use crate::options::{Durability, Options};
-use crate::record::{Batch, Write};
+use crate::record::Batch;
 use crate::recovery::{self, DirLock, Recovery};
 use crate::scrub::{Scrubber, VerifyReport};
 use crate::stats::Stats;
@@ -52,7 +52,7 @@ pub use scan::{Keys, Scan};
 /// store.put(b"user:1", b"Alice")?; // returns when it is on disk
 /// assert_eq!(store.read(b"user:1")?, Some(b"Alice".to_vec()));
 ///
-/// store.write(Batch::new().set("user:2", "Bob").remove("user:1"))?; // both or neither
+/// store.write(Batch::new().put("user:2", "Bob").delete("user:1"))?; // both or neither
 /// let users: Vec<_> = store.scan(KeyRange::prefix(b"user:")).collect::<Result<_, _>>()?;
 /// assert_eq!(users, [(b"user:2".to_vec(), b"Bob".to_vec())]);
 ///
@@ -175,7 +175,7 @@ impl KvStore {
 
     /// Sets a key; returns when that is durable.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.write(Batch::new().set(key, value)).map(drop)
+        self.write(Batch::new().put(key, value)).map(drop)
     }
 
     /// Sets a key until `expires_at`, in milliseconds since 1970 by the machine's clock: from then on
@@ -203,8 +203,7 @@ impl KvStore {
 
     /// Sets a key with a deadline by either clock; returns when that is durable.
     pub fn put_with_deadline(&self, key: &[u8], value: &[u8], deadline: Deadline) -> Result<()> {
-        let (key, value, expires_at) = (key.to_vec(), value.to_vec(), deadline.word());
-        self.write(Batch::from_iter([Write::Set { key, value, expires_at }])).map(drop)
+        self.write(Batch::new().put_with_deadline(key, value, deadline)).map(drop)
     }
 
     /// The deadline of a key, if there is such a key; returns when that is durable. Reads no file;
@@ -232,11 +231,12 @@ impl KvStore {
 
     /// Removes a key; returns whether it existed, when its absence is durable.
     pub fn delete(&self, key: &[u8]) -> Result<bool> {
-        Ok(self.write(Batch::new().remove(key))? > 0)
+        Ok(self.write(Batch::new().delete(key))? > 0)
     }
 
-    /// Writes a batch, all of it or nothing; returns its removals that found a key, when durable.
-    pub fn write(&self, batch: Batch) -> Result<u64> {
+    /// Writes a batch, all of it or nothing; returns how many of its removals found their key, when
+    /// that is durable. The batch is lent: a caller may write it again after an error.
+    pub fn write(&self, batch: &Batch) -> Result<u64> {
         let (removed, position) = KvsEngine::write(self, batch)?;
         self.wait(position, self.durability)?;
         Ok(removed)
@@ -267,7 +267,7 @@ impl KvStore {
     /// use aryavarth::{Batch, KvStore};
     ///
     /// let store = KvStore::open(dir)?;
-    /// store.write(Batch::new().set("a", "1").set("b", "2").set("c", "3"))?;
+    /// store.write(Batch::new().put("a", "1").put("b", "2").put("c", "3"))?;
     /// let (key, _) = store.scan("a".."c").next_back().expect("a and b lie there")?;
     /// assert_eq!(key, b"b");
     /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -54,7 +54,7 @@ fn a_cleared_space_stays_empty_and_takes_new_keys<E: OnDisk>(dir: &Path, clock: 
         assert_eq!(names(&engine).len(), left);
         assert_eq!(engine.count().unwrap().0.keys, left as u64);
         for n in 0..300 {
-            engine.write(Batch::new().set(format!("{round}:{n}"), "v")).unwrap();
+            engine.write(Batch::new().put(format!("{round}:{n}"), "v")).unwrap();
         }
         transact(&engine, |transaction| {
             transaction.clear();
@@ -144,7 +144,7 @@ fn a_held_sweep_keeps_the_records_of_keys_that_have_expired<E: OnDisk>(
     while engine.count().unwrap().0.keys > 0 {
         assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", engine.count());
         // A write wakes whoever sweeps.
-        engine.write(Batch::new().set("any", "write").remove("any")).unwrap();
+        engine.write(Batch::new().put("any", "write").delete("any")).unwrap();
         thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(engine.stats().expired_keys, 20);

@@ -23,7 +23,7 @@ fn readers_see_all_that_was_acknowledged_while_files_come_and_go() {
     let options =
         Options { segment_bytes_min: 4096, segment_bytes_max: 16 << 10, ..Options::default() };
     let store = KvStore::open_with(dir.path(), options).unwrap();
-    store.write(Batch::new().set("a", 0_u64.to_le_bytes()).set("b", 0_u64.to_le_bytes())).unwrap();
+    store.write(Batch::new().put("a", 0_u64.to_le_bytes()).put("b", 0_u64.to_le_bytes())).unwrap();
     let (acknowledged, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let opens: u64 = thread::scope(|scope| {
         scope.spawn(|| {
@@ -32,7 +32,7 @@ fn readers_see_all_that_was_acknowledged_while_files_come_and_go() {
                 let filler = vec![b'x'; (number % 700) as usize];
                 let filled = format!("filler {}", number % 50);
                 store
-                    .write(Batch::new().set("a", bytes).set(filled, filler).set("b", bytes))
+                    .write(Batch::new().put("a", bytes).put(filled, filler).put("b", bytes))
                     .unwrap();
                 acknowledged.store(number, Ordering::SeqCst);
                 if number % 500 == 0 {

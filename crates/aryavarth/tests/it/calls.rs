@@ -34,7 +34,7 @@ fn a_range_is_read_from_both_ends_until_they_meet() {
         batch.put(key.as_str(), number.to_string());
         model.insert(key.into_bytes(), number.to_string().into_bytes());
     }
-    store.write(batch).unwrap();
+    store.write(&batch).unwrap();
     let mut random = numbers(7);
     for round in 0..40 {
         let range =

@@ -151,9 +151,12 @@ fn a_watch_knows_a_key_that_a_wrong_wall_clock_has_shown_as_expired<E: KvsEngine
 fn each_way_to_write_a_deadline_keeps_its_clock<E: KvsEngine>(engine: &E, clock: &TestClock) {
     let start = clock.pass(2000);
     put_until_wall(engine, "batch", start + 5000);
-    let chain = ["chain 1", "chain 2"]
-        .map(|key| Batch::new().set_until(key, "v", Deadline::Wall(start + 5000).word().unwrap()));
-    for done in engine.write_each(chain.into()) {
+    let chain = ["chain 1", "chain 2"].map(|key| {
+        let mut batch = Batch::new();
+        batch.put_until(key, "v", start + 5000);
+        batch
+    });
+    for done in engine.write_each(&chain) {
         done.unwrap();
     }
     transact(engine, |transaction| {

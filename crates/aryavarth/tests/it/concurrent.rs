@@ -114,18 +114,18 @@ fn a_batch_of_two_keys_is_never_seen_half() {
     let store = open(dir.path());
     let stop = AtomicBool::new(false);
     let seen_both = AtomicU64::new(0);
-    store.write(Batch::new().set("a", value(1, 1)).set("b", value(1, 1))).unwrap();
+    store.write(Batch::new().put("a", value(1, 1)).put("b", value(1, 1))).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut at = 2;
             while !stop.load(Ordering::Relaxed) {
-                let batch = |at| Batch::new().set("a", value(1, at)).set("b", value(1, at));
-                store.write(batch(at)).unwrap();
+                let batch = |at| Batch::from([("a", value(1, at)), ("b", value(1, at))]);
+                store.write(&batch(at)).unwrap();
                 // Also if it is one of several that are appended together.
-                let outcomes = store.write_each((at + 1..at + 8).map(batch).collect());
+                let outcomes = store.write_each(&(at + 1..at + 8).map(batch).collect::<Vec<_>>());
                 assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
                 if at % 7 == 0 {
-                    store.write(Batch::new().remove("a").remove("b")).unwrap();
+                    store.write(Batch::new().delete("a").delete("b")).unwrap();
                 }
                 at += 8;
             }

@@ -10,7 +10,7 @@ use std::task::{Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use aryavarth::{Batch, Durability, KEY_BYTES_MAX, KeyRange, KvsEngine, KvsError, Wait};
+use aryavarth::{Batch, Deadline, Durability, KEY_BYTES_MAX, KeyRange, KvsEngine, KvsError, Wait};
 
 use crate::engines::at_hand;
 
@@ -46,7 +46,7 @@ stories! { [every_unbroken] plain [
 ] }
 
 fn put<E: KvsEngine>(engine: &E, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-    let (_, position) = engine.write(Batch::new().set(key, value)).unwrap();
+    let (_, position) = engine.write(Batch::new().put(key, value)).unwrap();
     engine.wait(position, Durability::Always).unwrap();
 }
 
@@ -144,30 +144,30 @@ fn text_that_is_not_utf8_is_an_error_and_not_another_text<E: KvsEngine>(engine: 
 }
 
 fn a_batch_applies_in_order_and_counts_what_it_removed<E: KvsEngine>(engine: &E) {
-    let write = |batch: Batch| engine.write(batch).unwrap().0;
-    assert_eq!(write(Batch::new()), 0);
-    assert_eq!(write(Batch::new().remove("a")), 0);
-    assert_eq!(write(Batch::new().set("a", "1").set("a", "2").set("b", "3")), 0);
+    let write = |batch: &Batch| engine.write(batch).unwrap().0;
+    assert_eq!(write(&Batch::new()), 0);
+    assert_eq!(write(Batch::new().delete("a")), 0);
+    assert_eq!(write(Batch::new().put("a", "1").put("a", "2").put("b", "3")), 0);
     assert_eq!(read(engine, b"a").unwrap(), b"2");
-    assert_eq!(write(Batch::new().remove("a").remove("a").remove("c")), 1);
+    assert_eq!(write(Batch::new().delete("a").delete("a").delete("c")), 1);
     assert_eq!(read(engine, b"a"), None);
-    assert_eq!(write(Batch::new().set("a", "4").remove("a").remove("b").set("b", "5")), 2);
+    assert_eq!(write(Batch::new().put("a", "4").delete("a").delete("b").put("b", "5")), 2);
     assert_eq!((read(engine, b"a"), read(engine, b"b").unwrap()), (None, b"5".to_vec()));
-    assert_eq!(write(Batch::new().remove("b").set("b", "6").remove("b").remove("b")), 2);
+    assert_eq!(write(Batch::new().delete("b").put("b", "6").delete("b").delete("b")), 2);
     assert_eq!(all_keys(engine).len(), 0);
 }
 
 fn batches_written_together_are_answered_each_for_itself<E: KvsEngine>(engine: &E) {
     let too_long = vec![0; KEY_BYTES_MAX + 1];
-    let outcomes = engine.write_each(vec![
-        Batch::new().set("a", "1"),
-        Batch::new().set("a", "2").set("b", "3").set("a", "4"),
-        Batch::new().set_until("b", "gone", 1),
+    let outcomes = engine.write_each(&[
+        Batch::from([("a", "1")]),
+        Batch::from([("a", "2"), ("b", "3"), ("a", "4")]),
+        Batch::new().put_with_deadline("b", "gone", Deadline::At(1)).clone(),
         Batch::new(),
-        Batch::new().remove("a").remove("absent"),
-        Batch::new().set(too_long, ""),
-        Batch::new().set("c", "5"),
-        Batch::new().set("late", "6"),
+        Batch::new().delete("a").delete("absent").clone(),
+        Batch::from([(too_long, "")]),
+        Batch::from([("c", "5")]),
+        Batch::from([("late", "6")]),
     ]);
     let removed: Vec<Option<u64>> =
         outcomes.iter().map(|outcome| outcome.as_ref().ok().map(|(removed, _)| *removed)).collect();
@@ -224,8 +224,8 @@ fn a_closure_may_read_keys_that_it_did_not_announce<E: KvsEngine>(engine: &E) {
 /// Such a closure used to run once for each of its keys.
 fn a_closure_that_announces_its_keys_while_it_runs_runs_twice_at_most<E: KvsEngine>(engine: &E) {
     let keys: Vec<Vec<u8>> = (0..500).map(|n| format!("key:{n}").into_bytes()).collect();
-    let batch = keys.iter().fold(Batch::new(), |batch, key| batch.set(key.clone(), vec![7; 3000]));
-    engine.with_space(1).write(batch).unwrap();
+    let batch: Batch = keys.iter().map(|key| (key.clone(), vec![7; 3000])).collect();
+    engine.with_space(1).write(&batch).unwrap();
     let (mut announced, mut collected) = (0, 0);
     let values = engine.transact(&[], |transaction| {
         announced += 1;
@@ -275,12 +275,12 @@ fn a_call_into_the_store_from_inside_a_closure_is_refused_at_once<E: KvsEngine>(
         assert!(matches!(done.err(), Some(KvsError::InsideTransaction)));
     }
     put(engine, "a", "1");
-    let batch = || Batch::new().set("a", "2");
+    let batch = Batch::from([("a", "2")]);
     let counted = engine.transact(&[b"a"], |transaction| {
         let other = engine.with_space(1);
-        refused(engine.write(batch()));
-        refused(other.write(batch()));
-        engine.write_each(vec![batch(), batch()]).into_iter().for_each(refused);
+        refused(engine.write(&batch));
+        refused(other.write(&batch));
+        engine.write_each(&[batch.clone(), batch.clone()]).into_iter().for_each(refused);
         refused(engine.set("a".into(), "2".into()));
         refused(engine.remove("a".into()));
         refused(engine.watch(b"a"));
@@ -367,7 +367,7 @@ fn a_scan_in_pages_misses_and_repeats_nothing<E: KvsEngine>(engine: &E) {
         model.insert(key, n);
     }
     for n in (0..300_u32).step_by(3) {
-        engine.write(Batch::new().remove(n.to_be_bytes())).unwrap();
+        engine.write(Batch::new().delete(n.to_be_bytes())).unwrap();
         model.remove(n.to_be_bytes().as_slice());
     }
     let expected: Vec<Vec<u8>> = model.into_keys().collect();
@@ -405,8 +405,8 @@ fn what_is_too_large_is_refused_whole<E: KvsEngine>(engine: &E) {
     let too_large = vec![b'k'; KEY_BYTES_MAX + 1];
     put(engine, largest.clone(), "v");
     assert_eq!(read(engine, &largest).unwrap(), b"v");
-    let batch = Batch::new().set("a", "1").set(too_large.clone(), "v").remove(largest.clone());
-    match engine.write(batch) {
+    let mut batch = Batch::from([("a", "1")]);
+    match engine.write(batch.put(too_large.clone(), "v").delete(largest.clone())) {
         Err(KvsError::TooLarge { what, size, limit }) => {
             assert_eq!((what, size, limit), ("key", 65_536, 65_535));
         }
@@ -419,7 +419,7 @@ fn what_is_too_large_is_refused_whole<E: KvsEngine>(engine: &E) {
     });
     assert!(matches!(committed, Err(KvsError::TooLarge { what: "key", .. })));
     let value = vec![0; (64 << 20) + 1];
-    let refused = engine.write(Batch::new().set("c", "3").set("d", value));
+    let refused = engine.write(Batch::new().put("c", "3").put("d", value));
     assert!(matches!(refused, Err(KvsError::TooLarge { what: "value", .. })));
     assert_eq!(all_keys(engine), [largest]);
     match engine.read(&too_large, Wait::Yes) {
@@ -442,7 +442,7 @@ fn stats_count_the_keys<E: KvsEngine>(engine: &E) {
         put(engine, key, "v");
     }
     assert_eq!(engine.stats().keys, 3);
-    engine.write(Batch::new().remove("a").remove("a").remove("z").set("d", "v")).unwrap();
+    engine.write(Batch::new().delete("a").delete("a").delete("z").put("d", "v")).unwrap();
     assert_eq!(engine.stats().keys, 3);
     engine
         .transact(&[], |transaction| {
@@ -458,7 +458,7 @@ fn stats_count_the_keys<E: KvsEngine>(engine: &E) {
 fn what_was_waited_for_is_reached<E: KvsEngine>(engine: &E) {
     let mut before = None;
     for n in 0..10 {
-        let (_, position) = engine.write(Batch::new().set("k", n.to_string())).unwrap();
+        let (_, position) = engine.write(Batch::new().put("k", n.to_string())).unwrap();
         assert!(before.is_none_or(|before| before <= position));
         before = Some(position);
         let (_, seen) = engine.read(b"k", Wait::Yes).unwrap();
@@ -488,7 +488,7 @@ impl Wake for Unpark {
 fn a_task_is_woken_when_its_position_is_reached<E: KvsEngine>(engine: &E) {
     for level in [Durability::Always, Durability::Interval(5), Durability::Os] {
         for n in 0..10 {
-            let (_, position) = engine.write(Batch::new().set("k", n.to_string())).unwrap();
+            let (_, position) = engine.write(Batch::new().put("k", n.to_string())).unwrap();
             loop {
                 let task = Arc::new(Unpark(thread::current(), AtomicBool::new(false)));
                 match engine.on_reached(position, level, &Waker::from(Arc::clone(&task))) {
@@ -511,10 +511,10 @@ fn compaction_changes_nothing_that_can_be_read<E: KvsEngine>(engine: &E) {
         for key in 0..20_u8 {
             let (key, value) = (vec![b'k', key], vec![round; 500]);
             if (round + key[1]) % 7 == 0 {
-                engine.write(Batch::new().remove(key.clone())).unwrap();
+                engine.write(Batch::new().delete(key.clone())).unwrap();
                 model.remove(&key);
             } else {
-                engine.write(Batch::new().set(key.clone(), value.clone())).unwrap();
+                engine.write(Batch::new().put(key.clone(), value.clone())).unwrap();
                 model.insert(key, value);
             }
         }

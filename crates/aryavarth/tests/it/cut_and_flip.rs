@@ -41,8 +41,8 @@ impl Disk {
                 state.insert(key, None);
             } else if n % 13 == 12 {
                 let (a, b) = (format!("a-{n}"), format!("b-{n}"));
-                let batch = Batch::new().set(a.as_str(), "1").set(b.as_str(), "2");
-                store.write(batch.remove(key.as_slice())).unwrap();
+                let mut batch = Batch::from([(a.as_str(), "1"), (b.as_str(), "2")]);
+                store.write(batch.delete(key.as_slice())).unwrap();
                 state.insert(a.into_bytes(), Some(b"1".to_vec()));
                 state.insert(b.into_bytes(), Some(b"2".to_vec()));
                 state.insert(key, None);

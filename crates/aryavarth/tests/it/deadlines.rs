@@ -168,11 +168,14 @@ fn removing_what_has_expired_counts_nothing<E: KvsEngine>(engine: &E, clock: &Te
     put_until(engine, "a", "v", deadline);
     put_until(engine, "b", "v", deadline);
     clock.set(deadline);
-    let removed = |batch: Batch| engine.write(batch).unwrap().0;
-    assert_eq!(removed(Batch::new().remove("a").remove("a")), 0);
+    let removed = |batch: &Batch| engine.write(batch).unwrap().0;
+    assert_eq!(removed(Batch::new().delete("a").delete("a")), 0);
     assert!(matches!(engine.remove("b".into()), Err(KvsError::KeyNotFound)));
-    assert_eq!(removed(Batch::new().set_until("c", "v", deadline).remove("c")), 0);
-    assert_eq!(removed(Batch::new().set_until("c", "v", deadline + 1).remove("c")), 1);
+    let set_and_removed = |deadline| {
+        removed(Batch::new().put_with_deadline("c", "v", Deadline::At(deadline)).delete("c"))
+    };
+    assert_eq!(set_and_removed(deadline), 0);
+    assert_eq!(set_and_removed(deadline + 1), 1);
 }
 
 fn what_has_expired_can_be_set_again<E: KvsEngine>(engine: &E, clock: &TestClock) {
@@ -232,16 +235,13 @@ fn time_stands_still_in_a_closure<E: KvsEngine>(engine: &E, clock: &TestClock) {
 
 fn batches_and_closures_mix_deadlines_and_removals<E: KvsEngine>(engine: &E, clock: &TestClock) {
     let now = clock.advance(0);
-    let batch = Batch::new()
-        .set_until("a", "1", now + 10)
-        .set("a", "2")
-        .set("b", "1")
-        .set_until("b", "2", now + 10)
-        .set_until("c", "1", now + 10)
-        .remove("c")
-        .set("d", "1")
-        .set_until("d", "2", now);
-    assert_eq!(engine.write(batch).unwrap().0, 1);
+    let soon = Deadline::At(now + 10);
+    let mut batch = Batch::new();
+    batch.put_with_deadline("a", "1", soon).put("a", "2");
+    batch.put("b", "1").put_with_deadline("b", "2", soon);
+    batch.put_with_deadline("c", "1", soon).delete("c");
+    batch.put("d", "1").put_with_deadline("d", "2", Deadline::At(now));
+    assert_eq!(engine.write(&batch).unwrap().0, 1);
     assert_eq!(names(engine), ["a", "b"]);
     transact(engine, |transaction| {
         let until = |value: &str| Stored { value: value.into(), expires_at: Some(now + 10) };
@@ -270,7 +270,9 @@ fn compaction_keeps_deadlines<E: KvsEngine>(engine: &E, clock: &TestClock) {
     for round in 0..4 {
         for n in 0..40_u64 {
             let (key, value) = (format!("{n:02}"), round.to_string().repeat(200));
-            engine.write(Batch::new().set_until(key, value, start + 1000 + n)).unwrap();
+            engine
+                .write(Batch::new().put_with_deadline(key, value, Deadline::At(start + 1000 + n)))
+                .unwrap();
         }
         engine.compact().unwrap();
     }
@@ -290,7 +292,7 @@ fn wait_for_the_sweep<E: KvsEngine>(engine: &E, left: u64) {
     let begin = Instant::now();
     while engine.count().unwrap().0.keys != left {
         assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", engine.count());
-        engine.write(Batch::new().set("any", "write").remove("any")).unwrap();
+        engine.write(Batch::new().put("any", "write").delete("any")).unwrap();
         thread::sleep(Duration::from_millis(1));
     }
 }

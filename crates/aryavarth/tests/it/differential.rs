@@ -140,8 +140,8 @@ impl<'a, E: KvsEngine> Run<'a, E> {
             0..=6 => {
                 let batch = self.batch();
                 let what = format!("{what}, in {space}: {batch:?}");
-                let removed = engine.write(batch.clone()).unwrap().0;
-                assert_eq!(removed, model.write(batch).unwrap().0, "{what}");
+                let removed = engine.write(&batch).unwrap().0;
+                assert_eq!(removed, model.write(&batch).unwrap().0, "{what}");
             }
             7..=13 => {
                 let acts: Vec<Act> = (0..=self.dice.below(7)).map(|_| self.act()).collect();
@@ -163,7 +163,7 @@ impl<'a, E: KvsEngine> Run<'a, E> {
     fn compare(&mut self, what: &str) {
         assert_eq!(self.engine.now_ms(), self.model.now_ms(), "{what}");
         // Removes expired keys from the model.
-        self.model.write(Batch::new()).unwrap();
+        self.model.write(&Batch::new()).unwrap();
         let (range, limit) = (self.range(), 1 + self.dice.below(KEYS) as usize);
         for space in 0..SPACES {
             let (engine, model) = (self.engine.with_space(space), self.model.with_space(space));
@@ -214,7 +214,7 @@ impl<'a, E: KvsEngine> Run<'a, E> {
         };
         while !(0..SPACES).all(is_equal) {
             assert!(begin.elapsed() < Duration::from_secs(60), "nobody sweeps");
-            self.engine.write(Batch::new().set("any", "write").remove("any")).unwrap();
+            self.engine.write(Batch::new().put("any", "write").delete("any")).unwrap();
             thread::sleep(Duration::from_millis(1));
         }
         assert_eq!(self.engine.stats().keys, self.model.stats().keys);
@@ -250,13 +250,13 @@ impl<'a, E: KvsEngine> Run<'a, E> {
         let mut batch = Batch::new();
         for _ in 0..=self.dice.below(4) {
             let key = self.key();
-            batch = match self.dice.below(3) {
-                0 => batch.remove(key),
-                _ => match self.stored() {
-                    Stored { value, expires_at: Some(at) } => batch.set_until(key, value, at),
-                    Stored { value, expires_at: None } => batch.set(key, value),
-                },
-            };
+            if self.dice.below(3) == 0 {
+                batch.delete(key);
+            } else {
+                let stored = self.stored();
+                let deadline = stored.deadline();
+                batch.put_with_deadline(key, stored.value, deadline);
+            }
         }
         batch
     }

@@ -43,8 +43,8 @@ fn a_torn_call_keeps_the_first_of_its_batches() {
     // Each is longer than a sector, so that a crash can come between any two.
     let value = vec![7; 300];
     let pair =
-        |n: u8| Batch::new().set(vec![n, 0], value.as_slice()).set(vec![n, 1], value.as_slice());
-    let outcomes = store.write_each((0..4).map(pair).collect());
+        |n: u8| Batch::from([(vec![n, 0], value.as_slice()), (vec![n, 1], value.as_slice())]);
+    let outcomes = store.write_each(&[0, 1, 2, 3].map(pair));
     assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
     assert_eq!(fs.trace()[calls..], [Site::FrameWrite], "one call");
     let mut kept = [0; 5];
@@ -108,7 +108,7 @@ impl Wake for Inline {
 fn a_task_that_a_failed_write_wakes_may_go_on_at_once() {
     let fs = SimFs::new();
     let store = open(&fs);
-    let (_, position) = KvsEngine::write(&store, Batch::new().set("k", "v")).unwrap();
+    let (_, position) = KvsEngine::write(&store, Batch::new().put("k", "v")).unwrap();
     let (told, is_told) = channel();
     let waker = Waker::from(Arc::new(Inline { store: store.clone(), told }));
     assert!(store.on_reached(position, Durability::Always, &waker).is_pending());
@@ -421,9 +421,9 @@ fn at_rest_nothing_is_rewritten_that_gives_nothing_back() {
     let store = KvStore::open_with(Path::new("/db"), options).unwrap();
     let put = |keys: std::ops::Range<u64>| {
         for first in keys.step_by(500) {
-            let batch = (first..first + 500)
-                .fold(Batch::new(), |batch, key| batch.set(format!("key:{key:016}"), [7; 8]));
-            store.write(batch).unwrap();
+            let keys = first..first + 500;
+            let batch: Batch = keys.map(|key| (format!("key:{key:016}"), [7; 8])).collect();
+            store.write(&batch).unwrap();
             store.step().unwrap();
         }
     };
@@ -535,8 +535,8 @@ fn what_a_full_disk_refused_does_not_come_back() {
     let next = fs.calls();
     fs.fail_call(next, Fault::Short);
     fs.fail_call(next + 1, Fault::NoSpace);
-    let batch = Batch::new().set("x", "refused").set("y", vec![0; 400]);
-    assert!(store.write(batch).unwrap_err().is_full());
+    let refused = store.write(Batch::new().put("x", "refused").put("y", vec![0; 400]));
+    assert!(refused.unwrap_err().is_full());
     let calls = [Site::FrameWrite, Site::FrameWrite, Site::FrameErase, Site::FrameEraseSync];
     assert_eq!(fs.trace()[next as usize..], calls);
     while store.step().unwrap() {}

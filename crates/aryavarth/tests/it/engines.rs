@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aryavarth::{
-    Batch, KeyRange, KvStore, KvsEngine, KvsError, Options, Result, Transaction, Wait,
+    Batch, Deadline, KeyRange, KvStore, KvsEngine, KvsError, Options, Result, Transaction, Wait,
 };
 
 use crate::runner::TestClock;
@@ -107,7 +107,9 @@ impl OnDisk for aryavarth::SledKvsEngine {
 
 /// Writes a key with a deadline.
 pub(crate) fn put_until<E: KvsEngine>(engine: &E, key: &str, value: &str, deadline: u64) {
-    engine.write(Batch::new().set_until(key, value, deadline)).unwrap();
+    engine
+        .write(Batch::new().put_with_deadline(key, value, Deadline::from(Some(deadline))))
+        .unwrap();
 }
 
 /// Runs a closure that announces nothing.

@@ -63,8 +63,7 @@ fn a_key_that_was_shown_as_expired_stays_gone_after_a_power_cut() {
     });
     told_and_cut("removal", |store| assert!(!store.delete(KEY).unwrap()));
     told_and_cut("removal of two", |store| {
-        let batch = Batch::new().remove(KEY).remove("absent");
-        assert_eq!(store.write(batch).unwrap(), 0);
+        assert_eq!(store.write(Batch::new().delete(KEY).delete("absent")).unwrap(), 0);
     });
 }
 

@@ -106,9 +106,10 @@ impl Made {
     /// A batch that sets some keys and removes one that it has just set.
     fn batch(&mut self, n: u32) {
         let key = |what: &str| format!("batch-{n}-{what}").into_bytes();
-        let batch = Batch::new().set(key("first"), "1").set(key("gone"), "2");
-        let batch = batch.set(key("last"), "3").remove(key("gone"));
-        self.store.write(batch).unwrap();
+        let mut batch = Batch::new();
+        batch.put(key("first"), "1").put(key("gone"), "2");
+        batch.put(key("last"), "3").delete(key("gone"));
+        self.store.write(&batch).unwrap();
         self.pairs.insert((0, key("first")), (b"1".to_vec(), None));
         self.pairs.insert((0, key("last")), (b"3".to_vec(), None));
     }

@@ -30,7 +30,7 @@ const DEADLINE_WORD: u64 = 1 << 63 | DEADLINE;
 fn example(fs: &SimFs) -> KvStore {
     let store = KvStore::open_with(DIR, options(fs)).unwrap();
     store.put(b"name", b"Alice").unwrap();
-    store.write(Batch::new().set("city", "Paris").remove("name")).unwrap();
+    store.write(Batch::new().put("city", "Paris").delete("name")).unwrap();
     store
 }
 

@@ -67,7 +67,7 @@ fn each_call_says_what_the_blocking_one_says() {
     let dir = tempfile::tempdir().unwrap();
     let store = AsyncKvStore::new(KvStore::open(dir.path()).unwrap());
     run(async {
-        store.write(Batch::new().set("a", "1").set("b", "2")).await?;
+        store.write(Batch::new().put("a", "1").put("b", "2")).await?;
         assert_eq!(store.read("a").await?, Some(b"1".to_vec()));
         assert!(store.contains("b").await? && !store.contains("c").await?);
         let page = store.scan(KeyRange::all(), 1).await?;
@@ -122,9 +122,9 @@ fn a_future_that_is_dropped_leaves_its_write_done_or_not_done() {
     let dir = tempfile::tempdir().unwrap();
     let store = AsyncKvStore::new(KvStore::open(dir.path()).unwrap());
     for number in 0..50_u32 {
-        let batch =
-            Batch::new().set(number.to_le_bytes(), "1").set((number + 1000).to_le_bytes(), "2");
-        let mut write = pin!(store.write(batch));
+        let keys = [number, number + 1000].map(u32::to_le_bytes);
+        let batch = Batch::from([(keys[0], "1"), (keys[1], "2")]);
+        let mut write = pin!(store.write(&batch));
         let polled = write.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(polled.is_pending(), "it waits for a thread or for the sync");
     }

@@ -106,13 +106,12 @@ fn batch(group: usize, writes: &[(usize, Option<u64>)]) -> Batch {
     let others = if writes.len() > 1 { OTHER_KEYS } else { 0 };
     let mut batch = Batch::new();
     for &(at, value) in writes {
-        batch = match value {
-            Some(value) => (0..others)
-                .fold(batch.set(key(group, at), bytes(value)), |batch, other| {
-                    batch.set(format!("{group}~{other}"), "")
-                }),
-            None => batch.remove(key(group, at)),
+        let Some(value) = value else {
+            batch.delete(key(group, at));
+            continue;
         };
+        batch.put(key(group, at), bytes(value));
+        batch.extend((0..others).map(|other| (format!("{group}~{other}"), "")));
     }
     batch
 }
@@ -125,7 +124,7 @@ fn run<E: KvsEngine>(engine: &E, group: usize, op: &Op) -> Result<Answer> {
             (Answer::Values(vec![read.as_deref().map(value)]), position)
         }
         Op::Write(writes) => {
-            let (removed, position) = engine.write(batch(group, writes))?;
+            let (removed, position) = engine.write(&batch(group, writes))?;
             (Answer::Removed(removed), position)
         }
         Op::Read(_) | Op::Increment(_) | Op::CompareAndSet { .. } => {

@@ -25,7 +25,7 @@ fn a_blocking_call_from_inside_a_closure_is_refused_at_once() {
         refused(store.put(b"k", b"v"));
         refused(store.put_until(b"k", b"v", u64::MAX));
         refused(store.delete(b"durable"));
-        refused(store.write(Batch::new().set("k", "v")));
+        refused(store.write(Batch::new().put("k", "v")));
         refused(store.transact(&[], |_| Ok(())));
         refused(store.clear());
         refused(store.with_space(3).clear());

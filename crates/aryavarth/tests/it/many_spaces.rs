@@ -57,7 +57,7 @@ fn check<E: KvsEngine>(engine: &E, model: &Model) {
 /// Sets the key of each space, alone.
 fn make<E: KvsEngine>(engine: &E, model: &mut Model) {
     for space in 0..SPACES {
-        engine.with_space(space).write(Batch::new().set("k", space.to_be_bytes())).unwrap();
+        engine.with_space(space).write(Batch::new().put("k", space.to_be_bytes())).unwrap();
         model.insert(space, space);
     }
 }
@@ -211,7 +211,7 @@ fn a_swap_is_never_seen_half<E: KvsEngine>(engine: &E, _: &TestClock) {
     const ROUNDS: u32 = 300;
     // A low space and a high one, which have slots of different kinds.
     let (low, high) = (engine.with_space(3), engine.with_space(300));
-    low.write(Batch::new().set("k", "0")).unwrap();
+    low.write(Batch::new().put("k", "0")).unwrap();
     let is_done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {

@@ -82,7 +82,7 @@ fn a_scan_goes_on_although_its_files_are_gone() {
         store.compact().unwrap();
     }
     held.before_the_next_call(|store| {
-        store.write(Batch::new().set("b", "new").remove("c")).unwrap();
+        store.write(Batch::new().put("b", "new").delete("c")).unwrap();
         store.compact().unwrap();
         rest(store);
     });
@@ -97,12 +97,12 @@ fn what_is_written_during_a_compaction_wins_also_after_a_crash() {
         let fs = SimFs::new();
         let held = Store::new(&fs, site);
         let store = &held.store;
-        store.write(Batch::new().set("set", "old").set("gone", "old").set("kept", "old")).unwrap();
+        store.write(Batch::new().put("set", "old").put("gone", "old").put("kept", "old")).unwrap();
         // Ready for the next segment, which then has a lower number than the copy.
         rest(store);
         held.before_the_next_call(|store| {
             let store = os(store);
-            store.write(Batch::new().set("set", "new").remove("gone")).unwrap();
+            store.write(Batch::new().put("set", "new").delete("gone")).unwrap();
         });
         store.compact().unwrap();
         let is_right = |store: &KvStore| {
@@ -171,9 +171,9 @@ fn a_tombstone_stays_as_long_as_an_older_value_does() {
 fn a_write_that_is_not_durable_makes_nothing_garbage() {
     let fs = SimFs::new();
     let store = open(fs.clone());
-    store.write(Batch::new().set("set", "old").set("gone", "old")).unwrap();
+    store.write(Batch::new().put("set", "old").put("gone", "old")).unwrap();
     store.compact().unwrap();
-    os(&store).write(Batch::new().set("set", "new").remove("gone")).unwrap();
+    os(&store).write(Batch::new().put("set", "new").delete("gone")).unwrap();
     let before = fs.crash(Crash::Nothing);
     assert_eq!(open(before).read(b"set").unwrap(), Some(b"old".to_vec()), "not synced yet");
     store.compact().unwrap();
@@ -249,8 +249,8 @@ fn the_counts_are_those_that_a_recovery_finds() {
                         match i % 4 {
                             0 => assert!(store.delete(&key).is_ok()),
                             1 => {
-                                let batch = Batch::new().set(key, value).remove("k");
-                                assert_eq!(store.write(batch).unwrap(), 0);
+                                let mut batch = Batch::from([(key, value)]);
+                                assert_eq!(store.write(batch.delete("k")).unwrap(), 0);
                             }
                             _ => store.put(&key, &value).unwrap(),
                         }

@@ -25,7 +25,7 @@ fn what_is_at_hand_is_read_at_once_with_its_position() {
     store.put(b"removed", b"value").unwrap();
     store.delete(b"removed").unwrap();
     // Not durable yet: a caller that hands it out has to wait for its position.
-    let (_, position) = KvsEngine::write(&store, Batch::new().set("new", "value")).unwrap();
+    let (_, position) = KvsEngine::write(&store, Batch::new().put("new", "value")).unwrap();
     for key in [&b"kept"[..], b"removed", b"new", b"absent"] {
         let waited = KvsEngine::read(&store, key, Wait::Yes).unwrap();
         assert_eq!(read_now(&store, key).unwrap(), waited);

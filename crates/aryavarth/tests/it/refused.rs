@@ -58,22 +58,21 @@ fn story(fs: &SimFs, mut look: impl FnMut(&Known, &str)) -> Option<KvsError> {
     };
     let mut known = Known::new();
     for n in 0..24_u8 {
-        let mut batch = Batch::new().set(vec![n, 0], vec![n; 24]).set(vec![n, 1], vec![0; 400]);
+        let mut batch = Batch::from([(vec![n, 0], vec![n; 24]), (vec![n, 1], vec![0; 400])]);
         if n % 4 == 3 {
-            batch = batch.set(vec![n, 2], vec![n; 4000]);
+            batch.put(vec![n, 2], vec![n; 4000]);
         }
         if n >= 8 {
-            batch = batch.remove(vec![n - 8, 0]);
+            batch.delete(vec![n - 8, 0]);
         }
-        let keys = batch.clone();
-        match store.write(batch) {
+        match store.write(&batch) {
             Ok(_) => {
-                for (key, value) in pairs(&keys) {
+                for (key, value) in pairs(&batch) {
                     known.insert(key, value);
                 }
             }
             Err(error) if error.is_full() => {
-                for (key, _) in pairs(&keys) {
+                for (key, _) in pairs(&batch) {
                     known.entry(key).or_default();
                 }
             }

@@ -267,7 +267,7 @@ fn a_store_closes_while_its_committer_wakes_a_task() {
     let options = Options { background: true, ..options(SimFs::new()) };
     let store = KvStore::open_with("/store", options).unwrap();
     let (waker, is_rung, go_on) = bell();
-    let (_, position) = KvsEngine::write(&store, Batch::new().set("k", "v")).unwrap();
+    let (_, position) = KvsEngine::write(&store, Batch::new().put("k", "v")).unwrap();
     if store.on_reached(position, Durability::Always, &waker).is_ready() {
         return;
     }
@@ -297,12 +297,12 @@ fn a_task_that_waits_when_the_store_closes_is_woken() {
         Options { background: true, ..options(Hooked { fs: Arc::new(SimFs::new()), hook }) };
     let store = KvStore::open_with("/store", options).unwrap();
     let (first, _, go_on_first) = bell();
-    let (_, position) = KvsEngine::write(&store, Batch::new().set("a", "1")).unwrap();
+    let (_, position) = KvsEngine::write(&store, Batch::new().put("a", "1")).unwrap();
     assert!(store.on_reached(position, Durability::Always, &first).is_pending());
     is_syncing.recv_timeout(Duration::from_secs(10)).unwrap();
     // The sync that runs does not cover this one.
     let (second, is_rung, go_on_second) = bell();
-    let (_, position) = KvsEngine::write(&store, Batch::new().set("b", "2")).unwrap();
+    let (_, position) = KvsEngine::write(&store, Batch::new().put("b", "2")).unwrap();
     assert!(store.on_reached(position, Durability::Always, &second).is_pending());
     drop((go_on_first, go_on_second));
     let closing = thread::spawn(move || ends(move || store.close()));
@@ -325,7 +325,7 @@ fn the_last_handle_may_go_away_with_the_task_that_the_committer_woke() {
     let fs = SimFs::new();
     let options = Options { background: true, ..options(fs.clone()) };
     let store = KvStore::open_with("/store", options).unwrap();
-    let (_, position) = KvsEngine::write(&store, Batch::new().set("k", "v")).unwrap();
+    let (_, position) = KvsEngine::write(&store, Batch::new().put("k", "v")).unwrap();
     let task = Arc::new(LastHandle(Mutex::default()));
     let waker = Waker::from(task.clone());
     let pending = store.on_reached(position, Durability::Always, &waker).is_pending();
@@ -561,7 +561,7 @@ fn a_scan_that_found_the_end_does_not_look_behind_it() {
     let store = open_hooked(&fs, move |site| {
         let writer = (site == Site::RecordRead).then(|| other.lock().unwrap().take());
         if let Some(store) = writer.flatten() {
-            store.write(Batch::new().set("a", "new").set("b", "new")).unwrap();
+            store.write(Batch::new().put("a", "new").put("b", "new")).unwrap();
         }
         Ok(())
     });

@@ -145,11 +145,11 @@ impl KvsEngine for Reopened {
         self.once(|store| KvsEngine::read(store, key, wait))
     }
 
-    fn write(&self, batch: Batch) -> Result<(u64, Position)> {
+    fn write(&self, batch: &Batch) -> Result<(u64, Position)> {
         self.once(|store| KvsEngine::write(store, batch))
     }
 
-    fn write_each(&self, batches: Vec<Batch>) -> Vec<Result<(u64, Position)>> {
+    fn write_each(&self, batches: &[Batch]) -> Vec<Result<(u64, Position)>> {
         self.once(|store| store.write_each(batches))
     }
 

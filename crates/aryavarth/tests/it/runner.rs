@@ -284,13 +284,16 @@ impl Runner {
                 self.write(*level, vec![effect], |store| store.delete(key).map(u64::from))
             }
             Act::Batch(level, changes) => {
-                let batch = changes.iter().fold(Batch::new(), |batch, (key, value)| match value {
-                    Some(value) => batch.set(key.as_slice(), value.as_slice()),
-                    None => batch.remove(key.as_slice()),
-                });
+                let mut batch = Batch::new();
+                for (key, value) in changes {
+                    match value {
+                        Some(value) => batch.put(key.as_slice(), value.as_slice()),
+                        None => batch.delete(key.as_slice()),
+                    };
+                }
                 let put = |(key, value): &Change| self.put(key, value.as_ref());
                 let effects = changes.iter().map(put).collect();
-                self.write(*level, effects, |store| store.write(batch))
+                self.write(*level, effects, |store| store.write(&batch))
             }
             Act::Chain(level, links) => self.chain(*level, links),
             Act::SetFor(..) | Act::SetAt(..) | Act::Clear(_) | Act::Swap(..) | Act::Mix(..) => {
@@ -326,9 +329,10 @@ impl Runner {
                 let stored = Stored { value: value.clone(), expires_at: Some(now_ms + ms) };
                 let stored = (*ms > 0).then_some(stored);
                 let effect = Effect::Put((space, key.clone()), stored);
-                let batch = Batch::new().set_until(key.as_slice(), value.as_slice(), now_ms + ms);
+                let (mut batch, deadline) = (Batch::new(), Deadline::At(now_ms + ms));
+                batch.put_with_deadline(key.as_slice(), value.as_slice(), deadline);
                 // A set is no removal, also if it comes too late.
-                self.write_counted(*level, vec![effect], Some(0), |store| store.write(batch))
+                self.write_counted(*level, vec![effect], Some(0), |store| store.write(&batch))
             }
             Act::SetAt(level, key, value, ms) => {
                 let at = Deadline::Wall(self.oracle.accepted_ms + ms);
@@ -514,16 +518,14 @@ impl Runner {
         let batch = |(ms, changes): &Link| {
             let write = |(key, value): &Change| match value.clone() {
                 Some(value) => {
-                    let expires_at = ms.map(|ms| now_ms + ms);
-                    Write::Set { key: key.clone(), value, expires_at }
+                    let deadline = ms.map_or(Deadline::Never, |ms| Deadline::At(now_ms + ms));
+                    Write::Put { key: key.clone(), value, deadline }
                 }
-                None => Write::Remove { key: key.clone() },
+                None => Write::Delete { key: key.clone() },
             };
-            let mut batch = Batch::new();
-            changes.iter().map(write).for_each(|write| batch.push(write));
-            batch
+            changes.iter().map(write).collect()
         };
-        let outcomes = store.write_each(links.iter().map(batch).collect());
+        let outcomes = store.write_each(&links.iter().map(batch).collect::<Vec<Batch>>());
         assert_eq!(outcomes.len(), links.len(), "each has an outcome");
         let mut failed = None;
         let mut unknown = false;

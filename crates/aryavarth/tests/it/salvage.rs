@@ -41,8 +41,8 @@ impl Disk {
                 now.remove(&key);
             } else if n % 11 == 10 {
                 let (a, b) = (format!("a-{}", n % 3), format!("b-{}", n % 3));
-                let batch = Batch::new().set(a.as_str(), [n as u8]).set(b.as_str(), [n as u8]);
-                store.write(batch.remove(key.as_slice())).unwrap();
+                let mut batch = Batch::from([(a.as_str(), [n as u8]), (b.as_str(), [n as u8])]);
+                store.write(batch.delete(key.as_slice())).unwrap();
                 now.remove(&key);
                 for key in [a, b] {
                     history.entry(key.clone().into_bytes()).or_default().insert(vec![n as u8]);
@@ -369,7 +369,7 @@ fn verify_and_salvage_see_the_same_damage() {
 fn a_torn_batch_is_kept_and_said_to_be_torn() {
     let fs = SimFs::new();
     let store = KvStore::open_with(DIR, options(&fs)).unwrap();
-    store.write(Batch::new().set("from", "90").set("to", "110").set("memo", "rent")).unwrap();
+    store.write(Batch::new().put("from", "90").put("to", "110").put("memo", "rent")).unwrap();
     store.close().unwrap();
     let disk = Disk { fs, now: Pairs::new(), before_last: Pairs::new(), history: BTreeMap::new() };
     let log = &disk.paths("0.log")[0];

@@ -176,11 +176,12 @@ impl Runner {
                 writeln!(said, "{key} is {}", show(self.store().read(key.as_bytes())?))?;
             }
             Command::Batch { sets, removes } => {
-                let batch = sets.iter().fold(Batch::new(), |batch, (key, value)| {
-                    batch.set(key.as_str(), value.as_str())
-                });
-                let batch = removes.iter().fold(batch, |batch, key| batch.remove(key.as_str()));
-                writeln!(said, "removed {}", self.store().write(batch)?)?;
+                let pairs = sets.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+                let mut batch: Batch = pairs.collect();
+                for key in removes {
+                    batch.delete(key.as_str());
+                }
+                writeln!(said, "removed {}", self.store().write(&batch)?)?;
             }
             Command::Increment { key } => {
                 let count = self.store().transact(&[key.as_bytes()], |tx| {

@@ -269,13 +269,14 @@ fn everything_is_there_again_after_a_reopen() {
         let engine = SledKvsEngine::open(dir.path()).unwrap();
         assert_eq!(engine.stats().keys, u64::from(round) * 20);
         for n in 0..20 {
-            let batch = Batch::new().set(format!("{round}:{n}"), large[..n * 10_000].to_vec());
-            let (_, position) = engine.write(batch.set("passing", "by").remove("passing")).unwrap();
+            let mut batch = Batch::from([(format!("{round}:{n}"), &large[..n * 10_000])]);
+            let batch = batch.put("passing", "by").delete("passing");
+            let (_, position) = engine.write(batch).unwrap();
             assert!(position > newest, "no position is used again");
             newest = position;
         }
-        let (_, removed) = engine.write(Batch::new().set("gone", "soon")).unwrap();
-        let (_, absent) = engine.write(Batch::new().remove("gone")).unwrap();
+        let (_, removed) = engine.write(Batch::new().put("gone", "soon")).unwrap();
+        let (_, absent) = engine.write(Batch::new().delete("gone")).unwrap();
         assert!(removed < absent);
         newest = absent;
         engine.close().unwrap();
@@ -401,10 +402,10 @@ fn every_level_is_reached_by_threads_and_by_tasks() {
         let engine = engine.with_durability(level);
         for n in 0..20 {
             engine.set("k".into(), n.to_string()).unwrap();
-            let (_, position) = engine.write(Batch::new().set("t", n.to_string())).unwrap();
+            let (_, position) = engine.write(Batch::new().put("t", n.to_string())).unwrap();
             wait_as_task(&engine, position, level);
         }
-        let (_, position) = engine.write(Batch::new().remove("t")).unwrap();
+        let (_, position) = engine.write(Batch::new().delete("t")).unwrap();
         wait_as_task(&engine, position, level);
         // In every level a sync follows by itself.
         eventually("a sync", || engine.stats().durable_position >= position.0);
@@ -417,7 +418,7 @@ fn a_close_leaves_no_task_asleep() {
     for _ in 0..5 {
         let engine = SledKvsEngine::open(dir.path()).unwrap();
         let wakers = LEVELS.map(|level| {
-            let (_, position) = engine.write(Batch::new().set("k", "v")).unwrap();
+            let (_, position) = engine.write(Batch::new().put("k", "v")).unwrap();
             let woken = Arc::new(Unpark(thread::current(), AtomicBool::new(false)));
             let polled = engine.on_reached(position, level, &Waker::from(Arc::clone(&woken)));
             woken.1.fetch_or(polled.is_ready(), Ordering::Release);
@@ -466,12 +467,14 @@ fn a_batch_is_seen_whole_or_not_at_all() {
     thread::scope(|scope| {
         scope.spawn(|| {
             for round in 0..200_u32 {
-                let set = |batch: Batch, key: &String| batch.set(key.as_str(), round.to_string());
-                let batch = match round % 3 {
-                    2 => keys.iter().fold(Batch::new(), |b, key| b.remove(key.as_str())),
-                    _ => keys.iter().fold(Batch::new(), set),
-                };
-                engine.write(batch).unwrap();
+                let mut batch = Batch::new();
+                for key in &keys {
+                    match round % 3 {
+                        2 => batch.delete(key.as_str()),
+                        _ => batch.put(key.as_str(), round.to_string()),
+                    };
+                }
+                engine.write(&batch).unwrap();
             }
             is_done.store(true, Ordering::Release);
         });

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aryavarth::{
-    Batch, Count, Durability, KeyRange, KvsEngine, KvsError, Position, Result, SledKvsEngine,
-    Stored, Transaction, Wait,
+    Batch, Count, Deadline, Durability, KeyRange, KvsEngine, KvsError, Position, Result,
+    SledKvsEngine, Stored, Transaction, Wait,
 };
 
 use crate::engines::{OnDisk, get, names, put_until, transact};
@@ -122,7 +122,7 @@ fn a_killed_process_is_remembered_to_have_been_late() {
         let engine = SledKvsEngine::open_at(&dir, &clock);
         put_until(&engine, "k", "v", TestClock::START_MS + 100);
         clock.advance(5000);
-        let (_, position) = engine.write(Batch::new().set("other", "v")).unwrap();
+        let (_, position) = engine.write(Batch::new().put("other", "v")).unwrap();
         acknowledge(&engine, position, 1);
         thread::sleep(Duration::from_secs(600));
     }
@@ -178,11 +178,12 @@ fn what_was_cleared_is_deleted_even_after_a_reopen() {
     let engine = SledKvsEngine::open_at(dir.path(), &clock);
     let deadline = TestClock::START_MS + 1_000;
     for block in 0..20 {
-        let batch = (0..500).fold(Batch::new(), |batch, n| match n % 2 {
-            0 => batch.set(format!("{block}:{n}"), "v"),
-            _ => batch.set_until(format!("{block}:{n}"), "v", deadline),
-        });
-        engine.write(batch).unwrap();
+        let mut batch = Batch::new();
+        for n in 0..500 {
+            let deadline = if n % 2 == 0 { Deadline::Never } else { Deadline::At(deadline) };
+            batch.put_with_deadline(format!("{block}:{n}"), "v", deadline);
+        }
+        engine.write(&batch).unwrap();
     }
     engine.with_space(1).set("stays".into(), "v".into()).unwrap();
     transact(&engine, |transaction| {

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use aryavarth::{Batch, Count, KeyRange, KvsEngine, KvsError, Wait};
+use aryavarth::{Batch, Count, Deadline, KeyRange, KvsEngine, KvsError, Wait, Write};
 
 use crate::engines::{get, names, names_in, put_until, transact};
 use crate::runner::TestClock;
@@ -33,7 +33,7 @@ stories! { [every_unbroken] timed [
 ] }
 
 fn put<E: KvsEngine>(engine: &E, key: &str, value: &str) {
-    engine.write(Batch::new().set(key, value)).unwrap();
+    engine.write(Batch::new().put(key, value)).unwrap();
 }
 
 fn counted<E: KvsEngine>(engine: &E) -> (u64, u64) {
@@ -83,7 +83,7 @@ fn spaces_know_nothing_of_each_other<E: KvsEngine>(engine: &E, _: &TestClock) {
         assert_eq!(names_in(space, &KeyRange::all().reversed(), 1)[0], "same");
         assert_eq!(counted(space), (2, 0));
     }
-    assert_eq!(spaces[1].write(Batch::new().remove("same").remove("own 2")).unwrap().0, 1);
+    assert_eq!(spaces[1].write(Batch::new().delete("same").delete("own 2")).unwrap().0, 1);
     assert_eq!(names(&spaces[1]), ["own 1"]);
     assert_eq!(names(&spaces[2]), ["own 2", "same"]);
     assert_eq!(names(&engine.with_space(14)), [""; 0]);
@@ -114,15 +114,14 @@ fn keys_come_in_order_in_pages_and_back<E: KvsEngine>(engine: &E, clock: &TestCl
     let deadline = clock.advance(0) + 100;
     let mut batch = Batch::new();
     for n in 0..60 {
-        batch = match n % 3 {
-            0 => batch.set_until(format!("{n:02}"), "v", deadline),
-            _ => batch.set(format!("{n:02}"), "v"),
-        };
+        let deadline = if n % 3 == 0 { Deadline::At(deadline) } else { Deadline::Never };
+        batch.put_with_deadline(format!("{n:02}"), "v", deadline);
     }
-    space.write(batch).unwrap();
+    space.write(&batch).unwrap();
     put(&engine.with_space(0), "before", "v");
     put(&engine.with_space(2), "after", "v");
-    space.write((10..20).fold(Batch::new(), |batch, n| batch.remove(n.to_string()))).unwrap();
+    let removals = (10..20).map(|n| Write::Delete { key: n.to_string().into() });
+    space.write(&removals.collect()).unwrap();
     let mut expected: Vec<String> =
         (0..60).filter(|n| !(10..20).contains(n)).map(|n| format!("{n:02}")).collect();
     for _ in 0..2 {
@@ -156,7 +155,7 @@ fn keys_and_the_expiring_among_them_are_counted<E: KvsEngine>(engine: &E, clock:
     put_until(&space, "a", "v", deadline);
     put_until(&space, "a", "v", deadline + 1);
     assert_eq!(counted(&space), (3, 2));
-    space.write(Batch::new().remove("a").remove("b").remove("z")).unwrap();
+    space.write(Batch::new().delete("a").delete("b").delete("z")).unwrap();
     assert_eq!(counted(&space), (1, 1));
     put_until(&space, "c", "past", 1);
     assert_eq!((counted(&space), counted(engine)), ((0, 0), (0, 0)));
@@ -269,7 +268,7 @@ fn a_cleared_space_takes_new_keys_and_no_old_ones_come_back<E: KvsEngine>(
         assert_eq!(names(engine), ["new"]);
         assert_eq!(counted(engine), (1, 0));
         assert_eq!(get(engine, "0:0"), None);
-        engine.write(Batch::new().remove("new")).unwrap();
+        engine.write(Batch::new().delete("new")).unwrap();
     }
     // A cleared key with a deadline is not counted, and its deadline reaches no other key.
     put(engine, "until 0:0", "for good");
@@ -429,7 +428,7 @@ fn a_swap_and_a_clear_are_seen_wholly<E: KvsEngine>(engine: &E, _: &TestClock) {
     const KEYS: usize = 16;
     let spaces = [engine.clone(), engine.with_space(1)];
     let fill = |space: &E, value: &str| {
-        space.write((0..KEYS).fold(Batch::new(), |b, n| b.set(format!("{n:02}"), value))).unwrap();
+        space.write(&(0..KEYS).map(|n| (format!("{n:02}"), value)).collect()).unwrap();
     };
     fill(&spaces[0], "zero");
     fill(&spaces[1], "one");

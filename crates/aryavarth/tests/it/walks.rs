@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use aryavarth::{Batch, KeyWalk, KvsEngine};
+use aryavarth::{Batch, KeyWalk, KvsEngine, Write};
 
 use crate::engines::{OnDisk, put_until, transact};
 use crate::runner::TestClock;
@@ -38,8 +38,8 @@ mod restarted {
 const STEPS_MAX: usize = 200_000;
 
 fn put_numbers<E: KvsEngine>(engine: &E, numbers: std::ops::Range<u32>) {
-    let batch = numbers.fold(Batch::new(), |batch, n| batch.set(format!("{n:06}"), "v"));
-    engine.write(batch).unwrap();
+    let batch: Batch = numbers.map(|n| (format!("{n:06}"), "v")).collect();
+    engine.write(&batch).unwrap();
 }
 
 /// The rest of a walk from a cursor on.
@@ -67,7 +67,7 @@ fn a_walk_returns_all_keys_of_its_space<E: KvsEngine>(engine: &E, clock: &TestCl
     assert_eq!(walked(engine, 10), [""; 0]);
     for (n, space) in spaces.iter().enumerate() {
         put_numbers(space, n as u32..70 + n as u32);
-        space.write(Batch::new().remove("000007").remove("000069")).unwrap();
+        space.write(Batch::new().delete("000007").delete("000069")).unwrap();
     }
     put_until(&spaces[1], "until", "v", clock.advance(0) + 10);
     clock.advance(10);
@@ -156,10 +156,10 @@ fn random_writes_hide_no_key_that_stays<E: KvsEngine>(engine: &E, _: &TestClock)
             for _ in 0..dice.below(4) {
                 let key = format!("{:03}", dice.below(300)).into_bytes();
                 if dice.below(2) == 0 {
-                    engine.write(Batch::new().set(key.clone(), "v")).unwrap();
+                    engine.write(Batch::new().put(key.clone(), "v")).unwrap();
                     model.insert(key, round);
                 } else {
-                    engine.write(Batch::new().remove(key.clone())).unwrap();
+                    engine.write(Batch::new().delete(key.clone())).unwrap();
                     model.remove(&key);
                     stays.remove(&key);
                 }
@@ -178,7 +178,7 @@ fn random_writes_hide_no_key_that_stays<E: KvsEngine>(engine: &E, _: &TestClock)
         assert!(missed.is_empty(), "round {round}: {missed:?}");
         for n in 0..100 {
             let key = format!("{:03}", n * 3 % 300).into_bytes();
-            engine.write(Batch::new().set(key.clone(), "v")).unwrap();
+            engine.write(Batch::new().put(key.clone(), "v")).unwrap();
             model.insert(key, round);
         }
     }
@@ -193,7 +193,7 @@ fn a_walk_in_a_space_that_is_swapped_or_cleared_misses_nothing<E: KvsEngine>(
     put_numbers(engine, 0..100);
     let second = engine.with_space(1);
     for n in (0..100).rev() {
-        second.write(Batch::new().set(format!("{n:06}"), "v")).unwrap();
+        second.write(Batch::new().put(format!("{n:06}"), "v")).unwrap();
     }
     let first = engine.walk(0, 40).unwrap();
     transact(engine, |transaction| {
@@ -223,10 +223,10 @@ fn keys_that_leave_and_come_back_hide_no_key_that_stays<E: KvsEngine>(engine: &E
         let first = engine.walk(0, 100).unwrap();
         // The entries of removed keys go to others, which must not hide the keys that stay.
         let gone = (0..500).filter(|n| n % 20 == round);
-        let batch = gone.clone().fold(Batch::new(), |b, n| b.remove(format!("{n:06}")));
-        engine.write(batch).unwrap();
+        let removals = gone.clone().map(|n| Write::Delete { key: format!("{n:06}").into() });
+        engine.write(&removals.collect()).unwrap();
         for other in 0..25 {
-            engine.write(Batch::new().set(format!("other {round} {other}"), "v")).unwrap();
+            engine.write(Batch::new().put(format!("other {round} {other}"), "v")).unwrap();
         }
         let mut seen: BTreeSet<Vec<u8>> = first.keys.into_iter().collect();
         seen.extend(rest_of(engine, first.cursor, 100));
@@ -234,8 +234,7 @@ fn keys_that_leave_and_come_back_hide_no_key_that_stays<E: KvsEngine>(engine: &E
         for key in stays.map(|n| format!("{n:06}")) {
             assert!(seen.contains(key.as_bytes()), "{key} in round {round}");
         }
-        let back = gone.fold(Batch::new(), |b, n| b.set(format!("{n:06}"), "v"));
-        engine.write(back).unwrap();
+        engine.write(&gone.map(|n| (format!("{n:06}"), "v")).collect()).unwrap();
         assert!(rest_of(engine, 0, 64).len() >= 500);
     }
 }
@@ -252,8 +251,7 @@ fn walks_beside_writers_see_each_key_that_stays<E: KvsEngine>(engine: &E, _: &Te
                     n += 1;
                     let (new, old) = (format!("{writer} {n}"), format!("{writer} {}", n - 50));
                     let stays = format!("{:06}", n % 1000);
-                    let batch = Batch::new().set(new, "v").remove(old).set(stays, "w");
-                    engine.write(batch).unwrap();
+                    engine.write(Batch::new().put(new, "v").delete(old).put(stays, "w")).unwrap();
                 }
             });
         }
@@ -271,7 +269,7 @@ fn a_restart_in_the_middle_of_a_walk_hides_no_key<E: OnDisk>(dir: &Path, clock: 
     let engine = E::open_at(dir, clock);
     put_numbers(&engine, 0..300);
     engine
-        .wait(engine.write(Batch::new().remove("000000")).unwrap().1, engine.durability())
+        .wait(engine.write(Batch::new().delete("000000")).unwrap().1, engine.durability())
         .unwrap();
     let mut seen = BTreeSet::new();
     let mut cursor = 0;

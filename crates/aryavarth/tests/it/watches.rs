@@ -34,7 +34,7 @@ fn is_touched<E: KvsEngine>(engine: &E, watch: &Watch) -> bool {
 }
 
 fn put<E: KvsEngine>(engine: &E, key: &str, value: &str) {
-    engine.write(Batch::new().set(key, value)).unwrap();
+    engine.write(Batch::new().put(key, value)).unwrap();
 }
 
 fn a_watch_knows_of_every_write_to_its_key<E: KvsEngine>(engine: &E, clock: &TestClock) {
@@ -65,7 +65,7 @@ fn a_watch_knows_of_writes_by_batch_and_closure<E: KvsEngine>(engine: &E, _: &Te
     put(engine, "a", "v");
     put(engine, "b", "v");
     let watches = ["a", "b", "c"].map(|key| watch(engine, key));
-    engine.write(Batch::new().remove("a").set("b", "v").set("other", "v")).unwrap();
+    engine.write(Batch::new().delete("a").put("b", "v").put("other", "v")).unwrap();
     assert_eq!([0, 1, 2].map(|n| is_touched(engine, &watches[n])), [true, true, false]);
 
     let watches = ["a", "b", "c"].map(|key| watch(engine, key));
@@ -89,8 +89,8 @@ fn a_watch_knows_of_writes_by_batch_and_closure<E: KvsEngine>(engine: &E, _: &Te
 
 fn a_watch_knows_of_batches_written_together<E: KvsEngine>(engine: &E, _clock: &TestClock) {
     let watches = ["a", "b", "c"].map(|key| watch(engine, key));
-    let batches = vec![Batch::new().set("a", "1"), Batch::new().set("b", "2").set("a", "3")];
-    assert!(engine.write_each(batches).iter().all(Result::is_ok));
+    let batches = [Batch::from([("a", "1")]), Batch::from([("b", "2"), ("a", "3")])];
+    assert!(engine.write_each(&batches).iter().all(Result::is_ok));
     assert_eq!(watches.each_ref().map(|watch| is_touched(engine, watch)), [true, true, false]);
 }
 
@@ -199,7 +199,7 @@ fn what_was_refused_touches_nothing<E: KvsEngine>(engine: &E, _: &TestClock) {
     });
     assert!(failed.is_err());
     let too_large = vec![b'k'; aryavarth::KEY_BYTES_MAX + 1];
-    assert!(engine.write(Batch::new().set("k", "w").set(too_large, "v")).is_err());
+    assert!(engine.write(Batch::new().put("k", "w").put(too_large, "v")).is_err());
     assert!(!is_touched(engine, &before));
     assert_eq!(get(engine, "k"), Some("v".into()));
 }
@@ -245,7 +245,7 @@ fn a_key_that_had_expired_before_is_not_touched_by_its_sweep<E: KvsEngine>(
     let begin = std::time::Instant::now();
     while engine.count().unwrap().0.keys > 0 {
         assert!(begin.elapsed().as_secs() < 60, "nobody sweeps");
-        engine.write(Batch::new().set("any", "write").remove("any")).unwrap();
+        engine.write(Batch::new().put("any", "write").delete("any")).unwrap();
     }
     clock.advance(1000);
     assert!(!is_touched(engine, &watch));

@@ -232,17 +232,17 @@ impl<'a> Options<'a> {
 
 /// SET without a condition, and without a look at the old value.
 fn blind_set(args: &Args<'_>, server: &dyn ServerContext) -> Option<Batch> {
-    let batch = Batch::new();
+    let (key, value) = (args.get(1), args.get(2));
     if args.len() == 3 {
-        return Some(batch.set(args.get(1), args.get(2)));
+        return Some(Batch::from([(key, value)]));
     }
     let options = Options::parse(args, 3, Takes::Set).ok()?;
     if options.condition.is_some() || options.get || options.expiry == Expiry::Keep {
         return None;
     }
-    let expires_at = options.deadline(server.now(), "set").ok()??.word();
-    let (key, value) = (args.get(1).to_vec(), args.get(2).to_vec());
-    Some(Batch::from_iter([Write::Set { key, value, expires_at }]))
+    let deadline = options.deadline(server.now(), "set").ok()??;
+    let write = Write::Put { key: key.to_vec(), value: value.to_vec(), deadline };
+    Some(Batch::from_iter([write]))
 }
 
 /// MSET.
@@ -250,7 +250,7 @@ fn blind_mset(args: &Args<'_>, _: &dyn ServerContext) -> Option<Batch> {
     let mut pairs = args.from(1);
     let mut batch = Batch::new();
     while let Some(key) = pairs.next() {
-        batch = batch.set(key, pairs.next()?);
+        batch.put(key, pairs.next()?);
     }
     Some(batch)
 }

@@ -114,8 +114,8 @@ fn a_write_that_was_to_be_refused_and_is_not_goes_to_the_pool_without_an_effect(
 fn a_read_is_long_by_the_database_that_the_commands_before_it_select() {
     let options = Options { fs: Arc::new(SimFs::new()), background: false, ..Options::default() };
     let store = KvStore::open_with("/store", options).unwrap();
-    let large = Batch::new().set("k", "x".repeat(LONG_BYTES + 1));
-    KvsEngine::write(&store.with_space(3), large).unwrap();
+    let large = Batch::from([("k", "x".repeat(LONG_BYTES + 1))]);
+    KvsEngine::write(&store.with_space(3), &large).unwrap();
     let server = FakeServer::new(MemoryEngine::new(), Limits::default());
     let mut client = connect(&server, 0);
     let are_long = |client: &ClientState, lines: &[&str]| -> Vec<bool> {

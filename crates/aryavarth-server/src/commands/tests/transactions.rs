@@ -36,8 +36,8 @@ fn reopened(keys: usize, clock: &Arc<Counting>) -> KvStore {
         KvStore::open_with("/store", options).unwrap()
     };
     let store = open();
-    let batch = (0..keys).fold(Batch::new(), |batch, n| batch.set(key(n), n.to_string()));
-    KvsEngine::write(&store.with_space(1), batch).unwrap();
+    let batch: Batch = (0..keys).map(|n| (key(n), n.to_string())).collect();
+    KvsEngine::write(&store.with_space(1), &batch).unwrap();
     store.close().unwrap();
     open()
 }
