@@ -209,7 +209,7 @@ fn close<E: KvsEngine, P: ThreadPool>(
     match wait.recv_timeout(CLOSE_TIME) {
         Ok(result) => {
             logged.wait(EVENTS_TIME);
-            result?;
+            result.map_err(not_closed)?;
             info!("closed");
         }
         Err(_late) => {
@@ -218,6 +218,22 @@ fn close<E: KvsEngine, P: ThreadPool>(
         }
     }
     Ok(())
+}
+
+/// The error of a close, which an open reads as a crash: the store keeps everything acknowledged that
+/// the disk still holds.
+fn not_closed(error: KvsError) -> Failure {
+    let (reason, remedy) = match error {
+        KvsError::Corrupt { path, offset, reason } => (
+            format!("{} is damaged at byte {offset}: {reason}", path.display()),
+            "Copy the directory, then run `aryavarth verify` on it to see what is affected",
+        ),
+        error => (error.to_string(), "Start the server again once that is mended"),
+    };
+    Failure::Other(format!(
+        "stopped, but the store could not be closed: {reason}. All other acknowledged writes are on \
+         disk. {remedy}"
+    ))
 }
 
 fn threads_default() -> u32 {

@@ -115,6 +115,25 @@ fn damage_is_listed_remembered_and_gone_when_it_is_mended() {
     assert_eq!(server.run(&["get", "key-7"]), did(0, "written again\n", ""));
 }
 
+/// The stop's error came from the engine's text for an open, and said that nothing was changed.
+#[test]
+fn a_stop_that_meets_damage_says_that_the_rest_is_on_disk() {
+    let (_dir, data) = data();
+    let mut server = Server::start(&data);
+    for n in 0..30 {
+        let (key, value) = (format!("key-{n}"), format!("value-{n}-of-30"));
+        assert_eq!(server.run(&["set", &key, &value]), did(0, "", ""));
+    }
+    rot(&data, b"value-7-of-30");
+    server.signal(Signal::TERM);
+    let (said, code) = server.wait();
+    assert_eq!(code, Some(2), "{said}");
+    for part in ["could not be closed", "is damaged at byte", "are on disk", "aryavarth verify"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("othing was changed") && !said.contains(" closed\n"), "{said}");
+}
+
 /// The first lost key ended the export, and all behind it stayed behind.
 #[test]
 fn an_export_goes_on_behind_a_damaged_value_and_names_its_key() {
