@@ -15,6 +15,7 @@ mod limits;
 mod log;
 mod process;
 mod requests;
+mod script;
 mod server;
 mod settings;
 mod shared;
@@ -25,7 +26,7 @@ mod writes;
 
 pub use counters::Counters;
 pub use error::{Result, ServerError};
-pub use limits::Limits;
+pub use limits::{Limits, ScriptLimits};
 pub use log::{LoggedEvents, log_events, log_events_to_their_end};
 pub use server::{Config, KvServer, Listener, ServerHandle};
 pub use signals::ignore_stray_signals;

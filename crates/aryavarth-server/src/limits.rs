@@ -53,6 +53,8 @@ pub struct Limits {
     /// run, a command of the Redis protocol waits with all that its client sends.
     /// A connection has one at a time. Default: 8,192.
     pub jobs_max: usize,
+    /// Limits of scripts.
+    pub scripts: ScriptLimits,
     /// How long a connection is drained after its last reply, when the client may still be
     /// sending: closed earlier, the reply could be lost. Default: 1 s.
     pub linger: Duration,
@@ -80,8 +82,41 @@ impl Default for Limits {
             watched_max: 4096,
             watched_bytes_max: 1 << 20,
             jobs_max: 8192,
+            scripts: ScriptLimits::default(),
             linger: Duration::from_secs(1),
             drain: Duration::from_millis(2_500),
+        }
+    }
+}
+
+/// The limits of scripts. A script that passes one is stopped, and has done nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScriptLimits {
+    /// Memory that one script may take. Default: 64 MiB.
+    pub memory_bytes_max: usize,
+    /// Memory that all scripts together may take: as many run at once as it holds, the others wait.
+    /// Default: 256 MiB.
+    pub memory_bytes_max_total: usize,
+    /// How long a script may run, its repetitions included; one that waits for others as long hears
+    /// `BUSY`. Default: 5 s.
+    pub time: Duration,
+    /// How long it may run while no other client can write. Default: 1 s.
+    pub locked_time: Duration,
+    /// Scripts that are kept for EVALSHA; the least recently used leave. Default: 1,000.
+    pub cached_max: usize,
+    /// Their bytes. Default: 16 MiB.
+    pub cached_bytes_max: usize,
+}
+
+impl Default for ScriptLimits {
+    fn default() -> Self {
+        ScriptLimits {
+            memory_bytes_max: 64 << 20,
+            memory_bytes_max_total: 256 << 20,
+            time: Duration::from_secs(5),
+            locked_time: Duration::from_secs(1),
+            cached_max: 1_000,
+            cached_bytes_max: 16 << 20,
         }
     }
 }

@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aryavarth::{Event, Events};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// Bytes of a key that a line shows.
 const SHOWN_BYTES_MAX: usize = 64;
@@ -105,6 +105,16 @@ fn log_damage(event: &Event) {
         error!(file, offset, key, reason, lost = true, remedy, "damage found");
     } else {
         warn!(file, offset, key, reason, lost = false, "damage found");
+    }
+}
+
+/// Writes a line of a script, of redis's level 0 (debug) to 3 (warning).
+pub(crate) fn log_of_script(level: i64, line: &[u8]) {
+    let text = line.escape_ascii().to_string();
+    match level {
+        0 | 1 => debug!(text, "script"),
+        2 => info!(text, "script"),
+        _ => warn!(text, "script"),
     }
 }
 

@@ -27,6 +27,7 @@ use crate::connection::{Connection, close};
 use crate::counters::{Counters, LiveCounters, count};
 use crate::error::{Result, ServerError};
 use crate::limits::Limits;
+use crate::script::Scripts;
 use crate::settings::ServerSettings;
 use crate::shared::Shared;
 use crate::signals;
@@ -131,6 +132,7 @@ impl<E: KvsEngine, P: ThreadPool> KvServer<E, P> {
             long_work: Arc::new(Semaphore::new(long_work_max)),
             compaction: Arc::default(),
             clients: Clients::new(registry().rows().len(), &config.limits),
+            scripts: Scripts::new(&limits),
             settings: Arc::new(settings),
             stop: Arc::new(watch::Sender::new(false)),
         };

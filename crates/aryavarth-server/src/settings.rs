@@ -16,6 +16,9 @@ use crate::limits::Limits;
 use crate::log::Incidents;
 use crate::process::{self, Memory};
 
+/// The version of Redis whose commands clients may expect; some refuse to work with less than 6.2.
+pub(crate) const REDIS_VERSION: &str = "7.2.4";
+
 /// How old a sample of the memory in use may be, in milliseconds.
 const SAMPLE_AGE_MAX_MS: u64 = 100;
 

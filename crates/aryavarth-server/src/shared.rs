@@ -13,6 +13,7 @@ use crate::clients::Clients;
 use crate::commands::ServerContext;
 use crate::counters::{Counters, LiveCounters};
 use crate::limits::Limits;
+use crate::script::Scripts;
 use crate::settings::ServerSettings;
 use crate::thread_pool::ThreadPool;
 use crate::upkeep::Upkeep;
@@ -37,6 +38,7 @@ pub(crate) struct Shared<E, P> {
     /// Held by the compaction that runs.
     pub(crate) compaction: Arc<Mutex<()>>,
     pub(crate) clients: Clients,
+    pub(crate) scripts: Scripts,
     pub(crate) settings: Arc<ServerSettings>,
     /// Set when the server is to stop.
     pub(crate) stop: Arc<watch::Sender<bool>>,
@@ -141,6 +143,10 @@ impl<E: KvsEngine, P: ThreadPool> ServerContext for Shared<E, P> {
 
     fn clients(&self) -> &Clients {
         &self.clients
+    }
+
+    fn scripts(&self) -> &Scripts {
+        &self.scripts
     }
 }
 

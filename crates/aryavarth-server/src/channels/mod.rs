@@ -277,6 +277,16 @@ impl Channels {
         self.table(kind).readers(name).len()
     }
 
+    /// How many subscriptions a message on a channel meets now.
+    pub(crate) fn receivers(&self, kind: Kind, channel: &[u8]) -> usize {
+        let patterns = match kind {
+            Kind::Shard => Vec::new(),
+            Kind::Channel | Kind::Pattern => self.patterns.matching(channel),
+        };
+        let by_pattern: usize = patterns.iter().map(|pattern| pattern.readers().len()).sum();
+        self.subscribers_of(kind, channel) + by_pattern
+    }
+
     fn table(&self, kind: Kind) -> &Table {
         if kind == Kind::Shard { &self.shards } else { &self.plain }
     }

@@ -7,7 +7,7 @@
 //!      |
 //!   registry     every family's rows, by name
 //!      |
-//!   string, keyspace, connection, server, transaction, pubsub
+//!   string, keyspace, connection, server, transaction, pubsub, scripting
 //!      |         a row and a function for each command
 //!   kit          row, arguments, context, failure: the parts of every command
 //! ```
@@ -29,6 +29,7 @@ mod keyspace;
 pub(crate) mod kit;
 mod pubsub;
 pub(crate) mod registry;
+mod scripting;
 mod server;
 mod string;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use crate::commands::kit::rows::{Family, Registry};
 use crate::commands::kit::spec::Group;
-use crate::commands::{connection, keyspace, pubsub, server, string, transaction};
+use crate::commands::{connection, keyspace, pubsub, scripting, server, string, transaction};
 
 /// Every family, in the order in which docs/commands.md lists them.
 pub(crate) static FAMILIES: &[Family] = &[
@@ -18,6 +18,7 @@ pub(crate) static FAMILIES: &[Family] = &[
     (Group::Generic, keyspace::expiry::SPECS),
     (Group::Transactions, transaction::SPECS),
     (Group::PubSub, pubsub::SPECS),
+    (Group::Scripting, scripting::SPECS),
     (Group::Server, server::command::SPECS),
     (Group::Server, server::info::SPECS),
     (Group::Server, server::config::SPECS),

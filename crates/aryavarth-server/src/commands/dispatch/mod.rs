@@ -7,6 +7,7 @@
 
 pub(crate) mod blind;
 mod plan;
+mod script;
 mod transaction;
 
 use std::time::Instant;
@@ -27,6 +28,7 @@ use crate::commands::kit::read::Reader;
 use crate::commands::kit::spec::{self, Flags, Run, Spec, Step};
 use crate::commands::registry::registry;
 pub(crate) use plan::{LONG_BYTES, Plan, bytes_shown, is_long, listens, plan};
+use script::ScriptEffects;
 
 /// The answer to one command, and the connection's next step.
 #[derive(Debug)]
@@ -160,7 +162,7 @@ fn count(
     let (command, reply, position) = answered;
     let run = CommandRun {
         number: registry().number(spec),
-        is_shown: !spec.flags.has_any(Flags::UNSEEN),
+        is_shown: !spec.flags.has_any(Flags::UNSEEN) || matches!(spec.run, Run::Script(_)),
         is_logged: !spec.flags.has(Flags::SKIP_SLOWLOG),
         client: &client.entry,
         space: client.settings.space,
@@ -329,6 +331,7 @@ impl<E: KvsEngine> Spaces<'_, E> {
                 let reply = run(&mut context, args)?;
                 Ok((reply, context.position))
             }
+            Run::Script(call) => self.run_script(*call, server, client, args),
             Run::Transaction(step) => {
                 self.selected(|engine| transaction::step(*step, engine, server, client, args))
             }
@@ -346,6 +349,38 @@ impl<E: KvsEngine> Spaces<'_, E> {
             }),
             Run::Container(_) => refused(failure::SYNTAX),
         }
+    }
+}
+
+impl<E: KvsEngine> Spaces<'_, E> {
+    /// Runs a script as one closure.
+    fn run_script(
+        &self,
+        call: spec::ScriptCall,
+        server: &dyn ServerContext,
+        client: &mut ClientState,
+        args: &Args<'_>,
+    ) -> Result<(Reply, Position), Failure> {
+        if self.wait == Wait::No {
+            return Err(Failure::WouldBlock);
+        }
+        let prepared = script::prepare(call, server, args)?;
+        let running = server.scripts().begin().or_else(refused)?;
+        let mut effects = ScriptEffects::default();
+        let room = &mut client.room;
+        let done = self.selected(|engine| {
+            engine.transact(prepared.keys(), |transaction| {
+                effects.reset();
+                let reply = script::run(transaction, server, &prepared, &running, &mut effects)?;
+                let bytes = reply.text_bytes();
+                if room.fits(bytes) { Ok(reply) } else { Err(failure::no_room(bytes)) }
+            })
+        });
+        drop(running);
+        let done = done.map_err(|error| effects.failure(failure::of_closure(error)));
+        let (reply, position) = done?;
+        effects.happen(server, client, position);
+        Ok((reply, position))
     }
 }
 
@@ -384,7 +419,7 @@ fn run_inside(
         Run::Write(run) => reply_of(run(transaction, args)),
         // EXEC has forgotten the watched keys already.
         Run::Transaction(Step::Unwatch) => Ok(Reply::OK),
-        Run::Context(_) | Run::Transaction(_) | Run::Container(_) => {
+        Run::Context(_) | Run::Transaction(_) | Run::Container(_) | Run::Script(_) => {
             Ok(Reply::error(failure::SYNTAX))
         }
     };

@@ -19,7 +19,8 @@ use crate::commands::kit::args::Args;
 use crate::commands::kit::call::CommandCall;
 use crate::commands::kit::context::{ClientState, ServerContext};
 use crate::commands::kit::read::LOOKS_MAX;
-use crate::commands::kit::spec::{Flags, Keys, Run, Spec, Step};
+use crate::commands::kit::spec::{Flags, Keys, Run, ScriptCall, Spec, Step};
+use crate::script::Hash;
 
 /// The place where a call runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +52,8 @@ pub(crate) fn plan(server: &dyn ServerContext, client: &ClientState, call: &Comm
         Run::Context(_) if spec.flags.has(Flags::PUBLISHES) && matches_long(server, call) => {
             Plan::Pool
         }
-        // Both wait for the writer that runs.
-        Run::Transaction(Step::Exec) => Plan::Pool,
+        // They wait for the writer that runs.
+        Run::Script(_) | Run::Transaction(Step::Exec) => Plan::Pool,
         Run::Transaction(Step::Watch) if client.queue.is_none() => Plan::Pool,
         Run::Read(_) | Run::Context(_) | Run::Transaction(_) | Run::Container(_) => Plan::Inline,
         Run::Write(_) if spec.blind.is_some() && client.queue.is_none() => Plan::Append,
@@ -91,7 +92,7 @@ pub(super) fn writes(spec: &Spec, client: &ClientState) -> bool {
         (Run::Transaction(Step::Exec), Some(queue)) => {
             queue.commands.iter().any(CommandCall::is_write)
         }
-        _ => spec.flags.has(Flags::WRITE),
+        _ => spec.writes(),
     }
 }
 
@@ -126,9 +127,18 @@ pub(crate) fn is_long<E: KvsEngine>(
                 || spec.key_count(&Args::new(&call.command)) > LONG_COUNT
                 || bytes_of_call(engine, client, call, *space, |_| true) > LONG_BYTES
         }
+        (Run::Script(call_of), None) => is_long_script(server, *call_of, call),
         (Run::Context(_), None) => spec.flags.has(Flags::PUBLISHES) && matches_long(server, call),
         _ => false,
     }
+}
+
+/// Whether a script may keep a thread for long: it did before, or never ran.
+fn is_long_script(server: &dyn ServerContext, how: ScriptCall, call: &CommandCall) -> bool {
+    let name = call.command.get(1).unwrap_or_default();
+    let hash = if how.by_hash { Hash::parse(name) } else { Some(Hash::of(name)) };
+    let script = hash.and_then(|hash| server.scripts().find(hash));
+    script.is_none_or(|script| script.is_long())
 }
 
 /// About how many bytes of values the reply of a call shows, by the lengths in the index; 0 for one

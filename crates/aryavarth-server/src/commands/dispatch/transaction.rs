@@ -12,6 +12,7 @@ use std::time::Instant;
 use aryavarth::{Durability, KvsEngine, KvsError, Position, Transaction};
 use aryavarth_protocol::{Command, Reply};
 
+use super::script::{self, PreparedScript, ScriptEffects};
 use super::{count, reply_of, run_inside};
 use crate::commands::kit::args::Args;
 use crate::commands::kit::call::CommandCall;
@@ -22,6 +23,7 @@ use crate::commands::kit::failure::{
 use crate::commands::kit::spec::{Run, Spec, Step};
 use crate::commands::registry::registry;
 use crate::limits::Limits;
+use crate::script::Running;
 
 /// Keeps a command for EXEC.
 pub(super) fn collect(
@@ -122,15 +124,17 @@ fn exec<E: KvsEngine>(
     let own = calls.iter().filter(|call| call.space == engine.space());
     let keys: Vec<&[u8]> = own.flat_map(Resolved::keys).collect();
     let level = client.settings.level();
+    let mut scripts = Scripts::begin(server, &calls)?;
     let room = &mut client.room;
     let done = engine.transact(&keys, |transaction| {
         if watched.watches.values().any(|watch| transaction.is_touched(watch)) {
             return Ok(None);
         }
-        let (replies, bytes) = run_on_keys(transaction, server, &calls)?;
+        let (replies, bytes) = run_on_keys(transaction, server, &calls, &mut scripts)?;
         if room.fits(bytes) { Ok(Some(replies)) } else { Err(no_room(bytes)) }
     });
-    let (done, mut position) = match done.map_err(of_closure) {
+    let done = done.map_err(|error| scripts.effects.failure(of_closure(error)));
+    let (done, mut position) = match done {
         Ok(done) => done,
         // The transaction runs when there is room for its replies.
         Err(Failure::NoRoom) => {
@@ -142,6 +146,7 @@ fn exec<E: KvsEngine>(
     let Some(on_keys) = done else {
         return Ok((Reply::NullArray, position));
     };
+    scripts.effects.happen(server, client, position);
     let limit = server.limits().reply_bytes_max;
     let (mut replies, mut bytes) = (Vec::with_capacity(calls.len()), 0);
     for (call, done) in calls.iter().zip(on_keys) {
@@ -179,6 +184,37 @@ struct Resolved<'a> {
     args: Args<'a>,
     spec: Option<&'static Spec>,
     space: u32,
+    script: Option<Result<PreparedScript<'a>, Failure>>,
+}
+
+/// The scripts of a transaction: their place among those that run, if there are any, and the effects
+/// that wait until it is written.
+struct Scripts<'a> {
+    running: Option<Running<'a>>,
+    effects: ScriptEffects,
+}
+
+impl<'a> Scripts<'a> {
+    fn begin(server: &'a dyn ServerContext, calls: &[Resolved<'_>]) -> Result<Self, Failure> {
+        let has_scripts = calls.iter().any(|call| call.script.is_some());
+        let running = has_scripts.then(|| server.scripts().begin()).transpose().or_else(refused)?;
+        Ok(Scripts { running, effects: ScriptEffects::default() })
+    }
+
+    /// Runs the script of a call; `None` if it is none.
+    fn run(
+        &mut self,
+        transaction: &mut Transaction<'_>,
+        server: &dyn ServerContext,
+        call: &Resolved<'_>,
+    ) -> Option<Result<Reply, KvsError>> {
+        let running = self.running.as_ref()?;
+        Some(match call.script.as_ref()? {
+            Ok(script) => script::run(transaction, server, script, running, &mut self.effects),
+            Err(Failure::Refused(text)) => Ok(Reply::Error(text.clone())),
+            Err(_) => Ok(Reply::error(SYNTAX)),
+        })
+    }
 }
 
 impl<'a> Resolved<'a> {
@@ -204,7 +240,11 @@ fn resolve<'a>(
         if spec.is_some_and(|spec| spec.name == "select") {
             space = args.database(1).unwrap_or(space);
         }
-        Resolved { command, args, spec: *spec, space }
+        let script = spec.and_then(|spec| match spec.run {
+            Run::Script(call) => Some(script::prepare(call, server, &args)),
+            _ => None,
+        });
+        Resolved { command, args, spec: *spec, space, script }
     });
     resolved.collect()
 }
@@ -219,8 +259,10 @@ fn run_on_keys(
     transaction: &mut Transaction<'_>,
     server: &dyn ServerContext,
     calls: &[Resolved<'_>],
+    scripts: &mut Scripts<'_>,
 ) -> Result<(Vec<Option<Timed>>, usize), KvsError> {
     let mut is_short = false;
+    scripts.effects.reset();
     for call in calls {
         transaction.select(call.space);
         is_short |= transaction.fetch(call.keys()).is_err();
@@ -237,7 +279,9 @@ fn run_on_keys(
         }
         transaction.select(call.space);
         let began = Instant::now();
-        let reply = match run_inside(transaction, call.spec, &call.args) {
+        let ran = scripts.run(transaction, server, call);
+        let ran = ran.unwrap_or_else(|| run_inside(transaction, call.spec, &call.args));
+        let reply = match ran {
             // The other commands name their missing keys in the same run.
             Err(KvsError::WouldBlock) => {
                 is_short = true;

@@ -4,7 +4,7 @@ use aryavarth_protocol::Command;
 
 use crate::commands::kit::args::Args;
 use crate::commands::kit::rows::Registry;
-use crate::commands::kit::spec::{Flags, Spec};
+use crate::commands::kit::spec::Spec;
 
 /// A command and its row, which is looked up once, when the command has arrived.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl CommandCall {
 
     /// Whether the row of the command writes keys.
     pub(crate) fn is_write(&self) -> bool {
-        self.spec.is_some_and(|spec| spec.flags.has(Flags::WRITE))
+        self.spec.is_some_and(Spec::writes)
     }
 
     /// The same call with a copy of its bytes, which keeps no more than its own.

@@ -16,6 +16,7 @@ use crate::commands::kit::call::CommandCall;
 use crate::commands::kit::rows::Registry;
 use crate::counters::Counters;
 use crate::limits::Limits;
+use crate::script::Scripts;
 use crate::settings::ServerSettings;
 use aryavarth::Now;
 
@@ -223,6 +224,7 @@ pub(crate) trait ServerContext: Send + Sync {
     fn limits(&self) -> &Limits;
     fn settings(&self) -> &ServerSettings;
     fn clients(&self) -> &Clients;
+    fn scripts(&self) -> &Scripts;
 }
 
 /// The surroundings of a command of the connection or the server.

@@ -44,6 +44,9 @@ pub(crate) const REPLY: &str = "reply";
 /// The same where a reply has to wait for room; no client hears it.
 pub(crate) const ROOM: &str = "reply for the room that is left";
 
+/// The same where a script was stopped; no client hears it.
+pub(crate) const SCRIPT: &str = "script";
+
 /// The error that makes a closure do nothing because its reply has no room.
 pub(crate) fn no_room(bytes: usize) -> KvsError {
     KvsError::TooLarge { what: ROOM, size: bytes as u64, limit: 0 }

@@ -9,7 +9,7 @@
 pub(crate) struct Flags(u32);
 
 /// Every name; its place is its bit.
-const NAMES: [&str; 29] = [
+const NAMES: [&str; 30] = [
     "write",
     "readonly",
     "denyoom",
@@ -26,6 +26,7 @@ const NAMES: [&str; 29] = [
     "no_async_loading",
     "no_multi",
     "allow_busy",
+    "no_mandatory_keys",
     "@keyspace",
     "@string",
     "@admin",
@@ -46,6 +47,8 @@ impl Flags {
     pub(crate) const WRITE: Flags = Flags::named("write");
     /// Refused when there is too little memory.
     pub(crate) const DENYOOM: Flags = Flags::named("denyoom");
+    /// Not for scripts.
+    pub(crate) const NO_SCRIPT: Flags = Flags::named("noscript");
     /// Runs before a password was given.
     pub(crate) const NO_AUTH: Flags = Flags::named("no_auth");
     /// Refused inside a transaction.

@@ -13,5 +13,4 @@ pub(crate) mod read;
 pub(crate) mod rows;
 pub(crate) mod spec;
 
-/// The version of Redis whose commands clients may expect; some refuse to work with less than 6.2.
-pub(crate) const REDIS_VERSION: &str = "7.2.4";
+pub(crate) use crate::settings::REDIS_VERSION;

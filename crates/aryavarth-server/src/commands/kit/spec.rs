@@ -57,6 +57,8 @@ pub(crate) enum Run {
     Context(fn(&mut Context<'_>, &Args<'_>) -> Outcome),
     /// Begins, ends or guards a transaction: the dispatcher itself.
     Transaction(Step),
+    /// Runs a script, which calls other commands: the dispatcher itself.
+    Script(ScriptCall),
     /// Has subcommands, which are looked up by the second word.
     Container(&'static [Spec]),
 }
@@ -68,6 +70,7 @@ impl std::fmt::Debug for Run {
             Run::Write(_) => "Write",
             Run::Context(_) => "Context",
             Run::Transaction(_) => "Transaction",
+            Run::Script(_) => "Script",
             Run::Container(_) => "Container",
         })
     }
@@ -83,6 +86,15 @@ pub(crate) enum Step {
     Unwatch,
     /// Gives the connection its first state.
     Reset,
+}
+
+/// How a script is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ScriptCall {
+    /// By the hash of its text, and not by the text.
+    pub(crate) by_hash: bool,
+    /// Without writes.
+    pub(crate) only_reads: bool,
 }
 
 /// Which arguments are keys.
@@ -229,6 +241,14 @@ impl Spec {
     pub(crate) const fn says(mut self, summary: &'static str) -> Spec {
         self.summary = summary;
         self
+    }
+
+    /// Whether a call may write keys.
+    pub(crate) fn writes(&self) -> bool {
+        match self.run {
+            Run::Script(call) => !call.only_reads,
+            _ => self.flags.has(Flags::WRITE),
+        }
     }
 
     /// Whether it can be called with so many arguments, names included.

@@ -1,5 +1,5 @@
-//! Answers to questions about clusters, scripts, functions, modules and users: the server has none of
-//! the first four, and one user. Clients ask before they begin.
+//! Answers to questions about clusters, functions, modules and users: the server has none of the first
+//! three, and one user. Clients ask before they begin.
 
 use aryavarth_protocol::Reply;
 
@@ -23,16 +23,11 @@ pub(crate) const CLUSTER: &[Spec] = &[
     no_cluster("readwrite", 1, "").flags("loading stale fast @connection"),
 ];
 
-pub(crate) const SCRIPTING: &[Spec] = &[
-    Spec::new("function", -2, "subcommand", Run::Container(FUNCTION))
+pub(crate) const SCRIPTING: &[Spec] =
+    &[Spec::new("function", -2, "subcommand", Run::Container(FUNCTION))
         .since("7.0.0")
         .cost("Depends on subcommand.")
-        .says("Says that there are no functions"),
-    Spec::new("script", -2, "subcommand", Run::Container(SCRIPT))
-        .since("2.6.0")
-        .cost("Depends on subcommand.")
-        .says("Says that there are no scripts"),
-];
+        .says("Says that there are no functions")];
 
 pub(crate) const SERVER: &[Spec] = &[
     Spec::new("acl", -2, "subcommand", Run::Container(ACL))
@@ -91,21 +86,6 @@ const FUNCTION: &[Spec] = &[
         .says("Says that no function runs"),
 ];
 
-const SCRIPT: &[Spec] = &[
-    Spec::new("exists", -3, "sha1 [sha1 ...]", Run::Context(script_exists))
-        .flags("noscript @scripting")
-        .tips(&["request_policy:all_shards", "response_policy:agg_logical_and"])
-        .since("2.6.0")
-        .cost("O(N), N being the scripts asked for")
-        .says("Says of every script that it is not there"),
-    Spec::new("flush", -2, "[ASYNC | SYNC]", Run::Context(script_flush))
-        .flags("noscript @scripting")
-        .tips(&["request_policy:all_nodes", "response_policy:all_succeeded"])
-        .since("2.6.0")
-        .says("Does nothing, since there are no scripts"),
-    HELP.flags("@scripting"),
-];
-
 const MODULE: &[Spec] = &[
     HELP,
     Spec::new("list", 2, "", Run::Context(|_, _| Ok(Reply::Array(Vec::new()))))
@@ -136,27 +116,11 @@ const ACL: &[Spec] = &[
         .says("Returns the name of the one user"),
 ];
 
-/// Whether the arguments after the subcommand say when to do something, or nothing.
-fn is_now_or_later(args: &Args<'_>) -> bool {
-    args.len() == 2 || args.len() == 3 && (args.is(2, "SYNC") || args.is(2, "ASYNC"))
-}
-
 fn function_flush(_: &mut Context<'_>, args: &Args<'_>) -> Outcome {
-    if is_now_or_later(args) {
+    if args.len() == 2 || args.len() == 3 && (args.is(2, "SYNC") || args.is(2, "ASYNC")) {
         return Ok(Reply::OK);
     }
     refused("ERR FUNCTION FLUSH only supports SYNC|ASYNC option")
-}
-
-fn script_flush(_: &mut Context<'_>, args: &Args<'_>) -> Outcome {
-    if is_now_or_later(args) {
-        return Ok(Reply::OK);
-    }
-    refused("ERR SCRIPT FLUSH only support SYNC|ASYNC option")
-}
-
-fn script_exists(_: &mut Context<'_>, args: &Args<'_>) -> Outcome {
-    Ok(Reply::Array(args.from(2).map(|_| Reply::Integer(0)).collect()))
 }
 
 fn function_stats(_: &mut Context<'_>, _: &Args<'_>) -> Outcome {

@@ -151,7 +151,7 @@ fn clients(context: &mut Context<'_>, section: &mut Section) {
 
 fn memory(context: &mut Context<'_>, section: &mut Section) {
     let settings = context.server.settings();
-    let memory = settings.memory();
+    let (memory, scripts) = (settings.memory(), context.server.scripts().kept());
     let machine = process::machine_memory_bytes();
     let limit = settings.memory_bytes_max();
     let ratio = ratio(memory.resident_bytes, memory.used_bytes);
@@ -165,8 +165,8 @@ fn memory(context: &mut Context<'_>, section: &mut Section) {
         text "used_memory_peak_perc": percent(memory.used_bytes, memory.peak_bytes),
         gauge "total_system_memory": machine,
         text "total_system_memory_human": human(machine),
-        gauge "used_memory_lua": 0,
-        gauge "number_of_cached_scripts": 0,
+        gauge "used_memory_lua": scripts.1,
+        gauge "number_of_cached_scripts": scripts.0,
         gauge "number_of_functions": 0,
         gauge "number_of_libraries": 0,
         gauge "maxmemory": limit,

@@ -13,6 +13,7 @@ use crate::commands::ServerContext;
 use crate::commands::registry::registry;
 use crate::counters::Counters;
 use crate::limits::Limits;
+use crate::script::Scripts;
 use crate::settings::ServerSettings;
 use aryavarth::Now;
 
@@ -26,6 +27,7 @@ pub(super) struct FakeServer {
     pub(super) limits: Limits,
     pub(super) settings: ServerSettings,
     pub(super) clients: Clients,
+    scripts: Scripts,
     compactions: AtomicU64,
 }
 
@@ -36,6 +38,7 @@ impl FakeServer {
             engine,
             positions: Mutex::default(),
             settings: ServerSettings::new(LISTEN.into(), directory, Durability::Always, &limits),
+            scripts: Scripts::new(&limits),
             limits,
             clients: Clients::new(registry().rows().len(), &limits),
             compactions: AtomicU64::new(0),
@@ -107,5 +110,9 @@ impl ServerContext for FakeServer {
 
     fn clients(&self) -> &Clients {
         &self.clients
+    }
+
+    fn scripts(&self) -> &Scripts {
+        &self.scripts
     }
 }
