@@ -42,6 +42,15 @@ pub enum Deadline {
 }
 
 impl Deadline {
+    /// The deadline of a word.
+    pub(crate) fn of(word: Option<u64>) -> Deadline {
+        match word {
+            None => Deadline::Never,
+            Some(word) if word & WALL != 0 => Deadline::Wall(word & !WALL),
+            Some(word) => Deadline::At(word),
+        }
+    }
+
     /// The moment by its clock, if there is one.
     pub fn at(self) -> Option<u64> {
         match self {
@@ -50,9 +59,9 @@ impl Deadline {
         }
     }
 
-    /// The word that [`Stored::expires_at`](crate::Stored::expires_at) has for it: the milliseconds,
-    /// with the top bit set if they are by the machine's clock.
-    pub fn word(self) -> Option<u64> {
+    /// The word that is kept for it: the milliseconds, with the top bit set if they are by the
+    /// machine's clock.
+    pub(crate) fn word(self) -> Option<u64> {
         match self {
             Deadline::Never => None,
             Deadline::At(at) => Some(at.min(FAR_MS)),
@@ -71,17 +80,6 @@ impl Deadline {
     }
 }
 
-/// The deadline of a word.
-impl From<Option<u64>> for Deadline {
-    fn from(word: Option<u64>) -> Deadline {
-        match word {
-            None => Deadline::Never,
-            Some(word) if word & WALL != 0 => Deadline::Wall(word & !WALL),
-            Some(word) => Deadline::At(word),
-        }
-    }
-}
-
 /// Both clocks at one moment, in milliseconds since 1970. As a set of deadlines that have passed: the
 /// latest of each clock, 0 for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,12 +93,12 @@ pub struct Now {
 impl Now {
     /// Whether the deadline of this word has passed.
     pub(crate) fn has_reached(self, word: u64) -> bool {
-        Deadline::from(Some(word)).has_passed(self)
+        Deadline::of(Some(word)).has_passed(self)
     }
 
     /// The moment at which the deadline of a word passes; the other clock is 0.
     pub(crate) fn of(word: u64) -> Now {
-        match Deadline::from(Some(word)) {
+        match Deadline::of(Some(word)) {
             Deadline::Wall(wall_ms) => Now { wall_ms, store_ms: 0 },
             at => Now { store_ms: at.at().unwrap_or(0), wall_ms: 0 },
         }

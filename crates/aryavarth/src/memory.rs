@@ -100,11 +100,13 @@ impl Space {
     /// Sets or removes a key; returns its old value.
     fn put(&mut self, key: Vec<u8>, stored: Option<Stored>) -> Option<Stored> {
         let old = match stored {
-            Some(stored) => {
-                let deadline = stored.expires_at;
-                let old = self.keys.insert(key.clone(), stored);
+            Some(Stored { value, deadline }) => {
+                // A deadline comes back as it does from a file.
+                let word = deadline.word();
+                let old =
+                    self.keys.insert(key.clone(), Stored { value, deadline: Deadline::of(word) });
                 self.forget(&key, old.as_ref());
-                self.deadlines.extend(deadline.map(|deadline| (deadline, key)));
+                self.deadlines.extend(word.map(|word| (word, key)));
                 return old;
             }
             None => self.keys.remove(&key),
@@ -114,7 +116,7 @@ impl Space {
     }
 
     fn forget(&mut self, key: &[u8], old: Option<&Stored>) {
-        if let Some(deadline) = old.and_then(|old| old.expires_at) {
+        if let Some(deadline) = old.and_then(|old| old.deadline.word()) {
             self.deadlines.remove(&(deadline, key.to_vec()));
         }
     }
@@ -248,7 +250,7 @@ impl Newest for NewestInMaps<'_> {
     }
 
     fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Deadline>> {
-        Ok(self.get(space, key).map(Stored::deadline))
+        Ok(self.get(space, key).map(|stored| stored.deadline))
     }
 
     fn keys(&mut self, space: u32, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>> {
@@ -342,7 +344,7 @@ impl KvsEngine for MemoryEngine {
     fn watch(&self, key: &[u8]) -> Result<Watch> {
         let (spaces, _) = self.swept()?;
         let stored = spaces.get(self.space).and_then(|space| space.keys.get(key));
-        let expires_at = stored.and_then(|stored| stored.expires_at);
+        let expires_at = stored.and_then(|stored| stored.deadline.word());
         Ok(self.shared.watches.watch(self.space, key, expires_at))
     }
 
@@ -359,7 +361,7 @@ impl KvsEngine for MemoryEngine {
                     Write::Put { key, value, deadline } => {
                         let has_passed = deadline.has_passed(now);
                         let stored = (!has_passed)
-                            .then(|| Stored { value: value.clone(), expires_at: deadline.word() });
+                            .then(|| Stored { value: value.clone(), deadline: *deadline });
                         space.put(key.clone(), stored);
                     }
                     Write::Delete { key } => {

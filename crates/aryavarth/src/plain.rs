@@ -156,7 +156,8 @@ impl<E: KvsEngine> engine::KvsEngine for Plain<E> {
             return Err(KvsError::WouldBlock);
         }
         let value = self.engine()?.get(text(key)?)?;
-        let stored = value.map(|value| Stored { value: value.into_bytes(), expires_at: None });
+        let stored =
+            value.map(|value| Stored { value: value.into_bytes(), deadline: Deadline::Never });
         Ok((stored, Position::ZERO))
     }
 

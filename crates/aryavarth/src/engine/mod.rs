@@ -53,20 +53,14 @@ pub type Entry = (Vec<u8>, Vec<u8>);
 pub struct Stored {
     /// The value.
     pub value: Vec<u8>,
-    /// The [word](Deadline::word) of the deadline from which on the key is gone, if it has one:
-    /// milliseconds since 1970 by the store's clock, or with the top bit set by the machine's.
-    pub expires_at: Option<u64>,
+    /// The moment from which on the key is gone.
+    pub deadline: Deadline,
 }
 
 impl Stored {
-    /// The deadline as a type of its own.
-    pub fn deadline(&self) -> Deadline {
-        self.expires_at.into()
-    }
-
     /// Whether the key is gone at `now`.
     pub fn is_expired(&self, now: impl Into<Now>) -> bool {
-        self.deadline().has_passed(now)
+        self.deadline.has_passed(now)
     }
 }
 
@@ -230,7 +224,7 @@ pub trait KvsEngine: Clone + Send + Sync + 'static {
     /// ```
     fn deadline(&self, key: &[u8], wait: Wait) -> Result<(Option<Deadline>, Position)> {
         let (stored, position) = self.find(key, wait)?;
-        Ok((stored.map(|stored| stored.deadline()), position))
+        Ok((stored.map(|stored| stored.deadline), position))
     }
 
     /// The first keys of a range, at most `limit`, without their values: reads no file. A page that

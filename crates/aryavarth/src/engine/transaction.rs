@@ -203,7 +203,7 @@ impl<'a> Transaction<'a> {
     /// The deadline of `key`, if there is such a key. Needs no value.
     pub fn deadline(&mut self, key: &[u8]) -> Result<Option<Deadline>> {
         let deadline = match self.written(key) {
-            Ok(written) => written.map(Stored::deadline),
+            Ok(written) => written.map(|stored| stored.deadline),
             Err(Generation::Old(space)) => self.newest.deadline(space, key)?,
             Err(Generation::New(_)) => None,
         };
@@ -212,7 +212,7 @@ impl<'a> Transaction<'a> {
 
     /// Sets `key`, without a deadline, when the closure returns `Ok`.
     pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        self.store(key, Stored { value: value.into(), expires_at: None });
+        self.store(key, Stored { value: value.into(), deadline: Deadline::Never });
     }
 
     /// Sets `key` to a value that may have a deadline when the closure returns `Ok`. A deadline that
@@ -321,7 +321,7 @@ impl<'a> Transaction<'a> {
         };
         let written: Vec<(Vec<u8>, Option<Deadline>)> = self
             .writes_of(generation)
-            .map(|(key, stored)| (key.to_vec(), stored.map(Stored::deadline)))
+            .map(|(key, stored)| (key.to_vec(), stored.map(|stored| stored.deadline)))
             .collect();
         for (key, after) in written {
             let before = match generation {

@@ -29,7 +29,7 @@ pub struct Watch {
 impl Watch {
     /// The deadline that the key had.
     pub(crate) fn deadline(&self) -> Deadline {
-        self.expires_at.into()
+        Deadline::of(self.expires_at)
     }
 
     /// Whether the key was set or removed since the watch was made, be it to the same value, or

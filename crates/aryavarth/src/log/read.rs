@@ -137,7 +137,7 @@ impl Log {
         };
         match look.passed {
             Some(passed) => Ok((None, position.max(self.cover_or_fail(passed, wait)?))),
-            None => Ok((Some(look.expires_at.into()), position)),
+            None => Ok((Some(Deadline::of(look.expires_at)), position)),
         }
     }
 

@@ -105,7 +105,7 @@ impl Newest for UnderLock<'_> {
             return Ok(stored.clone());
         }
         if let Some((value, expires_at)) = self.recent.value(slot) {
-            return Ok(Some(Stored { value: value.to_vec(), expires_at }));
+            return Ok(Some(Stored { value: value.to_vec(), deadline: Deadline::of(expires_at) }));
         }
         self.missing.push(place);
         Err(KvsError::WouldBlock)
@@ -128,7 +128,7 @@ impl Newest for UnderLock<'_> {
     fn deadline(&mut self, space: u32, key: &[u8]) -> Result<Option<Deadline>> {
         let slot = self.slot(space, key);
         self.has_passed(slot.and_then(|(_, expires_at)| expires_at));
-        Ok(slot.map(|(_, expires_at)| expires_at.into()))
+        Ok(slot.map(|(_, expires_at)| Deadline::of(expires_at)))
     }
 
     fn keys(&mut self, space: u32, range: &KeyRange, limit: usize) -> Result<Vec<Vec<u8>>> {
@@ -304,8 +304,9 @@ impl Log {
                 found.is_some_and(|found| !found.slot().is_tombstone())
             };
             match stored {
-                Some(Stored { value, expires_at }) => {
-                    frame.push(Extra { generation, expires_at: *expires_at }, key, Some(value));
+                Some(Stored { value, deadline }) => {
+                    let expires_at = deadline.word();
+                    frame.push(Extra { generation, expires_at }, key, Some(value));
                 }
                 None if exists() => frame.push(Extra { generation, expires_at: None }, key, None),
                 None => {}

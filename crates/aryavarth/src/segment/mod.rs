@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use arc_swap::{ArcSwapOption, Guard};
 
-use crate::engine::{Stored, Wait};
+use crate::engine::{Deadline, Stored, Wait};
 use crate::error::{KvsError, Result};
 use crate::fs::{FsFile, IoError, Site, read_full};
 use crate::record::{ALIGN, HEADER_BYTES, Header, Kind, Parts, padded, u16_at, u32_at, u64_at};
@@ -300,7 +300,7 @@ impl Segment {
         let end = HEADER_BYTES + header.payload_bytes();
         bytes.truncate(end);
         bytes.drain(..end - header.value_bytes);
-        Ok(Stored { value: bytes, expires_at })
+        Ok(Stored { value: bytes, deadline: Deadline::of(expires_at) })
     }
 
     /// The header of the record that `bytes` begin with, header and payload verified.

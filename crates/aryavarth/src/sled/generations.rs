@@ -204,7 +204,7 @@ mod tests {
     fn a_deleted_generation_leaves_no_deadline() {
         for deadline in [Deadline::At(5000), Deadline::At(u64::MAX), Deadline::Wall(u64::MAX)] {
             let place = super::super::layout::place(3, b"key");
-            let stored = Deadline::from(deadline.word());
+            let stored = Deadline::of(deadline.word());
             let mut tally = Tally::default();
             tally.change(&place, None, Some(stored));
             tally.drop_generation(3);

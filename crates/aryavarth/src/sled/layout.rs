@@ -20,7 +20,7 @@ use std::path::Path;
 
 use ::sled::IVec;
 
-use crate::engine::{KeyRange, Stored};
+use crate::engine::{Deadline, KeyRange, Stored};
 use crate::error::{KvsError, Result};
 use crate::record::{u32_at, u64_at};
 
@@ -92,19 +92,19 @@ pub(super) struct Found<'a> {
 
 impl Found<'_> {
     pub(super) fn is_expired(&self, now_ms: u64) -> bool {
-        crate::engine::Deadline::from(self.expires_at).has_passed(now_ms)
+        Deadline::of(self.expires_at).has_passed(now_ms)
     }
 
     pub(super) fn to_stored(self) -> Stored {
-        Stored { value: self.value.to_vec(), expires_at: self.expires_at }
+        Stored { value: self.value.to_vec(), deadline: Deadline::of(self.expires_at) }
     }
 }
 
 pub(super) fn encode(position: u64, stored: &Stored) -> IVec {
     let mut bytes = Vec::with_capacity(DEADLINE_AT + 8 + stored.value.len());
-    bytes.push(if stored.expires_at.is_some() { WITH_DEADLINE } else { 0 });
+    bytes.push(if stored.deadline.word().is_some() { WITH_DEADLINE } else { 0 });
     bytes.extend_from_slice(&position.to_le_bytes());
-    if let Some(deadline) = stored.expires_at {
+    if let Some(deadline) = stored.deadline.word() {
         bytes.extend_from_slice(&deadline.to_le_bytes());
     }
     bytes.extend_from_slice(&stored.value);
@@ -172,7 +172,7 @@ mod tests {
         let home = Path::new("sled");
         for expires_at in [None, Some(0), Some(u64::MAX)] {
             for value in [&b""[..], b"value"] {
-                let stored = Stored { value: value.to_vec(), expires_at };
+                let stored = Stored { value: value.to_vec(), deadline: Deadline::of(expires_at) };
                 let bytes = encode(7, &stored);
                 let found = decode(&bytes, home).unwrap();
                 assert_eq!((found.position, found.to_stored()), (7, stored));

@@ -264,7 +264,7 @@ impl KvsEngine for SledKvsEngine {
         let store = self.store()?;
         let _writer = store.lock_writer()?;
         let (stored, _) = store.find(self.space, key)?;
-        let expires_at = stored.and_then(|stored| stored.expires_at);
+        let expires_at = stored.and_then(|stored| stored.deadline.word());
         Ok(store.watches.watch(self.space, key, expires_at))
     }
 

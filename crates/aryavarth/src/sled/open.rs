@@ -18,7 +18,7 @@ use super::layout::{self, Entry, LAYOUT, RESERVED};
 use super::store::Store;
 use super::write::{CLOCK, REMOVED_UP_TO, WALL_CLOCK};
 use crate::clock::{ClockPair, StoreClock};
-use crate::engine::{Guide, Watches};
+use crate::engine::{Deadline, Guide, Watches};
 use crate::error::{KvsError, Result};
 use crate::fs::{Fs, Site};
 use crate::manifest::{Manifest, State, manifest_path};
@@ -127,7 +127,7 @@ fn survey(db: &Db, meta: &Tree, home: &Path) -> Result<Survey> {
         }
         let found = layout::decode(&bytes, home)?;
         survey.highest = survey.highest.max(found.position);
-        survey.tally.change(&place, None, Some(found.expires_at.into()));
+        survey.tally.change(&place, None, Some(Deadline::of(found.expires_at)));
     }
     // A crash may have come before all that was cleared was deleted.
     survey.tally.drop_unowned(&survey.table);

@@ -78,7 +78,7 @@ impl Store {
         let is_last = self.walk(Some(generation), &KeyRange::all(), |key, found: Found<'_>| {
             let place = place(generation, key);
             batch.remove(place.as_slice());
-            deadlines.push((Deadline::from(found.expires_at), place));
+            deadlines.push((Deadline::of(found.expires_at), place));
             keys += 1;
             keys < STEP_KEYS
         })?;

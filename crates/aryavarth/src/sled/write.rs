@@ -57,7 +57,7 @@ impl Effect {
     }
 
     fn after(&self) -> Option<Deadline> {
-        self.after.as_ref().map(Stored::deadline)
+        self.after.as_ref().map(|stored| stored.deadline)
     }
 
     fn record_bytes(&self, place: &[u8]) -> usize {
@@ -79,16 +79,16 @@ impl Change {
 impl Store {
     fn deadline(&self, generation: Option<u32>, key: &[u8]) -> Result<Option<Deadline>> {
         let bytes = self.get(generation, key)?;
-        bytes.map(|bytes| Ok(self.decode(&bytes)?.expires_at.into())).transpose()
+        bytes.map(|bytes| Ok(Deadline::of(self.decode(&bytes)?.expires_at))).transpose()
     }
 
     /// Moves a deadline by the machine's clock to the store's, the only one that sled's files know.
     fn by_store_clock(&self, mut stored: Stored) -> Stored {
-        if let Deadline::Wall(at) = stored.deadline()
+        if let Deadline::Wall(at) = stored.deadline
             && Deadline::Wall(at).word() != Deadline::Wall(u64::MAX).word()
         {
             let at = at.saturating_add_signed(-self.clock.offset_ms());
-            stored.expires_at = Deadline::At(at).word();
+            stored.deadline = Deadline::At(at);
         }
         stored
     }
@@ -112,7 +112,7 @@ impl Store {
             let key = write.key();
             let after = match write {
                 Write::Put { value, deadline, .. } => {
-                    let stored = Stored { value: value.clone(), expires_at: deadline.word() };
+                    let stored = Stored { value: value.clone(), deadline: *deadline };
                     Some(self.by_store_clock(stored))
                 }
                 Write::Delete { .. } => None,

@@ -168,11 +168,11 @@ impl KvStore {
         self.transact(&[key], |transaction| {
             let before = transaction.find(key)?;
             let after = update(before.as_ref().map(|stored| stored.value.as_slice()));
-            let expires_at = before.as_ref().and_then(|stored| stored.expires_at);
+            let deadline = before.as_ref().map_or(Deadline::Never, |stored| stored.deadline);
             let before = before.map(|stored| stored.value);
             match after {
                 Some(value) if before.as_ref() != Some(&value) => {
-                    transaction.store(key, Stored { value, expires_at });
+                    transaction.store(key, Stored { value, deadline });
                 }
                 None if before.is_some() => transaction.delete(key),
                 _ => {}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aryavarth::{Batch, Count, KvsEngine, Wait};
+use aryavarth::{Batch, Count, Deadline, KvsEngine, Wait};
 
 use crate::engines::{OnDisk, get, names, put_until, transact};
 use crate::runner::TestClock;
@@ -39,7 +39,10 @@ fn spaces_and_deadlines_are_there_again<E: OnDisk>(dir: &Path, clock: &Arc<TestC
         let engine = engine.with_space(space);
         assert_eq!(names(&engine), ["k", "until"]);
         assert_eq!(get(&engine, "k"), Some(space.to_string()));
-        assert_eq!(engine.find(b"until", Wait::Yes).unwrap().0.unwrap().expires_at, Some(deadline));
+        assert_eq!(
+            engine.find(b"until", Wait::Yes).unwrap().0.unwrap().deadline,
+            Deadline::At(deadline)
+        );
         assert_eq!(engine.count().unwrap().0, Count { keys: 2, expiring: 1 });
     }
     assert_eq!(engine.stats().keys, 8);

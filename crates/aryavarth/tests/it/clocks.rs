@@ -43,7 +43,7 @@ fn put_for<E: KvsEngine>(engine: &E, key: &str, ms: u64) {
 
 /// Sets a deadline by the wall clock, as EXPIREAT does.
 fn put_until_wall<E: KvsEngine>(engine: &E, key: &str, wall_ms: u64) {
-    put_until(engine, key, "v", Deadline::Wall(wall_ms).word().unwrap());
+    engine.write(Batch::new().put_until(key, "v", wall_ms)).unwrap();
 }
 
 fn a_wall_clock_ahead_for_a_moment_moves_no_deadline<E: KvsEngine>(engine: &E, clock: &TestClock) {
@@ -160,8 +160,8 @@ fn each_way_to_write_a_deadline_keeps_its_clock<E: KvsEngine>(engine: &E, clock:
         done.unwrap();
     }
     transact(engine, |transaction| {
-        let expires_at = Deadline::Wall(start + 5000).word();
-        transaction.store("closure", Stored { value: b"v".to_vec(), expires_at });
+        let deadline = Deadline::Wall(start + 5000);
+        transaction.store("closure", Stored { value: b"v".to_vec(), deadline });
         let copy = transaction.find(b"batch")?.expect("it is there");
         transaction.store("copy", copy);
         Ok(())

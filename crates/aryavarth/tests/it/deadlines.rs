@@ -71,8 +71,10 @@ fn a_key_is_there_until_its_millisecond_and_then_for_nobody<E: KvsEngine>(
     let start = clock.advance(0);
     put_until(engine, "by batch", "v", start + 1000);
     transact(engine, |transaction| {
-        transaction
-            .store("by closure", Stored { value: b"v".to_vec(), expires_at: Some(start + 1001) });
+        transaction.store(
+            "by closure",
+            Stored { value: b"v".to_vec(), deadline: Deadline::At(start + 1001) },
+        );
         Ok(())
     });
     engine.set("without".into(), "v".into()).unwrap();
@@ -93,11 +95,11 @@ fn a_key_tells_its_deadline<E: KvsEngine>(engine: &E, clock: &TestClock) {
     let deadline = far(clock);
     put_until(engine, "until", "v", deadline);
     engine.set("for good".into(), "w".into()).unwrap();
-    let stored = |value: &str, expires_at| Some(Stored { value: value.into(), expires_at });
-    assert_eq!(engine.find(b"until", Wait::Yes).unwrap().0, stored("v", Some(deadline)));
-    assert_eq!(engine.find(b"for good", Wait::Yes).unwrap().0, stored("w", None));
+    let stored = |value: &str, deadline| Some(Stored { value: value.into(), deadline });
+    assert_eq!(engine.find(b"until", Wait::Yes).unwrap().0, stored("v", Deadline::At(deadline)));
+    assert_eq!(engine.find(b"for good", Wait::Yes).unwrap().0, stored("w", Deadline::Never));
     if let Some((found, _)) = at_hand(engine.find(b"until", Wait::No)).unwrap() {
-        assert_eq!(found, stored("v", Some(deadline)));
+        assert_eq!(found, stored("v", Deadline::At(deadline)));
     }
     let wanted = [
         ("until", Some(Deadline::At(deadline))),
@@ -108,11 +110,11 @@ fn a_key_tells_its_deadline<E: KvsEngine>(engine: &E, clock: &TestClock) {
         assert_eq!(engine.deadline(key.as_bytes(), Wait::Yes).unwrap().0, wanted, "{key}");
     }
     transact(engine, |transaction| {
-        assert_eq!(transaction.find(b"until")?, stored("v", Some(deadline)));
+        assert_eq!(transaction.find(b"until")?, stored("v", Deadline::At(deadline)));
         assert_eq!(transaction.deadline(b"until")?, Some(Deadline::At(deadline)));
         assert_eq!(transaction.deadline(b"for good")?, Some(Deadline::Never));
         assert_eq!(transaction.deadline(b"absent")?, None);
-        transaction.store("own", Stored { value: b"x".to_vec(), expires_at: Some(deadline) });
+        transaction.store("own", Stored { value: b"x".to_vec(), deadline: Deadline::At(deadline) });
         assert_eq!(transaction.deadline(b"own")?, Some(Deadline::At(deadline)));
         Ok(())
     });
@@ -155,7 +157,7 @@ fn a_deadline_in_the_past_removes<E: KvsEngine>(engine: &E, clock: &TestClock) {
     put_until(engine, "new", "v", now);
     engine.set("e".into(), "v".into()).unwrap();
     let during = transact(engine, |transaction| {
-        transaction.store("e", Stored { value: b"w".to_vec(), expires_at: Some(now) });
+        transaction.store("e", Stored { value: b"w".to_vec(), deadline: Deadline::At(now) });
         transaction.contains(b"e")
     });
     assert!(!during && !is_there(engine, "e"));
@@ -188,7 +190,7 @@ fn what_has_expired_can_be_set_again<E: KvsEngine>(engine: &E, clock: &TestClock
     put_until(engine, "b", "new", deadline + 10);
     assert_eq!(names(engine), ["a", "b"]);
     assert_eq!(get(engine, "b"), Some("new".into()));
-    assert_eq!(engine.find(b"a", Wait::Yes).unwrap().0.unwrap().expires_at, None);
+    assert_eq!(engine.find(b"a", Wait::Yes).unwrap().0.unwrap().deadline, Deadline::Never);
     clock.set(deadline + 10);
     assert_eq!(names(engine), ["a"]);
 }
@@ -244,7 +246,7 @@ fn batches_and_closures_mix_deadlines_and_removals<E: KvsEngine>(engine: &E, clo
     assert_eq!(engine.write(&batch).unwrap().0, 1);
     assert_eq!(names(engine), ["a", "b"]);
     transact(engine, |transaction| {
-        let until = |value: &str| Stored { value: value.into(), expires_at: Some(now + 10) };
+        let until = |value: &str| Stored { value: value.into(), deadline: Deadline::At(now + 10) };
         transaction.put("b", "3");
         transaction.store("e", until("1"));
         transaction.delete("e");
@@ -262,7 +264,10 @@ fn the_farthest_deadline_never_comes<E: KvsEngine>(engine: &E, clock: &TestClock
     put_until(engine, "k", "v", u64::MAX);
     clock.set(u64::MAX - 1);
     assert!(is_there(engine, "k"));
-    assert_eq!(engine.find(b"k", Wait::Yes).unwrap().0.unwrap().expires_at, Some(u64::MAX));
+    assert_eq!(
+        engine.find(b"k", Wait::Yes).unwrap().0.unwrap().deadline,
+        Deadline::At(u64::MAX >> 1)
+    );
 }
 
 fn compaction_keeps_deadlines<E: KvsEngine>(engine: &E, clock: &TestClock) {
@@ -282,7 +287,7 @@ fn compaction_keeps_deadlines<E: KvsEngine>(engine: &E, clock: &TestClock) {
     assert_eq!(names(engine), (21..40).map(|n| n.to_string()).collect::<Vec<_>>());
     for n in 21..40 {
         let stored = engine.find(n.to_string().as_bytes(), Wait::Yes).unwrap().0.unwrap();
-        assert_eq!(stored.expires_at, Some(start + 1000 + n));
+        assert_eq!(stored.deadline, Deadline::At(start + 1000 + n));
         assert_eq!(stored.value, b"3".repeat(200));
     }
 }

@@ -14,7 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aryavarth::{
-    Batch, Count, KeyRange, KvsEngine, KvsError, MemoryEngine, Stored, Transaction, Wait, Watch,
+    Batch, Count, Deadline, KeyRange, KvsEngine, KvsError, MemoryEngine, Stored, Transaction, Wait,
+    Watch,
 };
 
 use crate::engines::at_hand;
@@ -68,7 +69,7 @@ enum Act {
 enum Seen {
     Stored(Option<Stored>),
     /// Of a key, and whether there is one.
-    Deadline(Option<aryavarth::Deadline>),
+    Deadline(Option<Deadline>),
     Keys(Vec<Vec<u8>>),
     Count(Count),
 }
@@ -242,8 +243,9 @@ impl<'a, E: KvsEngine> Run<'a, E> {
         self.values += 1;
         let bytes = if self.dice.below(10) == 0 { 2000 } else { 1 };
         let value = format!("{:>bytes$}", self.values).into_bytes();
-        let deadline = self.model.now_ms() - 2 + self.dice.below(40);
-        Stored { value, expires_at: (self.dice.below(2) == 0).then_some(deadline) }
+        let at = self.model.now_ms() - 2 + self.dice.below(40);
+        let deadline = if self.dice.below(2) == 0 { Deadline::At(at) } else { Deadline::Never };
+        Stored { value, deadline }
     }
 
     fn batch(&mut self) -> Batch {
@@ -253,9 +255,8 @@ impl<'a, E: KvsEngine> Run<'a, E> {
             if self.dice.below(3) == 0 {
                 batch.delete(key);
             } else {
-                let stored = self.stored();
-                let deadline = stored.deadline();
-                batch.put_with_deadline(key, stored.value, deadline);
+                let Stored { value, deadline } = self.stored();
+                batch.put_with_deadline(key, value, deadline);
             }
         }
         batch

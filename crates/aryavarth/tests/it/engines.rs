@@ -107,9 +107,7 @@ impl OnDisk for aryavarth::SledKvsEngine {
 
 /// Writes a key with a deadline.
 pub(crate) fn put_until<E: KvsEngine>(engine: &E, key: &str, value: &str, deadline: u64) {
-    engine
-        .write(Batch::new().put_with_deadline(key, value, Deadline::from(Some(deadline))))
-        .unwrap();
+    engine.write(Batch::new().put_with_deadline(key, value, Deadline::At(deadline))).unwrap();
 }
 
 /// Runs a closure that announces nothing.

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use aryavarth::fs::{Crash, Fs, OpenHow, SimFs, Site, read_full};
-use aryavarth::{Batch, Durability, KeyRange, KvStore, Options, verify};
+use aryavarth::{Batch, Deadline, Durability, KeyRange, KvStore, Options, verify};
 use crc32c::crc32c;
 
 use crate::runner::TestClock;
@@ -272,8 +272,13 @@ fn found(store: &KvStore, name: &str) -> String {
         let pairs = store.scan(KeyRange::all()).collect::<Result<Vec<_>, _>>().unwrap();
         for (key, value) in pairs {
             assert_eq!(store.read(&key).unwrap().as_ref(), Some(&value), "a scan and a read agree");
-            let deadline = store.deadline(&key).unwrap().expect("it is there").word();
-            found.insert((space, key), (value, deadline));
+            // As in the file: the top bit of a deadline by the machine's clock is set.
+            let word = match store.deadline(&key).unwrap().expect("it is there") {
+                Deadline::Never => None,
+                Deadline::At(at) => Some(at),
+                Deadline::Wall(at) => Some(1 << 63 | at),
+            };
+            found.insert((space, key), (value, word));
         }
     }
     lines(name, &found)

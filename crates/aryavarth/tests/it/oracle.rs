@@ -57,7 +57,7 @@ pub(crate) struct Oracle {
     /// How many writes a power cut must leave.
     synced: usize,
     /// The answers of reads after the failure that ended the run, each with the value's deadline.
-    shown: Vec<(Place, Option<Vec<u8>>, Option<u64>)>,
+    shown: Vec<(Place, Option<Vec<u8>>, Deadline)>,
     /// The store's clock, and the accepted wall clock.
     pub(crate) now_ms: u64,
     pub(crate) accepted_ms: u64,
@@ -132,7 +132,7 @@ impl Oracle {
 
     /// Whether a key has a deadline by the wall clock.
     pub(crate) fn has_wall_deadlines(&self) -> bool {
-        self.newest.values().any(|stored| matches!(stored.deadline(), Deadline::Wall(_)))
+        self.newest.values().any(|stored| matches!(stored.deadline, Deadline::Wall(_)))
     }
 
     /// A write is about to be asked for. Returns how many of its removals will find their key.
@@ -277,7 +277,7 @@ impl Oracle {
         let all = self.newest.iter().filter(|((of, key), _)| *of == space && seen(key));
         let (mut latest_ms, mut latest_wall_ms) = (0, 0);
         for (_, stored) in all.filter(|(_, stored)| stored.is_expired(self.now())) {
-            match stored.deadline() {
+            match stored.deadline {
                 Deadline::Wall(at) => latest_wall_ms = at.max(latest_wall_ms),
                 at => latest_ms = at.at().unwrap_or(0).max(latest_ms),
             }
@@ -345,27 +345,29 @@ impl Oracle {
     pub(crate) fn shown_after_failure(&mut self, place: Place, value: Option<Vec<u8>>) {
         let mut after = self.newest.clone();
         let mut may_be = value.as_ref() == self.newest(&place);
-        let mut expires_at = after.get(&place).and_then(|stored| stored.expires_at);
+        let deadline_in =
+            |stored: Option<&Stored>| stored.map_or(Deadline::Never, |it| it.deadline);
+        let mut deadline = deadline_in(after.get(&place));
         for effects in &self.log[self.acknowledged..] {
             apply(&mut after, effects, self.now());
             let after = after.get(&place).filter(|stored| !stored.is_expired(self.now()));
             if value.as_ref() == after.map(|stored| &stored.value) {
                 may_be = true;
-                expires_at = after.and_then(|stored| stored.expires_at);
+                deadline = deadline_in(after);
             }
         }
         let key = place.1.escape_ascii();
         assert!(may_be, "after a failure, a read shows an old value of {key}");
-        self.shown.push((place, value, expires_at));
+        self.shown.push((place, value, deadline));
     }
 
     /// Says which prefix of the log the recovered state is, or its fault.
     pub(crate) fn check(&self, found: &State, crash: Crash) -> Result<usize, String> {
-        for (place, value, expires_at) in &self.shown {
-            let has_expired = Deadline::from(*expires_at).has_passed(self.now());
+        for (place, value, deadline) in &self.shown {
+            let has_expired = deadline.has_passed(self.now());
             let value = value.as_ref().filter(|_| !has_expired);
             if found.get(place).map(|stored| &stored.value) != value {
-                let value = value.cloned().map(|value| Stored { value, expires_at: None });
+                let value = value.cloned().map(|value| Stored { value, deadline: Deadline::Never });
                 return Err(format!("the crash undid a reply: {}", brief(place, value.as_ref())));
             }
         }
@@ -442,8 +444,8 @@ fn difference(found: &State, expected: &State) -> String {
 }
 
 fn brief((space, key): &Place, stored: Option<&Stored>) -> String {
-    let value = stored.map_or("nothing".to_owned(), |Stored { value, expires_at }| {
-        let until = expires_at.map_or(String::new(), |deadline| format!(" until {deadline}"));
+    let value = stored.map_or("nothing".to_owned(), |Stored { value, deadline }| {
+        let until = deadline.at().map_or(String::new(), |_| format!(" until {deadline:?}"));
         format!("{} ({} bytes){until}", value[..value.len().min(16)].escape_ascii(), value.len())
     });
     format!("{} in space {space} = {value}", key.escape_ascii())
@@ -458,13 +460,13 @@ mod tests {
     }
 
     fn put(key: &str, value: Option<&str>) -> Effect {
-        let stored = |value: &str| Stored { value: value.into(), expires_at: None };
+        let stored = |value: &str| Stored { value: value.into(), deadline: Deadline::Never };
         Effect::Put(place(key), value.map(stored))
     }
 
     fn state(pairs: &[(u32, &str, &str)]) -> State {
         let pair = |&(space, key, value): &(u32, &str, &str)| {
-            let stored = Stored { value: value.into(), expires_at: None };
+            let stored = Stored { value: value.into(), deadline: Deadline::Never };
             ((space, key.as_bytes().to_vec()), stored)
         };
         pairs.iter().map(pair).collect()
@@ -513,7 +515,7 @@ mod tests {
     #[test]
     fn the_oracle_knows_of_spaces_and_of_time() {
         let mut oracle = Oracle { now_ms: 10, ..Oracle::default() };
-        let stored = Stored { value: b"1".to_vec(), expires_at: Some(20) };
+        let stored = Stored { value: b"1".to_vec(), deadline: Deadline::At(20) };
         oracle.issued(vec![put("a", Some("1")), Effect::Put((1, b"b".to_vec()), Some(stored))]);
         oracle.acknowledged(Durability::Always);
         oracle.issued(vec![Effect::Swap(0, 1), Effect::Clear(2)]);

@@ -326,17 +326,16 @@ impl Runner {
         let (space, now_ms) = (self.space, self.oracle.now_ms);
         match act {
             Act::SetFor(level, key, value, ms) => {
-                let stored = Stored { value: value.clone(), expires_at: Some(now_ms + ms) };
-                let stored = (*ms > 0).then_some(stored);
-                let effect = Effect::Put((space, key.clone()), stored);
                 let (mut batch, deadline) = (Batch::new(), Deadline::At(now_ms + ms));
+                let stored = (*ms > 0).then(|| Stored { value: value.clone(), deadline });
+                let effect = Effect::Put((space, key.clone()), stored);
                 batch.put_with_deadline(key.as_slice(), value.as_slice(), deadline);
                 // A set is no removal, also if it comes too late.
                 self.write_counted(*level, vec![effect], Some(0), |store| store.write(&batch))
             }
             Act::SetAt(level, key, value, ms) => {
                 let at = Deadline::Wall(self.oracle.accepted_ms + ms);
-                let stored = Stored { value: value.clone(), expires_at: at.word() };
+                let stored = Stored { value: value.clone(), deadline: at };
                 let stored = (*ms > 0).then_some(stored);
                 let effect = Effect::Put((space, key.clone()), stored);
                 self.write_counted(*level, vec![effect], Some(0), |store| {
@@ -353,8 +352,8 @@ impl Runner {
                 })
             }),
             Act::Mix(level, other, key, value) => {
-                let stored = Stored { value: value.clone(), expires_at: Some(now_ms + 1500) };
-                let more = Stored { value: [value, &b"+"[..]].concat(), expires_at: None };
+                let stored = Stored { value: value.clone(), deadline: Deadline::At(now_ms + 1500) };
+                let more = Stored { value: [value, &b"+"[..]].concat(), deadline: Deadline::Never };
                 let place = (space, key.clone());
                 let effects = vec![
                     Effect::Clear(space),
@@ -378,7 +377,7 @@ impl Runner {
     }
 
     fn put(&self, key: &Key, value: Option<&Vec<u8>>) -> Effect {
-        let stored = |value: &Vec<u8>| Stored { value: value.clone(), expires_at: None };
+        let stored = |value: &Vec<u8>| Stored { value: value.clone(), deadline: Deadline::Never };
         Effect::Put((self.space, key.clone()), value.map(stored))
     }
 
@@ -532,8 +531,8 @@ impl Runner {
         for (outcome, (ms, changes)) in outcomes.into_iter().zip(links) {
             let effect = |(key, value): &Change| {
                 let stored = |value: &Vec<u8>| {
-                    let expires_at = ms.map(|ms| now_ms + ms);
-                    Stored { value: value.clone(), expires_at }
+                    let deadline = ms.map_or(Deadline::Never, |ms| Deadline::At(now_ms + ms));
+                    Stored { value: value.clone(), deadline }
                 };
                 let value = value.as_ref().filter(|_| *ms != Some(0));
                 Effect::Put((space, key.clone()), value.map(stored))
@@ -623,8 +622,8 @@ impl Runner {
             counted += count.keys;
             for (key, value) in entries {
                 assert_eq!(store.read(&key)?.as_ref(), Some(&value), "a read agrees with the scan");
-                let expires_at = store.deadline(&key)?.expect("the key is there").word();
-                state.insert((space, key), Stored { value, expires_at });
+                let deadline = store.deadline(&key)?.expect("the key is there");
+                state.insert((space, key), Stored { value, deadline });
             }
             for place in self.oracle.keys().filter(|place| place.0 == space) {
                 if !state.contains_key(place) {

@@ -62,16 +62,16 @@ fn write_round(transaction: &mut Transaction<'_>, round: u64) {
     (0..KEYS).for_each(|n| transaction.put(n.to_string(), round.to_string()));
     transaction.swap(1, 2);
     transaction.select(5);
-    let deadline = TestClock::START_MS + 1_000_000 + round;
+    let deadline = Deadline::At(TestClock::START_MS + 1_000_000 + round);
     let value = round.to_string().into_bytes();
-    transaction.store("round", Stored { value, expires_at: Some(deadline) });
+    transaction.store("round", Stored { value, deadline });
 }
 
 /// The round of which the store shows all, and of no other anything.
 fn round_of(engine: &SledKvsEngine) -> u64 {
     let last = engine.with_space(5).find(b"round", Wait::Yes).unwrap().0.unwrap();
     let round = String::from_utf8(last.value).unwrap().parse::<u64>().unwrap();
-    assert_eq!(last.expires_at, Some(TestClock::START_MS + 1_000_000 + round));
+    assert_eq!(last.deadline, Deadline::At(TestClock::START_MS + 1_000_000 + round));
     let page = engine.scan(&KeyRange::all(), 1000).unwrap();
     assert_eq!(page.entries.len() as u64, KEYS);
     assert!(page.entries.iter().all(|(_, value)| *value == round.to_string().as_bytes()));

@@ -3,7 +3,7 @@
 
 use std::thread;
 
-use aryavarth::{Batch, KvsEngine, KvsError, Stored, Wait, Watch};
+use aryavarth::{Batch, Deadline, KvsEngine, KvsError, Stored, Wait, Watch};
 
 use crate::engines::{get, put_until, transact};
 use crate::runner::TestClock;
@@ -227,7 +227,7 @@ fn a_write_that_has_expired_touches<E: KvsEngine>(engine: &E, clock: &TestClock)
     assert!(is_touched(engine, &by_batch));
     let by_closure = watch(engine, "k");
     transact(engine, |transaction| {
-        transaction.store("k", Stored { value: b"v".to_vec(), expires_at: Some(now - 1) });
+        transaction.store("k", Stored { value: b"v".to_vec(), deadline: Deadline::At(now - 1) });
         Ok(())
     });
     assert!(is_touched(engine, &by_closure));

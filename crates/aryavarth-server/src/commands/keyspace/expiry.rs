@@ -151,7 +151,7 @@ fn set_deadline(
     match u64::try_from(new).map(|new| unit.by_its_clock(new)) {
         Ok(new) if !new.has_passed(now) => {
             let value = transaction.read(key)?.unwrap_or_default();
-            transaction.store(key, Stored { value, expires_at: new.word() });
+            transaction.store(key, Stored { value, deadline: new });
         }
         _ => transaction.delete(key),
     }

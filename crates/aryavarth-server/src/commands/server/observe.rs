@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use aryavarth::Position;
+use aryavarth::{Deadline, Position};
 use aryavarth_protocol::Reply;
 
 use crate::commands::kit::args::{Args, parse_integer};
@@ -271,7 +271,7 @@ fn memory_usage(keys: &mut dyn Read, args: &Args<'_>) -> Outcome {
     }
     let key = args.get(2);
     let Some(stored) = keys.find(key)? else { return Ok(Reply::Null) };
-    let deadline = if stored.expires_at.is_some() { 8 } else { 0 };
+    let deadline = if stored.deadline == Deadline::Never { 0 } else { 8 };
     let record = RECORD_HEADER_BYTES + deadline + key.len() + stored.value.len();
     Ok(integer(record.next_multiple_of(8) + INDEX_BYTES + key.len()))
 }

@@ -263,21 +263,20 @@ fn set(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
         return Ok(Reply::OK);
     }
     let options = Options::parse(args, 3, Takes::Set)?;
-    let given = options.deadline(transaction.now(), "set")?;
-    let mut expires_at = given.and_then(Deadline::word);
+    let mut deadline = options.deadline(transaction.now(), "set")?.unwrap_or_default();
     let wants_value = options.get || options.condition.is_some_and(Condition::wants_value);
     // Whether there is a key, and its deadline, is known without a disk.
     let old = match transaction.deadline(key)? {
         Some(_) if wants_value => transaction.find(key)?,
-        deadline => deadline.map(|it| Stored { value: Vec::new(), expires_at: it.word() }),
+        held => held.map(|deadline| Stored { value: Vec::new(), deadline }),
     };
     let held = old.as_ref().map(|old| old.value.as_slice());
     let holds = options.condition.is_none_or(|condition| condition.holds(held));
     if holds {
         if options.expiry == Expiry::Keep {
-            expires_at = old.as_ref().and_then(|old| old.expires_at);
+            deadline = old.as_ref().map_or(Deadline::Never, |old| old.deadline);
         }
-        transaction.store(key, Stored { value: value.to_vec(), expires_at });
+        transaction.store(key, Stored { value: value.to_vec(), deadline });
     }
     Ok(match (options.get, holds) {
         (true, _) => Reply::bulk_or_null(old.map(|old| old.value)),
@@ -309,8 +308,7 @@ fn set_for(
     command: &str,
 ) -> Outcome {
     let deadline = unit.deadline(args.get(2), transaction.now(), command)?;
-    let stored = Stored { value: args.get(3).to_vec(), expires_at: deadline.word() };
-    transaction.store(args.get(1), stored);
+    transaction.store(args.get(1), Stored { value: args.get(3).to_vec(), deadline });
     Ok(Reply::OK)
 }
 
@@ -324,15 +322,13 @@ fn getex(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     let key = args.get(1);
     let options = Options::parse(args, 2, Takes::GetEx)?;
     let Some(stored) = transaction.find(key)? else { return Ok(Reply::Null) };
-    let changed = match options.expiry {
-        Expiry::Given { .. } => {
-            options.deadline(transaction.now(), "getex")?.and_then(Deadline::word)
-        }
-        Expiry::Persist => None,
-        Expiry::Unsaid | Expiry::Keep => stored.expires_at,
+    let deadline = match options.expiry {
+        Expiry::Given { .. } => options.deadline(transaction.now(), "getex")?.unwrap_or_default(),
+        Expiry::Persist => Deadline::Never,
+        Expiry::Unsaid | Expiry::Keep => stored.deadline,
     };
-    if changed != stored.expires_at {
-        transaction.store(key, Stored { value: stored.value.clone(), expires_at: changed });
+    if deadline != stored.deadline {
+        transaction.store(key, Stored { value: stored.value.clone(), deadline });
     }
     Ok(Reply::Bulk(stored.value))
 }
@@ -371,7 +367,7 @@ fn msetex(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     }
     let end = 2 + 2 * count;
     let options = Options::parse(args, end, Takes::MSetEx)?;
-    let given = options.deadline(transaction.now(), "msetex")?.and_then(Deadline::word);
+    let given = options.deadline(transaction.now(), "msetex")?.unwrap_or_default();
     // The condition is asked of the keys as they are before any of them is set.
     let mut deadlines = Vec::with_capacity(count);
     for place in (2..end).step_by(2) {
@@ -381,13 +377,13 @@ fn msetex(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
             return Ok(Reply::Integer(0));
         }
         deadlines.push(match options.expiry {
-            Expiry::Keep => deadline.and_then(Deadline::word),
+            Expiry::Keep => deadline.unwrap_or_default(),
             _ => given,
         });
     }
-    for (place, expires_at) in (2..end).step_by(2).zip(deadlines) {
+    for (place, deadline) in (2..end).step_by(2).zip(deadlines) {
         let value = args.get(place + 1).to_vec();
-        transaction.store(args.get(place), Stored { value, expires_at });
+        transaction.store(args.get(place), Stored { value, deadline });
     }
     Ok(Reply::Integer(1))
 }

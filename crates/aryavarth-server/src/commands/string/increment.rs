@@ -3,7 +3,7 @@
 //! INCRBYFLOAT computes as Redis does on x86, in 80-bit floats (`extended.rs`), so that the digits
 //! are the same. A counter keeps its deadline.
 
-use aryavarth::{Stored, Transaction};
+use aryavarth::{Deadline, Stored, Transaction};
 use aryavarth_protocol::Reply;
 
 use super::extended::Extended;
@@ -64,8 +64,8 @@ fn add(transaction: &mut Transaction<'_>, key: &[u8], by: i64) -> Outcome {
     let Some(sum) = number.checked_add(by) else {
         return refused("ERR increment or decrement would overflow");
     };
-    let expires_at = old.and_then(|old| old.expires_at);
-    transaction.store(key, Stored { value: sum.to_string().into_bytes(), expires_at });
+    let deadline = old.map_or(Deadline::Never, |old| old.deadline);
+    transaction.store(key, Stored { value: sum.to_string().into_bytes(), deadline });
     Ok(Reply::Integer(sum))
 }
 
@@ -81,7 +81,7 @@ fn incrbyfloat(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     let Some(text) = number.plus(by).to_decimal() else {
         return refused("ERR increment would produce NaN or Infinity");
     };
-    let expires_at = old.and_then(|old| old.expires_at);
-    transaction.store(args.get(1), Stored { value: text.clone(), expires_at });
+    let deadline = old.map_or(Deadline::Never, |old| old.deadline);
+    transaction.store(args.get(1), Stored { value: text.clone(), deadline });
     Ok(Reply::Bulk(text))
 }

@@ -153,13 +153,13 @@ fn setrange(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     }
     let end = usize::try_from(offset).unwrap_or(usize::MAX).saturating_add(part.len());
     args.check_value(end)?;
-    let Stored { mut value, expires_at } = old.unwrap_or_default();
+    let Stored { mut value, deadline } = old.unwrap_or_default();
     if value.len() < end {
         value.resize(end, 0);
     }
     value[end - part.len()..end].copy_from_slice(part);
     let bytes = value.len();
-    transaction.store(key, Stored { value, expires_at });
+    transaction.store(key, Stored { value, deadline });
     Ok(length(bytes))
 }
 
