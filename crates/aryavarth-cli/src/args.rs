@@ -317,6 +317,14 @@ pub(crate) struct ServerOptions {
     #[arg(env = "ARYAVARTH_MEMORY_MAX", hide_env_values = true)]
     pub(crate) memory_max: u64,
 
+    /// The most of the store's files that is mapped into memory for reading, newest first, such as 4gb;
+    /// 0 maps nothing, for file systems over a network. Mapped pages are the system's cache: it takes
+    /// them back when it needs memory [default: half of the memory that the process can have]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(allow_negative_numbers = true)]
+    #[arg(env = "ARYAVARTH_MAP_MAX", hide_env_values = true)]
+    pub(crate) map_max: Option<u64>,
+
     /// Lines of the log on standard error, from the ones about trouble to all
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t = Level::Info)]
     #[arg(env = "ARYAVARTH_LOG_LEVEL", hide_env_values = true)]

@@ -77,6 +77,9 @@ fn run_on<P: ThreadPool>(options: &ServerOptions) -> Result<(), Failure> {
     let mut store_options =
         Options { durability: options.durability, events, ..Options::default() };
     options.limits.widen(&mut store_options);
+    store_options.map_bytes_max = options.map_max.unwrap_or(u64::MAX);
+    // Where it is refused no file is mapped, and reads make calls of the system.
+    drop(aryavarth::fs::install_sigbus_guard());
     log_start(options);
     let begun = Instant::now();
     match options.engine {

@@ -135,6 +135,14 @@ pub struct Options {
     /// The largest size at which the active segment is sealed, in bytes, at most 1 GiB. Default:
     /// 1 GiB.
     pub segment_bytes_max: u64,
+    /// The most that the store maps of its files into memory, newest first, in bytes; 0 maps nothing.
+    /// Reads of mapped records make no call of the system. Mapped pages belong to the system's cache, which
+    /// takes them back when it needs memory. Nothing is mapped without
+    /// [`install_sigbus_guard`](crate::fs::install_sigbus_guard), which says why, and never more than half
+    /// of the memory that the process can have. Choose 0 where the directory lies on a file system
+    /// whose mappings do not show written bytes at once, as some over a network do. Default: no other limit
+    /// than that.
+    pub map_bytes_max: u64,
     /// How fast the store reads its sealed files in the background to compare their checksums, in
     /// bytes per second; 0 does not. A pass begins a minute after the open and
     /// a day after the last one. Default: 4 MiB, which reads a terabyte in three days and takes
@@ -161,6 +169,7 @@ impl Default for Options {
             batch_bytes_max: 128 << 20,
             segment_bytes_min: 1 << 20,
             segment_bytes_max: 1 << 30,
+            map_bytes_max: u64::MAX,
             scrub_bytes_per_second: 4 << 20,
             background: true,
             events: Events::default(),

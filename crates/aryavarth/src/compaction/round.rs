@@ -248,6 +248,7 @@ impl<'a> Round<'a> {
             segment.disk_bytes.fetch_add(blocks(hint), Ordering::Relaxed);
             log.table.insert(Arc::clone(segment));
         }
+        log.map_segments();
     }
 
     /// Steps 5 and 6.

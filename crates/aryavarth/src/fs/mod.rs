@@ -16,6 +16,13 @@
 //!   [`FsFile::sync`] (contents and length) or [`Fs::sync_dir`] (names).
 
 mod entries;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod guard;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod map;
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+#[path = "no_map.rs"]
+mod map;
 mod real;
 mod sim;
 mod view;
@@ -29,6 +36,7 @@ use rustix::io::Errno;
 use crate::sync::Arc;
 
 pub(crate) use entries::is_of_the_system;
+pub use map::install_sigbus_guard;
 pub use real::RealFs;
 pub use sim::{Crash, Fault, SimFs};
 pub(crate) use view::{Captured, View, in_memory};
@@ -283,6 +291,25 @@ pub trait Fs: fmt::Debug + Send + Sync + 'static {
     /// Takes the advisory lock of a file, creating the file (mode 0600) if need be.
     /// `None` if another handle holds it; the lock lasts as long as the file handle.
     fn try_lock(&self, site: Site, path: &Path) -> Result<Option<Arc<dyn FsFile>>, IoError>;
+    /// How many bytes of its files a store may map into memory, see [`FsFile::map`]; 0 if none.
+    fn mappable_bytes(&self) -> u64 {
+        0
+    }
+}
+
+/// The first bytes of a file, mapped into memory for reading: no call of the system reads them.
+///
+/// Bytes that [`FsFile::write_at`] wrote are seen by each copy that begins after that call returned.
+/// The caller copies only bytes that the file has: it knows how far the file was written, and never
+/// makes it shorter than that.
+pub trait FsMap: fmt::Debug + Send + Sync + 'static {
+    /// Copies the bytes at `offset` into `to`. False if they are not all mapped; then nothing is
+    /// copied. Bytes that the disk cannot deliver read as zeros, and may go on doing so. May wait
+    /// for a disk.
+    fn copy(&self, offset: u64, to: &mut [u8]) -> bool;
+    /// Brings mapped bytes into memory, so that a copy does not wait for a disk until the system takes
+    /// them back. Waits for the disk. False if that cannot be done or the disk fails.
+    fn populate(&self, offset: u64, bytes: u64) -> bool;
 }
 
 /// An open file with positioned calls only: no cursor, so any thread may use it.
@@ -306,6 +333,12 @@ pub trait FsFile: fmt::Debug + Send + Sync + 'static {
     /// cannot fail: it is advice.
     fn will_need(&self, offset: u64, bytes: u64) {
         let _ = (offset, bytes);
+    }
+    /// Maps the first `bytes` of the file for reading; the file may be shorter at the time. `None` if
+    /// that cannot be done, which changes nothing.
+    fn map(&self, bytes: u64) -> Option<Box<dyn FsMap>> {
+        let _ = bytes;
+        None
     }
     /// Writes up to `buf.len()` bytes. May write fewer.
     fn write_at(&self, site: Site, buf: &[u8], offset: u64) -> Result<usize, IoError>;

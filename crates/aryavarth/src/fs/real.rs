@@ -19,7 +19,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, retry_on_intr};
 
-use super::{Fs, FsFile, IoError, OpenHow, Site};
+use super::{Fs, FsFile, FsMap, IoError, OpenHow, Site, map};
 use crate::sync::Arc;
 
 /// The operating system's file system.
@@ -167,6 +167,10 @@ impl Fs for RealFs {
     fn try_lock(&self, site: Site, path: &Path) -> Result<Option<Arc<dyn FsFile>>, IoError> {
         RealFs::place(path).lock(path).map_err(at(site, path))
     }
+
+    fn mappable_bytes(&self) -> u64 {
+        map::mappable_bytes()
+    }
 }
 
 impl RealDir {
@@ -254,6 +258,10 @@ impl Fs for RealDir {
     fn try_lock(&self, site: Site, path: &Path) -> Result<Option<Arc<dyn FsFile>>, IoError> {
         self.place(path).and_then(|place| place.lock(path)).map_err(at(site, path))
     }
+
+    fn mappable_bytes(&self) -> u64 {
+        map::mappable_bytes()
+    }
 }
 
 impl FsFile for RealFile {
@@ -284,6 +292,10 @@ impl FsFile for RealFile {
     fn will_need(&self, offset: u64, bytes: u64) {
         let length = std::num::NonZeroU64::new(bytes);
         let _ = rustix::fs::fadvise(&self.file, offset, length, rustix::fs::Advice::WillNeed);
+    }
+
+    fn map(&self, bytes: u64) -> Option<Box<dyn FsMap>> {
+        map::map(&self.file, bytes)
     }
 
     fn write_at(&self, site: Site, buf: &[u8], offset: u64) -> Result<usize, IoError> {

@@ -36,6 +36,7 @@ mod append;
 mod background;
 mod copy;
 mod expire;
+mod mapped;
 mod read;
 mod reserve;
 mod room;
@@ -111,6 +112,7 @@ pub(crate) struct Log {
     pub(crate) appended_bytes: AtomicU64,
     pub(crate) compactions: AtomicU64,
     sizes: Sizes,
+    maps: mapped::Maps,
     /// The call that found no space, while the disk is full.
     full: ArcSwapOption<IoError>,
     /// Since when, if the listener was told of it.
@@ -175,7 +177,7 @@ impl Log {
         sizes.reserves.store(found.reserves.iter().sum(), Ordering::Relaxed);
         sizes.manifest.store(found.manifest.disk_bytes(), Ordering::Relaxed);
         let next = writer.index.deadlines.next();
-        Log {
+        let log = Log {
             dir,
             store_id: state.store_id,
             index: found.index,
@@ -202,13 +204,16 @@ impl Log {
             appended_bytes: AtomicU64::new(0),
             compactions: AtomicU64::new(0),
             sizes,
+            maps: mapped::Maps::new(&options, state.file_id),
             full: ArcSwapOption::empty(),
             full_since: Mutex::new(Rank::FullSince, None),
             chores: Mutex::new(Rank::Chores, Chores::default()),
             call: Condvar::new(),
             manifest: Mutex::new(Rank::Manifest, found.manifest),
             options,
-        }
+        };
+        log.map_segments();
+        log
     }
 
     /// Counts a value's record as live (1) or dead (-1).

@@ -1,7 +1,7 @@
 //! Reading: from a key to a verified value, without a lock.
 //!
 //! A read finds the entry, loads its slot, takes hold of the segment that the slot names, and
-//! reads the record with one positioned call. It repeats itself while a frame with several records
+//! copies the record from its mapping, or reads it with one positioned call. It repeats itself while a frame with several records
 //! is being published (so that no reader sees half of it), and when compaction retired the segment
 //! between two of these steps; once held, a segment can be read however long that takes. It never
 //! waits for a lock, for compaction or for another reader.
@@ -9,7 +9,7 @@
 //! Invariants:
 //! - From the load of a slot to the load of its segment the reader holds an epoch, so the table
 //!   index in the slot cannot have come to mean another segment.
-//! - Key and checksum are compared on the copy that is handed out.
+//! - Key and checksum are compared on the copy that is handed out, wherever it came from.
 //! - Every result carries the highest position of all that it observed: of values, of removals, of
 //!   expired keys, and of the record that gave the space its generation.
 
@@ -53,26 +53,43 @@ impl Seen {
     }
 
     pub(super) fn position(&self) -> Position {
-        Position(self.segment.position_of(self.slot.pointer().offset).max(self.state.since))
+        position_of(&self.segment, self.slot, self.state)
     }
 
     /// Reads the record's value, whether or not it has expired; for a tombstone there is none.
     pub(super) fn value(&self, key: &[u8], wait: Wait) -> Result<Option<Stored>> {
-        let pointer = self.slot.pointer();
-        if pointer.tombstone {
-            return Ok(None);
-        }
-        let (offset, length) = (pointer.offset, pointer.length as usize);
-        if wait == Wait::No && length > READ_NOW_BYTES_MAX {
-            return Err(KvsError::WouldBlock);
-        }
-        self.segment.read_value(offset, length, self.state.generation, key, wait).map(Some)
+        value_of(&self.segment, self.slot, self.state, key, wait)
     }
 }
 
-/// A key as a reader saw it.
+/// The position that an answer carries which a slot and its space gave.
+fn position_of(segment: &Segment, slot: Slot, state: SpaceState) -> Position {
+    Position(segment.position_of(slot.pointer().offset).max(state.since))
+}
+
+/// Reads the value of the record that a slot names, which lies in `segment`; for a tombstone there is none.
+fn value_of(
+    segment: &Segment,
+    slot: Slot,
+    state: SpaceState,
+    key: &[u8],
+    wait: Wait,
+) -> Result<Option<Stored>> {
+    let pointer = slot.pointer();
+    if pointer.tombstone {
+        return Ok(None);
+    }
+    let (offset, length) = (pointer.offset, pointer.length as usize);
+    if wait == Wait::No && length > READ_NOW_BYTES_MAX {
+        return Err(KvsError::WouldBlock);
+    }
+    segment.read_value(offset, length, state.generation, key, wait).map(Some)
+}
+
+/// A key's slot as a reader loaded it.
 struct Look {
-    seen: Seen,
+    slot: Slot,
+    state: SpaceState,
     expires_at: Option<u64>,
     /// Its deadline, if it had passed.
     passed: Option<Now>,
@@ -87,19 +104,23 @@ struct ScanHit {
 }
 
 impl Log {
-    /// The newest value of a key, and the position of the answer. One system call.
+    /// The newest value of a key, and the position of the answer. One copy of a mapped record, one
+    /// system call for any other.
     pub(crate) fn find(
         &self,
         space: u32,
         key: &[u8],
         wait: Wait,
     ) -> Result<(Option<Stored>, Position)> {
-        match self.look(space, key) {
-            (None, position) => Ok((None, position)),
-            (Some(Look { passed: Some(passed), .. }), position) => {
-                Ok((None, position.max(self.cover_or_fail(passed, wait)?)))
+        let (found, position) = self.look(space, key, |segment, look| {
+            if let Some(passed) = look.passed {
+                return Ok((None, self.cover_or_fail(passed, wait)?));
             }
-            (Some(Look { seen, .. }), position) => Ok((seen.value(key, wait)?, position)),
+            Ok((value_of(segment, look.slot, look.state, key, wait)?, Position::ZERO))
+        });
+        match found {
+            None => Ok((None, position)),
+            Some(found) => found.map(|(stored, covered)| (stored, position.max(covered))),
         }
     }
 
@@ -114,8 +135,11 @@ impl Log {
     /// The key's slot now, and the position of the answer. Where the index does not
     /// hold the key, it is absent as durably as the space has its generation.
     pub(super) fn see(&self, space: u32, key: &[u8]) -> (Option<Seen>, Position) {
-        let (look, position) = self.look(space, key);
-        (look.map(|look| look.seen), position)
+        self.look(space, key, |segment, look| Seen {
+            slot: look.slot,
+            segment: Arc::clone(segment),
+            state: look.state,
+        })
     }
 
     /// About how many bytes of the log a read of the key takes: those of its record.
@@ -131,8 +155,8 @@ impl Log {
         key: &[u8],
         wait: Wait,
     ) -> Result<(Option<Deadline>, Position)> {
-        let (look, position) = self.look(space, key);
-        let Some(look) = look.filter(|look| !look.seen.slot.is_tombstone()) else {
+        let (look, position) = self.look(space, key, |_, look| look);
+        let Some(look) = look.filter(|look| !look.slot.is_tombstone()) else {
             return Ok((None, position));
         };
         match look.passed {
@@ -141,9 +165,16 @@ impl Log {
         }
     }
 
-    /// The same as [`see`](Log::see), with the deadline of the slot's record, judged by the clocks of
-    /// that moment: a lower wall clock may be accepted right behind it.
-    fn look(&self, space: u32, key: &[u8]) -> (Option<Look>, Position) {
+    /// Hands the key's slot now, and the segment that it names, to `read`; returns its result and the
+    /// position of the slot. A deadline is judged by the clocks of that moment: a lower wall clock may
+    /// be accepted right behind it. The segment is lent: no count of it is touched, and it lives as long
+    /// as `read` runs, which may be long: the epoch has ended by then.
+    fn look<R>(
+        &self,
+        space: u32,
+        key: &[u8],
+        read: impl FnOnce(&Arc<Segment>, Look) -> R,
+    ) -> (Option<R>, Position) {
         loop {
             let pin = epoch::pin();
             let (state, loaded) = self.stable(|| {
@@ -154,19 +185,14 @@ impl Log {
             let Some((slot, expires_at, passed)) = loaded else {
                 return (None, Position(state.since));
             };
-            if let Some(seen) = self.hold(state, slot) {
-                let position = seen.position();
-                return (Some(Look { seen, expires_at, passed }), position);
+            let held = self.table.get(slot.pointer().segment);
+            drop(pin);
+            if let Some(segment) = held.as_ref().and_then(|held| held.as_ref()) {
+                let look = Look { slot, state, expires_at, passed };
+                return (Some(read(segment, look)), position_of(segment, slot, state));
             }
             // The segment was retired after the slot was loaded; the slot has changed by now.
         }
-    }
-
-    /// Takes hold of the segment that a slot names. The caller holds the epoch in which it loaded
-    /// the slot.
-    fn hold(&self, state: SpaceState, slot: Slot) -> Option<Seen> {
-        let segment = self.table.get(slot.pointer().segment)?;
-        Some(Seen { slot, segment: Arc::clone(segment.as_ref()?), state })
     }
 
     /// Whether `slot`, loaded now, names the record that was seen earlier. The word alone would not

@@ -13,6 +13,7 @@
 //! Not here: which segment is active (log), which records are live (index), when to sync (commit).
 
 mod dead;
+mod mapped;
 mod scan;
 
 use std::fmt;
@@ -27,6 +28,7 @@ use crate::record::{ALIGN, HEADER_BYTES, Header, Kind, Parts, padded, u16_at, u3
 use crate::sync::{Arc, AtomicI64, AtomicU64, Mutex, OnceLock, Ordering, Rank, lock};
 
 use dead::DeadMap;
+use mapped::Mapped;
 pub(crate) use scan::{Checked, Remains, ScanStop, Scanned, Scanner};
 
 /// Bytes of a segment's header.
@@ -160,6 +162,7 @@ pub(crate) struct Segment {
     /// Whether all of it was durable before anybody could read it here (copied or recovered).
     settled: bool,
     pub(crate) file: Arc<dyn FsFile>,
+    mapped: Mapped,
     /// Bytes of valid data from the file's first byte.
     pub(crate) end: AtomicU64,
     /// Bytes of the file's blocks, hint file included.
@@ -191,6 +194,7 @@ impl Segment {
             base: header.base,
             settled,
             file,
+            mapped: Mapped::default(),
             end: AtomicU64::new(SEGMENT_HEADER_BYTES as u64),
             disk_bytes: AtomicU64::new(0),
             live_bytes: AtomicI64::new(0),
@@ -241,6 +245,11 @@ impl Segment {
         self.base
     }
 
+    /// Whether it takes no more records and never did here.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled
+    }
+
     /// The position that has to be durable for the record at `offset` to be.
     ///
     /// Watermarks stop only between frames, so any position inside the record will do.
@@ -255,9 +264,10 @@ impl Segment {
     }
 
     /// Reads the value of the record at `offset`, which takes at most `length` bytes and must be
-    /// `key`'s in `generation`. One system call; the copy that is returned is the one that was
-    /// verified. With [`Wait::No`] it reads as far as the page cache has the record, and fails with
-    /// [`KvsError::WouldBlock`] where that is less than all.
+    /// `key`'s in `generation`. The copy that is returned is the one that was verified. It comes from
+    /// the mapping, or by one system call; a copy from the mapping that does not hold is no answer, and
+    /// the call has the last word. With [`Wait::No`] a call reads as far as the page cache has the record,
+    /// and fails with [`KvsError::WouldBlock`] where that is less than all.
     pub(crate) fn read_value(
         &self,
         offset: u64,
@@ -266,6 +276,9 @@ impl Segment {
         key: &[u8],
         wait: Wait,
     ) -> Result<Stored> {
+        if let Some(stored) = self.read_mapped(offset, length, generation, key, wait) {
+            return Ok(stored);
+        }
         let mut bytes = vec![0; length];
         match wait {
             Wait::Yes => {

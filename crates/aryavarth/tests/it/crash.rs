@@ -7,6 +7,9 @@
 //! no batch halved, no reply undone, and a store that opens and goes on. At every other crash somebody
 //! sets the wall clock back an hour: no key that was shown as expired comes back.
 //!
+//! A third of the runs reads by calls, a third through mappings of the files, and a third through mappings
+//! that fail.
+//!
 //! `CRASH_POINTS=n` sets how many crashes are tried (default: 90,000): the scripts first, thinned
 //! out if they are more than that, then random workloads until there were enough. The summary
 //! names the calls of the engine that no crash crossed; with the default or more, there must be
@@ -23,7 +26,7 @@ use aryavarth::{Durability, KvsError};
 use crate::oracle::Oracle;
 use crate::runner::{Act, Runner};
 use crate::scene::{Scene, in_two_threads};
-use crate::workload::{Workload, named, random, scripted};
+use crate::workload::{Mapping, Workload, named, random, scripted};
 
 const CRASH_POINTS: u64 = 90_000;
 const SCRIPT_POINTS: u64 = 60_000;
@@ -125,11 +128,25 @@ impl Sweep {
         (at - NEAR_CALLS..=(at + NEAR_CALLS).min(trace.len() as u64)).collect()
     }
 
-    /// Crashes the workload at every `stride`th call.
+    /// Crashes the workload at every `stride`th call: a third of them with each way to read its files. A
+    /// long one has one way, since few of its calls are of interest.
     fn sweep(mut self, stride: u64) -> Tally {
-        let trace = self.rehearse();
         self.tally.random_workloads += u64::from(self.workload.name.starts_with("random "));
-        for call in self.calls(&trace, stride) {
+        if self.workload.near.is_some() {
+            self.workload.mapping = Mapping::Faithful;
+            self.sweep_mapped(stride, |_| true);
+            return self.tally;
+        }
+        for (nth, mapping) in (0..).zip(Mapping::ALL) {
+            self.workload.mapping = mapping;
+            self.sweep_mapped(stride, |call| call / stride % 3 == nth);
+        }
+        self.tally
+    }
+
+    fn sweep_mapped(&mut self, stride: u64, is_its: impl Fn(u64) -> bool) {
+        let trace = self.rehearse();
+        for call in self.calls(&trace, stride).into_iter().filter(|call| is_its(*call)) {
             if self.tally.wrong.len() > 5 {
                 break;
             }
@@ -139,11 +156,11 @@ impl Sweep {
                 self.run(Trouble::Fault(call, fault));
             }
         }
-        self.tally
     }
 
     fn run(&mut self, trouble: Trouble) {
-        let scene = Scene::new(format!("{}, {trouble:?}", self.workload.name));
+        let Workload { name, mapping, .. } = &self.workload;
+        let scene = Scene::new(format!("{name}, mapped {mapping:?}, {trouble:?}"));
         let fs = SimFs::new();
         let mut runner = Runner::new(&fs, &self.workload, Oracle::default());
         match trouble {

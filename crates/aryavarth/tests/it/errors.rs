@@ -9,6 +9,9 @@
 //!   on writing; only a sync that fails may poison;
 //! - and whatever a power cut leaves after that opens, with everything that anybody was told.
 //!
+//! A third of the workloads reads by calls, a third through mappings of its files, and a third through
+//! mappings that fail.
+//!
 //! `ERROR_INJECTIONS=n` sets how many failures are tried (default: 8,000): calls of the scripts,
 //! evenly spread, then of random workloads.
 
@@ -22,7 +25,7 @@ use crate::crash::{may_poison, recover};
 use crate::oracle::Oracle;
 use crate::runner::Runner;
 use crate::scene::{Scene, in_two_threads};
-use crate::workload::{Workload, random, scripted};
+use crate::workload::{Mapping, Workload, random, scripted};
 
 const ERROR_INJECTIONS: u64 = 8_000;
 const FAULTS: [Fault; 5] =
@@ -138,7 +141,9 @@ fn plan(asked: u64) -> impl Iterator<Item = (Workload, Vec<(u64, Site, Fault)>)>
     let scripts: Vec<_> = scripted()
         .into_iter()
         .filter(short)
-        .map(|workload| {
+        .zip(0..)
+        .map(|(workload, nth)| {
+            let workload = workload.mapped(Mapping::turn(nth));
             let pairs = pairs_of(&workload);
             (workload, pairs)
         })
@@ -150,7 +155,9 @@ fn plan(asked: u64) -> impl Iterator<Item = (Workload, Vec<(u64, Site, Fault)>)>
     let thin = move |(workload, pairs): (Workload, Vec<_>)| {
         (workload, pairs.into_iter().step_by(stride).collect())
     };
-    let randoms = (0..).map(random).filter(move |workload| short(workload));
+    let randoms = (0..)
+        .map(|seed| random(seed).mapped(Mapping::turn(seed)))
+        .filter(move |workload| short(workload));
     let randoms = randoms.map(move |workload| {
         let pairs = pairs_of(&workload);
         (workload, pairs)

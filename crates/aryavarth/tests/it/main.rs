@@ -56,6 +56,8 @@ mod locks;
 #[cfg(test)]
 mod many_spaces;
 #[cfg(test)]
+mod mapped;
+#[cfg(test)]
 mod moved;
 #[cfg(test)]
 mod oracle;

@@ -155,6 +155,7 @@ pub(crate) struct Runner {
 impl Runner {
     /// A runner for a file system, with an oracle that knows its history so far.
     pub(crate) fn new(fs: &SimFs, workload: &Workload, mut oracle: Oracle) -> Runner {
+        workload.mapping.set(fs);
         let clock = TestClock::new();
         oracle.now_ms = oracle.now_ms.max(clock.pass(0));
         oracle.accepted_ms = oracle.accepted_ms.max(oracle.now_ms);

@@ -6,25 +6,74 @@
 
 use std::ops::Bound;
 
-use aryavarth::fs::Site;
+use aryavarth::fs::{SimFs, Site};
 use aryavarth::{Durability, KeyRange};
 
 use crate::oracle::{Key, Link};
 use crate::runner::Act;
 use crate::tombstones;
 
+/// How a store reads the files of its simulated disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mapping {
+    /// By calls.
+    None,
+    /// Through mappings, as far as it can.
+    Faithful,
+    /// Through mappings that change every other record: the disk cannot deliver a page, or another
+    /// process is at work.
+    Lying,
+}
+
+impl Mapping {
+    pub(crate) const ALL: [Mapping; 3] = [Mapping::None, Mapping::Faithful, Mapping::Lying];
+
+    /// The one whose turn it is.
+    pub(crate) fn turn(nth: u64) -> Mapping {
+        Mapping::ALL[(nth % 3) as usize]
+    }
+
+    /// Lets the files of a disk be mapped in this way.
+    pub(crate) fn set(self, fs: &SimFs) {
+        match self {
+            Mapping::None => {}
+            Mapping::Faithful => fs.map_files(|_, _| {}),
+            Mapping::Lying => fs.map_files(lie),
+        }
+    }
+}
+
+/// A copy from a page that cannot be read, wholly or in part.
+pub(crate) fn lie(offset: u64, bytes: &mut [u8]) {
+    match offset / 8 % 4 {
+        0 => bytes.fill(0),
+        1 => {
+            let half = bytes.len() / 2;
+            bytes[half..].fill(0);
+        }
+        _ => {}
+    }
+}
+
 /// A named script.
 pub(crate) struct Workload {
     pub(crate) name: String,
     pub(crate) segment_bytes_min: u64,
     pub(crate) acts: Vec<Act>,
+    pub(crate) mapping: Mapping,
     /// For long ones: only the calls around those at this site are of interest.
     pub(crate) near: Option<Site>,
 }
 
 impl Workload {
     pub(crate) fn new(name: impl Into<String>, acts: Vec<Act>) -> Workload {
-        Workload { name: name.into(), segment_bytes_min: 4096, acts, near: None }
+        let mapping = Mapping::None;
+        Workload { name: name.into(), segment_bytes_min: 4096, acts, mapping, near: None }
+    }
+
+    /// The same with its files mapped in another way.
+    pub(crate) fn mapped(self, mapping: Mapping) -> Workload {
+        Workload { mapping, ..self }
     }
 
     pub(crate) fn near(self, site: Site) -> Workload {

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::image::Inode;
 use super::{Fault, State, at};
-use crate::fs::{FsFile, IoError, Site};
+use crate::fs::{FsFile, FsMap, IoError, Site};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, lock};
 
 /// Longer files are refused, so that a wild offset is an error and not the end of the memory.
@@ -80,6 +80,40 @@ fn moved(bytes: usize, fault: Option<Fault>) -> io::Result<usize> {
     }
 }
 
+/// The live image of a file, read without a call. The file's handle outlives it.
+struct SimMap {
+    state: Arc<Mutex<State>>,
+    number: u64,
+    bytes: u64,
+}
+
+impl fmt::Debug for SimMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimMap").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+impl FsMap for SimMap {
+    fn copy(&self, offset: u64, to: &mut [u8]) -> bool {
+        if offset + to.len() as u64 > self.bytes {
+            return false;
+        }
+        let mut state = lock(&self.state);
+        let got = state.inodes.get(&self.number).map(|inode| inode.live().read(to, offset));
+        assert_eq!(got, Some(to.len()), "a mapping is read beyond the end of its file");
+        if let Some(change) = state.maps {
+            state.mapped_copies += 1;
+            drop(state);
+            change(offset, to);
+        }
+        true
+    }
+
+    fn populate(&self, offset: u64, bytes: u64) -> bool {
+        offset + bytes <= self.bytes
+    }
+}
+
 impl fmt::Debug for SimFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SimFile").field("path", &self.path).finish_non_exhaustive()
@@ -121,6 +155,11 @@ impl FsFile for SimFile {
             Err(error) if error.source.kind() == io::ErrorKind::Interrupted => Ok(None),
             done => done.map(Some),
         }
+    }
+
+    fn map(&self, bytes: u64) -> Option<Box<dyn FsMap>> {
+        lock(&self.state).maps?;
+        Some(Box::new(SimMap { state: Arc::clone(&self.state), number: self.number, bytes }))
     }
 
     fn write_at(&self, site: Site, buf: &[u8], offset: u64) -> Result<usize, IoError> {

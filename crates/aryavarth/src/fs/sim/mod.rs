@@ -135,6 +135,9 @@ struct State {
     faults_next: BTreeMap<Site, VecDeque<Fault>>,
     space_bytes_max: u64,
     allocates: bool,
+    /// Whether files can be mapped, and the change of each copy.
+    maps: Option<fn(u64, &mut [u8])>,
+    mapped_copies: u64,
 }
 
 impl SimFs {
@@ -156,6 +159,8 @@ impl SimFs {
             faults_next: BTreeMap::new(),
             space_bytes_max: u64::MAX,
             allocates: true,
+            maps: None,
+            mapped_copies: 0,
         };
         SimFs { state: Arc::new(Mutex::new(Rank::SimDisk, state)), view: None }
     }
@@ -218,13 +223,26 @@ impl SimFs {
         lock(&self.state).allocates = false;
     }
 
+    /// From now on files can be mapped, and the store that is opened next maps its own. A mapping is the live
+    /// image of its file; a copy out of it is no call, and one beyond the end of the file panics, as a real
+    /// one would raise a signal. `change` gets the offset and the bytes of each copy, and may change
+    /// them, as a disk does that cannot deliver a page: `|_, _| {}` changes none.
+    pub fn map_files(&self, change: fn(u64, &mut [u8])) {
+        lock(&self.state).maps = Some(change);
+    }
+
+    /// How many copies out of mappings were made.
+    pub fn mapped_copies(&self) -> u64 {
+        lock(&self.state).mapped_copies
+    }
+
     /// The bytes on the disk, in whole blocks, of files that have a name or an open handle.
     pub fn space_used(&self) -> u64 {
         lock(&self.state).space_used()
     }
 
     /// The file system that is there after a crash at this moment: all locks free, no calls made,
-    /// no faults, no limit, allocation as new. This one stays as it is.
+    /// no faults, no limit, allocation as new, no mappings. This one stays as it is.
     #[must_use]
     pub fn crash(&self, crash: Crash) -> SimFs {
         let state = lock(&self.state);
@@ -393,6 +411,10 @@ impl Fs for SimFs {
             file.hold_lock();
             Ok(Some(file as Arc<dyn FsFile>))
         })
+    }
+
+    fn mappable_bytes(&self) -> u64 {
+        if lock(&self.state).maps.is_some() { u64::MAX } else { 0 }
     }
 }
 
