@@ -17,6 +17,7 @@
 //!   So a mapping never turns a good record into an error, nor hides the reason of one.
 
 use super::Segment;
+use crate::deadline::Deadline;
 use crate::engine::{Stored, Wait};
 use crate::fs::FsMap;
 use crate::record::Kind;
@@ -123,7 +124,8 @@ impl Segment {
         }
         let (header, parts) = self.verified(bytes, offset).ok()?;
         let is_it = header.kind == Kind::Put && parts.key == key;
-        let stored = Stored { value: parts.value.to_vec(), expires_at: parts.extra.expires_at };
+        let deadline = Deadline::of(parts.extra.expires_at);
+        let stored = Stored { value: parts.value.to_vec(), deadline };
         (is_it && parts.extra.generation == generation).then_some(stored)
     }
 }
