@@ -95,7 +95,15 @@ const SERVER: Order = Order {
     ],
 };
 
-const ORDERS: &[Order] = &[ENGINE, SERVER];
+/// The files of a node, and the adapter of consensus over them.
+const RAFT: Order = Order {
+    src: crate::RAFT_SRC,
+    rooms: &[
+        "bytes_of", "error", "identity", "entry", "raft_log", "node", "openraft", "fuzzing", "lib",
+    ],
+};
+
+const ORDERS: &[Order] = &[ENGINE, SERVER, RAFT];
 
 /// Which crates of the workspace a crate may build on, beside those of the registry.
 const FLOORS: &[(&str, &[&str])] = &[
@@ -103,6 +111,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("aryavarth-protocol", &[]),
     ("aryavarth-client", &["aryavarth-protocol"]),
     ("aryavarth-server", &["aryavarth", "aryavarth-protocol"]),
+    ("aryavarth-raft", &["aryavarth"]),
 ];
 
 /// The room of a module path: the longest of the named rooms, or else its first part. The crate's

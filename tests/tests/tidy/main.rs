@@ -18,11 +18,13 @@ use aryavarth_tests::{TextFile, root, text_files};
 use sources::{names_after, rust_sources, statements};
 
 const ENGINE_SRC: &str = "crates/aryavarth/src/";
+const RAFT_SRC: &str = "crates/aryavarth-raft/src/";
 
 /// Names that a crate's sources never contain.
 const ABSENCES: &[(&str, &[&str])] = &[
     ("aryavarth", &["std::env", "std::net", "std::process::Command"]),
     ("aryavarth-protocol", &["std::env", "std::fs", "std::net", "std::time", "std::thread"]),
+    ("aryavarth-raft", &["std::env", "std::fs", "std::net", "std::process::Command"]),
 ];
 
 fn engine_sources() -> Vec<TextFile> {
@@ -188,7 +190,9 @@ fn each_site_is_one_call() {
     assert!(uses.len() > 10, "the list of sites was not understood");
 
     let engine = engine_sources();
-    for file in engine.iter().filter(|file| step_of(file) != Some("fs")) {
+    let raft = rust_sources().into_iter().filter(|file| file.path.starts_with(RAFT_SRC));
+    let raft: Vec<TextFile> = raft.collect();
+    for file in engine.iter().filter(|file| step_of(file) != Some("fs")).chain(&raft) {
         for (number, line) in statements(file) {
             for name in names_after(line, "Site::") {
                 // Other names are the enum's own constants and functions.
@@ -220,6 +224,20 @@ fn there_is_one_program_to_run() {
 }
 
 #[test]
+fn only_the_adapter_knows_openraft() {
+    let mut offenders = Vec::new();
+    for file in rust_sources().iter().filter(|file| file.path.starts_with(RAFT_SRC)) {
+        let is_adapter = file.path.starts_with(&format!("{RAFT_SRC}openraft/"));
+        for (number, line) in statements(file).filter(|_| !is_adapter) {
+            if line.contains("openraft::") || line.contains("openraft_rt") {
+                offenders.push(format!("{}:{number}: {}", file.path, line.trim()));
+            }
+        }
+    }
+    assert_none(&offenders, "only the folder openraft/ names openraft");
+}
+
+#[test]
 fn crates_keep_their_absences() {
     let mut offenders = Vec::new();
     for file in rust_sources() {
@@ -233,7 +251,7 @@ fn crates_keep_their_absences() {
             }
         }
     }
-    assert_none(&offenders, "the engine and the protocol do without these");
+    assert_none(&offenders, "the engine, the protocol and the Raft log do without these");
 }
 
 #[test]
