@@ -16,6 +16,8 @@
 //! - A deadline of [`FAR_MS`] never comes, so a word of an earlier version that has the top bit, and
 //!   meant a time by the store's clock which no clock will see, still means such a time.
 
+use std::time::Duration;
+
 /// The bit of a word whose deadline is by the wall clock.
 pub(crate) const WALL: u64 = 1 << 63;
 /// The last time, which never comes.
@@ -49,6 +51,12 @@ impl Deadline {
             Some(word) if word & WALL != 0 => Deadline::Wall(word & !WALL),
             Some(word) => Deadline::At(word),
         }
+    }
+
+    /// The moment at which a lifetime that begins at `store_ms` by the store's clock has passed.
+    pub(crate) fn after(store_ms: u64, lifetime: Duration) -> Deadline {
+        let lifetime_ms = u64::try_from(lifetime.as_nanos().div_ceil(1_000_000));
+        Deadline::At(store_ms.saturating_add(lifetime_ms.unwrap_or(u64::MAX)))
     }
 
     /// The moment by its clock, if there is one.

@@ -19,9 +19,11 @@ pub type Result<T, E = KvsError> = std::result::Result<T, E>;
 pub enum KvsError {
     /// The key to remove does not exist. Nothing was changed; often no error at all.
     KeyNotFound,
-    /// A key, value or batch is over its limit. Nothing was changed; send less.
+    /// A key, a value, or the writes or reads of one call are over their limit. Nothing was changed;
+    /// send less.
     TooLarge {
-        /// The thing that is too large: "key", "value" or "batch".
+        /// The thing that is too large: "key", "value", "batch", "name" of a space, or "set of values
+        /// that are read" by a transaction.
         what: &'static str,
         /// Its size in bytes.
         size: u64,

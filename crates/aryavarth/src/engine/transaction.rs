@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::time::Duration;
 
 use super::range::KeyRange;
 use super::{Count, Deadline, Guide, KeyPage, KeyWalk, Now, Stored, Watch};
@@ -84,7 +85,7 @@ pub struct Effects {
 /// The state that a closure in [`KvsEngine::transact`](super::KvsEngine::transact) works with: it sees
 /// the newest one and its own writes, and no other write happens meanwhile.
 ///
-/// Calls concern one space: at first that of the handle on which `commit` was called, then the one
+/// Calls concern one space: at first that of the handle on which `transact` was called, then the one
 /// that was [selected](Transaction::select).
 pub struct Transaction<'a> {
     newest: &'a mut dyn Newest,
@@ -212,11 +213,44 @@ impl<'a> Transaction<'a> {
 
     /// Sets `key`, without a deadline, when the closure returns `Ok`.
     pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        self.store(key, Stored { value: value.into(), deadline: Deadline::Never });
+        self.put_with_deadline(key, value, Deadline::Never);
     }
 
-    /// Sets `key` to a value that may have a deadline when the closure returns `Ok`. A deadline that
-    /// has passed removes the key.
+    /// Sets `key` for as long as `lifetime` says, by the store's clock, when the closure returns `Ok`. A
+    /// lifetime of zero removes the key.
+    pub fn put_for(
+        &mut self,
+        key: impl Into<Vec<u8>>,
+        value: impl Into<Vec<u8>>,
+        lifetime: Duration,
+    ) {
+        self.put_with_deadline(key, value, Deadline::after(self.now.store_ms, lifetime));
+    }
+
+    /// Sets `key` until `expires_at`, in milliseconds since 1970 by the machine's clock, when the
+    /// closure returns `Ok`.
+    pub fn put_until(
+        &mut self,
+        key: impl Into<Vec<u8>>,
+        value: impl Into<Vec<u8>>,
+        expires_at: u64,
+    ) {
+        self.put_with_deadline(key, value, Deadline::Wall(expires_at));
+    }
+
+    /// Sets `key` with a deadline by either clock when the closure returns `Ok`. A deadline that has
+    /// passed removes the key.
+    pub fn put_with_deadline(
+        &mut self,
+        key: impl Into<Vec<u8>>,
+        value: impl Into<Vec<u8>>,
+        deadline: Deadline,
+    ) {
+        self.store(key, Stored { value: value.into(), deadline });
+    }
+
+    /// Sets `key` to a value with its deadline, as [`find`](Transaction::find) returns them, when the
+    /// closure returns `Ok`. A deadline that has passed removes the key.
     pub fn store(&mut self, key: impl Into<Vec<u8>>, stored: Stored) {
         let stored = (!stored.is_expired(self.now)).then_some(stored);
         self.writes.insert((self.generation(self.space), key.into()), stored);

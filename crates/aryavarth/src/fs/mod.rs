@@ -57,7 +57,8 @@ macro_rules! sites {
         impl Site { $(pub const $name: Site = Site(Call::$name);)* }
 
         impl Site {
-            /// Every site, in the order of the source.
+            /// Every site, in the order of the source. For the engine's tests.
+            #[doc(hidden)]
             pub const ALL: &'static [Site] = &[$(Site::$name,)*];
 
             /// The site in words, fit to follow "could not".

@@ -106,7 +106,8 @@ impl Batch {
     }
 
     /// Adds: set `key` to `value` with a deadline by either clock. If that has passed when the batch
-    /// is written, the key is gone at once.
+    /// is written, the key is gone at once. A lifetime that begins now is
+    /// `Deadline::At(store.now_ms() + lifetime_ms)`.
     pub fn put_with_deadline(
         &mut self,
         key: impl Into<Vec<u8>>,

@@ -23,7 +23,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::KvStore;
-use crate::engine::{Count, KeyRange, KvsEngine, Page, Position, Transaction, Wait};
+use crate::engine::{Count, Deadline, KeyRange, KvsEngine, Page, Position, Transaction, Wait};
 use crate::error::{KvsError, Result};
 use crate::record::{Batch, Write};
 use crate::sync::{Arc, Mutex, Rank, lock, thread};
@@ -109,6 +109,11 @@ impl AsyncKvStore {
 
     /// As [`KvStore::contains`].
     pub async fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.deadline(key).await?.is_some())
+    }
+
+    /// As [`KvStore::deadline`].
+    pub async fn deadline(&self, key: impl AsRef<[u8]>) -> Result<Option<Deadline>> {
         let (deadline, position) = match KvsEngine::deadline(&self.store, key.as_ref(), Wait::No) {
             Err(KvsError::WouldBlock) => {
                 let key = key.as_ref().to_vec();
@@ -117,7 +122,7 @@ impl AsyncKvStore {
             done => done?,
         };
         self.reached(position).await?;
-        Ok(deadline.is_some())
+        Ok(deadline)
     }
 
     /// As [`KvStore::count`].
@@ -139,7 +144,26 @@ impl AsyncKvStore {
         value: impl Into<Vec<u8>>,
         lifetime: Duration,
     ) -> Result<()> {
-        let deadline = self.store.deadline_in(lifetime);
+        self.put_with_deadline(key, value, self.store.deadline_in(lifetime)).await
+    }
+
+    /// As [`KvStore::put_until`].
+    pub async fn put_until(
+        &self,
+        key: impl Into<Vec<u8>>,
+        value: impl Into<Vec<u8>>,
+        expires_at: u64,
+    ) -> Result<()> {
+        self.put_with_deadline(key, value, Deadline::Wall(expires_at)).await
+    }
+
+    /// As [`KvStore::put_with_deadline`].
+    pub async fn put_with_deadline(
+        &self,
+        key: impl Into<Vec<u8>>,
+        value: impl Into<Vec<u8>>,
+        deadline: Deadline,
+    ) -> Result<()> {
         let mut batch = Batch::new();
         batch.put_with_deadline(key, value, deadline);
         self.write_owned(batch).await.map(drop)

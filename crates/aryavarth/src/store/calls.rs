@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{Keys, KvStore};
-use crate::engine::{Count, Deadline, KeyRange, KvsEngine, Stored, Transaction, Wait};
+use crate::engine::{Count, Deadline, KeyRange, KvsEngine, Transaction, Wait};
 use crate::error::{KvsError, Result};
 
 impl KvStore {
@@ -87,8 +87,7 @@ impl KvStore {
 
     /// The moment at which a lifetime that begins now has passed.
     pub(super) fn deadline_in(&self, lifetime: Duration) -> Deadline {
-        let lifetime_ms = u64::try_from(lifetime.as_nanos().div_ceil(1_000_000));
-        Deadline::At(self.now_ms().saturating_add(lifetime_ms.unwrap_or(u64::MAX)))
+        Deadline::after(self.now_ms(), lifetime)
     }
 
     /// Sets a key that does not exist; returns whether it did not, when that is durable. One
@@ -172,7 +171,7 @@ impl KvStore {
             let before = before.map(|stored| stored.value);
             match after {
                 Some(value) if before.as_ref() != Some(&value) => {
-                    transaction.store(key, Stored { value, deadline });
+                    transaction.put_with_deadline(key, value, deadline);
                 }
                 None if before.is_some() => transaction.delete(key),
                 _ => {}

@@ -138,7 +138,7 @@ impl KvStore {
     }
 
     /// A handle of the same store that works in another space of keys. Spaces know nothing of each
-    /// other's keys, share the log, its syncs and every batch of [`commit`](Self::transact), and need
+    /// other's keys, share the log, its syncs and every [transaction](Self::transact), and need
     /// not be created. A space with a few keys costs about a kilobyte of memory.
     ///
     /// ```
@@ -258,8 +258,8 @@ impl KvStore {
     }
 
     /// The entries of a range, in order, each durable when returned; ends after the first error.
-    /// Among 16 to 256 keys read together (16 while such commits follow each other closely) each
-    /// commit of several keys is seen wholly or not at all; the range is not seen at one moment.
+    /// Among 16 to 256 keys read together (16 while such writes follow each other closely) each
+    /// batch or transaction of several keys is seen wholly or not at all; the range is not seen at one moment.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

@@ -93,11 +93,11 @@ impl KvStore {
     /// # let dir = dir.path();
     /// let store = aryavarth::KvStore::open(dir)?;
     /// store.named("old")?.put(b"k", b"v")?;
-    /// assert!(store.remove_named("old")? && !store.remove_named("old")?);
+    /// assert!(store.delete_named("old")? && !store.delete_named("old")?);
     /// assert_eq!(store.named("old")?.read(b"k")?, None);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn remove_named(&self, name: &str) -> Result<bool> {
+    pub fn delete_named(&self, name: &str) -> Result<bool> {
         check_name(name)?;
         let names = self.with_space(NAMES_SPACE);
         names.transact(&[name.as_bytes()], |transaction| {

@@ -177,7 +177,7 @@ fn a_named_space_is_reached_by_its_name_alone() {
         assert_eq!(read.as_deref(), Some(name.as_bytes()));
     }
     let before = store.named("a").unwrap();
-    assert!(store.remove_named("a").unwrap());
+    assert!(store.delete_named("a").unwrap());
     assert_eq!(before.read(b"name").unwrap(), None);
     before.put(b"name", b"late").unwrap();
     let again = store.named("a").unwrap();

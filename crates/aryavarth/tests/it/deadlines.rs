@@ -116,6 +116,13 @@ fn a_key_tells_its_deadline<E: KvsEngine>(engine: &E, clock: &TestClock) {
         assert_eq!(transaction.deadline(b"absent")?, None);
         transaction.store("own", Stored { value: b"x".to_vec(), deadline: Deadline::At(deadline) });
         assert_eq!(transaction.deadline(b"own")?, Some(Deadline::At(deadline)));
+        transaction.put_for("own", "x", Duration::from_nanos(2_000_001));
+        let soon = Deadline::At(transaction.now_ms() + 3);
+        assert_eq!(transaction.deadline(b"own")?, Some(soon), "rounded up");
+        transaction.put_until("own", "x", deadline);
+        assert_eq!(transaction.deadline(b"own")?, Some(Deadline::Wall(deadline)));
+        transaction.put_for("own", "x", Duration::ZERO);
+        assert_eq!(transaction.deadline(b"own")?, None);
         Ok(())
     });
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
 use aryavarth::fs::SimFs;
-use aryavarth::{AsyncKvStore, Batch, KeyRange, KvStore, KvsError, Options, Result};
+use aryavarth::{AsyncKvStore, Batch, Deadline, KeyRange, KvStore, KvsError, Options, Result};
 
 /// Wakes the thread that polls.
 #[derive(Default)]
@@ -87,6 +87,12 @@ fn each_call_says_what_the_blocking_one_says() {
         assert!(matches!(refused, Err(KvsError::KeyNotFound)));
         store.put_for("soon", "", std::time::Duration::ZERO).await?;
         assert!(!store.contains("soon").await?);
+        let noon = store.store().now().wall_ms + 60_000;
+        store.put_until("noon", "", noon).await?;
+        assert_eq!(store.deadline("noon").await?, Some(Deadline::Wall(noon)));
+        store.put_with_deadline("noon", "", Deadline::Never).await?;
+        assert_eq!(store.deadline("noon").await?, Some(Deadline::Never));
+        assert_eq!(store.deadline("c").await?, None);
         store.flush().await
     })
     .unwrap();

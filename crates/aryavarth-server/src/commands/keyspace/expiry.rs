@@ -3,7 +3,7 @@
 //! A deadline is a time, not a duration, so it means the same after a restart. Invariant: a
 //! command that changes no deadline writes nothing.
 
-use aryavarth::{Deadline, Now, Stored, Transaction};
+use aryavarth::{Deadline, Now, Transaction};
 use aryavarth_protocol::Reply;
 
 use crate::commands::kit::args::Args;
@@ -151,7 +151,7 @@ fn set_deadline(
     match u64::try_from(new).map(|new| unit.by_its_clock(new)) {
         Ok(new) if !new.has_passed(now) => {
             let value = transaction.read(key)?.unwrap_or_default();
-            transaction.store(key, Stored { value, deadline: new });
+            transaction.put_with_deadline(key, value, new);
         }
         _ => transaction.delete(key),
     }

@@ -276,7 +276,7 @@ fn set(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
         if options.expiry == Expiry::Keep {
             deadline = old.as_ref().map_or(Deadline::Never, |old| old.deadline);
         }
-        transaction.store(key, Stored { value: value.to_vec(), deadline });
+        transaction.put_with_deadline(key, value, deadline);
     }
     Ok(match (options.get, holds) {
         (true, _) => Reply::bulk_or_null(old.map(|old| old.value)),
@@ -308,7 +308,7 @@ fn set_for(
     command: &str,
 ) -> Outcome {
     let deadline = unit.deadline(args.get(2), transaction.now(), command)?;
-    transaction.store(args.get(1), Stored { value: args.get(3).to_vec(), deadline });
+    transaction.put_with_deadline(args.get(1), args.get(3), deadline);
     Ok(Reply::OK)
 }
 
@@ -328,7 +328,7 @@ fn getex(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
         Expiry::Unsaid | Expiry::Keep => stored.deadline,
     };
     if deadline != stored.deadline {
-        transaction.store(key, Stored { value: stored.value.clone(), deadline });
+        transaction.put_with_deadline(key, stored.value.clone(), deadline);
     }
     Ok(Reply::Bulk(stored.value))
 }
@@ -382,8 +382,7 @@ fn msetex(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
         });
     }
     for (place, deadline) in (2..end).step_by(2).zip(deadlines) {
-        let value = args.get(place + 1).to_vec();
-        transaction.store(args.get(place), Stored { value, deadline });
+        transaction.put_with_deadline(args.get(place), args.get(place + 1), deadline);
     }
     Ok(Reply::Integer(1))
 }

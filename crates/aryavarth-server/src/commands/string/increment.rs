@@ -3,7 +3,7 @@
 //! INCRBYFLOAT computes as Redis does on x86, in 80-bit floats (`extended.rs`), so that the digits
 //! are the same. A counter keeps its deadline.
 
-use aryavarth::{Deadline, Stored, Transaction};
+use aryavarth::{Deadline, Transaction};
 use aryavarth_protocol::Reply;
 
 use super::extended::Extended;
@@ -65,7 +65,7 @@ fn add(transaction: &mut Transaction<'_>, key: &[u8], by: i64) -> Outcome {
         return refused("ERR increment or decrement would overflow");
     };
     let deadline = old.map_or(Deadline::Never, |old| old.deadline);
-    transaction.store(key, Stored { value: sum.to_string().into_bytes(), deadline });
+    transaction.put_with_deadline(key, sum.to_string(), deadline);
     Ok(Reply::Integer(sum))
 }
 
@@ -82,6 +82,6 @@ fn incrbyfloat(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
         return refused("ERR increment would produce NaN or Infinity");
     };
     let deadline = old.map_or(Deadline::Never, |old| old.deadline);
-    transaction.store(args.get(1), Stored { value: text.clone(), deadline });
+    transaction.put_with_deadline(args.get(1), text.clone(), deadline);
     Ok(Reply::Bulk(text))
 }

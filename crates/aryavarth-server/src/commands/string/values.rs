@@ -159,7 +159,7 @@ fn setrange(transaction: &mut Transaction<'_>, args: &Args<'_>) -> Outcome {
     }
     value[end - part.len()..end].copy_from_slice(part);
     let bytes = value.len();
-    transaction.store(key, Stored { value, deadline });
+    transaction.put_with_deadline(key, value, deadline);
     Ok(length(bytes))
 }
 
