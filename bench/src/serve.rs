@@ -158,7 +158,7 @@ pub(crate) fn run(args: &mut Args) -> Outcome {
     }
     let durability = if name == UNSYNCED { Durability::Os } else { Durability::Always };
     let options = Options { durability, ..Options::default() };
-    aryavarth::fs::install_sigbus_guard()?;
+    drop(aryavarth::fs::install_sigbus_guard());
     let store = KvStore::open_with(Path::new(&dir), options)?;
     load_all(&kvs::of(store.clone()), keys, &values)?;
     store.flush()?;

@@ -139,7 +139,8 @@ pub struct Options {
     /// Reads of mapped records make no call of the system. Mapped pages belong to the system's cache, which
     /// takes them back when it needs memory. Nothing is mapped without
     /// [`install_sigbus_guard`](crate::fs::install_sigbus_guard), which says why, and never more than half
-    /// of the memory that the process can have. Choose 0 where the directory lies on a file system
+    /// of the memory that the process can have. Orchestrators that count active file pages count mapped ones.
+    /// Choose 0 where the directory lies on a file system
     /// whose mappings do not show written bytes at once, as some over a network do. Default: no other limit
     /// than that.
     pub map_bytes_max: u64,

@@ -248,7 +248,8 @@ impl<'a> Round<'a> {
             segment.disk_bytes.fetch_add(blocks(hint), Ordering::Relaxed);
             log.table.insert(Arc::clone(segment));
         }
-        log.map_segments();
+        let fresh: Vec<u64> = self.copies.iter().map(|copy| copy.segment.id).collect();
+        log.map_segments(&fresh);
     }
 
     /// Steps 5 and 6.

@@ -81,7 +81,8 @@ impl Stored {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Wait {
     /// The read answers at once or fails with [`KvsError::WouldBlock`]: for threads that have others
-    /// to serve, as those of an async runtime.
+    /// to serve, as those of an async runtime. Of a mapped file it may wait for pages, five at most, that the
+    /// system took back from its cache.
     No,
     /// The read waits as long as it takes.
     Yes,

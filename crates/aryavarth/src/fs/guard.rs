@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   SIGBUS at an address
-//!     in a registered range  ->  a page of zeros goes there, the reader goes on, a checksum fails
+//!     in a registered range  ->  zeros take the place of the whole range, and its readers make calls
 //!     anywhere else          ->  the handler that was there before, or the end of the process
 //! ```
 //!
@@ -12,6 +12,8 @@
 //! Invariants:
 //! - A range is in the list while a reader may touch it, and no other memory has its addresses then.
 //! - The list is never taken apart, so the handler can walk it at any time.
+//! - The first fault of a range replaces all of it by one mapping of zeros. Page by page each would split
+//!   the range, and some 32,000 scattered ones use up the mappings that a process can have.
 //!
 //! The atomics are the standard library's, also under a model checker: a signal is no thread of it.
 
@@ -30,6 +32,8 @@ const CHUNK: usize = 64;
 /// The start of a place in the list that is free, and of one that is being filled.
 const FREE: usize = 0;
 const CLAIMED: usize = 1;
+/// The code of memory that went bad while no thread reads it.
+const BUS_MCEERR_AO: c_int = 5;
 
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 static PAGE_BYTES: AtomicUsize = AtomicUsize::new(0);
@@ -41,6 +45,15 @@ static RANGES: Chunk = Chunk::new();
 struct Place {
     start: AtomicUsize,
     end: AtomicUsize,
+    /// Whether zeros stand in its place.
+    lost: AtomicBool,
+}
+
+impl Place {
+    const fn new() -> Place {
+        let (start, end) = (AtomicUsize::new(FREE), AtomicUsize::new(0));
+        Place { start, end, lost: AtomicBool::new(false) }
+    }
 }
 
 #[derive(Debug)]
@@ -51,8 +64,7 @@ struct Chunk {
 
 impl Chunk {
     const fn new() -> Chunk {
-        let places =
-            [const { Place { start: AtomicUsize::new(FREE), end: AtomicUsize::new(0) } }; CHUNK];
+        let places = [const { Place::new() }; CHUNK];
         Chunk { places, next: AtomicPtr::new(ptr::null_mut()) }
     }
 
@@ -91,6 +103,11 @@ impl Chunk {
 pub(super) struct Registered(&'static Place);
 
 impl Registered {
+    /// Whether a fault has put zeros into the place of the range.
+    pub(super) fn is_lost(&self) -> bool {
+        self.0.lost.load(Ordering::Acquire)
+    }
+
     /// Takes the range out, before its memory can become other memory.
     pub(super) fn end(&self) {
         self.0.start.store(FREE, Ordering::Release);
@@ -105,6 +122,7 @@ pub(super) fn register(range: Range<usize>) -> Registered {
             let claimed =
                 place.start.compare_exchange(FREE, CLAIMED, Ordering::AcqRel, Ordering::Relaxed);
             if claimed.is_ok() {
+                place.lost.store(false, Ordering::Relaxed);
                 place.end.store(range.end, Ordering::Release);
                 place.start.store(range.start, Ordering::Release);
                 return Registered(place);
@@ -114,8 +132,8 @@ pub(super) fn register(range: Range<usize>) -> Registered {
     }
 }
 
-/// Whether an address lies in a registered range.
-fn is_registered(address: usize) -> bool {
+/// The registered range in which an address lies.
+fn find(address: usize) -> Option<(&'static Place, Range<usize>)> {
     let mut chunk: Option<&'static Chunk> = Some(&RANGES);
     while let Some(here) = chunk {
         for place in &here.places {
@@ -124,12 +142,12 @@ fn is_registered(address: usize) -> bool {
             // A place that changes now is not the one of the reader that was interrupted.
             let is_whole = start > CLAIMED && place.start.load(Ordering::Acquire) == start;
             if is_whole && (start..end).contains(&address) {
-                return true;
+                return Some((place, start..end));
             }
         }
         chunk = here.next();
     }
-    false
+    None
 }
 
 /// Whether the handler stands.
@@ -179,17 +197,20 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     // SAFETY: the system passes a whole `siginfo_t` with this signal; its address is read only where
     // the system itself raised the signal (its code is above zero), and so has set it.
     #[expect(unsafe_code, reason = "the arguments of a signal handler")]
-    let address = unsafe { ((*info).si_code > 0).then(|| (*info).si_addr() as usize) };
-    if let Some(address) = address
-        && is_registered(address)
-        && put_zeros(address)
+    let (code, address) = unsafe {
+        let code = (*info).si_code;
+        (code, (code > 0).then(|| (*info).si_addr() as usize))
+    };
+    if let Some((place, range)) = address.and_then(find)
+        && put_zeros(place, range)
     {
         return;
     }
-    let is_sent = address.is_none();
+    // No instruction raises it again: a process sent it, or memory went bad that no thread reads now.
+    let is_sent = address.is_none() || code == BUS_MCEERR_AO;
     pass_on(signal, info, context, is_sent);
     // A handler that leaves the signal to the system, as the standard library's does, expects the
-    // instruction to raise it again. A signal that was sent has no such instruction.
+    // instruction to raise it again.
     if is_sent && is_default(signal) {
         raise_default(signal);
     }
@@ -217,15 +238,15 @@ fn raise_default(signal: c_int) {
     }
 }
 
-/// Puts a page of zeros at the page of `address`.
-fn put_zeros(address: usize) -> bool {
-    let bytes = PAGE_BYTES.load(Ordering::Relaxed);
-    let page = ptr::with_exposed_provenance_mut(address - address % bytes);
-    // SAFETY: the page lies in a registered range, all of which is a mapping for reading that its reader,
-    // which this signal interrupts, keeps alive; the reader then finds zeros.
-    #[expect(unsafe_code, reason = "the page that the disk cannot deliver is replaced")]
+/// Puts zeros into the place of a range, in one mapping.
+fn put_zeros(place: &Place, range: Range<usize>) -> bool {
+    place.lost.store(true, Ordering::Release);
+    let start = ptr::with_exposed_provenance_mut(range.start);
+    // SAFETY: the range is registered, all of it a mapping for reading that its reader, which this signal
+    // interrupts, keeps alive; it and others in the range then find zeros.
+    #[expect(unsafe_code, reason = "the mapping that the disk cannot deliver is replaced")]
     let placed = unsafe {
-        mmap_anonymous(page, bytes, ProtFlags::READ, MapFlags::PRIVATE | MapFlags::FIXED)
+        mmap_anonymous(start, range.len(), ProtFlags::READ, MapFlags::PRIVATE | MapFlags::FIXED)
     };
     placed.is_ok()
 }

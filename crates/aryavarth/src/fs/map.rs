@@ -27,6 +27,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use rustix::process::{Resource, getrlimit};
@@ -36,17 +37,24 @@ use super::guard::{self, Registered};
 
 /// The share of the memory that mapped files may take.
 const MEMORY_SHARE: u64 = 2;
+/// Mappings that all stores of the process have at most: the system limits those of a process to 65,530,
+/// those of its allocator included.
+const MAPPINGS_MAX: usize = 8192;
+
+/// Mappings that live, used or not.
+static MAPPINGS: AtomicUsize = AtomicUsize::new(0);
 
 /// Lets stores that are opened from now on read their files through mappings, which is faster than
 /// through calls of the system: installs a handler of SIGBUS for the whole process, once.
 ///
 /// A page of a mapped file that the disk cannot deliver, or that another process cut off, raises
-/// SIGBUS, whose default action ends the process. The handler puts a page of zeros in the place of a
-/// page that a store had mapped; then the record's checksum does not match, and the store reads the
-/// record by a call of the system, whose error the caller gets. Any other SIGBUS goes on to the
-/// handler that was there before. **Without the handler no file is mapped**, and every read is a call
-/// of the system. A handler for SIGBUS that is installed later must pass on signals for addresses that it
-/// does not know. `aryavarth server` calls this; a library does not do so by itself, because handlers
+/// SIGBUS, whose default action ends the process. The handler puts zeros in the place of that file's
+/// mapping, and from then on the store reads the file by calls of the system, whose errors the caller
+/// gets. Any other SIGBUS goes on to the handler that was there before. **Without the handler no file is
+/// mapped**, and every read is a call of the system. A handler for SIGBUS that is installed later must pass on
+/// signals for addresses that it does not know, and no thread that reads may block SIGBUS: the system ends a process
+/// that blocks it and meets such a page. Nothing is mapped either where the address space is limited
+/// (`ulimit -v`). `aryavarth server` calls this; a library does not do so by itself, because handlers
 /// belong to the program.
 ///
 /// ```
@@ -69,17 +77,17 @@ pub fn install_sigbus_guard() -> io::Result<()> {
 }
 
 /// How many bytes of files may be mapped: half of the memory that the process can have, if the guard
-/// stands.
+/// stands. None where the address space is limited: it belongs to the process's own memory.
 pub(super) fn mappable_bytes() -> u64 {
-    if guard::is_installed() { memory_bytes() / MEMORY_SHARE } else { 0 }
+    let is_limited = getrlimit(Resource::As).current.is_some();
+    if guard::is_installed() && !is_limited { memory_bytes() / MEMORY_SHARE } else { 0 }
 }
 
-/// The memory that the process can have: the least of the machine's, its control group's and its own limit.
+/// The memory that the process can have: the least of the machine's and its control groups'.
 fn memory_bytes() -> u64 {
     let system = rustix::system::sysinfo();
     let machine = (system.totalram as u64).saturating_mul(u64::from(system.mem_unit));
-    let own = getrlimit(Resource::As).current.unwrap_or(u64::MAX);
-    machine.min(own).min(group_bytes())
+    machine.min(group_bytes())
 }
 
 /// The limit of the process's control group and of all groups around it; the largest number if none
@@ -128,6 +136,9 @@ unsafe impl Sync for RealMap {}
 pub(super) fn map(file: &File, bytes: u64) -> Option<Box<dyn FsMap>> {
     let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes > 0)?;
     let pages_bytes = bytes.checked_next_multiple_of(guard::page_bytes()?)?;
+    if MAPPINGS.load(Ordering::Relaxed) >= MAPPINGS_MAX {
+        return None;
+    }
     // SAFETY: the system chooses the address, so no other memory of the process is touched.
     #[expect(unsafe_code, reason = "the call that maps a file")]
     let mapped =
@@ -135,6 +146,7 @@ pub(super) fn map(file: &File, bytes: u64) -> Option<Box<dyn FsMap>> {
     let start = NonNull::new(mapped.ok()?)?.cast();
     let address = start.as_ptr() as usize;
     let registered = guard::register(address..address + pages_bytes);
+    MAPPINGS.fetch_add(1, Ordering::Relaxed);
     Some(Box::new(RealMap { start, bytes, pages_bytes, registered }))
 }
 
@@ -148,19 +160,22 @@ impl RealMap {
 }
 
 impl FsMap for RealMap {
+    // Never inlined: the compiler must not look at the source again in place of the copy.
+    #[inline(never)]
     fn copy(&self, offset: u64, to: &mut [u8]) -> bool {
-        let Some(place) = self.place(offset, to.len()) else {
+        let Some(place) = self.place(offset, to.len()).filter(|_| !self.registered.is_lost())
+        else {
             return false;
         };
         // SAFETY: `place..place + to.len()` lies in the mapping, which lives as long as `self`, and `to`
-        // is memory of another kind. A page without a file behind it is replaced by the guard. Another
+        // is memory of another kind. A page that the disk cannot deliver is replaced by the guard. Another
         // process may change the bytes meanwhile: they are copied once, as they come, any value of them is a
         // byte, and only the copy is looked at.
         #[expect(unsafe_code, reason = "the one copy out of a mapping")]
         unsafe {
             ptr::copy_nonoverlapping(self.start.as_ptr().add(place), to.as_mut_ptr(), to.len());
         }
-        true
+        !self.registered.is_lost()
     }
 
     fn populate(&self, offset: u64, bytes: u64) -> bool {
@@ -184,9 +199,10 @@ impl FsMap for RealMap {
 impl Drop for RealMap {
     fn drop(&mut self) {
         self.registered.end();
-        // SAFETY: the mapping is ours, whole, and nothing borrows it any more.
+        MAPPINGS.fetch_sub(1, Ordering::Relaxed);
+        // SAFETY: the mapping is ours, whole, and nothing borrows it any more. Where the system refuses, at its
+        // limit of mappings, the addresses stay taken.
         #[expect(unsafe_code, reason = "the end of the mapping")]
-        let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.pages_bytes) };
-        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.pages_bytes) };
     }
 }

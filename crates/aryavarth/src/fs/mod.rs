@@ -347,9 +347,8 @@ pub trait Fs: fmt::Debug + Send + Sync + 'static {
 /// The caller copies only bytes that the file has: it knows how far the file was written, and never
 /// makes it shorter than that.
 pub trait FsMap: fmt::Debug + Send + Sync + 'static {
-    /// Copies the bytes at `offset` into `to`. False if they are not all mapped; then nothing is
-    /// copied. Bytes that the disk cannot deliver read as zeros, and may go on doing so. May wait
-    /// for a disk.
+    /// Copies the bytes at `offset` into `to`. False if they are not all mapped, or if the disk could
+    /// not deliver some of the file, now or before; then `to` may hold anything. May wait for a disk.
     fn copy(&self, offset: u64, to: &mut [u8]) -> bool;
     /// Brings mapped bytes into memory, so that a copy does not wait for a disk until the system takes
     /// them back. Waits for the disk. False if that cannot be done or the disk fails.

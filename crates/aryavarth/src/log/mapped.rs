@@ -20,42 +20,53 @@ use std::cmp::Reverse;
 use super::Log;
 use crate::options::Options;
 use crate::segment::Segment;
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering};
 
-/// Segments that are mapped at most: the system limits the mappings of a process, those of its allocator
-/// included.
-const SEGMENTS_MAX: usize = 8192;
-
-/// The limits of what is mapped.
+/// The limits of what is mapped, and the work that is left.
 #[derive(Debug)]
 pub(super) struct Maps {
     budget: u64,
-    /// Files from this number on were written by this process.
-    own_from: u64,
+    /// The changes of the table that were looked at.
+    seen: AtomicU64,
+    /// Whether a mapping may have to be populated.
+    waits: AtomicBool,
 }
 
 impl Maps {
-    pub(super) fn new(options: &Options, own_from: u64) -> Maps {
+    pub(super) fn new(options: &Options) -> Maps {
         let possible = if options.map_bytes_max == 0 { 0 } else { options.fs.mappable_bytes() };
-        Maps { budget: options.map_bytes_max.min(possible), own_from }
+        Maps {
+            budget: options.map_bytes_max.min(possible),
+            seen: AtomicU64::new(u64::MAX),
+            waits: AtomicBool::new(false),
+        }
     }
 }
 
 impl Log {
-    /// Maps the newest segments, as far as the budget goes, and lets the others be read by calls.
-    pub(crate) fn map_segments(&self) {
+    /// Maps the newest segments, as far as the budget goes, and lets the others be read by calls, if any
+    /// came or went. The active one and the `fresh` ones were written a moment ago.
+    pub(crate) fn map_segments(&self, fresh: &[u64]) {
         if self.maps.budget == 0 {
             return;
         }
+        let changes = self.table.changes();
+        if self.maps.seen.swap(changes, Ordering::Relaxed) == changes {
+            return;
+        }
+        let active = self.lock_writer().active.as_ref().map(|active| active.id);
         let mut left = self.maps.budget;
-        for (nth, segment) in self.newest_first().iter().enumerate() {
+        for segment in self.newest_first() {
             let bytes = segment.disk_bytes.load(Ordering::Relaxed);
-            if nth < SEGMENTS_MAX && bytes <= left {
-                left -= bytes;
-                segment.map(self.map_bytes(segment), segment.id >= self.maps.own_from);
-            } else {
+            if bytes > left {
                 left = 0;
                 segment.stop_mapped_reads();
+                continue;
+            }
+            left -= bytes;
+            let is_fresh = active == Some(segment.id) || fresh.contains(&segment.id);
+            if segment.map(self.map_bytes(&segment), is_fresh) {
+                self.maps.waits.store(true, Ordering::Relaxed);
             }
         }
     }
@@ -75,9 +86,21 @@ impl Log {
         self.segment_limit().max(segment.disk_bytes.load(Ordering::Relaxed)).max(end)
     }
 
-    /// Brings a piece of a mapped file into memory, so that reads that must not wait can use it; returns
-    /// whether there was one.
-    pub(super) fn populate_some(&self) -> bool {
-        self.maps.budget > 0 && self.newest_first().iter().any(|segment| segment.populate())
+    /// Brings a piece of a mapped file into memory, so that reads can use it; returns whether there was
+    /// one. A store without threads does all of it, so that its steps do the same work mapped or not.
+    pub(super) fn populate_mapped(&self) -> bool {
+        if !self.maps.waits.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        let segments = self.newest_first();
+        if !self.options.background {
+            for segment in &segments {
+                while segment.populate() {}
+            }
+            return false;
+        }
+        let has_more = segments.iter().any(|segment| segment.populate());
+        self.maps.waits.fetch_or(has_more, Ordering::Relaxed);
+        has_more
     }
 }

@@ -204,7 +204,7 @@ impl Log {
             appended_bytes: AtomicU64::new(0),
             compactions: AtomicU64::new(0),
             sizes,
-            maps: mapped::Maps::new(&options, state.file_id),
+            maps: mapped::Maps::new(&options),
             full: ArcSwapOption::empty(),
             full_since: Mutex::new(Rank::FullSince, None),
             chores: Mutex::new(Rank::Chores, Chores::default()),
@@ -212,7 +212,7 @@ impl Log {
             manifest: Mutex::new(Rank::Manifest, found.manifest),
             options,
         };
-        log.map_segments();
+        log.map_segments(&[]);
         log
     }
 

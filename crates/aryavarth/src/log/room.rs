@@ -263,8 +263,8 @@ impl Log {
         let unlinked = self.unlink_all_released();
         let purged = self.purge_some();
         let grown = self.grow_ahead()?;
-        self.map_segments();
-        Ok(sealed? || unlinked || purged || grown || self.populate_some())
+        self.map_segments(&[]);
+        Ok(sealed? || unlinked || purged || grown || self.populate_mapped())
     }
 
     fn grow_ahead(&self) -> Result<bool> {

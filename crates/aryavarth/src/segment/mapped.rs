@@ -15,6 +15,7 @@
 //! - Checksum, key and generation are compared on the copy, and the mapping is not looked at again.
 //! - A copy that does not hold is no answer: the same bytes are read again by a call of the system.
 //!   So a mapping never turns a good record into an error, nor hides the reason of one.
+//! - A mapping is used only once all of it was in memory; what was not may take the disk a fault per page.
 
 use super::Segment;
 use crate::deadline::Deadline;
@@ -25,48 +26,57 @@ use crate::sync::{AtomicU32, AtomicU64, OnceLock, Ordering};
 
 /// Records up to this are copied to the stack first, and only their value goes on from there.
 const SMALL_BYTES: usize = 512;
+/// Larger records are read by calls: beside copy and checksum a call is cheap, and one that waits for the
+/// disk asks for all of the record at once.
+const MAPPED_BYTES_MAX: usize = 64 << 10;
+/// The same for reads that must not wait: pages that the system took back are waited for one by one.
+const MAPPED_NOW_BYTES_MAX: usize = 16 << 10;
 /// Bytes that one step of populating brings into memory.
-const POPULATE_BYTES: u64 = 4 << 20;
+const POPULATE_BYTES: u64 = 1 << 20;
 
-/// Reads make calls of the system; reads that may wait go through the mapping; all reads do.
+/// Reads make calls of the system; the mapping is being populated, and they still do; they use it.
 const OFF: u32 = 0;
-const WAITING: u32 = 1;
+const POPULATING: u32 = 1;
 const READY: u32 = 2;
 
-/// A segment's mapping, and the reads that use it.
+/// A segment's mapping, and whether reads use it.
 #[derive(Debug, Default)]
 pub(super) struct Mapped {
     /// Made once, and kept as long as the segment.
-    map: OnceLock<Option<Box<dyn FsMap>>>,
+    map: OnceLock<Box<dyn FsMap>>,
     state: AtomicU32,
     /// Bytes that were brought into memory.
     populated: AtomicU64,
 }
 
 impl Mapped {
-    /// The mapping, if a read that may or may not wait uses it.
-    fn usable(&self, wait: Wait) -> Option<&dyn FsMap> {
-        let needed = if wait == Wait::Yes { WAITING } else { READY };
-        if self.state.load(Ordering::Relaxed) < needed {
-            return None;
+    fn in_state(&self, state: u32) -> Option<&dyn FsMap> {
+        if self.state.load(Ordering::Relaxed) == state {
+            self.map.get().map(|map| &**map)
+        } else {
+            None
         }
-        self.map.get()?.as_deref()
     }
 }
 
 impl Segment {
-    /// Lets reads use a mapping of the first `bytes` of the file, which is made unless there is one. Of a
-    /// file that was written by this process all is in memory; any other is populated first.
-    pub(crate) fn map(&self, bytes: u64, is_written_here: bool) {
+    /// Lets reads use a mapping of the first `bytes` of the file, which is made unless there is one: at once
+    /// if the file `is_fresh`, written a moment ago and so in memory, or else when it was populated. Returns
+    /// whether it has to be.
+    pub(crate) fn map(&self, bytes: u64, is_fresh: bool) -> bool {
         if self.mapped.state.load(Ordering::Relaxed) != OFF {
-            return;
+            return false;
         }
-        let is_new = self.mapped.map.get().is_none();
-        if self.mapped.map.get_or_init(|| self.file.map(bytes)).is_some() {
-            let is_ready = is_new && is_written_here;
-            self.mapped.populated.store(if is_ready { u64::MAX } else { 0 }, Ordering::Relaxed);
-            self.mapped.state.store(if is_ready { READY } else { WAITING }, Ordering::Relaxed);
+        if self.mapped.map.get().is_none() {
+            let Some(map) = self.file.map(bytes) else {
+                return false;
+            };
+            // Where another thread was faster, its mapping stays.
+            drop(self.mapped.map.set(map));
         }
+        self.mapped.populated.store(0, Ordering::Relaxed);
+        self.mapped.state.store(if is_fresh { READY } else { POPULATING }, Ordering::Relaxed);
+        !is_fresh
     }
 
     /// Lets reads make calls of the system again. The mapping stays: a reader may be in it.
@@ -75,11 +85,11 @@ impl Segment {
     }
 
     /// Brings the next piece of a mapping that waits for it into memory; returns whether it did. Waits
-    /// for the disk. Where that fails, only reads that may wait go on to use the mapping.
+    /// for the disk. Where that fails, reads go on to make calls.
     pub(crate) fn populate(&self) -> bool {
         let from = self.mapped.populated.load(Ordering::Relaxed);
         let end = self.end.load(Ordering::Acquire);
-        let Some(map) = self.mapped.usable(Wait::Yes).filter(|_| from < end) else {
+        let Some(map) = self.mapped.in_state(POPULATING).filter(|_| from < end) else {
             return false;
         };
         let bytes = POPULATE_BYTES.min(end - from);
@@ -89,10 +99,9 @@ impl Segment {
         }
         self.mapped.populated.store(from + bytes, Ordering::Relaxed);
         if from + bytes == end {
-            let (waiting, ready) = (WAITING, READY);
-            // Reads may have been stopped meanwhile.
             let relaxed = Ordering::Relaxed;
-            let _ = self.mapped.state.compare_exchange(waiting, ready, relaxed, relaxed);
+            // Reads may have been stopped meanwhile.
+            let _ = self.mapped.state.compare_exchange(POPULATING, READY, relaxed, relaxed);
         }
         true
     }
@@ -107,15 +116,16 @@ impl Segment {
         key: &[u8],
         wait: Wait,
     ) -> Option<Stored> {
-        let map = self.mapped.usable(wait)?;
-        // The length of a large record is rounded up, and may reach beyond the end.
-        let left = self.end.load(Ordering::Acquire).checked_sub(offset)?;
-        let length = length.min(usize::try_from(left).unwrap_or(usize::MAX));
+        let map = self.mapped.in_state(READY)?;
+        let longest = if wait == Wait::Yes { MAPPED_BYTES_MAX } else { MAPPED_NOW_BYTES_MAX };
+        let end = self.end.load(Ordering::Acquire);
+        if length > longest || offset.checked_add(length as u64)? > end {
+            return None;
+        }
         if length > SMALL_BYTES {
             let mut bytes = vec![0; length];
-            return map
-                .copy(offset, &mut bytes)
-                .then(|| self.value_in(bytes, offset, generation, key).ok())?;
+            let is_copied = map.copy(offset, &mut bytes);
+            return is_copied.then(|| self.value_in(bytes, offset, generation, key).ok())?;
         }
         let mut room = [0; SMALL_BYTES];
         let bytes = &mut room[..length];
@@ -127,5 +137,52 @@ impl Segment {
         let deadline = Deadline::of(parts.extra.expires_at);
         let stored = Stored { value: parts.value.to_vec(), deadline };
         (is_it && parts.extra.generation == generation).then_some(stored)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::error::KvsError;
+    use crate::fs::{Fs, OpenHow, SimFs, Site};
+    use crate::segment::{SegmentHeader, SegmentKind};
+    use crate::sync::Arc;
+
+    /// The simulated disk panics where a mapping is read beyond the end of its file.
+    #[test]
+    fn a_pointer_that_leads_behind_the_end_touches_no_page() {
+        let fs = SimFs::new();
+        fs.map_files(|_, _| {});
+        let path = Path::new("/1.log");
+        let file = fs.open(Site::SegmentCreate, path, OpenHow::CreateNew).unwrap();
+        file.truncate(Site::SegmentFill, 4096).unwrap();
+        let header = SegmentHeader {
+            kind: SegmentKind::Log,
+            id: 1,
+            salt: 7,
+            base: 0,
+            created_ms: 0,
+            store_id: 1,
+        };
+        let segment = Segment::new(0, &header, false, Arc::clone(&file));
+        segment.end.store(4096, Ordering::Relaxed);
+        assert!(!segment.map(1 << 20, true));
+        let read = |offset, length, wait| segment.read_value(offset, length, 0, b"k", wait);
+        for wait in [Wait::Yes, Wait::No] {
+            for (offset, length) in [(4000, 200), (3000, 2000), (4096, 64), (1 << 40, 64)] {
+                let copies = fs.mapped_copies();
+                let error = read(offset, length, wait).unwrap_err();
+                assert!(
+                    matches!(error, KvsError::Corrupt { .. } | KvsError::WouldBlock),
+                    "{error}"
+                );
+                assert_eq!(fs.mapped_copies(), copies, "{length} bytes at {offset}");
+            }
+            let copies = fs.mapped_copies();
+            drop(read(4000, 96, wait));
+            assert_eq!(fs.mapped_copies(), copies + 1, "up to the end it is mapped");
+        }
     }
 }

@@ -265,8 +265,8 @@ impl Segment {
 
     /// Reads the value of the record at `offset`, which takes at most `length` bytes and must be
     /// `key`'s in `generation`. The copy that is returned is the one that was verified. It comes from
-    /// the mapping, or by one system call; a copy from the mapping that does not hold is no answer, and
-    /// the call has the last word. With [`Wait::No`] a call reads as far as the page cache has the record,
+    /// the mapping of a populated file, or by one system call; a copy from the mapping that does not hold is
+    /// no answer, and the call has the last word. With [`Wait::No`] a call reads as far as the page cache has the record,
     /// and fails with [`KvsError::WouldBlock`] where that is less than all.
     pub(crate) fn read_value(
         &self,
@@ -343,6 +343,8 @@ type Chunk = Box<[ArcSwapOption<Segment>]>;
 /// From the 16 bits in a slot to the segment: read without a lock, changed rarely.
 pub(crate) struct SegmentTable {
     chunks: Box<[OnceLock<Chunk>]>,
+    /// How often a segment came or went.
+    changes: AtomicU64,
     indexes: Mutex<Indexes>,
 }
 
@@ -361,7 +363,8 @@ impl fmt::Debug for SegmentTable {
 impl SegmentTable {
     pub(crate) fn new() -> SegmentTable {
         let chunks = (0..TABLE_MAX / TABLE_CHUNK).map(|_| OnceLock::new()).collect();
-        SegmentTable { chunks, indexes: Mutex::new(Rank::Segments, Indexes::default()) }
+        let changes = AtomicU64::new(0);
+        SegmentTable { chunks, changes, indexes: Mutex::new(Rank::Segments, Indexes::default()) }
     }
 
     /// Reserves an index; `None` when all 65,536 are taken.
@@ -390,11 +393,19 @@ impl SegmentTable {
     pub(crate) fn insert(&self, segment: Arc<Segment>) {
         let index = segment.table_index;
         self.cell_or_new(index).store(Some(segment));
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     /// Takes a segment out; readers that hold it go on.
     pub(crate) fn remove(&self, index: u16) -> Option<Arc<Segment>> {
-        self.cell(index).and_then(|cell| cell.swap(None))
+        let removed = self.cell(index).and_then(|cell| cell.swap(None));
+        self.changes.fetch_add(1, Ordering::Release);
+        removed
+    }
+
+    /// A number that is another one once a segment came or went.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// The segment at an index. No lock, no write to shared memory on the usual path.

@@ -87,17 +87,15 @@ fn a_mapped_record_is_read_without_a_call() {
     // An absence and a removal read nothing.
     let (found, copies, calls) = counted(&fs, || store.read(b"first").unwrap());
     assert_eq!((found, copies, calls), (None, 0, 0));
-    // A sealed one, in a store that was opened anew.
+    // A file of an earlier process is populated first.
     store.close().unwrap();
     let store = open(&fs);
-    let (found, copies, calls) = counted(&fs, || store.read(b"new").unwrap());
-    assert_eq!((found, copies, calls), (Some(b"value".to_vec()), 1, 0));
-    // Of files that an earlier process wrote, a read that must not wait uses the mapping once it is
-    // populated.
     let now = || KvsEngine::read(&store, b"new", Wait::No).unwrap().0;
-    assert_eq!(counted(&fs, now), (Some(b"value".to_vec()), 0, 1));
+    let value = || Some(b"value".to_vec());
+    assert_eq!(counted(&fs, now), (value(), 0, 1));
     work(&store);
-    assert_eq!(counted(&fs, now), (Some(b"value".to_vec()), 1, 0));
+    assert_eq!(counted(&fs, now), (value(), 1, 0));
+    assert_eq!(counted(&fs, || store.read(b"new").unwrap()), (value(), 1, 0));
 }
 
 #[test]
@@ -132,22 +130,38 @@ fn scans_closures_spaces_and_deadlines_read_the_same_through_a_mapping() {
     assert!(fs.mapped_copies() > 300);
 }
 
-/// The length in a slot is rounded up for a record over 512 KiB, a sealed file ends with its last
-/// record, and the mapping that was made while it was active goes on behind that.
+/// The last record of the data, and the active segment's mapping, which goes on behind the end of its file.
 #[test]
-fn no_read_goes_beyond_the_end_of_the_data() {
+fn the_last_record_is_mapped_up_to_its_end_in_every_kind_of_segment() {
     let fs = mappable();
     let store = open(&fs);
-    let large = value(1, 600_001);
-    store.put(b"large", &large).unwrap();
+    let last = value(1, 60_001);
+    store.put(b"last", &last).unwrap();
     work(&store);
     let read =
-        |store: &KvStore| counted(&fs, || store.read(b"large").unwrap() == Some(large.clone()));
+        |store: &KvStore| counted(&fs, || store.read(b"last").unwrap() == Some(last.clone()));
     assert_eq!(read(&store), (true, 1, 0), "in the active segment");
     store.compact().unwrap();
     assert_eq!(read(&store), (true, 1, 0), "in a sealed one");
     store.close().unwrap();
-    assert_eq!(read(&open(&fs)), (true, 1, 0), "in a store that was opened anew");
+    let store = open(&fs);
+    work(&store);
+    assert_eq!(read(&store), (true, 1, 0), "in a store that was opened anew");
+}
+
+#[test]
+fn large_records_are_read_by_calls() {
+    let fs = mappable();
+    let store = open(&fs);
+    store.put(b"large", &value(1, 70_000)).unwrap();
+    store.put(b"middle", &value(2, 20_000)).unwrap();
+    work(&store);
+    let read = |key: &[u8], wait| {
+        counted(&fs, || KvsEngine::read(&store, key, wait).unwrap().0.map(|value| value.len()))
+    };
+    assert_eq!(read(b"large", Wait::Yes), (Some(70_000), 0, 1));
+    assert_eq!(read(b"middle", Wait::Yes), (Some(20_000), 1, 0));
+    assert_eq!(read(b"middle", Wait::No), (Some(20_000), 0, 1));
 }
 
 #[test]
@@ -233,12 +247,12 @@ mod real {
     use std::ffi::c_int;
     use std::fs;
     use std::os::unix::process::ExitStatusExt;
-    use std::process::{Command, ExitStatus};
+    use std::process::{Command, Output};
     use std::ptr;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::{Duration, Instant};
 
-    use aryavarth::fs::{RealFs, install_sigbus_guard};
+    use aryavarth::fs::{FsFile, FsMap, RealFs, install_sigbus_guard};
     use rustix::mm::{MapFlags, ProtFlags, mmap};
 
     use super::*;
@@ -246,11 +260,22 @@ mod real {
     const PAGE: usize = 4096;
 
     /// Runs a test of this file in a process of its own, where it does what `part` says.
-    fn child(test: &str, part: &str) -> ExitStatus {
+    fn child(test: &str, part: &str) -> Output {
         let mut command = Command::new(std::env::current_exe().unwrap());
         let test = format!("mapped::real::{test}");
         command.args([&test, "--exact", "--nocapture"]).env("MAPPED_CHILD", part);
-        command.output().unwrap().status
+        command.output().unwrap()
+    }
+
+    /// Runs `body` in a process of its own, whose end by a signal is a failure like any other.
+    fn in_a_child(test: &str, body: impl FnOnce()) {
+        if part().is_some() {
+            body();
+            return println!("done in a child");
+        }
+        let output = child(test, "all of it");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("done in a child"), "{output:?}");
     }
 
     fn part() -> Option<String> {
@@ -260,6 +285,14 @@ mod real {
     /// Whether a file under `dir` is mapped.
     fn is_mapped(dir: &Path) -> bool {
         fs::read_to_string("/proc/self/maps").unwrap().contains(dir.to_str().unwrap())
+    }
+
+    /// Bytes in memory of the mapping of a file.
+    fn resident_bytes(file: &Path) -> u64 {
+        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines().skip_while(|line| !line.ends_with(file.to_str().unwrap()));
+        let bytes = lines.find_map(|line| line.strip_prefix("Rss:"));
+        bytes.map_or(0, |text| text.trim().trim_end_matches(" kB").parse().unwrap())
     }
 
     fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
@@ -274,30 +307,79 @@ mod real {
         Options { segment_bytes_min: 64 << 10, ..Options::default() }
     }
 
-    #[test]
-    fn a_page_that_was_cut_off_reads_as_zeros() {
+    /// A file of so many pages, and a mapping of it.
+    fn mapped_file(dir: &Path, pages: usize) -> (Arc<dyn FsFile>, Box<dyn FsMap>) {
         install_sigbus_guard().unwrap();
+        let path = dir.join("file");
+        let file = RealFs.open(Site::SegmentOpen, &path, OpenHow::CreateNew).unwrap();
+        file.truncate(Site::SegmentFill, (pages * PAGE) as u64).unwrap();
+        let map = file.map((pages * PAGE) as u64).expect("the guard stands");
+        RealFs.remove(Site::SegmentRemove, &path).unwrap();
+        (file, map)
+    }
+
+    fn copy(map: &dyn FsMap, offset: usize, bytes: usize) -> Option<Vec<u8>> {
+        let mut to = vec![1; bytes];
+        map.copy(offset as u64, &mut to).then_some(to)
+    }
+
+    #[test]
+    fn a_mapping_shows_what_is_written_until_a_page_is_cut_off() {
         install_sigbus_guard().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        fs::write(&path, [7; 4 * PAGE]).unwrap();
-        let file = RealFs.open(Site::SegmentOpen, &path, OpenHow::Write).unwrap();
-        let map = file.map(8 * PAGE as u64).expect("the guard stands");
-        let read = |offset: usize, bytes: usize| {
-            let mut to = vec![1; bytes];
-            map.copy(offset as u64, &mut to).then_some(to)
-        };
-        assert_eq!(read(0, 4 * PAGE), Some(vec![7; 4 * PAGE]));
-        file.truncate(Site::SegmentTruncate, PAGE as u64).unwrap();
-        let found = read(0, 3 * PAGE).unwrap();
-        assert_eq!((&found[..PAGE], &found[PAGE..]), (&[7; PAGE][..], &[0; 2 * PAGE][..]));
-        // A page that was not touched meanwhile is there when the file grows; bytes written are seen.
+        let (file, map) = mapped_file(dir.path(), 8);
+        file.truncate(Site::SegmentTruncate, 4 * PAGE as u64).unwrap();
+        file.write_at(Site::FrameWrite, &vec![7; 4 * PAGE], 0).unwrap();
+        assert_eq!(copy(&*map, 0, 4 * PAGE), Some(vec![7; 4 * PAGE]));
+        // The file grows under the mapping.
         file.write_at(Site::FrameWrite, &vec![9; 8 * PAGE], 0).unwrap();
-        assert_eq!(read(4 * PAGE, 4 * PAGE), Some(vec![9; 4 * PAGE]));
-        assert_eq!(read(0, PAGE), Some(vec![9; PAGE]));
-        assert_eq!(read(7 * PAGE + 1, PAGE), None, "not all of it is mapped");
-        assert_eq!(read(usize::MAX, 2), None);
+        assert_eq!(copy(&*map, 3 * PAGE, 5 * PAGE), Some(vec![9; 5 * PAGE]));
+        assert_eq!(copy(&*map, 7 * PAGE + 1, PAGE), None, "not all of it is mapped");
+        assert_eq!(copy(&*map, usize::MAX, 2), None);
         assert!(map.populate(0, 8 * PAGE as u64) && !map.populate(1, 8 * PAGE as u64));
+        file.truncate(Site::SegmentTruncate, PAGE as u64).unwrap();
+        assert_eq!(copy(&*map, 0, PAGE), Some(vec![9; PAGE]));
+        assert_eq!(copy(&*map, 0, 3 * PAGE), None);
+        assert_eq!(copy(&*map, 0, 1), None, "one fault ends the mapping");
+    }
+
+    /// A page of zeros for each would split the mapping until the process could have no more of them.
+    #[test]
+    fn however_many_pages_are_bad_the_process_lives() {
+        in_a_child("however_many_pages_are_bad_the_process_lives", || {
+            let dir = tempfile::tempdir().unwrap();
+            let (file, map) = mapped_file(dir.path(), 140_000);
+            assert_eq!(copy(&*map, 0, 1), Some(vec![0]));
+            file.truncate(Site::SegmentTruncate, 0).unwrap();
+            for page in (0..140_000).step_by(2) {
+                assert_eq!(copy(&*map, page * PAGE, 1), None);
+            }
+        });
+    }
+
+    #[test]
+    fn every_one_of_many_mappings_is_guarded_also_from_two_threads() {
+        in_a_child("every_one_of_many_mappings_is_guarded_also_from_two_threads", || {
+            let dirs: Vec<_> = (0..200).map(|_| tempfile::tempdir().unwrap()).collect();
+            let mut files: Vec<_> = dirs.iter().map(|dir| mapped_file(dir.path(), 64)).collect();
+            // Places that are free again are taken anew.
+            files.drain(..50);
+            files.extend(dirs.iter().take(50).map(|dir| mapped_file(dir.path(), 64)));
+            for (file, map) in &files {
+                assert_eq!(copy(&**map, 0, PAGE), Some(vec![0; PAGE]));
+                file.truncate(Site::SegmentTruncate, 0).unwrap();
+            }
+            std::thread::scope(|scope| {
+                for from in [0, 32] {
+                    let files = &files;
+                    scope.spawn(move || {
+                        for (_, map) in files {
+                            assert_eq!(copy(&**map, from * PAGE, 32 * PAGE), None);
+                        }
+                    });
+                }
+            });
+        });
     }
 
     #[test]
@@ -316,7 +398,7 @@ mod real {
         let size = |path: &PathBuf| fs::metadata(path).unwrap().len();
         let log = logs.iter().max_by_key(|path| size(path)).unwrap();
         let store = KvStore::open_with(dir.path(), real_options()).unwrap();
-        assert!(is_mapped(log));
+        wait_until("the file is populated", || resident_bytes(log) > 0);
         let whole = fs::read(log).unwrap();
         let good = |n: usize| match store.read(&key(n)) {
             Ok(found) => {
@@ -333,7 +415,8 @@ mod real {
         other.truncate(Site::SegmentTruncate, 2 * PAGE as u64).unwrap();
         let kept = (0..30).filter(|n| good(*n)).count();
         assert!((6..10).contains(&kept), "{kept} of 30 records lie in front of the cut");
-        // The bytes are back, and pages of zeros stand in the mapping: calls read the records.
+        assert!(!is_mapped(log), "zeros stand in its place");
+        // The bytes are back: calls read the records.
         fs::write(log, whole).unwrap();
         assert!((0..30).all(good));
         store.put(b"new", b"value").unwrap();
@@ -391,16 +474,15 @@ mod real {
 
     #[test]
     fn without_the_guard_nothing_is_mapped() {
-        if part().is_none() {
-            return assert!(child("without_the_guard_nothing_is_mapped", "no guard").success());
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let store = KvStore::open_with(dir.path(), real_options()).unwrap();
-        store.put(b"k", b"v").unwrap();
-        store.close().unwrap();
-        let store = KvStore::open_with(dir.path(), real_options()).unwrap();
-        assert_eq!(store.read(b"k").unwrap(), Some(b"v".to_vec()));
-        assert!(!is_mapped(dir.path()));
+        in_a_child("without_the_guard_nothing_is_mapped", || {
+            let dir = tempfile::tempdir().unwrap();
+            let store = KvStore::open_with(dir.path(), real_options()).unwrap();
+            store.put(b"k", b"v").unwrap();
+            store.close().unwrap();
+            let store = KvStore::open_with(dir.path(), real_options()).unwrap();
+            assert_eq!(store.read(b"k").unwrap(), Some(b"v".to_vec()));
+            assert!(!is_mapped(dir.path()));
+        });
     }
 
     extern "C" fn leave(_: c_int) {
@@ -415,10 +497,10 @@ mod real {
     fn a_signal_for_another_address_is_passed_on() {
         const NAME: &str = "a_signal_for_another_address_is_passed_on";
         let Some(part) = part() else {
-            let ended = ["foreign address", "sent"].map(|part| child(NAME, part).signal());
+            let ended = ["foreign address", "sent"].map(|part| child(NAME, part).status.signal());
             assert_eq!(ended, [Some(libc::SIGBUS); 2]);
             let handled = ["foreign address, handled", "sent, handled"];
-            assert_eq!(handled.map(|part| child(NAME, part).code()), [Some(42); 2]);
+            assert_eq!(handled.map(|part| child(NAME, part).status.code()), [Some(42); 2]);
             return;
         };
         if part.ends_with("handled") {

@@ -56,6 +56,7 @@ pub(crate) fn lie(offset: u64, bytes: &mut [u8]) {
 }
 
 /// A named script.
+#[derive(Clone)]
 pub(crate) struct Workload {
     pub(crate) name: String,
     pub(crate) segment_bytes_min: u64,
