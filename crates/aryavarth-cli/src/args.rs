@@ -3,6 +3,7 @@
 //! A flag counts before its `ARYAVARTH_*` variable, and that before the default.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use aryavarth::Durability;
@@ -59,11 +60,29 @@ pub(crate) struct At {
     pub(crate) db: u32,
 }
 
+/// The keys that a command prints.
+#[derive(Debug, clap::Args)]
+pub(crate) struct KeysOf {
+    /// The beginning of the keys to print; all keys if left out
+    #[arg(value_name = "PREFIX")]
+    beginning: Option<OsString>,
+    /// The same as a flag
+    #[arg(long, value_name = "PREFIX", conflicts_with = "beginning", allow_hyphen_values = true)]
+    prefix: Option<OsString>,
+}
+
+impl KeysOf {
+    /// The bytes that the keys begin with.
+    pub(crate) fn prefix(&self) -> &[u8] {
+        self.beginning.as_ref().or(self.prefix.as_ref()).map_or(b"", |it| it.as_bytes())
+    }
+}
+
 /// The conditions and the deadline of a value that is set.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SetOptions {
     /// Remove the key again after this many seconds
-    #[arg(long, value_name = "SECONDS", conflicts_with = "px", value_parser = size::parse_positive)]
+    #[arg(long, visible_alias = "ttl", value_name = "SECONDS", conflicts_with = "px", value_parser = size::parse_positive)]
     #[arg(allow_negative_numbers = true)]
     pub(crate) ex: Option<u64>,
     /// Remove the key again after this many milliseconds
@@ -138,9 +157,8 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  aryavarth scan\n  \
                             aryavarth scan user: --limit 10 --json")]
     Scan {
-        /// The beginning of the keys to print
-        #[arg(default_value = "")]
-        prefix: OsString,
+        #[command(flatten)]
+        keys: KeysOf,
         /// The most keys to print; all if left out
         #[arg(long, value_name = "N", value_parser = size::parse_positive)]
         #[arg(allow_negative_numbers = true)]
@@ -179,9 +197,8 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  aryavarth export > all.jsonl\n  \
                             aryavarth export user: --db 0 | aryavarth import --addr 127.0.0.1:5000")]
     Export {
-        /// The beginning of the keys to print
-        #[arg(default_value = "")]
-        prefix: OsString,
+        #[command(flatten)]
+        keys: KeysOf,
         /// The only database to print; all if left out
         #[arg(long, value_name = "N", value_parser = size::parse_database)]
         #[arg(allow_negative_numbers = true)]

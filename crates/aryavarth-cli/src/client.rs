@@ -85,12 +85,12 @@ pub(crate) fn ttl(at: &At, key: &OsStr, output: &Output) -> Result<(), Failure> 
 
 pub(crate) fn scan(
     at: &At,
-    prefix: &OsStr,
+    prefix: &[u8],
     limit: Option<u64>,
     output: &Output,
 ) -> Result<(), Failure> {
     let mut client = connect(&at.to, at.db)?;
-    let keys = keys::collect(&mut client, prefix.as_bytes(), limit)?;
+    let keys = keys::collect(&mut client, prefix, limit)?;
     let mut lines = Lines::default();
     for batch in keys.chunks(BATCH_KEYS) {
         print_entries(&mut client, batch, output, &mut lines)?;

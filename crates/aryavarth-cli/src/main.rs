@@ -26,7 +26,6 @@ mod size;
 mod status;
 mod verify;
 
-use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -43,11 +42,11 @@ fn main() -> ExitCode {
         Command::Set { key, value, options, at } => client::set(&at, &key, &value, &options),
         Command::Rm { key, at } => client::remove(&at, &key),
         Command::Ttl { key, at } => client::ttl(&at, &key, &output),
-        Command::Scan { prefix, limit, at } => client::scan(&at, &prefix, limit, &output),
+        Command::Scan { keys, limit, at } => client::scan(&at, keys.prefix(), limit, &output),
         Command::Ping { to } => status::ping(&to, &output),
         Command::Info { section, to } => status::info(&to, section.as_deref(), &output),
         Command::Status { to } => status::status(&to, &output),
-        Command::Export { prefix, db, to } => export::run(&to, prefix.as_bytes(), db, &output),
+        Command::Export { keys, db, to } => export::run(&to, keys.prefix(), db, &output),
         Command::Import { keep, overwrite: _, to } => import::run(&to, keep, &output),
         Command::Completion { shell } => {
             let mut command = Args::command();

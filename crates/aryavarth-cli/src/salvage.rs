@@ -9,9 +9,9 @@ use aryavarth::{Options, SalvageReport, Stale};
 use serde::Serialize;
 
 use crate::base64;
-use crate::output::{Failure, Output, read_or_not, say};
+use crate::output::{Failure, Output, counted, read_or_not, say};
 use crate::progress::Progress;
-use crate::verify::print_damage;
+use crate::verify::{print_damage, say_read};
 
 pub(crate) fn run(dir: &Path, out: &Path, output: &Output) -> Result<(), Failure> {
     let progress = Progress::of_bytes("read", Some(0));
@@ -24,24 +24,26 @@ pub(crate) fn run(dir: &Path, out: &Path, output: &Output) -> Result<(), Failure
         read_or_not(output.line(&describe(stale), &StaleLine::of(stale)))?;
     }
     let SalvageReport { read, keys, bytes, stale, doubtful, .. } = &report;
-    say(format_args!(
-        "{} segments, {} good records, {} bytes read",
-        read.segments, read.records, read.bytes
-    ));
-    say(format_args!("{keys} keys saved in {}, {bytes} bytes", out.display()));
+    say_read(read.segments, read.records, read.bytes);
+    let (keys, bytes) = (counted(*keys, "key", "keys"), counted(*bytes, "byte", "bytes"));
+    say(format_args!("{keys} saved in {}, {bytes}", out.display()));
     read_or_not(output.summary(&Summary::of(&report)))?;
     if read.torn_bytes > 0 {
-        say(format_args!("{} bytes of a torn tail were left out", read.torn_bytes));
+        let left_out =
+            counted(read.torn_bytes, "byte of a torn tail was", "bytes of a torn tail were");
+        say(format_args!("{left_out} left out"));
     }
     if read.is_good() {
         return Ok(());
     }
     if !stale.is_empty() {
-        say(format_args!("{} keys have an older value, as their newest is lost", stale.len()));
+        let stale = counted(stale.len() as u64, "key has", "keys have");
+        say(format_args!("{stale} an older value, as the newest is lost"));
     }
     if *doubtful > 0 {
         say(format_args!(
-            "{doubtful} keys may be out of date: a newer record of an unknown key is lost"
+            "{} may be out of date: a newer record of an unknown key is lost",
+            counted(*doubtful, "key", "keys")
         ));
     }
     if !report.manifest_is_whole {
@@ -51,10 +53,10 @@ pub(crate) fn run(dir: &Path, out: &Path, output: &Output) -> Result<(), Failure
         );
     }
     Err(Failure::Other(format!(
-        "{} is damaged in {} places; nothing in it was changed. Its whole records are in {}, a \
+        "{} is damaged in {}; nothing in it was changed. Its whole records are in {}, a \
          store that opens",
         dir.display(),
-        read.losses(),
+        counted(read.losses(), "place", "places"),
         out.display()
     )))
 }

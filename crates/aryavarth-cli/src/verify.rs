@@ -9,7 +9,7 @@ use aryavarth::{Damage, KvsError, Options, Verdict, VerifyReport};
 use serde::Serialize;
 
 use crate::base64;
-use crate::output::{Failure, Output, read_or_not, say};
+use crate::output::{Failure, Output, counted, read_or_not, say};
 use crate::progress::Progress;
 
 /// Sequence numbers from here on mean that there is no upper end.
@@ -26,25 +26,35 @@ pub(crate) fn run(dir: &Path, output: &Output) -> Result<(), Failure> {
     read_or_not(print_damage(&report, output))?;
     read_or_not(output.summary(&Summary::of(&report)))?;
     let VerifyReport { segments, records, bytes, torn_bytes, .. } = report;
-    say(format_args!("{segments} segments, {records} good records, {bytes} bytes read"));
+    say_read(segments, records, bytes);
     if torn_bytes > 0 {
-        say(format_args!("{torn_bytes} bytes of a torn tail, which the next start will cut off"));
+        let torn = counted(torn_bytes, "byte", "bytes");
+        say(format_args!("{torn} of a torn tail, which the next start will cut off"));
     }
     let dead = report.damage.iter().filter(|damage| damage.verdict == Verdict::Dead).count();
-    if dead > 0 {
-        say(format_args!(
+    match dead {
+        0 => {}
+        1 => say("1 damaged record is dead: its key has a newer one, and nothing is lost"),
+        _ => say(format_args!(
             "{dead} damaged records are dead: their keys have newer ones, and nothing is lost"
-        ));
+        )),
     }
     if report.is_good() {
         return Ok(());
     }
     Err(Failure::Other(format!(
-        "{} is damaged in {} places; nothing was changed. Restore the files named above from a \
+        "{} is damaged in {}; nothing was changed. Restore the files named above from a \
          backup, or save the whole records with `aryavarth salvage`",
         dir.display(),
-        report.losses()
+        counted(report.losses(), "place", "places")
     )))
+}
+
+/// Says how much was read.
+pub(crate) fn say_read(segments: u64, records: u64, bytes: u64) {
+    let segments = counted(segments, "segment", "segments");
+    let records = counted(records, "good record", "good records");
+    say(format_args!("{segments}, {records}, {} read", counted(bytes, "byte", "bytes")));
 }
 
 /// The last line of the JSON output.
@@ -78,7 +88,7 @@ pub(crate) fn print_damage(report: &VerifyReport, output: &Output) -> Result<(),
     }
     let unlisted = report.damaged - report.damage.len() as u64;
     if unlisted > 0 {
-        say(format_args!("and {unlisted} more damaged places"));
+        say(format_args!("and {}", counted(unlisted, "more damaged place", "more damaged places")));
     }
     Ok(())
 }
@@ -87,7 +97,7 @@ fn describe(damage: &Damage) -> String {
     let Damage { path, offset, bytes, reason, .. } = damage;
     let mut line = vec![format!("{}: byte {offset}: {reason}", path.display())];
     if *bytes > 0 {
-        line.push(format!("{bytes} bytes"));
+        line.push(counted(*bytes, "byte", "bytes"));
     }
     if let Some(key) = &damage.key {
         let likely = if damage.key_is_certain { "" } else { "likely " };

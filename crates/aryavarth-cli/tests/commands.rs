@@ -35,6 +35,22 @@ fn keys_are_set_read_and_removed() {
     assert_eq!(server.run(&["scan"]), did(0, "user:2\t-5\n", ""));
 }
 
+/// Others call the lifetime of a key its TTL, and give the beginning of the keys by a flag.
+#[test]
+fn flags_have_the_names_that_other_tools_give_them() {
+    let (_dir, data) = data();
+    let server = Server::start(&data);
+    assert_eq!(server.run(&["set", "user:1", "Alice", "--ttl", "1000"]), did(0, "", ""));
+    server.run(&["set", "page:1", "home"]);
+    let left = server.run(&["ttl", "user:1"]).stdout;
+    assert!((1.0..=1000.0).contains(&left.trim().parse::<f64>().unwrap()), "{left}");
+    assert_eq!(server.run(&["scan", "--prefix", "user:"]), did(0, "user:1\tAlice\n", ""));
+    let exported = server.run(&["export", "--prefix", "page:"]).stdout;
+    assert!(exported.lines().count() == 1 && exported.contains("page:1"), "{exported}");
+    let twice = server.run(&["scan", "user:", "--prefix", "page:"]);
+    assert!(twice.code == 2 && twice.stderr.contains("cannot be used with"), "{}", twice.stderr);
+}
+
 #[test]
 fn a_missing_key_is_exit_code_1() {
     let (_dir, data) = data();
@@ -286,7 +302,8 @@ fn verify_names_what_is_damaged_and_changes_nothing() {
     let Did { code, stdout, stderr } = run(&["verify", path]);
     assert_eq!((code, stdout.lines().count()), (2, 1), "{stdout}{stderr}");
     assert!(stdout.starts_with(&format!("{}: byte ", log.display())), "{stdout}");
-    assert!(stderr.contains("is damaged in 1 places"), "{stderr}");
+    assert!(stderr.contains("is damaged in 1 place;"), "{stderr}");
+    assert!(stderr.contains(", 1 good record, "), "{stderr}");
     let json = run(&["verify", path, "--json"]).stdout;
     assert!(json.starts_with(r#"{"path":""#) && json.contains(r#""offset":"#), "{json}");
     // `aryavarth verify DIR | head -1` must not say that all is well.
