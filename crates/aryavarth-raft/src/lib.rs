@@ -11,6 +11,9 @@
 mod bytes_of;
 mod entry;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod node;
 pub mod openraft;
