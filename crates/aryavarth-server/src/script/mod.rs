@@ -94,7 +94,9 @@ pub(crate) struct Scripts {
 
 impl Scripts {
     pub(crate) fn new(limits: &Limits) -> Self {
-        let limits = limits.scripts;
+        let mut limits = limits.scripts;
+        // One script has no more than all.
+        limits.memory_bytes_max = limits.memory_bytes_max.min(limits.memory_bytes_max_total);
         Scripts {
             cache: cache::Cache::new(limits.cached_max, limits.cached_bytes_max),
             running: running::RunningScripts::new(&limits),
@@ -125,6 +127,11 @@ impl Scripts {
     /// Whether the script of a hash is kept; it is no use of it.
     pub(crate) fn has(&self, hash: Hash) -> bool {
         self.cache.has(hash)
+    }
+
+    /// The limits of each script.
+    pub(crate) fn limits(&self) -> &ScriptLimits {
+        &self.limits
     }
 
     /// Forgets all scripts.

@@ -18,6 +18,9 @@ pub use self::shared_queue::SharedQueueThreadPool;
 
 use crate::error::{Result, ServerError};
 
+/// The stack of a thread: scripts nest, and their memory is only taken if they do.
+const STACK_BYTES: usize = 8 << 20;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Threads that run jobs.

@@ -13,7 +13,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use super::{Job, ThreadPool, check_asked, run};
+use super::{Job, STACK_BYTES, ThreadPool, check_asked, run};
 use crate::error::{Result, ServerError};
 
 /// How a thread is started.
@@ -100,7 +100,7 @@ impl ThreadPool for NaiveThreadPool {
 }
 
 fn start(body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name("job".to_owned()).spawn(body)
+    thread::Builder::new().name("job".to_owned()).stack_size(STACK_BYTES).spawn(body)
 }
 
 fn take(job: &Mutex<Option<Job>>) -> Option<Job> {

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use rayon_core::ThreadPoolBuilder;
 
-use super::{ThreadPool, check_asked, join, run};
+use super::{STACK_BYTES, ThreadPool, check_asked, join, run};
 use crate::error::{Result, ServerError};
 
 /// Rayon's work-stealing threads. Jobs from outside wait in one common queue, so beside
@@ -32,7 +32,8 @@ impl ThreadPool for RayonThreadPool {
         let built = ThreadPoolBuilder::new()
             .num_threads(count)
             .spawn_handler(|worker| {
-                let thread = thread::Builder::new().name(format!("rayon-{}", worker.index()));
+                let name = format!("rayon-{}", worker.index());
+                let thread = thread::Builder::new().name(name).stack_size(STACK_BYTES);
                 workers.push(thread.spawn(|| worker.run())?);
                 Ok(())
             })

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use super::{Job, ThreadPool, check_asked, join, run};
+use super::{Job, STACK_BYTES, ThreadPool, check_asked, join, run};
 use crate::error::{Result, ServerError};
 
 #[derive(Default)]
@@ -65,6 +65,7 @@ impl ThreadPool for SharedQueueThreadPool {
             let shared = Arc::clone(&pool.shared);
             let worker = thread::Builder::new()
                 .name(format!("pool-{number}"))
+                .stack_size(STACK_BYTES)
                 .spawn(move || work(&shared))
                 .map_err(|source| ServerError::Threads { asked: threads, source })?;
             pool.workers.push(worker);

@@ -12,6 +12,8 @@ mod output;
 mod pools;
 mod promises;
 mod redis;
+#[cfg(feature = "lua")]
+mod scripts;
 mod shutdown;
 mod strangers;
 mod support;

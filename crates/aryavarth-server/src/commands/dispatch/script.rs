@@ -174,7 +174,7 @@ pub(super) fn run(
         written_bytes: 0,
         effects,
     };
-    let ended = crate::script::run(script, input, (running, &limits.scripts), &mut calls);
+    let ended = crate::script::run(script, input, (running, server.scripts().limits()), &mut calls);
     transaction.select(space);
     script.ran(began.elapsed());
     match ended {

@@ -1,4 +1,4 @@
-//! `bit`: operations on 32 bits, as LuaBitOp has them.
+//! `bit`: operations on 32 bits, as `LuaBitOp` has them.
 
 use mlua::{Lua, MultiValue, Table, Value};
 
@@ -6,6 +6,7 @@ use super::calls::Arguments;
 
 type Fold = fn(u32, u32) -> u32;
 type Shift = fn(u32, u32) -> u32;
+type Change = fn(u32) -> u32;
 
 /// A number as 32 bits: rounded to the nearest integer, and modulo 2^32.
 fn bits(args: &Arguments<'_>, at: usize) -> mlua::Result<u32> {
@@ -54,7 +55,7 @@ pub(super) fn table(lua: &Lua) -> mlua::Result<Table> {
         })?;
         table.raw_set(name, function)?;
     }
-    let singles: [(&'static str, fn(u32) -> u32); 3] =
+    let singles: [(&'static str, Change); 3] =
         [("tobit", |bits| bits), ("bnot", |bits| !bits), ("bswap", u32::swap_bytes)];
     for (name, change) in singles {
         let function = lua.create_function(move |lua, values| {
@@ -62,7 +63,7 @@ pub(super) fn table(lua: &Lua) -> mlua::Result<Table> {
         })?;
         table.raw_set(name, function)?;
     }
-    table.raw_set("tohex", lua.create_function(|lua, values| to_hex(lua, values))?)?;
+    table.raw_set("tohex", lua.create_function(to_hex)?)?;
     Ok(table)
 }
 

@@ -216,7 +216,7 @@ impl Arguments<'_> {
         self.values.get(at - 1).cloned().unwrap_or(Value::Nil)
     }
 
-    fn wrong(&self, at: usize, wanted: &str) -> mlua::Error {
+    pub(super) fn wrong(&self, at: usize, wanted: &str) -> mlua::Error {
         let got = match self.values.get(at - 1) {
             None => "no value",
             Some(value) => value.type_name(),

@@ -10,7 +10,7 @@ use aryavarth_protocol::Command;
 use mlua::{HookTriggers, Lua, VmState};
 
 use super::super::{Running, Stop};
-use super::{SLOW_STEPS, STEPS, problem};
+use super::{SLOW_STEPS, STEPS, cjson, problem};
 use crate::limits::ScriptLimits;
 
 /// Between two looks at the clock, this is long.
@@ -43,6 +43,7 @@ pub(super) struct Control {
     random: Cell<u64>,
     pub(super) log: RefCell<Vec<(i64, Vec<u8>)>>,
     pub(super) memory_bytes_max: Cell<usize>,
+    pub(super) json: cjson::Settings,
     /// Whether there is a command.
     pub(super) knows: Cell<Option<Knows>>,
 }
@@ -61,6 +62,7 @@ impl Control {
         self.is_slow.set(false);
         self.work.set(0);
         self.version.set(2);
+        self.json.reset();
         self.random.set(running.random);
         self.log.borrow_mut().clear();
     }

@@ -196,21 +196,28 @@ fn array<'r>(
 
 /// A number as C's `%.17g` writes it.
 pub(super) fn number_text(number: f64) -> String {
+    number_text_of(number, 17)
+}
+
+/// A number as C's `%g` writes it, with so many digits.
+pub(super) fn number_text_of(number: f64, digits: usize) -> String {
+    let precision = digits.clamp(1, 17);
     if number.is_nan() {
         return if number.is_sign_negative() { "-nan" } else { "nan" }.to_owned();
     }
     if number.is_infinite() {
         return if number < 0.0 { "-inf" } else { "inf" }.to_owned();
     }
-    let scientific = format!("{number:.16e}");
+    let scientific = format!("{number:.0$e}", precision - 1);
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     let trim = |text: &str| {
         let text = if text.contains('.') { text.trim_end_matches('0') } else { text };
         text.trim_end_matches('.').to_owned()
     };
-    if (-4..17).contains(&exponent) {
-        let decimals = usize::try_from(16 - exponent).unwrap_or(0);
+    let last = i32::try_from(precision).unwrap_or(17) - 1;
+    if (-4..=last).contains(&exponent) {
+        let decimals = usize::try_from(last - exponent).unwrap_or(0);
         return trim(&format!("{number:.decimals$}"));
     }
     let sign = if exponent < 0 { '-' } else { '+' };

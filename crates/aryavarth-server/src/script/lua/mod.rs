@@ -14,13 +14,18 @@
 //!   the script returns.
 //! - A machine ends after [`RUNS_MAX`] runs, after an error of memory and after a panic.
 
+mod bits;
 mod calls;
+mod cjson;
+mod cmsgpack;
 mod control;
 mod convert;
+mod numbers;
 mod patterns;
 mod problem;
 mod sandbox;
 mod strings;
+mod structs;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

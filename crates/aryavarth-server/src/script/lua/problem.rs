@@ -49,6 +49,11 @@ pub(super) fn raised(text: Vec<u8>) -> Error {
     Error::external(Problem::Reply(text))
 }
 
+/// An error without a place.
+pub(super) fn text(text: &str) -> Error {
+    Error::external(Problem::Text(text.to_owned()))
+}
+
 /// An error of a function of the library, with the place of its call.
 pub(super) fn complain(lua: &Lua, text: impl fmt::Display) -> Error {
     let place = lua.inspect_stack(1, |frame| {

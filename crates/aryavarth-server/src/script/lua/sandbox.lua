@@ -4,7 +4,7 @@
 -- from the real one and refuses writes. An error that Rust raises is a userdata; `describe` makes of
 -- it a value as the library of Lua raises it, and raises again what stops the script, so that no
 -- script catches its stop.
-local ours, describe, blame, loadtext = ...
+local ours, describe, blame, loadtext, changemeta = ...
 
 local error, type, tostring = error, type, tostring
 local setmetatable, rawset, pcall, xpcall = setmetatable, rawset, pcall, xpcall
@@ -18,23 +18,18 @@ end
 local function freeze(real)
   local proxy = {}
   frozen[proxy] = true
-  return setmetatable(proxy, { __index = real, __newindex = refuse, __metatable = false })
+  return setmetatable(proxy, { __index = real, __newindex = refuse, __metatable = false, __frozen = true })
 end
 
 local globals = {
   _VERSION = _VERSION, assert = assert, error = error, getmetatable = getmetatable, ipairs = ipairs,
   next = next, pairs = pairs, rawequal = rawequal, rawget = rawget, select = select,
-  tonumber = tonumber, tostring = tostring, type = type, unpack = unpack,
+  setmetatable = changemeta, tonumber = tonumber, tostring = tostring, type = type, unpack = unpack,
 }
 
 function globals.rawset(table, key, value)
   if frozen[table] then error('Attempt to modify a readonly table', 0) end
   return rawset(table, key, value)
-end
-
-function globals.setmetatable(table, meta)
-  if frozen[table] then error('Attempt to modify a readonly table', 0) end
-  return setmetatable(table, meta)
 end
 
 local function settle(ok, ...)

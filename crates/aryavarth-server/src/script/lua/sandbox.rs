@@ -7,7 +7,7 @@ use mlua::{Function, Lua, MultiValue, Table, Value};
 
 use super::calls::{self, Arguments};
 use super::control::Control;
-use super::{problem, strings};
+use super::{bits, cjson, cmsgpack, problem, strings, structs};
 
 /// A chunk that was compiled elsewhere begins with it; it could break the machine.
 const BYTECODE: u8 = 0x1b;
@@ -24,6 +24,10 @@ pub(super) struct Sandbox {
 pub(super) fn build(lua: &Lua, control: &Rc<Control>) -> mlua::Result<Sandbox> {
     let ours = lua.create_table()?;
     ours.raw_set("redis", calls::table(lua, control)?)?;
+    ours.raw_set("bit", bits::table(lua)?)?;
+    ours.raw_set("cjson", cjson::table(lua, control)?)?;
+    ours.raw_set("cmsgpack", cmsgpack::table(lua, control)?)?;
+    ours.raw_set("struct", structs::table(lua)?)?;
     ours.raw_set("math", math(lua, control)?)?;
     ours.raw_set("string", strings::table(lua, control)?)?;
     let own = Rc::clone(control);
@@ -36,8 +40,10 @@ pub(super) fn build(lua: &Lua, control: &Rc<Control>) -> mlua::Result<Sandbox> {
     let own = Rc::clone(control);
     let blame = lua.create_function(move |lua, problem: Value| blame(lua, &own, problem))?;
     let load = lua.create_function(load_text)?;
+    let change_metatable = lua.create_function(change_metatable)?;
     let prelude = lua.load(include_str!("sandbox.lua")).set_name("=sandbox");
-    let (env, globals, redis, protect) = prelude.call((ours, describe, blame, load))?;
+    let (env, globals, redis, protect) =
+        prelude.call((ours, describe, blame, load, change_metatable))?;
     Ok(Sandbox { env, globals, redis, protect })
 }
 
@@ -60,6 +66,27 @@ fn blame(lua: &Lua, control: &Control, problem: Value) -> mlua::Result<Value> {
         table.raw_set("line", line)?;
     }
     Ok(Value::Table(table))
+}
+
+/// `setmetatable`, but for tables that scripts share.
+fn change_metatable(lua: &Lua, values: MultiValue) -> mlua::Result<Table> {
+    let args = Arguments { lua, name: "setmetatable", values };
+    let Value::Table(table) = args.value(1) else { return Err(args.wrong(1, "table")) };
+    let meta = match args.value(2) {
+        Value::Table(meta) => Some(meta),
+        Value::Nil if args.values.len() > 1 => None,
+        _ => return Err(args.bad(2, "nil or table expected")),
+    };
+    if let Some(old) = table.metatable() {
+        if old.raw_get::<Option<bool>>("__frozen")?.unwrap_or(false) {
+            return Err(problem::text("Attempt to modify a readonly table"));
+        }
+        if !old.raw_get::<Value>("__metatable")?.is_nil() {
+            return Err(problem::complain(lua, "cannot change a protected metatable"));
+        }
+    }
+    table.set_metatable(meta)?;
+    Ok(table)
 }
 
 /// Compiles a text, with the globals of scripts.
