@@ -102,7 +102,7 @@ pub(crate) enum Command {
     /// Run the server
     #[command(after_help = "Examples:\n  aryavarth server\n  \
                             aryavarth server --data /var/lib/aryavarth --durability interval:10")]
-    Server(ServerOptions),
+    Server(Box<ServerOptions>),
 
     /// Print the value of a key; exit code 1 if there is none
     #[command(after_help = "Examples:\n  aryavarth get user:42\n  \

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use aryavarth::{KEY_BYTES_MAX, Options, VALUE_BYTES_MAX};
-use aryavarth_server::Limits;
+use aryavarth_server::{Limits, ScriptLimits};
 
 use crate::output::Failure;
 use crate::size::{count, size, time, whole_seconds};
@@ -167,6 +167,42 @@ pub(crate) struct LimitOptions {
     #[arg(value_parser = count(1, 1 << 24, "8192"))]
     #[arg(env = "ARYAVARTH_JOBS_MAX", hide_env_values = true)]
     jobs_max: usize,
+
+    /// Memory that one script may take
+    #[arg(long, value_name = "SIZE", default_value = "64mb")]
+    #[arg(value_parser = size(MIB, BUDGET_MAX, "64mb"))]
+    #[arg(env = "ARYAVARTH_SCRIPT_MEMORY_MAX", hide_env_values = true)]
+    script_memory_max: usize,
+
+    /// Memory that all scripts together may take; as many run at once as it holds
+    #[arg(long, value_name = "SIZE", default_value = "256mb")]
+    #[arg(value_parser = size(MIB, BUDGET_MAX, "256mb"))]
+    #[arg(env = "ARYAVARTH_SCRIPTS_MEMORY_MAX", hide_env_values = true)]
+    scripts_memory_max: usize,
+
+    /// How long a script may run
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    #[arg(value_parser = time(TIME_MIN, TIME_MAX, "5s"))]
+    #[arg(env = "ARYAVARTH_SCRIPT_TIME", hide_env_values = true)]
+    script_time: Duration,
+
+    /// How long a script may run while no other client can write
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    #[arg(value_parser = time(TIME_MIN, TIME_MAX, "1s"))]
+    #[arg(env = "ARYAVARTH_SCRIPT_LOCK_TIME", hide_env_values = true)]
+    script_lock_time: Duration,
+
+    /// Scripts that are kept for EVALSHA; the least recently used leave
+    #[arg(long, value_name = "N", default_value = "1000")]
+    #[arg(value_parser = count(1, 1 << 24, "1000"))]
+    #[arg(env = "ARYAVARTH_SCRIPTS_MAX", hide_env_values = true)]
+    scripts_max: usize,
+
+    /// Their bytes
+    #[arg(long, value_name = "SIZE", default_value = "16mb")]
+    #[arg(value_parser = size(KIB, BUDGET_MAX, "16mb"))]
+    #[arg(env = "ARYAVARTH_SCRIPTS_BYTES_MAX", hide_env_values = true)]
+    scripts_bytes_max: usize,
 }
 
 impl LimitOptions {
@@ -209,6 +245,14 @@ impl LimitOptions {
         limits.message_bytes_max_total = self.messages_max;
         limits.subscription_bytes_max_total = self.subscriptions_max;
         limits.jobs_max = self.jobs_max;
+        limits.scripts = ScriptLimits {
+            memory_bytes_max: self.script_memory_max,
+            memory_bytes_max_total: self.scripts_memory_max,
+            time: self.script_time,
+            locked_time: self.script_lock_time,
+            cached_max: self.scripts_max,
+            cached_bytes_max: self.scripts_bytes_max,
+        };
         Ok(limits)
     }
 

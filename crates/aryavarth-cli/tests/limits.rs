@@ -67,6 +67,10 @@ fn eventually(wanted: &str, mut is_true: impl FnMut() -> bool) {
     }
 }
 
+/// Scripts that take more than 1 MiB, and more than a second.
+const GROWS: &str = "EVAL \"local s = 'x' for i = 1, 21 do s = s .. s end return #s\" 0\r\n";
+const LOOPS: &str = "EVAL \"while true do end\" 0\r\n";
+
 /// A value of a flag, a conversation, and a part of the replies that the default does not give.
 const CONVERSATIONS: &[(&str, &str, &str, &str)] = &[
     ("--key-max", "8", "SET 123456789 v\r\nSET 12345678 v\r\n", "9 bytes, the limit is 8\r\n+OK"),
@@ -79,6 +83,17 @@ const CONVERSATIONS: &[(&str, &str, &str, &str)] = &[
     ("--nesting-max", "2", r#"{"Get":{"key":{"k":1}}}"#, "more than 2 levels"),
     ("--scan-max", "5", r#"{"Scan":{"limit":6}}"#, "1 to 5 are possible"),
     ("--watched-max", "2", "WATCH a b c\r\n", "may watch 2 keys"),
+    ("--script-memory-max", "1mb", GROWS, "more than 1048576 bytes of memory"),
+    ("--scripts-memory-max", "1mb", GROWS, "more than 1048576 bytes of memory"),
+    ("--script-time", "100ms", LOOPS, "more than 100 ms"),
+    ("--script-lock-time", "200ms", LOOPS, "more than 200 ms"),
+    (
+        "--scripts-max",
+        "1",
+        "SCRIPT LOAD \"return 1\"\r\nSCRIPT LOAD \"return 2\"\r\nEVALSHA \
+         e0e1f9fabfc9d4800c877a703b823ac0578ff8db 0\r\n",
+        "NOSCRIPT",
+    ),
 ];
 
 /// The same with `LONG` in place of 600 bytes.
@@ -104,6 +119,13 @@ const LONG_CONVERSATIONS: &[(&str, &str, &str, &str)] = &[
         "1kb",
         "HELLO 3\r\nSUBSCRIBE a\r\nPUBLISH a LONGLONG\r\n",
         "the message is larger",
+    ),
+    (
+        "--scripts-bytes-max",
+        "1kb",
+        "SCRIPT LOAD \"return 1\"\r\nSCRIPT LOAD \"--LONG\"\r\nEVALSHA \
+         e0e1f9fabfc9d4800c877a703b823ac0578ff8db 0\r\n",
+        "NOSCRIPT",
     ),
     ("--reply-max", "1kb", "MSET a LONG b LONG\r\nMGET a b\r\n", "the limit is 1024"),
 ];
