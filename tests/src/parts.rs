@@ -22,11 +22,11 @@ const FAILURE_KEPT: Duration = Duration::from_secs(600);
 /// Debian's packages: the server, its tools, and the libraries that a machine may lack.
 const DEBIAN: &str = "redis-server redis-tools libjemalloc2 liblzf1 libatomic1 liblua5.1-0";
 /// The Python clients and the frameworks that use one of them.
-const PYTHON: &str =
-    "redis==8.1.0 Django==5.2.19 Flask==3.1.3 Flask-Session==0.8.0 cachelib==0.17.0";
+const PYTHON: &str = "redis==8.1.0 Django==5.2.19 Flask==3.1.3 Flask-Session==0.8.0 cachelib==0.17.0 \
+     limits==5.8.0";
 /// The JavaScript clients and the framework that uses one of them.
-const NODE: &str =
-    "redis@6.3.1 ioredis@6.0.0 express@5.3.0 express-session@1.19.0 connect-redis@9.0.0";
+const NODE: &str = "redis@6.3.1 ioredis@6.0.0 express@5.3.0 express-session@1.19.0 connect-redis@9.0.0 \
+     rate-limiter-flexible@11.4.0";
 
 /// Programs and the libraries that they need.
 #[derive(Clone, Debug)]

@@ -88,6 +88,21 @@ fn redis_py_gives_a_password() {
 }
 
 #[test]
+fn redis_py_locks_and_runs_scripts() {
+    told(in_python("redis_py_locks.py"));
+}
+
+#[test]
+fn limits_counts_in_its_windows() {
+    told(in_python("limits_windows.py"));
+}
+
+#[test]
+fn rate_limiter_flexible_works() {
+    told(in_node("rate_limiter.js"));
+}
+
+#[test]
 fn django_caches_and_sessions_work() {
     told(in_python("django_cache.py"));
 }

@@ -1,6 +1,6 @@
 //! The same random commands to Debian's redis and to us: the replies are equal, byte for byte.
 //!
-//! Sequences over every command on strings, keys, deadlines and transactions that redis 7.0 has,
+//! Scripts are compared in `scripts.rs`. Sequences over every command on strings, keys, deadlines and transactions that redis 7.0 has,
 //! in pipelines, with a second connection that interferes, in RESP2 and in RESP3. Deliberate
 //! differences stand in `differences.rs`. `DIFFERENTIAL_COMMANDS` says how many commands in each
 //! protocol (default 20,000), `DIFFERENTIAL_SEED` repeats a run. After a difference both servers
@@ -14,6 +14,7 @@ mod differences;
 mod expiry;
 mod generator;
 mod pair;
+mod scripts;
 mod settings;
 mod shrink;
 mod vocabulary;
@@ -137,7 +138,7 @@ impl Step {
     }
 }
 
-fn number(variable: &str, default: u64) -> u64 {
+pub(crate) fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
