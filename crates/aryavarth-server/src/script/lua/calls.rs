@@ -37,7 +37,13 @@ pub(super) fn call(
     control.look(lua)?;
     let problem = |text: &str| -> mlua::Result<Value> {
         let text = format!("ERR {text}").into_bytes();
-        if raises { Err(raised(text)) } else { error_table(lua, &text).map(Value::Table) }
+        if raises {
+            return Err(raised(text));
+        }
+        // Nothing was run, and redis leaves the other field out.
+        let table = error_table(lua, &text)?;
+        table.raw_set("ignore_error_stats_update", Value::Nil)?;
+        Ok(Value::Table(table))
     };
     if args.is_empty() {
         return problem(NO_ARGUMENT);
@@ -221,7 +227,11 @@ impl Arguments<'_> {
             None => "no value",
             Some(value) => value.type_name(),
         };
-        let got = if got == "integer" { "number" } else { got };
+        let got = match got {
+            "integer" => "number",
+            "lightuserdata" => "userdata",
+            other => other,
+        };
         problem::bad_argument(self.lua, at, self.name, format_args!("{wanted} expected, got {got}"))
     }
 
