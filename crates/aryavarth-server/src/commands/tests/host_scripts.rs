@@ -66,7 +66,8 @@ fn shown(reply: &Reply) -> String {
         Reply::Null => "null".into(),
         Reply::NullArray => "null array".into(),
         Reply::Boolean(is) => format!("{is}"),
-        Reply::Double(number) => format!("{number}"),
+        // With its point, also where it is whole: a ratio is masked alike then.
+        Reply::Double(number) => format!("{number:?}"),
         Reply::BigNumber(digits) => digits.clone(),
         Reply::Verbatim(format, bytes) => {
             format!("{format} {}", text(bytes).replace('\r', "").trim_end())
