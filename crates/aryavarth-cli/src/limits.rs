@@ -192,6 +192,12 @@ pub(crate) struct LimitOptions {
     #[arg(env = "ARYAVARTH_SCRIPT_LOCK_TIME", hide_env_values = true)]
     script_lock_time: Duration,
 
+    /// The text of a script, and each that it compiles itself
+    #[arg(long, value_name = "SIZE", default_value = "256kb")]
+    #[arg(value_parser = size(KIB, BUDGET_MAX, "256kb"))]
+    #[arg(env = "ARYAVARTH_SCRIPT_TEXT_MAX", hide_env_values = true)]
+    script_text_max: usize,
+
     /// Scripts that are kept for EVALSHA; the least recently used leave
     #[arg(long, value_name = "N", default_value = "1000")]
     #[arg(value_parser = count(1, 1 << 24, "1000"))]
@@ -250,6 +256,7 @@ impl LimitOptions {
             memory_bytes_max_total: self.scripts_memory_max,
             time: self.script_time,
             locked_time: self.script_lock_time,
+            text_bytes_max: self.script_text_max,
             cached_max: self.scripts_max,
             cached_bytes_max: self.scripts_bytes_max,
         };

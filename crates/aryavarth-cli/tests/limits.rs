@@ -127,6 +127,12 @@ const LONG_CONVERSATIONS: &[(&str, &str, &str, &str)] = &[
          e0e1f9fabfc9d4800c877a703b823ac0578ff8db 0\r\n",
         "NOSCRIPT",
     ),
+    (
+        "--script-text-max",
+        "1kb",
+        "*3\r\n$4\r\nEVAL\r\n$1202\r\n--LONGLONG\r\n$1\r\n0\r\n",
+        "the script's text is too long: the limit is 1024",
+    ),
     ("--reply-max", "1kb", "MSET a LONG b LONG\r\nMGET a b\r\n", "the limit is 1024"),
 ];
 

@@ -102,6 +102,8 @@ pub struct ScriptLimits {
     pub time: Duration,
     /// How long it may run while no other client can write. Default: 1 s.
     pub locked_time: Duration,
+    /// The text of a script, and each that it compiles itself. Default: 256 KiB.
+    pub text_bytes_max: usize,
     /// Scripts that are kept for EVALSHA; the least recently used leave. Default: 1,000.
     pub cached_max: usize,
     /// Their bytes. Default: 16 MiB.
@@ -115,6 +117,7 @@ impl Default for ScriptLimits {
             memory_bytes_max_total: 256 << 20,
             time: Duration::from_secs(5),
             locked_time: Duration::from_secs(1),
+            text_bytes_max: 256 << 10,
             cached_max: 1_000,
             cached_bytes_max: 16 << 20,
         }

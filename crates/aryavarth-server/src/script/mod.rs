@@ -51,6 +51,11 @@ pub(crate) use none::run;
 pub(crate) use running::Running;
 pub(crate) use sha1::Hash;
 
+/// The problem of a text that is longer than scripts may be.
+fn too_long(bytes_max: usize) -> String {
+    format!("the script's text is too long: the limit is {bytes_max} bytes")
+}
+
 /// The surroundings of a script.
 pub(crate) trait Host {
     /// Runs a command of the script; an error of the command is a reply.
@@ -107,11 +112,15 @@ impl Scripts {
     /// The script of a text, which is kept from now on.
     ///
     /// # Errors
-    /// The first line names an engine or a flag that there is not, or the text does not compile.
+    /// The text is too long, its first line names an engine or a flag that there is not, or it does not
+    /// compile.
     pub(crate) fn load(&self, text: &[u8]) -> Result<Arc<Script>, String> {
         let hash = Hash::of(text);
         if let Some(script) = self.cache.find(hash) {
             return Ok(script);
+        }
+        if text.len() > self.limits.text_bytes_max {
+            return Err(too_long(self.limits.text_bytes_max));
         }
         let script = Arc::new(Script::new(hash, text)?);
         check(&script, &self.limits)?;

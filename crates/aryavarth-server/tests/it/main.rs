@@ -14,6 +14,7 @@ mod promises;
 mod redis;
 #[cfg(feature = "lua")]
 mod scripts;
+mod scripts_bounds;
 mod shutdown;
 mod strangers;
 mod support;

@@ -12,7 +12,7 @@ use aryavarth_server::{Limits, ScriptLimits};
 use crate::support::{Client, Obedient, PATIENCE, Server, eventually};
 
 /// A call of a script, with arguments of which the first is the number of keys.
-fn eval(script: &str, args: &[&str]) -> String {
+pub(crate) fn eval(script: &str, args: &[&str]) -> String {
     let parts: Vec<String> = ["EVAL", script]
         .iter()
         .chain(args)
@@ -21,7 +21,7 @@ fn eval(script: &str, args: &[&str]) -> String {
     format!("*{}\r\n{}", parts.len(), parts.concat())
 }
 
-fn run(client: &mut Client, script: &str) -> String {
+pub(crate) fn run(client: &mut Client, script: &str) -> String {
     client.ask(eval(script, &["0"])).trim_end().to_owned()
 }
 

@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use aryavarth_protocol::{Command, Reply};
-use mlua::{Lua, MultiValue, Table, Value};
+use mlua::{Lua, LuaString, MultiValue, Table, Value};
 
 use super::super::{Hash, Host};
-use super::control::Control;
+use super::control::{Control, LOG_LINE_BYTES_MAX};
 use super::convert::{number_text, to_value, truncated};
 use super::problem::{self, error_table, raised};
 
@@ -48,7 +48,7 @@ pub(super) fn call(
     if args.is_empty() {
         return problem(NO_ARGUMENT);
     }
-    let Some(parts) = args.iter().map(argument).collect::<Option<Vec<_>>>() else {
+    let Some(parts) = arguments(lua, control, args)? else {
         return problem("Lua redis lib command arguments must be strings or integers");
     };
     let command = Command::from_args(parts);
@@ -57,6 +57,22 @@ pub(super) fn call(
         Reply::Error(text) if raises => Err(raised(text.into_owned())),
         reply => to_value(lua, &reply, control.version.get()),
     }
+}
+
+/// The arguments of a command; `None` if one is neither a string nor a number. Their bytes are
+/// counted before they are copied: a call may name one text thousands of times.
+fn arguments(
+    lua: &Lua,
+    control: &Control,
+    args: &MultiValue,
+) -> mlua::Result<Option<Vec<Vec<u8>>>> {
+    let bytes = |value: &Value| value.as_string().map_or(0, |text| text.as_bytes().len());
+    let bytes = args.iter().map(bytes).fold(0, usize::saturating_add);
+    if bytes > control.memory_bytes_max.get() {
+        return Err(problem::out_of_memory());
+    }
+    control.pay(lua, bytes)?;
+    Ok(args.iter().map(argument).collect())
 }
 
 /// An argument of a command.
@@ -71,12 +87,11 @@ fn argument(value: &Value) -> Option<Vec<u8>> {
 }
 
 /// The one text of a call: a string, or a number as Lua writes it.
-fn only_text(lua: &Lua, args: &MultiValue) -> mlua::Result<Option<Vec<u8>>> {
+fn only_text(lua: &Lua, args: &MultiValue) -> mlua::Result<Option<LuaString>> {
     let mut args = args.iter();
     match (args.next(), args.next()) {
         (Some(value @ (Value::String(_) | Value::Integer(_) | Value::Number(_))), None) => {
-            let text = lua.coerce_string(value.clone())?;
-            Ok(text.map(|text| text.as_bytes().to_vec()))
+            lua.coerce_string(value.clone())
         }
         _ => Ok(None),
     }
@@ -96,15 +111,16 @@ pub(super) fn table(lua: &Lua, control: &Rc<Control>) -> mlua::Result<Table> {
     redis.raw_set("REDIS_VERSION_NUM", version_number())?;
     redis.raw_set("error_reply", lua.create_function(|lua, args| error_reply(lua, &args))?)?;
     redis.raw_set("status_reply", lua.create_function(|lua, args| status_reply(lua, &args))?)?;
-    redis.raw_set("sha1hex", lua.create_function(|lua, args| sha1hex(lua, &args))?)?;
     redis.raw_set("replicate_commands", lua.create_function(|_, _: MultiValue| Ok(true))?)?;
     redis.raw_set("set_repl", lua.create_function(|_, args| set_repl(&args))?)?;
     redis.raw_set("breakpoint", lua.create_function(|_, _: MultiValue| Ok(false))?)?;
     redis.raw_set("debug", lua.create_function(|_, _: MultiValue| Ok(()))?)?;
     let own = Rc::clone(control);
+    redis.raw_set("sha1hex", lua.create_function(move |lua, args| sha1hex(lua, &own, &args))?)?;
+    let own = Rc::clone(control);
     redis.raw_set("setresp", lua.create_function(move |_, args| set_version(&own, &args))?)?;
     let own = Rc::clone(control);
-    let knows = move |_: &Lua, args: MultiValue| knows_command(&own, &args);
+    let knows = move |lua: &Lua, args: MultiValue| knows_command(lua, &own, &args);
     redis.raw_set("acl_check_cmd", lua.create_function(knows)?)?;
     let own = Rc::clone(control);
     redis.raw_set("log", lua.create_function(move |lua, args| log(lua, &own, &args))?)?;
@@ -118,11 +134,11 @@ fn version_number() -> i64 {
 }
 
 fn error_reply(lua: &Lua, args: &MultiValue) -> mlua::Result<Table> {
-    let text = match (args.front(), args.len()) {
-        (Some(Value::String(text)), 1) => text.as_bytes().to_vec(),
-        _ => return error_table(lua, b"ERR wrong number or type of arguments"),
+    let (Some(Value::String(text)), 1) = (args.front(), args.len()) else {
+        return error_table(lua, b"ERR wrong number or type of arguments");
     };
-    let text = text.strip_prefix(b"-").unwrap_or(&text);
+    let text = &*text.as_bytes();
+    let text = text.strip_prefix(b"-").unwrap_or(text);
     // A text of one word has no kind.
     let has_kind = text.contains(&b' ');
     let kind: &[u8] = if has_kind { b"" } else { b"ERR " };
@@ -139,12 +155,14 @@ fn status_reply(lua: &Lua, args: &MultiValue) -> mlua::Result<Table> {
     Ok(table)
 }
 
-fn sha1hex(lua: &Lua, args: &MultiValue) -> mlua::Result<String> {
+fn sha1hex(lua: &Lua, control: &Control, args: &MultiValue) -> mlua::Result<String> {
     if args.len() != 1 {
         return Err(err("wrong number of arguments"));
     }
-    let text = only_text(lua, args)?.unwrap_or_default();
-    Ok(Hash::of(&text).to_string())
+    let Some(text) = only_text(lua, args)? else { return Ok(Hash::of(b"").to_string()) };
+    let text = &*text.as_bytes();
+    control.pay(lua, text.len())?;
+    Ok(Hash::of(text).to_string())
 }
 
 fn set_repl(args: &MultiValue) -> mlua::Result<()> {
@@ -183,23 +201,30 @@ fn log(lua: &Lua, control: &Control, args: &MultiValue) -> mlua::Result<()> {
     if !(0..=3).contains(&level) {
         return Err(err("Invalid debug level."));
     }
-    let mut words = Vec::new();
+    let mut line = Vec::new();
+    let mut is_first = true;
     for value in args.iter().skip(1) {
-        if let Some(word) = lua.coerce_string(value.clone())? {
-            words.push(word.as_bytes().to_vec());
+        let Some(word) = lua.coerce_string(value.clone())? else { continue };
+        if !std::mem::take(&mut is_first) {
+            line.push(b' ');
+        }
+        let left = LOG_LINE_BYTES_MAX.saturating_sub(line.len());
+        line.extend(word.as_bytes().iter().take(left));
+        if left == 0 {
+            break;
         }
     }
-    control.note(level, words.join(&b' '));
+    line.truncate(LOG_LINE_BYTES_MAX);
+    control.note(level, line);
     Ok(())
 }
 
 /// `redis.acl_check_cmd`: the one user may call every command.
-fn knows_command(control: &Control, args: &MultiValue) -> mlua::Result<bool> {
+fn knows_command(lua: &Lua, control: &Control, args: &MultiValue) -> mlua::Result<bool> {
     if args.is_empty() {
         return Err(err(NO_ARGUMENT));
     }
-    let parts = args.iter().map(argument).collect::<Option<Vec<_>>>();
-    let Some(parts) = parts else {
+    let Some(parts) = arguments(lua, control, args)? else {
         return Err(err("Lua redis lib command arguments must be strings or integers"));
     };
     let command = Command::from_args(parts);
@@ -236,7 +261,7 @@ impl Arguments<'_> {
     }
 
     /// A string, or a number as Lua writes it.
-    pub(super) fn text(&self, at: usize) -> mlua::Result<mlua::LuaString> {
+    pub(super) fn text(&self, at: usize) -> mlua::Result<LuaString> {
         match self.value(at) {
             Value::String(text) => Ok(text),
             value @ (Value::Integer(_) | Value::Number(_)) => {

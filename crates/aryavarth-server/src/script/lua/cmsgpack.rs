@@ -107,11 +107,9 @@ struct Packer<'a> {
 impl Packer<'_> {
     fn value(&mut self, value: &Value, depth: usize) -> mlua::Result<()> {
         self.control.step(self.lua, 1)?;
-        if self.bytes.len() > self.control.memory_bytes_max.get() {
-            return Err(mlua::Error::MemoryError("not enough memory".to_owned()));
-        }
+        self.control.room(self.lua, self.bytes.len())?;
         match value {
-            Value::String(text) => self.text(&text.as_bytes()),
+            Value::String(text) => self.text(&text.as_bytes())?,
             Value::Boolean(is) => self.bytes.push(if *is { 0xc3 } else { 0xc2 }),
             Value::Integer(number) => self.integer(*number),
             Value::Number(number) => self.number(*number),
@@ -140,9 +138,12 @@ impl Packer<'_> {
         }
     }
 
-    fn text(&mut self, text: &[u8]) {
+    fn text(&mut self, text: &[u8]) -> mlua::Result<()> {
+        self.control.pay(self.lua, text.len())?;
+        self.control.room(self.lua, self.bytes.len() + text.len())?;
         self.head(text.len(), (0xa0, 31), (Some(0xd9), 0xda, 0xdb));
         self.bytes.extend_from_slice(text);
+        Ok(())
     }
 
     fn number(&mut self, number: f64) {
@@ -184,6 +185,7 @@ impl Packer<'_> {
     fn table(&mut self, table: &Table, depth: usize) -> mlua::Result<()> {
         let (mut most, mut count, mut is_array) = (0, 0, true);
         for pair in table.pairs::<Value, Value>() {
+            self.control.step(self.lua, 1)?;
             match pair?.0 {
                 Value::Integer(at) if at >= 1 => most = most.max(at),
                 _ => is_array = false,
@@ -234,6 +236,7 @@ impl<'a> Unpacker<'a> {
 
     fn text(&mut self, length: usize) -> mlua::Result<Value> {
         let text = self.take(length)?;
+        self.control.pay(self.lua, length)?;
         Ok(Value::String(self.lua.create_string(text)?))
     }
 

@@ -17,11 +17,13 @@ use crate::limits::ScriptLimits;
 const SLOW: Duration = Duration::from_millis(2);
 /// Steps of a library function between two looks at the clock.
 const WORK: u32 = 100_000;
+/// Bytes that a library function copies, compares or hashes in one step.
+const STEP_BYTES: usize = 16;
 /// The lowest bits of a seed, as srand48 has them.
 const FIRST_RANDOM: u64 = 0x330e;
 /// Lines and bytes that one run may log.
 const LOG_LINES_MAX: usize = 100;
-const LOG_LINE_BYTES_MAX: usize = 1_024;
+pub(super) const LOG_LINE_BYTES_MAX: usize = 1_024;
 
 /// Whether there is such a command.
 type Knows = fn(&Command) -> bool;
@@ -43,6 +45,10 @@ pub(super) struct Control {
     random: Cell<u64>,
     pub(super) log: RefCell<Vec<(i64, Vec<u8>)>>,
     pub(super) memory_bytes_max: Cell<usize>,
+    /// The most bytes that the machine may have, with those of a new one.
+    pub(super) machine_bytes_max: Cell<usize>,
+    /// The most bytes of a text that is compiled.
+    pub(super) text_bytes_max: Cell<usize>,
     pub(super) json: cjson::Settings,
     /// Whether there is a command.
     pub(super) knows: Cell<Option<Knows>>,
@@ -59,6 +65,7 @@ impl Control {
         self.time_max.set(if whole < locked { limits.time } else { limits.locked_time });
         self.deadline.set(Some(whole.min(locked)));
         self.looked.set(Some(now));
+        self.text_bytes_max.set(limits.text_bytes_max);
         self.is_slow.set(false);
         self.work.set(0);
         self.version.set(2);
@@ -118,6 +125,17 @@ impl Control {
         self.look(lua)
     }
 
+    /// Counts bytes that a library function reads or writes: each [`STEP_BYTES`] of them are a step.
+    pub(super) fn pay(&self, lua: &Lua, bytes: usize) -> mlua::Result<()> {
+        self.step(lua, u32::try_from(bytes / STEP_BYTES).unwrap_or(u32::MAX))
+    }
+
+    /// Refuses a buffer for which the script has no memory left: it would become a text of Lua.
+    pub(super) fn room(&self, lua: &Lua, bytes: usize) -> mlua::Result<()> {
+        let bytes = bytes.saturating_add(lua.used_memory());
+        if bytes > self.machine_bytes_max.get() { Err(problem::out_of_memory()) } else { Ok(()) }
+    }
+
     /// Notes that the script stops; returns the error to raise.
     pub(super) fn stop(&self, why: Stop) -> mlua::Error {
         self.stopped.borrow_mut().get_or_insert(why);
@@ -143,8 +161,7 @@ impl Control {
     }
 
     /// Keeps a line for the log.
-    pub(super) fn note(&self, level: i64, mut line: Vec<u8>) {
-        line.truncate(LOG_LINE_BYTES_MAX);
+    pub(super) fn note(&self, level: i64, line: Vec<u8>) {
         let mut log = self.log.borrow_mut();
         if log.len() < LOG_LINES_MAX {
             log.push((level, line));

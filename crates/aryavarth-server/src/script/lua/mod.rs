@@ -39,7 +39,7 @@ use crate::limits::ScriptLimits;
 use control::Control;
 
 /// Instructions between two looks at the clock.
-const STEPS: u32 = 1_000;
+const STEPS: u32 = 250;
 /// The same, in a script whose instructions take long.
 const SLOW_STEPS: u32 = 10;
 /// Runs after which a machine is made anew.
@@ -85,6 +85,7 @@ impl Machine {
         let memory_bytes_max = limits.memory_bytes_max;
         lua.set_memory_limit(bytes_at_rest + memory_bytes_max)?;
         control.memory_bytes_max.set(memory_bytes_max);
+        control.machine_bytes_max.set(bytes_at_rest + memory_bytes_max);
         Ok(Machine {
             lua,
             control,
@@ -125,6 +126,8 @@ impl Machine {
         };
         self.control.knows.set(Some(host.knows()));
         let outcome = self.call(&function, input, host);
+        // The last function of the library may have kept the hook waiting. The stop is noted.
+        let _ = self.control.look(&self.lua);
         let log = self.control.log.take();
         let ending = match (self.control.stopped.take(), outcome) {
             (Some(stop), _) => Ending::Stopped(stop),

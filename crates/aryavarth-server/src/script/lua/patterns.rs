@@ -9,6 +9,8 @@ const CAPTURES_MAX: usize = 32;
 /// The deepest recursion of a match.
 const DEPTH_MAX: usize = 200;
 const ESCAPE: u8 = b'%';
+/// Bytes of a set that are one step.
+const SET_BYTES: usize = 8;
 
 /// Why a match came to no end.
 #[derive(Debug)]
@@ -89,6 +91,12 @@ impl<'a, S: Steps> Matcher<'a, S> {
         self.steps.step(1).map_err(Fault::Stopped)
     }
 
+    /// Counts the work of a class: the whole of a set may be compared with one byte.
+    fn count_class(&self, p: usize, after: usize) -> Result<(), Fault> {
+        let steps = 1 + (after - p) / SET_BYTES;
+        self.steps.step(u32::try_from(steps).unwrap_or(u32::MAX)).map_err(Fault::Stopped)
+    }
+
     /// Matches the pattern from `p` on at `s`.
     fn go(&mut self, mut s: usize, mut p: usize) -> Found {
         self.depth += 1;
@@ -117,6 +125,7 @@ impl<'a, S: Steps> Matcher<'a, S> {
                 },
                 _ => {
                     let after = self.class_end(p)?;
+                    self.count_class(p, after)?;
                     let is_here = s < self.subject.len() && self.single(s, p, after);
                     match self.byte(after) {
                         Some(b'?') => {
@@ -142,7 +151,7 @@ impl<'a, S: Steps> Matcher<'a, S> {
     fn most(&mut self, s: usize, p: usize, after: usize, least: usize) -> Found {
         let mut times = 0;
         while s + times < self.subject.len() && self.single(s + times, p, after) {
-            self.count()?;
+            self.count_class(p, after)?;
             times += 1;
         }
         while times >= least {
@@ -163,6 +172,7 @@ impl<'a, S: Steps> Matcher<'a, S> {
             if let Some(end) = self.go(s, after + 1)? {
                 return Ok(Some(end));
             }
+            self.count_class(p, after)?;
             if s >= self.subject.len() || !self.single(s, p, after) {
                 return Ok(None);
             }
@@ -223,6 +233,7 @@ impl<'a, S: Steps> Matcher<'a, S> {
             return Err(Fault::Pattern("missing '[' after '%f' in pattern"));
         }
         let after = self.class_end(p)?;
+        self.count_class(p, after)?;
         let before = s.checked_sub(1).and_then(|at| self.subject.get(at)).copied().unwrap_or(0);
         let here = self.subject.get(s).copied().unwrap_or(0);
         let is_between = !self.in_set(before, p, after - 1) && self.in_set(here, p, after - 1);

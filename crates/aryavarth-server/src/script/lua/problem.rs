@@ -49,6 +49,11 @@ pub(super) fn raised(text: Vec<u8>) -> Error {
     Error::external(Problem::Reply(text))
 }
 
+/// The error of a function for which the script has no memory left.
+pub(super) fn out_of_memory() -> Error {
+    Error::MemoryError("not enough memory".to_owned())
+}
+
 /// An error without a place.
 pub(super) fn text(text: &str) -> Error {
     Error::external(Problem::Text(text.to_owned()))

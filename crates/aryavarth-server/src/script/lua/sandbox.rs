@@ -5,12 +5,16 @@ use std::rc::Rc;
 use mlua::chunk::ChunkMode;
 use mlua::{Function, Lua, MultiValue, Table, Value};
 
+use super::super::too_long;
 use super::calls::{self, Arguments};
 use super::control::Control;
 use super::{bits, cjson, cmsgpack, problem, strings, structs};
 
 /// A chunk that was compiled elsewhere begins with it; it could break the machine.
 const BYTECODE: u8 = 0x1b;
+
+/// Bytes of a chunk's name that are kept: errors show no more than 60.
+const NAME_BYTES_MAX: usize = 1_024;
 
 /// The parts of a sandbox that a machine needs.
 pub(super) struct Sandbox {
@@ -27,7 +31,7 @@ pub(super) fn build(lua: &Lua, control: &Rc<Control>) -> mlua::Result<Sandbox> {
     ours.raw_set("bit", bits::table(lua)?)?;
     ours.raw_set("cjson", cjson::table(lua, control)?)?;
     ours.raw_set("cmsgpack", cmsgpack::table(lua, control)?)?;
-    ours.raw_set("struct", structs::table(lua)?)?;
+    ours.raw_set("struct", structs::table(lua, control)?)?;
     ours.raw_set("math", math(lua, control)?)?;
     ours.raw_set("string", strings::table(lua, control)?)?;
     let own = Rc::clone(control);
@@ -39,7 +43,8 @@ pub(super) fn build(lua: &Lua, control: &Rc<Control>) -> mlua::Result<Sandbox> {
     })?;
     let own = Rc::clone(control);
     let blame = lua.create_function(move |lua, problem: Value| blame(lua, &own, problem))?;
-    let load = lua.create_function(load_text)?;
+    let own = Rc::clone(control);
+    let load = lua.create_function(move |lua, args| load_text(lua, &own, args))?;
     let change_metatable = lua.create_function(change_metatable)?;
     let prelude = lua.load(include_str!("sandbox.lua")).set_name("=sandbox");
     let (env, globals, redis, protect) =
@@ -97,6 +102,8 @@ pub(super) fn compile(lua: &Lua, text: &[u8], name: &str, env: &Table) -> Result
     if text.first() == Some(&BYTECODE) {
         return Err("compiled chunks are not accepted".to_owned());
     }
+    // The machine refers to the name only where its collector does not look while it compiles.
+    let _anchor = lua.create_string(name).map_err(|error| problem::first_line(&error))?;
     let chunk = lua.load(text).set_name(name).set_mode(ChunkMode::Text);
     let chunk = chunk.set_environment(env.clone());
     chunk.into_function().map_err(|error| match error {
@@ -106,14 +113,28 @@ pub(super) fn compile(lua: &Lua, text: &[u8], name: &str, env: &Table) -> Result
 }
 
 /// `loadstring`: a function, or nil and the problem.
-fn load_text(lua: &Lua, (text, name, env): (Value, Value, Table)) -> mlua::Result<(Value, Value)> {
+fn load_text(
+    lua: &Lua,
+    control: &Control,
+    (text, name, env): (Value, Value, Table),
+) -> mlua::Result<(Value, Value)> {
     let Some(text) = lua.coerce_string(text.clone())?.filter(|_| !text.is_table()) else {
         let values = MultiValue::from_iter([text]);
         let args = Arguments { lua, name: "loadstring", values };
         return args.text(1).map(|_| (Value::Nil, Value::Nil));
     };
-    let named = lua.coerce_string(name)?.map(|name| name.to_string_lossy());
-    let name = named.unwrap_or_else(|| text.to_string_lossy());
+    let length = text.as_bytes().len();
+    // A text is compiled in one go, and some in a time that grows with the square of their length.
+    control.step(lua, u32::try_from(length).unwrap_or(u32::MAX))?;
+    if length > control.text_bytes_max.get() {
+        let problem = too_long(control.text_bytes_max.get());
+        return Ok((Value::Nil, Value::String(lua.create_string(problem)?)));
+    }
+    let name = lua.coerce_string(name)?.unwrap_or_else(|| text.clone());
+    let name = name
+        .as_bytes()
+        .get(..NAME_BYTES_MAX)
+        .map_or_else(|| name.to_string_lossy(), |part| String::from_utf8_lossy(part).into_owned());
     match compile(lua, &text.as_bytes(), &name, &env) {
         Ok(function) => Ok((Value::Function(function), Value::Nil)),
         Err(problem) => Ok((Value::Nil, Value::String(lua.create_string(problem)?))),

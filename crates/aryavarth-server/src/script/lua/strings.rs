@@ -1,9 +1,10 @@
-//! `string.find`, `match`, `gmatch`, `gsub` and `rep`: the functions of strings that could run for
-//! ever in the library's own form.
+//! `string.find`, `match`, `gmatch`, `gsub`, `rep`, `upper`, `lower` and `reverse`: the functions of
+//! strings that could run for ever, or for long in one call, in the library's own form.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
+use memchr::memmem;
 use mlua::{Function, Lua, LuaString, MultiValue, Table, Value};
 
 use super::calls::Arguments;
@@ -31,8 +32,16 @@ type Body = fn(&Arguments<'_>, &Rc<Control>) -> mlua::Result<MultiValue>;
 /// The functions, to be put into `string`.
 pub(super) fn table(lua: &Lua, control: &Rc<Control>) -> mlua::Result<Table> {
     let string = lua.create_table()?;
-    let functions: [(&'static str, Body); 5] =
-        [("find", find), ("match", match_), ("gmatch", gmatch), ("gsub", gsub), ("rep", rep)];
+    let functions: [(&'static str, Body); 8] = [
+        ("find", find),
+        ("match", match_),
+        ("gmatch", gmatch),
+        ("gsub", gsub),
+        ("rep", rep),
+        ("upper", |args, control| changed(args, control, <[u8]>::make_ascii_uppercase)),
+        ("lower", |args, control| changed(args, control, <[u8]>::make_ascii_lowercase)),
+        ("reverse", |args, control| changed(args, control, <[u8]>::reverse)),
+    ];
     for (name, body) in functions {
         let own = Rc::clone(control);
         let function =
@@ -58,9 +67,11 @@ fn start_of(args: &Arguments<'_>, at: usize, length: usize) -> mlua::Result<usiz
     Ok(usize::try_from(place - 1).unwrap_or(length).min(length))
 }
 
-fn value_of(lua: &Lua, subject: &[u8], capture: Capture) -> mlua::Result<Value> {
+fn value_of(steps: &Counted<'_>, subject: &[u8], capture: Capture) -> mlua::Result<Value> {
+    let lua = steps.lua;
     match capture.extent {
         Extent::Bytes(length) => {
+            steps.control.pay(lua, length)?;
             lua.create_string(&subject[capture.start..capture.start + length]).map(Value::String)
         }
         Extent::Place | Extent::Open => {
@@ -99,23 +110,15 @@ fn place(at: usize) -> Value {
     Value::Integer(i64::try_from(at).unwrap_or(i64::MAX))
 }
 
-/// Where a text stands in another.
-fn position(subject: &[u8], text: &[u8]) -> Option<usize> {
-    let Some((first, rest)) = text.split_first() else { return Some(0) };
-    let last = subject.len().checked_sub(text.len())?;
-    (0..=last).find(|at| subject[*at] == *first && subject[*at + 1..].starts_with(rest))
-}
-
 fn find(args: &Arguments<'_>, control: &Rc<Control>) -> mlua::Result<MultiValue> {
     let (subject, pattern) = (args.text(1)?, args.text(2)?);
     let (subject, pattern) = (&*subject.as_bytes(), &*pattern.as_bytes());
     let from = start_of(args, 3, subject.len())?;
     let is_plain = !matches!(args.value(4), Value::Nil | Value::Boolean(false));
     let steps = Counted { lua: args.lua, control };
+    control.pay(args.lua, subject.len() + pattern.len())?;
     if is_plain || !pattern.iter().any(|byte| SPECIALS.contains(byte)) {
-        let work = subject.len() / 16 + pattern.len().min(1 << 10);
-        steps.step(u32::try_from(work).unwrap_or(u32::MAX))?;
-        let found = position(&subject[from..], pattern);
+        let found = memmem::find(&subject[from..], pattern);
         return Ok(match found.map(|at| from + at) {
             Some(at) => MultiValue::from_iter([place(at + 1), place(at + pattern.len())]),
             None => MultiValue::from_iter([Value::Nil]),
@@ -127,7 +130,7 @@ fn find(args: &Arguments<'_>, control: &Rc<Control>) -> mlua::Result<MultiValue>
     };
     let mut values = vec![place(start + 1), place(end)];
     for capture in captures.into_iter().filter(|_| has_own) {
-        values.push(value_of(args.lua, subject, capture)?);
+        values.push(value_of(&steps, subject, capture)?);
     }
     Ok(values.into_iter().collect())
 }
@@ -141,7 +144,7 @@ fn match_(args: &Arguments<'_>, control: &Rc<Control>) -> mlua::Result<MultiValu
     let Some((_, _, captures, _)) = found else {
         return Ok(MultiValue::from_iter([Value::Nil]));
     };
-    captures.into_iter().map(|capture| value_of(args.lua, subject, capture)).collect()
+    captures.into_iter().map(|capture| value_of(&steps, subject, capture)).collect()
 }
 
 fn gmatch(args: &Arguments<'_>, control: &Rc<Control>) -> mlua::Result<MultiValue> {
@@ -157,13 +160,31 @@ fn gmatch(args: &Arguments<'_>, control: &Rc<Control>) -> mlua::Result<MultiValu
             let Some(end) = found else { continue };
             from.set(if end == at { end + 1 } else { end });
             let captures = matcher.captures(at, end).map_err(|fault| told(lua, fault))?;
-            let values = captures.into_iter().map(|capture| value_of(lua, subject, capture));
+            let values = captures.into_iter().map(|capture| value_of(&steps, subject, capture));
             return values.collect::<mlua::Result<MultiValue>>();
         }
         from.set(subject.len() + 1);
         Ok(MultiValue::from_iter([Value::Nil]))
     })?;
     Ok(MultiValue::from_iter([Value::Function(next)]))
+}
+
+/// The text that `gsub` makes: the script pays for its bytes before they are there.
+struct Output<'a> {
+    steps: &'a Counted<'a>,
+    bytes: Vec<u8>,
+}
+
+impl Output<'_> {
+    fn push(&mut self, part: &[u8]) -> mlua::Result<()> {
+        let Counted { lua, control } = self.steps;
+        control.pay(lua, part.len())?;
+        if self.bytes.capacity() - self.bytes.len() < part.len() {
+            control.room(lua, self.bytes.len() + part.len())?;
+        }
+        self.bytes.extend_from_slice(part);
+        Ok(())
+    }
 }
 
 /// The replacement of matches.
@@ -188,78 +209,68 @@ impl Replacement {
     /// Appends the replacement of a match to `output`.
     fn append(
         &self,
-        lua: &Lua,
         subject: &[u8],
         (start, end): (usize, usize),
         captures: &[Capture],
-        output: &mut Vec<u8>,
+        output: &mut Output<'_>,
     ) -> mlua::Result<()> {
+        let lua = output.steps.lua;
         let capture = |at: usize| captures.get(at).copied();
         let value = match self {
             Replacement::Text(text) => {
-                return expand(lua, &text.as_bytes(), subject, (start, end), captures, output);
+                return expand(&text.as_bytes(), subject, (start, end), captures, output);
             }
             Replacement::Table(table) => match capture(0) {
-                Some(first) => table.get(value_of(lua, subject, first)?)?,
+                Some(first) => table.get(value_of(output.steps, subject, first)?)?,
                 None => Value::Nil,
             },
             Replacement::Function(function) => {
-                let values = captures.iter().map(|capture| value_of(lua, subject, *capture));
+                let values = captures.iter().map(|it| value_of(output.steps, subject, *it));
                 function.call(values.collect::<mlua::Result<MultiValue>>()?)?
             }
         };
         match value {
-            Value::Nil | Value::Boolean(false) => output.extend_from_slice(&subject[start..end]),
-            Value::String(text) => output.extend_from_slice(&text.as_bytes()),
-            number @ (Value::Integer(_) | Value::Number(_)) => {
-                if let Some(text) = lua.coerce_string(number)? {
-                    output.extend_from_slice(&text.as_bytes());
-                }
-            }
+            Value::Nil | Value::Boolean(false) => output.push(&subject[start..end]),
+            Value::String(text) => output.push(&text.as_bytes()),
+            number @ (Value::Integer(_) | Value::Number(_)) => match lua.coerce_string(number)? {
+                Some(text) => output.push(&text.as_bytes()),
+                None => Ok(()),
+            },
             other => {
                 let kind = other.type_name();
-                return Err(problem::complain(
-                    lua,
-                    format_args!("invalid replacement value (a {kind})"),
-                ));
+                Err(problem::complain(lua, format_args!("invalid replacement value (a {kind})")))
             }
         }
-        Ok(())
     }
 }
 
 /// Appends a replacement's text, in which `%1` is a capture and `%0` the match.
 fn expand(
-    lua: &Lua,
-    text: &[u8],
+    mut text: &[u8],
     subject: &[u8],
     (start, end): (usize, usize),
     captures: &[Capture],
-    output: &mut Vec<u8>,
+    output: &mut Output<'_>,
 ) -> mlua::Result<()> {
-    let mut bytes = text.iter().copied();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            output.push(byte);
-            continue;
-        }
-        match bytes.next() {
-            Some(b'0') => output.extend_from_slice(&subject[start..end]),
-            Some(digit @ b'1'..=b'9') => match captures.get(usize::from(digit - b'1')) {
+    while let Some(plain) = memchr::memchr(b'%', text) {
+        output.push(&text[..plain])?;
+        // As the library, which reads the zero after its text.
+        let escaped = text.get(plain + 1).copied().unwrap_or(0);
+        text = text.get(plain + 2..).unwrap_or_default();
+        output.steps.step(1)?;
+        match escaped {
+            b'0' => output.push(&subject[start..end])?,
+            digit @ b'1'..=b'9' => match captures.get(usize::from(digit - b'1')) {
                 Some(Capture { start, extent: Extent::Bytes(length) }) => {
-                    output.extend_from_slice(&subject[*start..start + length]);
+                    output.push(&subject[*start..start + length])?;
                 }
-                Some(Capture { start, .. }) => {
-                    output.extend_from_slice((start + 1).to_string().as_bytes());
-                }
-                None => return Err(problem::complain(lua, "invalid capture index")),
+                Some(Capture { start, .. }) => output.push((start + 1).to_string().as_bytes())?,
+                None => return Err(problem::complain(output.steps.lua, "invalid capture index")),
             },
-            Some(other) => output.push(other),
-            // As the library, which reads the zero after its text.
-            None => output.push(0),
+            other => output.push(&[other])?,
         }
     }
-    Ok(())
+    output.push(text)
 }
 
 fn gsub(args: &Arguments<'_>, control: &Rc<Control>) -> mlua::Result<MultiValue> {
@@ -274,21 +285,20 @@ fn gsub(args: &Arguments<'_>, control: &Rc<Control>) -> mlua::Result<MultiValue>
     };
     let steps = Counted { lua, control };
     let mut matcher = Matcher::new(subject, pattern, &steps);
-    let (mut output, mut at, mut count) = (Vec::new(), 0, 0);
+    control.pay(lua, subject.len() + pattern.len())?;
+    let mut output = Output { steps: &steps, bytes: Vec::new() };
+    let (mut at, mut count) = (0, 0);
     while count < most {
         let found = matcher.match_at(at).map_err(|fault| told(lua, fault))?;
         if let Some(end) = found {
             count += 1;
             let captures = matcher.captures(at, end).map_err(|fault| told(lua, fault))?;
-            replacement.append(lua, subject, (at, end), &captures, &mut output)?;
-            if output.len() > control.memory_bytes_max.get() {
-                return Err(mlua::Error::MemoryError("not enough memory".to_owned()));
-            }
+            replacement.append(subject, (at, end), &captures, &mut output)?;
         }
         match found {
             Some(end) if end > at => at = end,
             _ if at < subject.len() => {
-                output.push(subject[at]);
+                output.push(&subject[at..=at])?;
                 at += 1;
             }
             _ => break,
@@ -297,18 +307,33 @@ fn gsub(args: &Arguments<'_>, control: &Rc<Control>) -> mlua::Result<MultiValue>
             break;
         }
     }
-    output.extend_from_slice(subject.get(at..).unwrap_or_default());
-    let output = Value::String(lua.create_string(output)?);
+    output.push(subject.get(at..).unwrap_or_default())?;
+    let output = Value::String(lua.create_string(output.bytes)?);
     Ok(MultiValue::from_iter([output, Value::Integer(count)]))
+}
+
+/// A text of the same length.
+fn changed(
+    args: &Arguments<'_>,
+    control: &Control,
+    change: fn(&mut [u8]),
+) -> mlua::Result<MultiValue> {
+    let text = args.text(1)?;
+    let text = &*text.as_bytes();
+    control.room(args.lua, text.len())?;
+    control.pay(args.lua, text.len())?;
+    let mut text = text.to_vec();
+    change(&mut text);
+    Ok(MultiValue::from_iter([Value::String(args.lua.create_string(text)?)]))
 }
 
 fn rep(args: &Arguments<'_>, control: &Rc<Control>) -> mlua::Result<MultiValue> {
     let (text, times) = (args.text(1)?, args.integer(2)?);
     let text = &*text.as_bytes();
     let times = usize::try_from(times).unwrap_or(0);
-    if text.len().checked_mul(times).is_none_or(|bytes| bytes > control.memory_bytes_max.get()) {
-        return Err(mlua::Error::MemoryError("not enough memory".to_owned()));
-    }
+    let bytes = text.len().saturating_mul(times);
+    control.room(args.lua, bytes)?;
+    control.pay(args.lua, bytes)?;
     let times = if text.is_empty() { 0 } else { times };
     Ok(MultiValue::from_iter([Value::String(args.lua.create_string(text.repeat(times))?)]))
 }

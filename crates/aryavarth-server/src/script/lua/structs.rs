@@ -4,10 +4,12 @@
 //! `b h i l T` and their capitals integers, `f d` floats, `s c` strings, `x` a byte of padding.
 
 use std::cell::Cell;
+use std::rc::Rc;
 
 use mlua::{Lua, MultiValue, Table, Value};
 
 use super::calls::Arguments;
+use super::control::Control;
 use super::{convert, problem};
 
 /// The widest integer, and the strictest alignment by default.
@@ -15,16 +17,22 @@ const INTEGER_MAX: usize = 32;
 const ALIGNMENT: usize = 8;
 
 /// The table `struct`.
-pub(super) fn table(lua: &Lua) -> mlua::Result<Table> {
+pub(super) fn table(lua: &Lua, control: &Rc<Control>) -> mlua::Result<Table> {
     let table = lua.create_table()?;
-    let pack = |lua: &Lua, values: MultiValue| {
+    let own = Rc::clone(control);
+    let pack = move |lua: &Lua, values: MultiValue| {
         let args = Arguments { lua, name: "pack", values };
-        lua.create_string(pack(&args)?)
+        lua.create_string(pack(&args, &own)?)
     };
     table.raw_set("pack", lua.create_function(pack)?)?;
-    let unpack = |lua: &Lua, values: MultiValue| unpack(&Arguments { lua, name: "unpack", values });
+    let own = Rc::clone(control);
+    let unpack = move |lua: &Lua, values: MultiValue| {
+        unpack(&Arguments { lua, name: "unpack", values }, &own)
+    };
     table.raw_set("unpack", lua.create_function(unpack)?)?;
-    let size = |lua: &Lua, values: MultiValue| size(&Arguments { lua, name: "size", values });
+    let own = Rc::clone(control);
+    let size =
+        move |lua: &Lua, values: MultiValue| size(&Arguments { lua, name: "size", values }, &own);
     table.raw_set("size", lua.create_function(size)?)?;
     Ok(table)
 }
@@ -153,8 +161,8 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// Bytes that a call writes at most.
-const BYTES_MAX: usize = 64 << 20;
+/// Values that one call returns at most: they lie on the machine's stack.
+const VALUES_MAX: usize = 7_000;
 
 /// A number to be packed; none at all is nil, as in the library.
 fn number_of(args: &Arguments<'_>, at: usize) -> mlua::Result<f64> {
@@ -164,12 +172,15 @@ fn number_of(args: &Arguments<'_>, at: usize) -> mlua::Result<f64> {
     args.number(at)
 }
 
-fn pack(args: &Arguments<'_>) -> mlua::Result<Vec<u8>> {
+fn pack(args: &Arguments<'_>, control: &Control) -> mlua::Result<Vec<u8>> {
     let letters = args.text(1)?;
     let letters = &*letters.as_bytes();
     let mut layout = Layout::new(args, letters);
     let (mut bytes, mut at) = (Vec::new(), 2);
+    control.pay(args.lua, letters.len())?;
     while let Some(element) = layout.next()? {
+        control.step(args.lua, 1)?;
+        control.room(args.lua, bytes.len())?;
         let padding = layout.padding(bytes.len(), element);
         bytes.resize(bytes.len() + padding, 0);
         match element {
@@ -204,22 +215,25 @@ fn pack(args: &Arguments<'_>) -> mlua::Result<Vec<u8>> {
                 let Some(text) = text.get(..size) else {
                     return Err(args.bad(at + 1, "string too short"));
                 };
+                control.pay(args.lua, text.len())?;
+                control.room(args.lua, bytes.len() + text.len())?;
                 bytes.extend_from_slice(text);
             }
             Element::Terminated => {
-                bytes.extend_from_slice(&args.text(at)?.as_bytes());
+                let text = args.text(at)?;
+                let text = &*text.as_bytes();
+                control.pay(args.lua, text.len())?;
+                control.room(args.lua, bytes.len() + text.len())?;
+                bytes.extend_from_slice(text);
                 bytes.push(0);
             }
         }
         at += usize::from(!matches!(element, Element::Padding));
-        if bytes.len() > BYTES_MAX {
-            return Err(mlua::Error::MemoryError("not enough memory".to_owned()));
-        }
     }
     Ok(bytes)
 }
 
-fn unpack(args: &Arguments<'_>) -> mlua::Result<MultiValue> {
+fn unpack(args: &Arguments<'_>, control: &Control) -> mlua::Result<MultiValue> {
     let (letters, data) = (args.text(1)?, args.text(2)?);
     let (letters, data) = (&*letters.as_bytes(), &*data.as_bytes());
     let lua = args.lua;
@@ -230,7 +244,12 @@ fn unpack(args: &Arguments<'_>) -> mlua::Result<MultiValue> {
     let mut layout = Layout::new(args, letters);
     let mut values: Vec<Value> = Vec::new();
     let short = || args.bad(2, "data string too short");
+    control.pay(lua, letters.len())?;
     while let Some(element) = layout.next()? {
+        control.step(lua, 1)?;
+        if values.len() >= VALUES_MAX {
+            return Err(problem::complain(lua, "too many results to unpack"));
+        }
         at = at.saturating_add(layout.padding(at, element));
         let mut size = element.size();
         if let Element::Fixed(0) = element {
@@ -242,12 +261,14 @@ fn unpack(args: &Arguments<'_>) -> mlua::Result<MultiValue> {
         }
         if let Element::Terminated = element {
             let rest = data.get(at..).ok_or_else(short)?;
+            control.pay(lua, rest.len())?;
             let end = rest.iter().position(|byte| *byte == 0);
             let text = "unfinished string in data";
             size = end.ok_or_else(|| problem::complain(lua, text))?;
         }
         let end = at.checked_add(size).ok_or_else(short)?;
-        let mut part = data.get(at..end).ok_or_else(short)?.to_vec();
+        let part = data.get(at..end).ok_or_else(short)?;
+        control.pay(lua, part.len())?;
         at = end;
         match element {
             Element::Padding => {}
@@ -257,6 +278,7 @@ fn unpack(args: &Arguments<'_>) -> mlua::Result<MultiValue> {
                 values.push(Value::String(lua.create_string(part)?));
             }
             number => {
+                let mut part = part.to_vec();
                 if !layout.is_little.get() {
                     part.reverse();
                 }
@@ -288,12 +310,14 @@ fn value_of(element: Element, part: &[u8]) -> f64 {
     }
 }
 
-fn size(args: &Arguments<'_>) -> mlua::Result<usize> {
+fn size(args: &Arguments<'_>, control: &Control) -> mlua::Result<usize> {
     let letters = args.text(1)?;
     let letters = &*letters.as_bytes();
     let mut layout = Layout::new(args, letters);
     let mut size = 0_usize;
+    control.pay(args.lua, letters.len())?;
     while let Some(element) = layout.next()? {
+        control.step(args.lua, 1)?;
         match element {
             Element::Terminated => {
                 return Err(args.bad(1, "option 's' has no fixed size"));

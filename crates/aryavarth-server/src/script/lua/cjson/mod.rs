@@ -18,6 +18,8 @@ use decode::Decoder;
 
 /// The deepest nesting that a script may ask for.
 const NESTING_MAX: usize = 1_000;
+/// Bytes of a text that are written between two looks at the memory.
+const PART_BYTES: usize = 64 << 10;
 
 /// The settings that a script may change; each run begins with these.
 #[derive(Debug)]
@@ -92,6 +94,7 @@ pub(super) fn table(lua: &Lua, control: &Rc<Control>) -> mlua::Result<Table> {
             let problem = "JSON parser does not support UTF-16 or UTF-32";
             return Err(problem::complain(lua, problem));
         }
+        own.pay(lua, text.len())?;
         Decoder::new(lua, &own, text).document()
     };
     table.raw_set("decode", lua.create_function(decode)?)?;
@@ -186,16 +189,14 @@ impl Encoder<'_> {
 
     fn value(&mut self, value: &Value, depth: usize) -> mlua::Result<()> {
         self.control.step(self.lua, 1)?;
-        if self.text.len() > self.control.memory_bytes_max.get() {
-            return Err(mlua::Error::MemoryError("not enough memory".to_owned()));
-        }
+        self.control.room(self.lua, self.text.len())?;
         match value {
             Value::Nil => self.text.extend_from_slice(b"null"),
             Value::Boolean(is) => self.text.extend_from_slice(is.to_string().as_bytes()),
             Value::LightUserData(pointer) if pointer.0.is_null() => {
                 self.text.extend_from_slice(b"null");
             }
-            Value::String(text) => self.string(text),
+            Value::String(text) => self.string(text)?,
             #[expect(clippy::cast_precision_loss, reason = "it was a double before")]
             Value::Integer(number) => self.number(*number as f64)?,
             Value::Number(number) => self.number(*number)?,
@@ -223,9 +224,19 @@ impl Encoder<'_> {
         Ok(())
     }
 
-    fn string(&mut self, text: &LuaString) {
+    fn string(&mut self, text: &LuaString) -> mlua::Result<()> {
         self.text.push(b'"');
-        for byte in &*text.as_bytes() {
+        for part in text.as_bytes().chunks(PART_BYTES) {
+            self.control.pay(self.lua, part.len())?;
+            self.control.room(self.lua, self.text.len() + part.len())?;
+            self.escaped(part);
+        }
+        self.text.push(b'"');
+        Ok(())
+    }
+
+    fn escaped(&mut self, part: &[u8]) {
+        for byte in part {
             let escape: &[u8] = match byte {
                 b'"' => b"\\\"",
                 b'\\' => b"\\\\",
@@ -243,13 +254,13 @@ impl Encoder<'_> {
             };
             self.text.extend_from_slice(escape);
         }
-        self.text.push(b'"');
     }
 
     /// The length of a table that is an array; `None` if it is an object.
     fn length(&self, table: &Table) -> mlua::Result<Option<i64>> {
         let (mut most, mut count) = (0, 0);
         for pair in table.pairs::<Value, Value>() {
+            self.control.step(self.lua, 1)?;
             match pair?.0 {
                 Value::Integer(at) if at >= 1 => most = most.max(at),
                 _ => return Ok(None),
@@ -291,7 +302,7 @@ impl Encoder<'_> {
                 self.text.push(b',');
             }
             match &key {
-                Value::String(key) => self.string(key),
+                Value::String(key) => self.string(key)?,
                 Value::Integer(_) | Value::Number(_) => {
                     self.text.push(b'"');
                     self.value(&key, depth)?;
