@@ -88,7 +88,9 @@ fn signals_that_are_not_for_the_server_do_nothing() {
 fn a_terminal_that_closes_stops_the_server_cleanly() {
     let (_dir, data) = data();
     let (window, inside) = terminal();
-    let mut server = server_in_session(&data, Some(&inside), &[]);
+    // The tests themselves may run under nohup, and the server would inherit that.
+    let wrapper = ["env", "--default-signal=HUP"];
+    let mut server = server_in_session(&data, Some(&inside), &wrapper);
     drop((window, inside));
     server.assert_closes();
 }
