@@ -31,7 +31,7 @@ const OWN_SUMMARIES: &[&str] = &[
     "client|unblock",
     // No file of settings.
     "config|rewrite",
-    // No cluster, functions, modules, replicas or scripts.
+    // No cluster, functions, modules, replicas or debugger of scripts.
     "cluster",
     "cluster|countkeysinslot",
     "cluster|getkeysinslot",
@@ -51,9 +51,7 @@ const OWN_SUMMARIES: &[&str] = &[
     "readonly",
     "readwrite",
     "role",
-    "script",
-    "script|exists",
-    "script|flush",
+    "script|debug",
     "wait",
     // Tools for tests.
     "debug",
@@ -109,8 +107,6 @@ const OWN_COSTS: &[&str] = &[
     "randomkey",
     "save",
     "scan",
-    "script|exists",
-    "script|flush",
     "setrange",
     "shutdown",
     "substr",

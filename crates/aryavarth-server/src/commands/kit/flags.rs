@@ -113,7 +113,8 @@ impl Flags {
         let mut categories: Vec<&str> = own.collect();
         let is_fast = is("fast");
         let implied = [
-            ("read", is("readonly")),
+            // A script that only reads is no reading command, as in redis.
+            ("read", is("readonly") && !is("@scripting")),
             ("write", is("write")),
             ("admin", is("admin")),
             ("dangerous", is("admin")),

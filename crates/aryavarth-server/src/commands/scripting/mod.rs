@@ -32,30 +32,30 @@ pub(crate) const SPECS: &[Spec] = &[
         .key_notes(NOTES)
         .since("2.6.0")
         .cost(COST)
-        .says("Runs a Lua script: all of its writes are one write of the log"),
+        .says("Executes a Lua script server side"),
     Spec::new("evalsha", -3, OF_HASH, Run::Script(BY_HASH))
         .flags("noscript stale skip_monitor no_mandatory_keys @scripting")
         .counted_keys(2, 0, ACCESS)
         .since("2.6.0")
         .cost(COST)
-        .says("Runs a Lua script that is kept, by the SHA-1 of its text"),
+        .says("Executes a Lua script server side"),
     Spec::new("evalsha_ro", -3, OF_HASH, Run::Script(BY_HASH_ONLY_READS))
         .flags("readonly noscript stale skip_monitor no_mandatory_keys @scripting")
         .counted_keys(2, 0, ACCESS_RO)
         .since("7.0.0")
         .cost(COST)
-        .says("Runs a Lua script that is kept and only reads"),
+        .says("Executes a read-only Lua script server side"),
     Spec::new("eval_ro", -3, OF_TEXT, Run::Script(ONLY_READS))
         .flags("readonly noscript stale skip_monitor no_mandatory_keys @scripting")
         .counted_keys(2, 0, ACCESS_RO)
         .key_notes(NOTES_RO)
         .since("7.0.0")
         .cost(COST)
-        .says("Runs a Lua script that only reads"),
+        .says("Executes a read-only Lua script server side"),
     Spec::new("script", -2, "subcommand", Run::Container(SUBS))
         .since("2.6.0")
         .cost("Depends on subcommand.")
-        .says("A container for commands about scripts"),
+        .says("A container for Lua scripts management commands"),
 ];
 
 const SUBS: &[Spec] = &[
@@ -76,27 +76,25 @@ const SUBS: &[Spec] = &[
         "O(N) with N being the number of scripts to check (so checking a single script is an \
              O(1) operation).",
     )
-    .says("Says of every script whether it is kept"),
+    .says("Checks existence of scripts in the script cache"),
     Spec::new("flush", -2, "[ASYNC | SYNC]", Run::Context(flush))
         .flags("noscript @scripting")
         .tips(&["request_policy:all_nodes", "response_policy:all_succeeded"])
         .since("2.6.0")
         .cost("O(N) with N being the number of scripts in cache")
-        .says("Forgets all scripts"),
+        .says("Removes all the scripts from the script cache"),
     HELP.flags("@scripting"),
     Spec::new("kill", 2, "", Run::Context(kill))
         .flags("noscript allow_busy @scripting")
         .tips(&["request_policy:all_shards", "response_policy:one_succeeded"])
         .since("2.6.0")
-        .says(
-            "Stops the script that has run for longest, whether or not it wrote: nothing is done",
-        ),
+        .says("Kills the script currently in execution"),
     Spec::new("load", 3, "script", Run::Context(load))
         .flags("noscript stale @scripting WAITS")
         .tips(&["request_policy:all_nodes", "response_policy:all_succeeded"])
         .since("2.6.0")
         .cost("O(N) with N being the length in bytes of the script body.")
-        .says("Keeps a script and returns the SHA-1 of its text"),
+        .says("Loads the specified Lua script into the script cache"),
     Spec::new("show", 3, "sha1", Run::Context(show))
         .flags("noscript @scripting")
         .since("8.0.0")

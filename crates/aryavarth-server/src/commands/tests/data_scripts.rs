@@ -226,6 +226,8 @@ fn describe(spec: &Spec, container: Option<&str>, page: &mut String) {
     let call = format!("{} {}", name.to_ascii_uppercase(), spec.usage);
     let Spec { summary, since, complexity, .. } = spec;
     let call = call.trim_end();
+    // Some of redis's costs end with a full stop.
+    let complexity = complexity.trim_end_matches('.');
     write!(page, "\n### `{call}`\n\n{summary}. Since {since}. {complexity}.\n")
         .expect("a string takes all");
 }
