@@ -43,6 +43,11 @@ impl Script {
         [&*self.first_line, &*self.source].concat()
     }
 
+    /// The bytes that it is counted for.
+    fn cost(&self) -> usize {
+        self.first_line.len() + self.source.len() + SCRIPT_COST
+    }
+
     /// Whether it may keep a thread for long: it did before, or has not run yet.
     pub(crate) fn is_long(&self) -> bool {
         let longest = self.longest_us.load(Ordering::Relaxed);
@@ -124,7 +129,7 @@ impl Cache {
 
     /// Keeps a script that compiles.
     pub(super) fn keep(&self, script: &Arc<Script>) {
-        let cost = script.source.len() + SCRIPT_COST;
+        let cost = script.cost();
         if cost > self.bytes_max {
             return;
         }
@@ -138,7 +143,7 @@ impl Cache {
             let oldest = kept.scripts.iter().min_by_key(|(_, (_, used))| *used);
             let Some(hash) = oldest.map(|(hash, _)| *hash) else { break };
             if let Some((gone, _)) = kept.scripts.remove(&hash) {
-                kept.bytes -= gone.source.len() + SCRIPT_COST;
+                kept.bytes -= gone.cost();
             }
         }
     }
@@ -204,6 +209,9 @@ mod tests {
         let two = keep(&cache, &"=".repeat(2000));
         assert!(!cache.has(one) && cache.has(two));
         assert_eq!(cache.size(), (1, 2000 + SCRIPT_COST));
+        // The first line is kept too, and was not counted.
+        keep(&cache, &format!("#!lua{}\n", " ".repeat(3000)));
+        assert_eq!(cache.size(), (1, 3006 + SCRIPT_COST));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod redis;
 #[cfg(feature = "lua")]
 mod scripts;
 mod scripts_bounds;
+mod scripts_kept;
 mod shutdown;
 mod strangers;
 mod support;

@@ -119,6 +119,10 @@ pub(crate) fn is_long<E: KvsEngine>(
         (Run::Transaction(Step::Exec), Some(queue)) => {
             queue.commands.len() > LONG_COUNT
                 || queue.bytes > LONG_BYTES
+                || queue.commands.iter().any(|call| match call.spec.map(|spec| &spec.run) {
+                    Some(Run::Script(call_of)) => is_long_script(server, *call_of, call),
+                    _ => false,
+                })
                 || bytes_of_call(engine, client, call, *space, |_| true) > LONG_BYTES
         }
         (Run::Read(_) | Run::Write(_), None) => {

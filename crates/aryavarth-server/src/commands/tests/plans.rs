@@ -75,6 +75,24 @@ fn a_blind_write_is_appended_with_others_unless_it_is_queued() {
     assert_eq!(plan(&mut connections, "EXEC"), Plan::Pool);
 }
 
+/// Transactions of scripts that ran for ever took every thread of the pool.
+#[test]
+fn a_transaction_is_long_if_a_script_of_it_may_be() {
+    let server = FakeServer::new(MemoryEngine::new(), Limits::default());
+    let mut client = connect(&server, 0);
+    let exec = resolve(Command::from_args(["EXEC"]));
+    let mut queue = |parts: &[&str]| {
+        let call = resolve(Command::from_args(parts.iter().copied()));
+        let how = (Wait::Yes, Instant::now());
+        let ran = commands::run(&server.engine, &server, &mut client, &call, how);
+        assert!(ran.is_ok());
+        commands::is_long(&server.engine, &server, &client, &exec, &mut 0)
+    };
+    queue(&["MULTI"]);
+    assert!(!queue(&["GET", "k"]));
+    assert!(queue(&["EVAL", "return 1", "0"]), "it has never run");
+}
+
 #[test]
 fn a_pause_of_writes_holds_the_transaction_that_writes_and_not_its_queueing() {
     let mut connections = connections();

@@ -34,6 +34,8 @@ pub(super) struct Control {
     /// Why the script was stopped, while it is on its way out.
     pub(super) stopped: RefCell<Option<Stop>>,
     is_stopped: Cell<bool>,
+    /// The error that ends the script is one of memory.
+    pub(super) is_out_of_memory: Cell<bool>,
     is_killed: RefCell<Arc<AtomicBool>>,
     deadline: Cell<Option<Instant>>,
     time_max: Cell<Duration>,
@@ -60,6 +62,7 @@ impl Control {
         let now = Instant::now();
         self.stopped.replace(None);
         self.is_stopped.set(false);
+        self.is_out_of_memory.set(false);
         self.is_killed.replace(Arc::clone(&running.is_killed));
         let (whole, locked) = (running.began + limits.time, now + limits.locked_time);
         self.time_max.set(if whole < locked { limits.time } else { limits.locked_time });

@@ -139,9 +139,7 @@ impl Machine {
                     Err(text) => Ending::Failed(Reply::error(text)),
                 }
             }
-            (None, Ok((false, problem))) => {
-                problem::uncaught(&problem, script.hash, self.memory_bytes_max)
-            }
+            (None, Ok((false, problem))) => problem::uncaught(&problem, script.hash, &self.control),
         };
         for (level, line) in log {
             host.log(level, line);

@@ -10,9 +10,12 @@ use mlua::{Error, Lua, Table, Value};
 
 use super::super::Hash;
 use super::Ending;
+use super::control::Control;
 
 /// The chunk that a script is.
 const SCRIPT: &str = "@user_script";
+/// The name of a raised value on its way through a function of ours: one is on its way at a time.
+const VALUE: &str = "value";
 /// Frames that are searched for the place of an error.
 const FRAMES_MAX: usize = 8;
 
@@ -23,6 +26,8 @@ pub(super) enum Problem {
     Text(String),
     /// The text of a table `{err = text}`.
     Reply(Vec<u8>),
+    /// A value that the script raised, which lies in the registry as [`VALUE`].
+    Value,
     /// The script stops.
     Stopped,
 }
@@ -32,6 +37,7 @@ impl fmt::Display for Problem {
         match self {
             Problem::Text(text) => f.write_str(text),
             Problem::Reply(text) => f.write_str(&String::from_utf8_lossy(text)),
+            Problem::Value => f.write_str("a value of the script"),
             Problem::Stopped => f.write_str("the script is stopped"),
         }
     }
@@ -52,6 +58,21 @@ pub(super) fn raised(text: Vec<u8>) -> Error {
 /// The error of a function for which the script has no memory left.
 pub(super) fn out_of_memory() -> Error {
     Error::MemoryError("not enough memory".to_owned())
+}
+
+/// A value that the script raised, on its way through a function of ours.
+pub(super) fn value(lua: &Lua, value: &Value) -> mlua::Result<Error> {
+    lua.set_named_registry_value(VALUE, value)?;
+    Ok(Error::external(Problem::Value))
+}
+
+/// Whether an error says that the machine has no memory left.
+pub(super) fn is_out_of_memory(error: &Error) -> bool {
+    match error {
+        Error::MemoryError(_) => true,
+        Error::CallbackError { cause, .. } => is_out_of_memory(cause),
+        _ => false,
+    }
 }
 
 /// An error without a place.
@@ -84,6 +105,11 @@ pub(super) fn seen(lua: &Lua, value: Value, as_table: bool) -> mlua::Result<Opti
             return Ok(Some(Value::Table(error_table(lua, text)?)));
         }
         Some(Problem::Reply(text)) => return Ok(Some(Value::String(lua.create_string(text)?))),
+        Some(Problem::Value) => {
+            let value = lua.named_registry_value(VALUE)?;
+            lua.set_named_registry_value(VALUE, Value::Nil)?;
+            return Ok(Some(value));
+        }
         Some(Problem::Text(text)) => text.clone(),
         None => first_line(&error),
     };
@@ -104,6 +130,9 @@ pub(super) fn first_line(error: &Error) -> String {
     let innermost = error.chain().last().map_or_else(|| error.to_string(), ToString::to_string);
     if matches!(error, Error::MemoryError(_)) || innermost.contains("not enough memory") {
         return "not enough memory".to_owned();
+    }
+    if let Some(Error::RuntimeError(text)) = error.chain().last().and_then(|it| it.downcast_ref()) {
+        return text.clone();
     }
     innermost.lines().next().unwrap_or_default().to_owned()
 }
@@ -140,7 +169,11 @@ pub(super) fn no_memory(bytes_max: usize) -> String {
 }
 
 /// The end of a script that did not catch an error.
-pub(super) fn uncaught(problem: &Value, hash: Hash, memory_bytes_max: usize) -> Ending {
+pub(super) fn uncaught(problem: &Value, hash: Hash, control: &Control) -> Ending {
+    let memory_bytes_max = control.memory_bytes_max.get();
+    if control.is_out_of_memory.get() {
+        return Ending::OutOfMemory(no_memory(memory_bytes_max));
+    }
     let Value::Table(table) = problem else {
         // The handler did not run.
         let text = match problem {
@@ -148,6 +181,7 @@ pub(super) fn uncaught(problem: &Value, hash: Hash, memory_bytes_max: usize) -> 
             Value::Error(error) => first_line(error),
             _ => "execution failure".to_owned(),
         };
+        // Lua's own error of memory comes without the handler.
         if text.contains("not enough memory") {
             return Ending::OutOfMemory(no_memory(memory_bytes_max));
         }
@@ -157,9 +191,6 @@ pub(super) fn uncaught(problem: &Value, hash: Hash, memory_bytes_max: usize) -> 
         Ok(Value::String(text)) => text.as_bytes().to_vec(),
         _ => b"ERR unknown error".to_vec(),
     };
-    if text.ends_with(b"not enough memory") {
-        return Ending::OutOfMemory(no_memory(memory_bytes_max));
-    }
     let source: Option<mlua::LuaString> = table.raw_get("source").ok();
     let line: Option<i64> = table.raw_get("line").ok();
     if let (Some(source), Some(line)) = (source, line) {

@@ -57,9 +57,13 @@ fn blame(lua: &Lua, control: &Control, problem: Value) -> mlua::Result<Value> {
     if control.is_stopped() {
         return Ok(Value::Nil);
     }
+    let is_out_of_memory =
+        matches!(&problem, Value::Error(error) if problem::is_out_of_memory(error));
+    control.is_out_of_memory.set(is_out_of_memory);
     let Some(problem) = problem::seen(lua, problem, true)? else { return Ok(Value::Nil) };
     let table = if let Value::Table(table) = problem {
-        table
+        // The place is not written into a table that scripts share.
+        if is_frozen(&table)? { lua.create_table()? } else { table }
     } else {
         let text = problem.to_string().unwrap_or_else(|_| problem.type_name().to_owned());
         let text =
@@ -73,6 +77,12 @@ fn blame(lua: &Lua, control: &Control, problem: Value) -> mlua::Result<Value> {
     Ok(Value::Table(table))
 }
 
+/// Whether scripts share a table.
+fn is_frozen(table: &Table) -> mlua::Result<bool> {
+    let Some(meta) = table.metatable() else { return Ok(false) };
+    Ok(meta.raw_get::<Option<bool>>("__frozen")?.unwrap_or(false))
+}
+
 /// `setmetatable`, but for tables that scripts share.
 fn change_metatable(lua: &Lua, values: MultiValue) -> mlua::Result<Table> {
     let args = Arguments { lua, name: "setmetatable", values };
@@ -82,13 +92,13 @@ fn change_metatable(lua: &Lua, values: MultiValue) -> mlua::Result<Table> {
         Value::Nil if args.values.len() > 1 => None,
         _ => return Err(args.bad(2, "nil or table expected")),
     };
-    if let Some(old) = table.metatable() {
-        if old.raw_get::<Option<bool>>("__frozen")?.unwrap_or(false) {
-            return Err(problem::text("Attempt to modify a readonly table"));
-        }
-        if !old.raw_get::<Value>("__metatable")?.is_nil() {
-            return Err(problem::complain(lua, "cannot change a protected metatable"));
-        }
+    if is_frozen(&table)? {
+        return Err(problem::text("Attempt to modify a readonly table"));
+    }
+    if let Some(old) = table.metatable()
+        && !old.raw_get::<Value>("__metatable")?.is_nil()
+    {
+        return Err(problem::complain(lua, "cannot change a protected metatable"));
     }
     table.set_metatable(meta)?;
     Ok(table)

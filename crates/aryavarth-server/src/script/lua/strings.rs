@@ -31,6 +31,9 @@ type Body = fn(&Arguments<'_>, &Rc<Control>) -> mlua::Result<MultiValue>;
 
 /// The functions, to be put into `string`.
 pub(super) fn table(lua: &Lua, control: &Rc<Control>) -> mlua::Result<Table> {
+    lua.set_named_registry_value(GUARD, lua.globals().raw_get::<Function>("pcall")?)?;
+    let index = lua.load("local t, k = ... return t[k]").set_name("=sandbox").into_function()?;
+    lua.set_named_registry_value(INDEX, index)?;
     let string = lua.create_table()?;
     let functions: [(&'static str, Body); 8] = [
         ("find", find),
@@ -169,6 +172,26 @@ fn gmatch(args: &Arguments<'_>, control: &Rc<Control>) -> mlua::Result<MultiValu
     Ok(MultiValue::from_iter([Value::Function(next)]))
 }
 
+/// The names of Lua's own `pcall` and of a function that indexes a table.
+const GUARD: &str = "guard";
+const INDEX: &str = "index";
+
+/// Calls a function of the script. Its error stays the value that it is: at the border to Rust it would
+/// become a text.
+fn guarded(lua: &Lua, function: Function, args: Vec<Value>) -> mlua::Result<Value> {
+    let guard: Function = lua.named_registry_value(GUARD)?;
+    let mut args = MultiValue::from_vec(args);
+    args.push_front(Value::Function(function));
+    match guard.call(args)? {
+        (true, value) => Ok(value),
+        (false, Value::Error(error)) => Err(*error),
+        (false, Value::String(text)) if &*text.as_bytes() == b"not enough memory" => {
+            Err(problem::out_of_memory())
+        }
+        (false, value) => Err(problem::value(lua, &value)?),
+    }
+}
+
 /// The text that `gsub` makes: the script pays for its bytes before they are there.
 struct Output<'a> {
     steps: &'a Counted<'a>,
@@ -221,12 +244,19 @@ impl Replacement {
                 return expand(&text.as_bytes(), subject, (start, end), captures, output);
             }
             Replacement::Table(table) => match capture(0) {
-                Some(first) => table.get(value_of(output.steps, subject, first)?)?,
+                Some(first) if table.metatable().is_none() => {
+                    table.raw_get(value_of(output.steps, subject, first)?)?
+                }
+                Some(first) => {
+                    let index: Function = lua.named_registry_value(INDEX)?;
+                    let key = value_of(output.steps, subject, first)?;
+                    guarded(lua, index, vec![Value::Table(table.clone()), key])?
+                }
                 None => Value::Nil,
             },
             Replacement::Function(function) => {
                 let values = captures.iter().map(|it| value_of(output.steps, subject, *it));
-                function.call(values.collect::<mlua::Result<MultiValue>>()?)?
+                guarded(lua, function.clone(), values.collect::<mlua::Result<Vec<Value>>>()?)?
             }
         };
         match value {
